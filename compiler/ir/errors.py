@@ -1,0 +1,35 @@
+"""The errors that effc raises; every message says what is wrong, where in the user's model, and what to do."""
+
+from __future__ import annotations
+
+
+class EffcError(Exception):
+    """Base of all errors that effc raises on purpose."""
+
+
+class OptionError(EffcError, ValueError):
+    """An unknown option, or a value that an option does not take."""
+
+
+class UnsupportedError(EffcError):
+    """A graph holds something that effc does not compile (ATen runs it, unless ``fallback="error"``)."""
+
+
+class LoweringError(EffcError):
+    """A stage of the compiler failed on a graph that it had accepted; the region goes to ATen."""
+
+
+class ToolchainCrash(LoweringError):
+    """The process that runs MLIR died or hung; the region goes to ATen."""
+
+
+class CacheError(EffcError):
+    """A cache directory cannot be used."""
+
+
+class ArtifactError(EffcError):
+    """A saved program, plan or calibration is unreadable, truncated, edited, or of another version."""
+
+
+class VerificationError(EffcError):
+    """``check=True`` found a kernel outside its error bound."""
