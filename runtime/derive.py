@@ -1,0 +1,28 @@
+"""Derivations: pure functions from a parameter to the form that kernels read. ``Derived.function`` names one of `FUNCTIONS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from effc.compiler.ir.errors import ArtifactError
+
+Derivation = Callable[..., torch.Tensor]
+
+
+def contiguous(source: torch.Tensor) -> torch.Tensor:
+    """The same values, row-major, in memory of their own."""
+    return source.detach().clone(memory_format=torch.contiguous_format)
+
+
+FUNCTIONS: Mapping[str, Derivation] = {"contiguous": contiguous}
+
+
+def derive(function: str, source: torch.Tensor, attributes: Mapping[str, Any]) -> torch.Tensor:
+    """Apply the derivation named ``function``; ArtifactError where this version of effc has none of that name."""
+    if function not in FUNCTIONS:
+        raise ArtifactError(f"a program asks for the derivation '{function}', which this version of effc lacks; compile it again")
+    with torch.no_grad():
+        return FUNCTIONS[function](source, **attributes)
