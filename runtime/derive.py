@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from effc.compiler.ir.errors import ArtifactError
+from effc.runtime.panels import pack_panels
 
 Derivation = Callable[..., torch.Tensor]
 
@@ -17,7 +18,7 @@ def contiguous(source: torch.Tensor) -> torch.Tensor:
     return source.detach().clone(memory_format=torch.contiguous_format)
 
 
-FUNCTIONS: Mapping[str, Derivation] = {"contiguous": contiguous}
+FUNCTIONS: Mapping[str, Derivation] = {"contiguous": contiguous, "pack_panels": pack_panels}
 
 
 def derive(function: str, source: torch.Tensor, attributes: Mapping[str, Any]) -> torch.Tensor:

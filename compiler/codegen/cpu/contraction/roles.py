@@ -1,0 +1,269 @@
+"""Who plays which part in a ``contraction`` spec: rows, columns and sums, found from the addresses.
+
+A dimension that only the left value has is an M dimension, one that only the right value has is N, one that both have is batch,
+and the reduction dimensions are K. The emitter wants less: one *row* dimension (register tile's height), one *column* dimension
+(its width, the vectorised one), reduction dimensions, and *outer* dimensions that are plain loops. ``find`` makes these of the
+spec: it drops dimensions of size 1, merges dimensions of one role that are contiguous in every address (1x1 convolutions and
+batched linears become one GEMM), exchanges the operands where the *left* one is the better column side, and says by a ``str``
+why a spec does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from effc.compiler.ir.expr import Expr, const, var
+from effc.compiler.ir.spec import Dim, Instr, KernelSpec
+
+#: Ops that may stand between a load and ``contract``: conversions, exact or rounding, of one value.
+CONVERSIONS = frozenset(
+    f"arith.{name}" for name in ("extf", "truncf", "extsi", "extui", "sitofp", "uitofp", "fptosi", "fptoui", "trunci")
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One factor of the product: ``load`` is the instruction that reads it, ``chain`` the conversions that follow it."""
+
+    load: int
+    chain: tuple[int, ...]
+    operand: int
+    packed: bool
+
+
+@dataclass(frozen=True)
+class Nest:
+    """A contraction with its parts cast. ``spec`` is the merged spec: the indices of all other fields refer to it.
+
+    ``left`` is read by rows (a scalar, broadcast), ``right`` by columns (vectors). ``row`` or ``column`` is None where the
+    product has no such dimension. ``outer`` are the remaining parallel dimensions; ``batch`` those of them that ``right``
+    depends on, in the order of its packed layout. ``wise``: there is no N dimension and ``column`` is a batch dimension, so
+    ``left`` too is read by vectors (depthwise convolution).
+    """
+
+    spec: KernelSpec
+    contract: int
+    left: Side
+    right: Side
+    row: int | None
+    column: int | None
+    outer: tuple[int, ...]
+    batch: tuple[int, ...]
+    reduction: tuple[int, ...]
+    wise: bool
+
+    def address(self, instr: int) -> Expr:
+        address = self.spec.body[instr]["address"]
+        assert isinstance(address, Expr)
+        return address
+
+    def stride(self, instr: int, dim: int | None) -> Expr:
+        """Elements between neighbours along ``dim`` in the address of ``instr`` (0 for no dim)."""
+        found = const(0) if dim is None else self.address(instr).coefficient(f"d{dim}")
+        assert found is not None, "roles.find admits only linear rows, columns and sums"
+        return found
+
+    def size(self, dim: int | None) -> Expr:
+        return const(1) if dim is None else self.spec.dims[dim].size
+
+
+def find(spec: KernelSpec) -> Nest | str:
+    """The cast of ``spec``, or the reason why it has none."""
+    contracts = [i for i, instr in enumerate(spec.body) if instr.op == "contract"]
+    if len(contracts) != 1:
+        return f"a contraction holds one contract instruction, this one {len(contracts)}"
+    at = contracts[0]
+    sides = [_side(spec, arg) for arg in spec.body[at].args]
+    for side in sides:
+        if isinstance(side, str):
+            return side
+    lhs, rhs = (s for s in sides if isinstance(s, Side))
+    if lhs.packed and rhs.packed:
+        return "both factors are packed"
+    reason = _check_levels(spec, at, (lhs, rhs))
+    if reason:
+        return reason
+    left, right = (rhs, lhs) if _exchange(spec, lhs, rhs) else (lhs, rhs)
+    spec = _drop_units(spec)
+    classes = _classes(spec, left, right)
+    spec, classes = _merge(spec, classes, left, right)
+    return _cast(spec, at, left, right, classes)
+
+
+# -- reading the body -----------------------------------------------------------------------------------------------
+def _side(spec: KernelSpec, value: int) -> Side | str:
+    chain: list[int] = []
+    while spec.body[value].op in CONVERSIONS:
+        chain.append(value)
+        value = spec.body[value].args[0]
+    instr = spec.body[value]
+    if instr.op != "load" or instr.args:
+        return f"a factor of contract comes from {instr.op}{' with a mask' if instr.args else ''}; only a plain load (and conversions) is taken"
+    operand = instr["operand"]
+    return Side(value, tuple(reversed(chain)), operand, spec.operands[operand].role == "packed")
+
+
+def _check_levels(spec: KernelSpec, at: int, sides: Sequence[Side]) -> str | None:
+    """Everything but the factors must be at the parallel level: the sum is the only thing inside the reduction."""
+    parallel = sum(d.kind == "parallel" for d in spec.dims)
+    kinds = [d.kind for d in spec.dims]
+    if kinds != sorted(kinds):
+        return "a reduction dimension stands before a parallel one"
+    inside = {i for side in sides for i in (side.load, *side.chain)}
+    for i, (instr, level) in enumerate(zip(spec.body, spec.levels(), strict=True)):
+        if i in inside:
+            if any(i in other.args for j, other in enumerate(spec.body) if j not in inside and j != at):
+                return f"v{i}, a factor of contract, is used elsewhere too"
+        elif level > parallel:
+            return f"{instr.op} (v{i}) runs inside the reduction"
+        elif instr.op == "reduce":
+            return "a reduce beside the contract"
+        elif instr.op == "store" and not _after(spec.body, i, at):
+            return "a store of a value that does not come from the contract"
+    return None
+
+
+def _after(body: Sequence[Instr], value: int, source: int) -> bool:
+    return value == source or any(_after(body, arg, source) for arg in body[value].args)
+
+
+def _has(address: Expr, dim: int) -> bool:
+    return f"d{dim}" in address.variables()
+
+
+def _exchange(spec: KernelSpec, lhs: Side, rhs: Side) -> bool:
+    """Whether ``lhs`` should be the column side: where it is packed, else where its own dimension is contiguous in the output."""
+    if lhs.packed or rhs.packed:
+        return lhs.packed
+    store = next(i for i in spec.body if i.op == "store")["address"]
+    a, b = spec.body[lhs.load]["address"], spec.body[rhs.load]["address"]
+
+    def score(mine: Expr, other: Expr) -> int:
+        """2: the column would be contiguous in output and factor; 1: in the output; 0: not."""
+        own = [f"d{i}" for i, d in enumerate(spec.dims) if d.kind == "parallel" and d.size.constant != 1]
+        own = [d for d in own if d in mine.variables() and d not in other.variables()]
+        best = [d for d in own if (c := store.coefficient(d)) is not None and c.constant == 1]
+        return max((1 + ((c := mine.coefficient(d)) is not None and c.constant == 1) for d in best), default=0)
+
+    return score(a, b) > score(b, a)
+
+
+# -- dimensions -----------------------------------------------------------------------------------------------------
+def _rename(spec: KernelSpec, keep: Sequence[int], values: dict[str, Expr], dims: Sequence[Dim]) -> KernelSpec:
+    """The spec over the dimensions ``keep`` only (sizes from ``dims``), all others replaced by ``values``."""
+    mapping = dict(values)
+    for new, old in enumerate(keep):
+        mapping[f"d{old}"] = var(f"d{new}")
+    # two steps, lest d1 -> d0 -> … chain
+    first = {k: _tag(v) for k, v in mapping.items()}
+    second = {f"t{i}": var(f"d{i}") for i in range(len(keep))}
+
+    def rewrite(value: object) -> object:
+        return value.substitute(first).substitute(second) if isinstance(value, Expr) else value
+
+    body = tuple(
+        Instr(i.op, i.args, i.dtype, tuple((k, rewrite(v)) for k, v in i.attributes)) for i in spec.body
+    )
+    return KernelSpec(
+        spec.template, tuple(dims), spec.operands, body, spec.symbols, spec.attributes, spec.schedule
+    )
+
+
+def _tag(value: Expr) -> Expr:
+    return value.substitute({v: var("t" + v[1:]) for v in value.variables() if v[0] == "d"})
+
+
+def _drop_units(spec: KernelSpec) -> KernelSpec:
+    keep = [i for i, d in enumerate(spec.dims) if d.size.constant != 1]
+    gone = {f"d{i}": const(0) for i in range(len(spec.dims)) if i not in keep}
+    return _rename(spec, keep, gone, [spec.dims[i] for i in keep])
+
+
+def _classes(spec: KernelSpec, left: Side, right: Side) -> list[list[int]]:
+    """Dimensions by role: M (or in neither factor), N, batch, K."""
+    a, b = spec.body[left.load]["address"], spec.body[right.load]["address"]
+    roles: list[list[int]] = [[], [], [], []]
+    for i, dim in enumerate(spec.dims):
+        if dim.kind == "reduction":
+            roles[3].append(i)
+        elif _has(b, i):
+            roles[2 if _has(a, i) else 1].append(i)
+        else:
+            roles[0].append(i)
+    return roles
+
+
+def _merge(
+    spec: KernelSpec, classes: list[list[int]], left: Side, right: Side
+) -> tuple[KernelSpec, list[list[int]]]:
+    """Merge neighbours of one role that every address walks as one dimension; a packed factor is flat in K by its layout."""
+    for role, members in enumerate(classes):
+        for outer, inner in zip(members, members[1:], strict=False):
+            if _mergeable(spec, outer, inner, right.load if right.packed and role == 3 else None):
+                dims = list(spec.dims)
+                dims[inner] = Dim(dims[outer].size * dims[inner].size, dims[inner].kind)
+                keep = [i for i in range(len(dims)) if i != outer]
+                merged = _rename(spec, keep, {f"d{outer}": const(0)}, [dims[i] for i in keep])
+                shifted = [[i - (i > outer) for i in c if i != outer] for c in classes]
+                return _merge(merged, shifted, left, right)
+    return spec, classes
+
+
+def _mergeable(spec: KernelSpec, outer: int, inner: int, exempt: int | None) -> bool:
+    size = spec.dims[inner].size
+    for i, instr in enumerate(spec.body):
+        for _, value in instr.attributes:
+            if not isinstance(value, Expr) or i == exempt:
+                continue
+            a, b = value.coefficient(f"d{outer}"), value.coefficient(f"d{inner}")
+            if a is None or b is None or a != b * size:
+                return False
+    return True
+
+
+def _linear(address: Expr, dim: int) -> bool:
+    """Whether the address is affine in the dimension with a factor that no dimension changes."""
+    factor = address.coefficient(f"d{dim}")
+    return factor is not None and not any(v[0] == "d" for v in factor.variables())
+
+
+def _cast(
+    spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list[int]]
+) -> Nest | str:
+    m, n, batch, k = classes
+    a, b = spec.body[left.load]["address"], spec.body[right.load]["address"]
+    for dim in k:
+        if not _linear(a, dim) or not (right.packed or _linear(b, dim)):
+            return f"an address is not linear in the reduction dimension d{dim}"
+    stores = [i["address"] for i in spec.body if i.op == "store"]
+
+    def contiguous(dim: int, addresses: Sequence[Expr]) -> bool:
+        return all((c := e.coefficient(f"d{dim}")) is not None and c.constant == 1 for e in addresses)
+
+    column: int | None = None
+    wise = False
+    columns = [i for i in n if right.packed or _linear(b, i)]
+    if columns:
+        first = [i for i in columns if contiguous(i, stores)]
+        second = [i for i in columns if not right.packed and contiguous(i, [b])]
+        column = (first or second or columns)[-1]
+    elif not n:
+        shared = [i for i in batch if contiguous(i, [a, *stores]) and (right.packed or _linear(b, i))]
+        if shared:
+            column, wise = shared[-1], True
+    row = _row(spec, [i for i in m if _linear(a, i)])
+    batches = tuple(i for i in (*batch, *n) if i != column)
+    outer = (*batches, *(i for i in m if i != row))
+    if any(v[0] == "v" and v[1:].isdigit() for e in (a, b) for v in e.variables()):
+        return "a factor is gathered by a computed index"
+    return Nest(spec, at, left, right, row, column, outer, batches, tuple(k), wise)
+
+
+def _row(spec: KernelSpec, candidates: Sequence[int]) -> int | None:
+    """The last dimension that fills a register tile of 8 rows (unknown sizes do), else the longest."""
+    best: tuple[int, int] | None = None
+    for i in candidates:
+        size = spec.dims[i].size.constant
+        best = max(best or (0, 0), (8 if size is None else min(size, 8), i))
+    return best[1] if best else None
