@@ -1,0 +1,34 @@
+"""KernelSpec → MLIR text: one emitter a template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.spec import KernelSpec
+
+Emitter = Callable[[KernelSpec, Target], str]
+
+#: Template → module that holds its ``emit(spec, target) -> str``; imported on first use.
+_EMITTERS = {
+    "loops": "effc.compiler.codegen.cpu.loops",
+    "contraction": "effc.compiler.codegen.cpu.contraction",
+    "attention": "effc.compiler.codegen.cpu.attention",
+    "scan": "effc.compiler.codegen.cpu.scan",
+    "scatter": "effc.compiler.codegen.cpu.scatter",
+}
+
+
+def emit(spec: KernelSpec, target: Target) -> str:
+    """A module that defines ``k_<digest>(!llvm.ptr)`` by the calling convention in docs/architecture.md."""
+    if spec.template not in _EMITTERS:
+        raise LoweringError(f"no emitter for template {spec.template!r}: known are {', '.join(_EMITTERS)}")
+    emitter: Emitter = import_module(_EMITTERS[spec.template]).emit
+    return emitter(spec, target)
+
+
+def kernel_name(spec: KernelSpec) -> str:
+    """The symbol under which the kernel's object defines it."""
+    return f"k_{spec.digest()}"

@@ -1,0 +1,103 @@
+"""MLIR text → ELF object, through the LLVM that is bundled with the MLIR bindings. Runs in toolchain processes only.
+
+``ExecutionEngine`` compiles for the host CPU; a lesser target is reached by switching features off on each function. A symbol
+that is not defined in the module stays undefined in the object: the loader resolves it. The engine itself would need it only to
+run the code, which never happens here, so its complaint about it is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.errors import LoweringError
+
+#: Every pass is needed by some kernel; the order follows MLIR's: structured control flow first, then one dialect at a time.
+PIPELINE = (
+    "builtin.module(convert-vector-to-scf,convert-scf-to-cf,convert-math-to-llvm,convert-math-to-libm,"
+    "convert-vector-to-llvm{enable-x86=true},convert-ub-to-llvm,convert-arith-to-llvm,convert-func-to-llvm,"
+    "convert-cf-to-llvm,reconcile-unrealized-casts)"
+)
+
+_ENTRY = re.compile(r"^(k_|effc_)")
+
+
+def compile_object(mlir_text: str, target: Target) -> bytes:
+    """The ELF relocatable object of a module; functions named ``k_…`` and ``effc_…`` are its entries, all else is internal.
+
+    LoweringError, with MLIR's own words, where the text does not parse, lower or compile.
+    """
+    from torch_mlir import ir, passmanager
+    from torch_mlir.execution_engine import ExecutionEngine
+
+    with ir.Context() as context:
+        context.enable_multithreading(False)
+        try:
+            module = ir.Module.parse(mlir_text)
+            passmanager.PassManager.parse(PIPELINE).run(module.operation)
+        except ir.MLIRError as err:
+            raise LoweringError(f"a kernel does not lower to LLVM: {err}") from err
+        entries = _finish_functions(module, target)
+        with _quiet_unresolved_symbols():
+            engine = ExecutionEngine(module, opt_level=3)
+            for entry in entries:
+                engine.raw_lookup(entry)
+            with tempfile.TemporaryDirectory(prefix="effc-") as folder:
+                path = Path(folder) / "kernel.o"
+                engine.dump_to_object_file(str(path))
+                if not path.exists() or path.stat().st_size == 0:
+                    raise LoweringError(f"LLVM produced no object for {', '.join(entries)}")
+                return path.read_bytes()
+
+
+def _finish_functions(module: object, target: Target) -> list[str]:
+    """Restrict every function to the target's features and make helpers internal; returns the entries' names."""
+    from torch_mlir import ir
+
+    assert isinstance(module, ir.Module)
+    removed = ", ".join(f'"{f}"' for f in target.removed_features)
+    features = ir.Attribute.parse(f"#llvm.target_features<[{removed}]>") if removed else None
+    width = ir.Attribute.parse(f'"{8 * target.vector_bytes}"')
+    internal = ir.Attribute.parse("#llvm.linkage<internal>")
+    entries: list[str] = []
+    for op in module.body.operations:
+        operation = op.operation
+        if operation.name != "llvm.func" or not operation.regions[0].blocks:
+            continue
+        name = ir.StringAttr(operation.attributes["sym_name"]).value
+        operation.attributes["prefer_vector_width"] = width
+        if features is not None:
+            operation.attributes["target_features"] = features
+        if _ENTRY.match(name):
+            entries.append(name)
+        else:
+            operation.attributes["linkage"] = internal
+    if not entries:
+        raise LoweringError("the module defines no function named k_… or effc_…")
+    return entries
+
+
+@contextmanager
+def _quiet_unresolved_symbols() -> Iterator[None]:
+    """Drop the JIT's "Symbols not found" lines from stderr; anything else that was written there is passed on."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as capture:
+        os.dup2(capture.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            capture.seek(0)
+            noise = ("JIT session error: Symbols not found", "Failed to materialize symbols", "could not compile")
+            rest = [line for line in capture.read().decode(errors="replace").splitlines() if line.strip()]
+            for line in rest:
+                if not any(n in line for n in noise):
+                    print(line, file=sys.stderr)

@@ -1,0 +1,96 @@
+"""What a kernel is compiled for: the vector width and the instruction sets it may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+#: Features by the name that /proc/cpuinfo gives them → LLVM's name, where the two differ.
+_LLVM_NAMES = {"avx512_bf16": "avx512bf16", "avx512_vnni": "avx512vnni", "avx512_fp16": "avx512fp16", "pni": "sse3",
+               "sse4_1": "sse4.1", "sse4_2": "sse4.2", "abm": "lzcnt"}  # fmt: skip
+
+#: What effc asks of a CPU; anything else in /proc/cpuinfo does not change the code we choose.
+_CONSIDERED = (
+    "ssse3", "sse4_1", "sse4_2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512dq",
+    "avx512vl", "avx512cd", "avx512_bf16", "avx512_vnni", "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8",
+)  # fmt: skip
+
+#: A host whose AVX-512 lacks one of these is treated as an AVX2 host: byte and word masks need BW, 64-bit conversions DQ.
+_AVX512_BASE = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
+
+_AVX2 = frozenset({"ssse3", "sse4_1", "sse4_2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2"})
+
+#: LLVM features to take away, by the vector width that remains; the JIT starts from all that the host has.
+_REMOVED = {
+    64: (),
+    32: ("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd", "avx512bf16", "avx512vnni", "avx512fp16", "avx512vbmi",
+         "avx512vbmi2", "avx512ifma", "avx512bitalg", "avx512vpopcntdq", "avx512vp2intersect", "evex512", "avx10.1-512"),
+    16: ("ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma", "f16c", "avxvnni", "xop", "fma4", "sse4a", "vaes", "vpclmulqdq",
+         "gfni", "sha512"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Target:
+    """``vector_bytes``: 64, 32 or 16. ``features``: names as in /proc/cpuinfo (``avx512f``, ``avx512_bf16``, ``fma``, …)."""
+
+    name: str
+    vector_bytes: int
+    features: frozenset[str]
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def host() -> Target:
+        """The CPU that this process runs on; x86-64's baseline where /proc/cpuinfo cannot be read."""
+        try:
+            text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        except OSError:
+            return Target.named("x86-64")
+        flags = next((set(line.split(":", 1)[1].split()) for line in text.splitlines() if line.startswith("flags")), set())
+        return _from_flags(frozenset(flags & set(_CONSIDERED)))
+
+    @staticmethod
+    def named(name: str) -> Target:
+        """``"host"``, ``"avx512"`` (the common base), ``"avx2"`` or ``"x86-64"``; ValueError for another name."""
+        if name == "host":
+            return Target.host()
+        if name == "avx512":
+            return Target(name, 64, _AVX2 | _AVX512_BASE)
+        if name == "avx2":
+            return Target(name, 32, _AVX2)
+        if name == "x86-64":
+            return Target(name, 16, frozenset())
+        raise ValueError(f"unknown CPU target {name!r}: known are host, avx512, avx2, x86-64")
+
+    def has(self, feature: str) -> bool:
+        return feature in self.features
+
+    def lanes(self, element_bytes: int) -> int:
+        """Elements of ``element_bytes`` that one vector register holds."""
+        return self.vector_bytes // element_bytes
+
+    @property
+    def removed_features(self) -> tuple[str, ...]:
+        """LLVM features to switch off on every function, as ``-name``."""
+        gone: list[str] = [*_REMOVED[64]]
+        if self.vector_bytes <= 32:
+            gone += _REMOVED[32]
+        if self.vector_bytes <= 16:
+            gone += _REMOVED[16]
+        else:
+            gone += [_LLVM_NAMES.get(f, f) for f in ("avx512_bf16", "avx512_vnni", "avx512_fp16") if f not in self.features]
+        return tuple(f"-{f}" for f in dict.fromkeys(gone))
+
+    @property
+    def key(self) -> str:
+        """Text that equal targets share, for cache keys."""
+        return f"{self.name}/{self.vector_bytes}/{','.join(sorted(self.features))}"
+
+
+def _from_flags(flags: frozenset[str]) -> Target:
+    if _AVX512_BASE <= flags:
+        return Target("host", 64, flags)
+    if {"avx2", "fma", "f16c"} <= flags:
+        return Target("host", 32, frozenset(f for f in flags if not f.startswith("avx512")))
+    return Target("host", 16, frozenset())
