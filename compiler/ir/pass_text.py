@@ -36,6 +36,11 @@ def format_pipeline(steps: Iterable[Pass]) -> str:
     return ",".join(map(_format_step, steps))
 
 
+def describe_type(cls: type[Pass], option: str) -> str:
+    """What a value of a pass's option looks like, in words."""
+    return _describe(typing.get_type_hints(cls)[option])
+
+
 def _parse_step(text: str, known: Mapping[str, type[Pass]]) -> Pass:
     if text.startswith(_UPSTREAM):
         return Upstream(text.removeprefix(_UPSTREAM))

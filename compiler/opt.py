@@ -1,0 +1,112 @@
+"""``effc-opt``: run any list of passes on graph IR as text. What ``lit/`` tests use, and what reproducers are written for.
+
+    effc-opt FILE.mlir -p 'pass{option=value},mlir:canonicalize'
+
+Reads the module, verifies it, runs the passes with the verifier after each, prints the module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import pkgutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from effc.compiler.ir.errors import EffcError, OptionError
+from effc.compiler.ir.instruments import Dump, Timing, module_text
+from effc.compiler.ir.pass_text import describe_type, parse_pipeline
+from effc.compiler.ir.passes import Instrument, Pass, PassManager, Upstream
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 0, or 1 after one message on stderr."""
+    args = _parser().parse_args(argv)
+    try:
+        known = passes()
+        if args.list:
+            sys.stdout.write(listing(known))
+            return 0
+        if args.file is None:
+            raise OptionError("no input: name a file of graph IR, or - for standard input")
+        timing = Timing()
+        instruments: list[Instrument] = [timing]
+        if args.dump_dir is not None:
+            instruments.append(Dump(args.dump_dir))
+        text = run(_read(args.file), args.pipeline, known, instruments, locations=args.locations)
+        if args.output is None:
+            sys.stdout.write(text)
+        else:
+            args.output.write_text(text)
+        if args.timing:
+            for name, seconds in timing.seconds.items():
+                print(f"{seconds * 1e3:9.2f} ms  {name}", file=sys.stderr)
+    except (EffcError, OSError) as error:
+        print("\n".join([f"effc-opt: error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(
+    text: str,
+    pipeline: str,
+    known: Mapping[str, type[Pass]],
+    instruments: Sequence[Instrument] = (),
+    *,
+    locations: bool = False,
+) -> str:
+    """``text`` after the passes that ``pipeline`` lists; EffcError where it does not parse, verify or transform."""
+    from torch_mlir import ir
+
+    steps = parse_pipeline(pipeline, known)
+    with ir.Context():
+        for step in steps:  # an unknown upstream pass is found before anything runs
+            if isinstance(step, Upstream):
+                step.parse()
+        try:
+            module = ir.Module.parse(text)
+        except ir.MLIRError as error:
+            raise EffcError(f"the input is not IR: {error}") from None
+        PassManager(steps, tuple(instruments)).run(module)
+        return module_text(module) if locations else f"{module}"
+
+
+def passes() -> dict[str, type[Pass]]:
+    """Every pass there is: those of ``effc.passes`` and those that the pipeline itself holds."""
+    pipeline = importlib.import_module("effc.compiler.pipeline")
+    for module in pkgutil.iter_modules(pipeline.__path__):
+        importlib.import_module(f"{pipeline.__name__}.{module.name}")
+    return importlib.import_module("effc.passes").registry()
+
+
+def listing(known: Mapping[str, type[Pass]]) -> str:
+    """Each pass with its first sentence and its options, a line each."""
+    lines: list[str] = []
+    for name, cls in known.items():
+        lines.append(f"{name}: {(cls.__doc__ or '').strip().splitlines()[0]}")
+        for f in dataclasses.fields(cls):
+            default = "" if f.default is dataclasses.MISSING else f" (default {f.default})"
+            lines.append(f"    {f.name}: {describe_type(cls, f.name)}{default}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _read(file: str) -> str:
+    return sys.stdin.read() if file == "-" else Path(file).read_text()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="effc-opt", description="Run passes on graph IR and print what comes out.")
+    parser.add_argument("file", nargs="?", help="graph IR as text; - is standard input")
+    parser.add_argument("-p", "--pipeline", default="", help="passes in order: 'pass{option=value},mlir:canonicalize'")
+    parser.add_argument("-o", "--output", type=Path, help="write here instead of standard output")
+    parser.add_argument("--list", action="store_true", help="list the passes and their options")
+    parser.add_argument("--locations", action="store_true", help="print source locations")
+    parser.add_argument("--dump-dir", type=Path, help="write the IR after every pass into this folder")
+    parser.add_argument("--timing", action="store_true", help="print the time of each pass to standard error")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
