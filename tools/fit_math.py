@@ -1,0 +1,152 @@
+"""Prints the polynomials of ``effc.compiler.codegen.cpu.mathlib.coefficients`` (redirect it there).
+
+Each is the interpolant at Chebyshev nodes, within a factor of about two of the minimax polynomial, computed with 60
+digits by mpmath. Polynomials evaluated in f32 are least-squares fits, fitted again after each rounding: the lowest free
+coefficient is rounded and fixed, and the later ones make up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mpmath as mp
+import numpy as np
+
+mp.mp.dps = 60
+
+Function = Callable[[mp.mpf], mp.mpf]
+
+
+def chebyshev(f: Function, low: float, high: float, degree: int) -> list[mp.mpf]:
+    """Monomial coefficients, lowest first, of the interpolant of ``f`` on [low, high]."""
+    a, b = mp.mpf(low), mp.mpf(high)
+    nodes = [(a + b) / 2 + (b - a) / 2 * mp.cos(mp.pi * (2 * k + 1) / (2 * degree + 2)) for k in range(degree + 1)]
+    # Newton's divided differences, then expansion.
+    table = [f(x) for x in nodes]
+    for level in range(1, degree + 1):
+        for k in range(degree, level - 1, -1):
+            table[k] = (table[k] - table[k - 1]) / (nodes[k] - nodes[k - level])
+    result = [table[degree]]
+    for k in range(degree - 1, -1, -1):
+        shifted = [mp.mpf(0), *result]
+        for i, c in enumerate(result):
+            shifted[i] -= nodes[k] * c
+        shifted[0] += table[k]
+        result = shifted
+    return result
+
+
+def in_f64(f: Function, low: float, high: float, degree: int) -> list[float]:
+    return [float(c) for c in chebyshev(f, low, high, degree)]
+
+
+def in_f32(f: Function, low: float, high: float, degree: int) -> list[float]:
+    """Least squares over Chebyshev-spaced points, refitted each time that a coefficient is rounded."""
+    x = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(400) + 0.5) / 400)
+    rest = np.array([float(f(mp.mpf(v))) for v in x])
+    fixed: list[float] = []
+    for k in range(degree + 1):
+        powers = x[:, None] ** np.arange(k, degree + 1)
+        c = float(np.float32(np.linalg.lstsq(powers, rest, rcond=None)[0][0]))
+        fixed.append(c)
+        rest = rest - c * x**k
+    return fixed
+
+
+def exp_tail(x: mp.mpf) -> mp.mpf:
+    """(exp(x) - 1 - x) / x²"""
+    return (mp.expm1(x) - x) / x**2 if x else mp.mpf("0.5")
+
+
+def log_tail(x: mp.mpf) -> mp.mpf:
+    """(log1p(x) - x + x²/2) / x³"""
+    return (mp.log1p(x) - x + x**2 / 2) / x**3 if abs(x) > mp.mpf(10) ** -15 else mp.mpf(1) / 3
+
+
+def of_square(odd: Function) -> Function:
+    """z = x² ↦ odd(x) / x"""
+    tiny = mp.mpf(10) ** -40
+    return lambda z: odd(mp.sqrt(max(z, tiny))) / mp.sqrt(max(z, tiny))
+
+
+def atan_tail(z: mp.mpf) -> mp.mpf:
+    """(atan(x)/x - 1) / x² of z = x²; likewise below."""
+    return (of_square(mp.atan)(z) - 1) / z if z > mp.mpf(10) ** -12 else -mp.mpf(1) / 3
+
+
+def asin_tail(z: mp.mpf) -> mp.mpf:
+    return (of_square(mp.asin)(z) - 1) / z if z > mp.mpf(10) ** -12 else mp.mpf(1) / 6
+
+
+def sin_tail(z: mp.mpf) -> mp.mpf:
+    return (of_square(mp.sin)(z) - 1) / z if z > mp.mpf(10) ** -12 else -mp.mpf(1) / 6 + z / 120
+
+
+def cos_tail(z: mp.mpf) -> mp.mpf:
+    """(cos(x) - 1 + x²/2) / x⁴"""
+    return (mp.cos(mp.sqrt(z)) - 1 + z / 2) / z**2 if z > mp.mpf(10) ** -12 else mp.mpf(1) / 24 - z / 720
+
+
+def tanh_tail(z: mp.mpf) -> mp.mpf:
+    return (of_square(mp.tanh)(z) - 1) / z if z > mp.mpf(10) ** -12 else -mp.mpf(1) / 3
+
+
+def atanh_tail(z: mp.mpf) -> mp.mpf:
+    """(2 atanh(s)/s - 2) / s² of z = s²: log((1+s)/(1-s))."""
+    return 2 * (of_square(mp.atanh)(z) - 1) / z if z > mp.mpf(10) ** -12 else mp.mpf(2) / 3 + 2 * z / 5
+
+
+def erf_ratio(z: mp.mpf) -> mp.mpf:
+    return of_square(mp.erf)(z)
+
+
+def scaled_erfc(u: mp.mpf) -> mp.mpf:
+    """exp(x²) erfc(x) (1 + 2x) of u = (x - 2)/(x + 2) (Shepherd and Laframboise, Math. Comp. 36, 1981)."""
+    x = 2 * (1 + u) / (1 - u)
+    return mp.exp(x**2) * mp.erfc(x) * (1 + 2 * x)
+
+
+def erf_exponent(x: mp.mpf) -> mp.mpf:
+    """log(1 - erf(x)) / x"""
+    return mp.log(mp.erfc(x)) / x
+
+
+HALF_LN2 = 0.34658
+QUARTER_PI_SQUARED = 0.6169
+
+
+def main() -> None:
+    sqrt2 = 2**0.5
+    tables: list[tuple[str, str, list[float]]] = [
+        ("EXP_TAIL", "(exp(x) - 1 - x)/x², |x| <= ln2/2, to 2^-34", in_f64(exp_tail, -HALF_LN2, HALF_LN2, 5)),
+        ("EXP2", "2^x, |x| <= 1/2, to 2^-36", in_f64(lambda x: mp.mpf(2) ** x, -0.5, 0.5, 7)),
+        ("LOG_TAIL", "(log(1+x) - x + x²/2)/x³, 1+x in [sqrt(1/2), sqrt(2)], to 2^-40",
+         in_f64(log_tail, sqrt2 / 2 - 1, sqrt2 - 1, 12)),
+        ("ATAN_TAIL", "(atan(x)/x - 1)/x² of x², |x| <= 1", in_f64(atan_tail, 0, 1, 11)),
+        ("ASIN_TAIL", "(asin(x)/x - 1)/x² of x², |x| <= 1/2", in_f64(asin_tail, 0, 0.25, 7)),
+        ("SIN_TAIL", "(sin(x)/x - 1)/x² of x², |x| <= pi/4", in_f64(sin_tail, 0, QUARTER_PI_SQUARED, 3)),
+        ("COS_TAIL", "(cos(x) - 1 + x²/2)/x⁴ of x², |x| <= pi/4", in_f64(cos_tail, 0, QUARTER_PI_SQUARED, 3)),
+        ("ERF_RATIO", "erf(x)/x of x², |x| <= 1", in_f64(erf_ratio, 0, 1, 10)),
+        ("ERFC_SCALED", "exp(x²) erfc(x) (1+2x) of (x-2)/(x+2), 0 <= x <= 11",
+         in_f64(scaled_erfc, -1, 9 / 13, 13)),
+        ("EXP_F32", "(exp(x) - 1 - x)/x² in f32", in_f32(exp_tail, -HALF_LN2, HALF_LN2, 4)),
+        ("EXP2_F32", "2^x in f32, |x| <= 1/2", in_f32(lambda x: mp.mpf(2) ** x, -0.5, 0.5, 6)),
+        ("LOG_F32", "(log(1+x) - x + x²/2)/x³ in f32, 1+x in [2/3, 4/3]", in_f32(log_tail, -1 / 3, 1 / 3, 6)),
+        ("TANH_F32", "(tanh(x)/x - 1)/x² of x² in f32, |x| <= 0.6", in_f32(tanh_tail, 0, 0.36, 4)),
+        ("ERF_F32", "erf(x)/x - 1 of x² in f32, |x| <= 0.93", in_f32(lambda z: erf_ratio(z) - 1, 0, 0.8649, 6)),
+        ("ERF_EXPONENT_F32", "log(1 - erf(x))/x + 1 in f32, 0.92 <= x <= 4",
+         in_f32(lambda x: erf_exponent(x) + 1, 0.92, 4.0, 6)),
+        ("SIN_F32", "(sin(x)/x - 1)/x² of x² in f32, |x| <= pi/4", in_f32(sin_tail, 0, QUARTER_PI_SQUARED, 2)),
+        ("COS_F32", "(cos(x) - 1 + x²/2)/x⁴ of x² in f32, |x| <= pi/4", in_f32(cos_tail, 0, QUARTER_PI_SQUARED, 2)),
+    ]  # fmt: skip
+    print('"""Polynomials, lowest coefficient first; written by ``tools/fit_math.py``, which says how."""\n')
+    for name, what, values in tables:
+        print(f"#: {what}")
+        print(f"{name} = (")
+        for value in values:
+            print(f"    {value!r},")
+        print(")\n")
+
+
+if __name__ == "__main__":
+    main()
