@@ -1,0 +1,56 @@
+"""Which inputs of a graph are parameters or buffers of the user's model, and what they are called there.
+
+Dynamo makes every tensor of the model a graph input, marks those of modules as static, and keeps the expression that found it
+(``L['self']._modules['layer1']._parameters['weight']``). AOTAutograd says of each of its inputs which one of Dynamo's it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch._functorch._aot_autograd.descriptors import PlainAOTInput
+from torch.fx import Graph, GraphModule, Node
+
+_STEP = re.compile(r"\._(?:modules|parameters|buffers)\['(?P<entry>[^']+)'\]|\.(?P<attribute>\w+)|\[(?P<item>[^\]]+)\]")
+
+
+def static_names(gm: GraphModule) -> dict[int, str]:
+    """Position among the inputs of Dynamo's graph -> name in the model (``layer1.weight``), for parameters and buffers."""
+    found: dict[int, str] = {}
+    for position, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder"):
+        if node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type") is None:
+            continue
+        source = getattr(node.meta.get("grapharg"), "source", None)
+        found[position] = _short_name(_text(source)) if source is not None else str(node.target)
+    return found
+
+
+def params_of(graph: Graph, names: dict[int, str]) -> dict[Node, str]:
+    """Inputs of an AOTAutograd graph that are parameters or buffers and that the graph does not overwrite, with their names."""
+    overwritten = {n.args[0] for n in graph.nodes if n.op == "call_function" and _writes_first_argument(n)}
+    found: dict[Node, str] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder" and node not in overwritten:
+            described = node.meta.get("desc")
+            if isinstance(described, PlainAOTInput) and described.idx in names:
+                found[node] = names[described.idx]
+    return found
+
+
+def _writes_first_argument(node: Node) -> bool:
+    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    return bool(arguments) and arguments[0].alias_info is not None and arguments[0].alias_info.is_write
+
+
+def _text(source: Any) -> str:
+    name = source.name
+    return str(name() if callable(name) else name)  # a method up to torch 2.11, then a property
+
+
+def _short_name(source: str) -> str:
+    """``L['self']._modules['a']._parameters['weight']`` -> ``a.weight``; what is no attribute keeps its text."""
+    steps = [m.group("entry") or m.group("attribute") or m.group("item").strip("'\"") for m in _STEP.finditer(source)]
+    if source.startswith(("L[", "G[")):
+        steps = steps[1:]
+    return ".".join(steps) or source

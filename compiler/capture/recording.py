@@ -1,0 +1,106 @@
+"""Facts about compilations, gathered where they arise: the report and the tests read them.
+
+    with record() as recording:
+        compiled(x)
+    recording.graphs[0].regions
+
+A context variable holds the recording, so that compilations of other threads do not mix in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from effc.compiler.capture.source import Source
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """A kernel call of a compiled region; ``flops`` for the sizes seen at compile time."""
+
+    name: str
+    location: str
+    template: str
+    flops: int
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """An op that ATen runs, and why; ``flops`` by torch's own counter."""
+
+    op: str
+    source: Source
+    reason: str
+    flops: int
+
+
+@dataclass
+class RegionFacts:
+    """A part of a graph that effc compiled."""
+
+    name: str
+    ops: int
+    flops: int
+    kernels: list[KernelFacts] = field(default_factory=list)
+
+
+@dataclass
+class GraphFacts:
+    """One ATen graph: ``kind`` is ``inference``, ``forward`` or ``backward``; ``phases`` are seconds."""
+
+    kind: str
+    regions: list[RegionFacts] = field(default_factory=list)
+    fallbacks: list[Fallback] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def ops_compiled(self) -> int:
+        return sum(r.ops for r in self.regions)
+
+    @property
+    def flops_compiled(self) -> int:
+        return sum(r.flops for r in self.regions)
+
+    @property
+    def flops_aten(self) -> int:
+        return sum(f.flops for f in self.fallbacks)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to ``phases[name]``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class Recording:
+    """The graphs compiled while it was active, in order, and notes that concern the whole."""
+
+    graphs: list[GraphFacts] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+_current: ContextVar[Recording | None] = ContextVar("effc_recording", default=None)
+
+
+@contextmanager
+def record() -> Iterator[Recording]:
+    """Gathers the facts of every compilation inside the block; the innermost block takes them."""
+    recording = Recording()
+    token = _current.set(recording)
+    try:
+        yield recording
+    finally:
+        _current.reset(token)
+
+
+def active() -> Recording | None:
+    """The recording of the enclosing ``record()``, if there is one."""
+    return _current.get()

@@ -1,0 +1,47 @@
+"""Where in the user's model a graph node comes from: errors, the report and the IR's locations all say it the same way."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.fx import Node
+
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n\s+(?P<code>[^\n]*))?')
+
+
+@dataclass(frozen=True)
+class Source:
+    """A line of the user's program; ``str()`` is ``model.py:12``, or ``<unknown>`` where the graph does not say."""
+
+    file: str = ""
+    line: int = 0
+    code: str = ""
+
+    def __str__(self) -> str:
+        return f"{os.path.basename(self.file)}:{self.line}" if self.file else "<unknown>"
+
+    def describe(self) -> str:
+        """The place with its full path and the code there, for errors."""
+        if not self.file:
+            return "an unknown place"
+        return f"{self.file}:{self.line}" + (f" ({self.code})" if self.code else "")
+
+
+def source_of(node: Node) -> Source:
+    """The innermost frame of ``node``'s stack trace that is not torch's own code (else the innermost of all)."""
+    trace = node.meta.get("stack_trace") or ""
+    frames = [Source(m["file"], int(m["line"]), (m["code"] or "").strip()) for m in _FRAME.finditer(trace)]
+    if not frames:
+        return Source()
+    mine = [f for f in frames if f"{os.sep}torch{os.sep}" not in f.file]
+    return (mine or frames)[-1]
+
+
+def op_name(node: Node) -> str:
+    """The op as a user knows it: ``aten.add.Tensor``."""
+    target = node.target
+    return str(target) if hasattr(target, "_schema") else str(getattr(target, "__name__", target))

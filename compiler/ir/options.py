@@ -1,0 +1,172 @@
+"""``Options``: what a user may ask of effc, checked once, at construction.
+
+One frozen dataclass serves ``torch.compile(..., options={...})``, ``effc.explain`` and the compiler. Options compare and hash
+by value, because Dynamo decides by ``==`` whether a compiled function may be used again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from effc.compiler.ir.errors import OptionError
+
+#: Options of one pass: ``False`` switches it off; else (option, value) pairs, sorted.
+PassChoice = bool | tuple[tuple[str, Any], ...]
+
+#: Known options whose feature this version does not have, and what that is.
+UNAVAILABLE: Mapping[str, str] = {
+    "plan": "applying a plan",
+    "accuracy_budget": "planning within an accuracy budget",
+    "metric": "planning within an accuracy budget",
+    "cost_model": "choosing rewrites by a cost model",
+    "release_weights": "releasing the original weights",
+    "trace": "writing traces",
+}
+
+
+@dataclass(frozen=True, init=False)
+class Options:
+    """What to compile and how; every argument is a keyword. ``OptionError`` names an option or a value that is not taken.
+
+    fallback: ``"eager"`` leaves to ATen what effc does not compile; ``"error"`` refuses such a graph, naming the op.
+    check: also run each compiled region through ATen on the live inputs, and raise ``VerificationError`` on a difference.
+    target: ``"cpu"``, or None for the device of the inputs.
+    passes: by name, ``False`` or ``{option: value}``; stored as sorted pairs.
+    cache_dir: where compiled programs are kept; None: the user's cache directory.
+    """
+
+    fallback: str
+    check: bool
+    target: str | None
+    passes: tuple[tuple[str, PassChoice], ...]
+    cache_dir: str | None
+
+    def __init__(self, **values: Any) -> None:
+        for name in values:
+            if name not in _READ:
+                raise OptionError(_refusal(name))
+        for item in fields(self):
+            read, default = _READ[item.name]
+            object.__setattr__(self, item.name, read(values[item.name]) if item.name in values else default)
+
+    @staticmethod
+    def of(options: Options | Mapping[str, Any] | None, mode: str | None = None) -> Options:
+        """The options of a ``torch.compile`` call; ``mode`` is taken where it asks for nothing that effc lacks."""
+        _check_mode(mode)
+        if options is None:
+            return Options()
+        if isinstance(options, Options):
+            return options
+        if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+            raise OptionError(f"options={options!r}: expected a dict from option names to values, or effc.Options")
+        return Options(**options)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the same for equal options."""
+        return {
+            "fallback": self.fallback,
+            "check": self.check,
+            "target": self.target,
+            "passes": {name: choice if isinstance(choice, bool) else dict(choice) for name, choice in self.passes},
+            "cache_dir": self.cache_dir,
+        }
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of an error about ``name``: the nearest known spelling, if one is near, and what there is."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    listed = ", ".join(known) or "none"
+    return (f"did you mean '{near[0]}'? " if near else "") + f"(known: {listed})"
+
+
+# -- reading of values ----------------------------------------------------------------------------------------------
+def _refusal(name: str) -> str:
+    if name in UNAVAILABLE:
+        return f"option '{name}': {UNAVAILABLE[name]} is not part of this version of effc; leave the option out"
+    return f"unknown option '{name}': {suggest(name, _READ)}"
+
+
+def _check_mode(mode: str | None) -> None:
+    if mode in (None, "default", "reduce-overhead"):
+        return  # effc's calls have no overhead that a mode would reduce
+    if mode in ("max-autotune", "max-autotune-no-cudagraphs"):
+        raise OptionError(f"mode='{mode}': this version of effc does not search schedules; leave mode out")
+    raise OptionError(f"unknown mode {mode!r}: effc takes 'default' and 'reduce-overhead'")
+
+
+def _choice(name: str, *allowed: str | None) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if not (value is None or isinstance(value, str)) or value not in allowed:
+            near = difflib.get_close_matches(str(value), [a for a in allowed if a is not None], n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise OptionError(f"option '{name}' is {value!r}: allowed are {', '.join(map(repr, allowed))}{hint}")
+        return value
+
+    return read
+
+
+def _flag(name: str) -> Callable[[Any], bool]:
+    def read(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise OptionError(f"option '{name}' is {value!r}: allowed are True, False")
+        return value
+
+    return read
+
+
+def _directory(name: str) -> Callable[[Any], str | None]:
+    def read(value: Any) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str | os.PathLike):
+            raise OptionError(f"option '{name}' is {value!r}: expected the path of a directory")
+        path = os.path.abspath(os.path.expanduser(os.fsdecode(value)))
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise OptionError(f"option '{name}' is {value!r}: that is a file; expected a directory, which is made if absent")
+        return path
+
+    return read
+
+
+def _passes(value: Any) -> tuple[tuple[str, PassChoice], ...]:
+    if isinstance(value, tuple):
+        value = {name: choice if isinstance(choice, bool) else dict(choice) for name, choice in value}
+    if not isinstance(value, Mapping):
+        raise OptionError(f"option 'passes' is {value!r}: expected a dict from pass names to False or a dict of options")
+    if not value:
+        return ()
+    # The passes register themselves when imported; this package may not depend on them, so they are found by name.
+    known: Mapping[str, Any] = importlib.import_module("effc.passes").registry()
+    found: list[tuple[str, PassChoice]] = []
+    for name, choice in value.items():
+        if name not in known:
+            raise OptionError(f"option 'passes': no pass is named {name!r}; {suggest(str(name), known)}")
+        found.append((name, _pass_choice(name, choice, [f.name for f in fields(known[name])])))
+    return tuple(sorted(found))
+
+
+def _pass_choice(name: str, choice: Any, known: list[str]) -> PassChoice:
+    if isinstance(choice, bool):
+        return choice
+    if not isinstance(choice, Mapping):
+        raise OptionError(f"option 'passes': '{name}' is {choice!r}; expected True, False or a dict of its options")
+    for option in choice:
+        if option not in known:
+            raise OptionError(f"option 'passes': pass '{name}' has no option {option!r}; {suggest(str(option), known)}")
+    return tuple(sorted(choice.items()))
+
+
+#: Reader and default of every option.
+_READ: Mapping[str, tuple[Callable[[Any], Any], Any]] = {
+    "fallback": (_choice("fallback", "eager", "error"), "eager"),
+    "check": (_flag("check"), False),
+    "target": (_choice("target", "cpu", None), None),
+    "passes": (_passes, ()),
+    "cache_dir": (_directory("cache_dir"), None),
+}
