@@ -170,6 +170,9 @@ def floordiv(a: Expr, b: Expr, ranges: Mapping[str, Expr] | None = None) -> Expr
         return a
     if a.constant is not None and b.constant:
         return const(a.constant // b.constant)
+    inner = a.terms[0][0] if len(a.terms) == 1 and a.terms[0][1] == 1 else ()
+    if len(inner) == 1 and isinstance(inner[0], Call) and inner[0].fn == "//":
+        return floordiv(inner[0].lhs, inner[0].rhs * b, ranges)  # (x // m) // b == x // (m*b)
     quotient, rest = _split(a, b)
     if rest == const(0) or _within(rest, b, ranges):
         return quotient
@@ -201,6 +204,19 @@ def product(sizes: Iterable[Expr]) -> Expr:
     for size in sizes:
         total = total * size
     return total
+
+
+def recombine(e: Expr) -> Expr:
+    """Undo a split into quotient and remainder: ``m*(x // m) + x % m`` → ``x``, at any common factor."""
+    for mono, c in e.terms:
+        for position, atom in enumerate(mono):
+            if not (isinstance(atom, Call) and atom.fn == "%"):
+                continue
+            factor = Expr(((mono[:position] + mono[position + 1 :], c),))
+            high = factor * atom.rhs * floordiv(atom.lhs, atom.rhs)
+            if high.terms and set(high.terms) <= set(e.terms):
+                return recombine(e - high - factor * Expr((((atom,), 1),)) + factor * atom.lhs)
+    return e
 
 
 @lru_cache(maxsize=4096)

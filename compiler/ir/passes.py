@@ -136,4 +136,3 @@ def register(cls: PassClass) -> PassClass:
 def registered() -> dict[str, type[Pass]]:
     """The passes that imported modules have registered, by name; ``effc.passes.registry()`` imports them all first."""
     return dict(sorted(_REGISTRY.items()))
-

@@ -1,0 +1,32 @@
+"""``effc explain``: what effc does with a model, printed, and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from effc.cli import target
+from effc.cli.command import Command
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", help=target.HELP)
+    parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of effc")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here, as JSON")
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = target.options(args.option)
+    model, inputs = target.load(args.target)
+    import effc
+
+    report = effc.explain(model, *inputs, options=options)
+    print(report)
+    if args.json is not None:
+        report.to_json(args.json)
+    return 0
+
+
+COMMAND = Command(
+    "explain", "print what effc compiles of a model, what it leaves to PyTorch, and why", _add_arguments, _run
+)
