@@ -1,0 +1,195 @@
+"""One OpInfo sample through the backend: did it agree with eager, and what ran it?"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import exactness
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .copies import COPIES
+
+#: Results that eager leaves undefined: only shapes and dtypes compare.
+_UNDEFINED = (
+    "empty",
+    "empty_like",
+    "new_empty",
+    "empty_strided",
+    "new_empty_strided",
+    "empty_permuted",
+    "resize_",
+    "resize_as_",
+)
+
+
+@dataclass
+class Verdict:
+    """What one sample showed.
+
+    ``status``: ``compiled`` (every ATen op in effc kernels), ``partly``, ``fallback`` (no kernel), ``copies`` (eager
+    does no arithmetic here), ``ran`` (a backend that keeps no record), ``mismatch`` (beyond ``torch.testing``'s
+    tolerances), ``inexact`` (within them, but not exact), ``error`` (raised), ``crash`` (process died or hung),
+    ``skipped`` (eager, or ``aot_eager`` likewise, raises).
+    """
+
+    status: str
+    detail: str = ""
+    reasons: list[tuple[str, str]] = field(default_factory=list)  # (ATen op, why it fell back)
+    random: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class _Log(TorchDispatchMode):
+    """Names of the ATen ops that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.add(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def ops(names: list[str] | None = None) -> list[Any]:
+    """OpInfos with float32 on CPU, in the database's order; ``names`` selects by full name (KeyError: an unknown
+    one).
+    """
+    found = {op.full_name: op for op in op_db if op.supports_dtype(torch.float32, "cpu")}
+    if names is None:
+        return list(found.values())
+    return [found[name] for name in names]
+
+
+def samples(op: Any, limit: int) -> list[Any]:
+    """The first ``limit`` CPU float32 samples, the same in every process."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return list(itertools.islice(op.sample_inputs("cpu", torch.float32, requires_grad=False), limit))
+
+
+def check(op: Any, sample: Any, backend: str) -> Verdict:
+    """Run one sample eagerly and compiled. Errors of torch itself give ``skipped``; nothing is raised."""
+    inputs = (sample.input, tuple(sample.args), dict(sample.kwargs))
+
+    def call(value: Any, args: Any, kwargs: Any) -> Any:
+        return op.op(value, *args, **kwargs)
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            eager, log = exactness.run(call, inputs), _Log()
+            with log:
+                torch.manual_seed(1)
+                again = exactness.run(call, inputs)
+        except Exception as err:
+            return Verdict("skipped", f"eager: {_first_line(err)}")
+        undefined = op.name.split(".")[-1] in _UNDEFINED or not _same(eager, again)
+        torch._dynamo.reset()
+        with _recording(backend) as recording:
+            try:
+                ours = exactness.run(torch.compile(call, backend=backend, dynamic=False), inputs)
+            except Exception as err:
+                return _compile_error(call, inputs, err)
+        verdict = _facts(recording, log.names)
+        verdict.random = undefined
+        if undefined:
+            problem = _shapes(eager, ours)
+            return Verdict("mismatch", problem, random=True) if problem else verdict
+        if _same(eager, ours):
+            return verdict
+        return _close(call, inputs, eager, ours) or verdict
+
+
+def _compile_error(call: Callable[..., Any], inputs: Any, err: Exception) -> Verdict:
+    torch._dynamo.reset()
+    try:
+        exactness.run(torch.compile(call, backend="aot_eager", dynamic=False), inputs)
+    except Exception:
+        return Verdict("skipped", f"torch.compile itself: {_first_line(err)}")
+    return Verdict("error", _first_line(err))
+
+
+def _close(call: Callable[..., Any], inputs: Any, eager: exactness.Run, ours: exactness.Run) -> Verdict | None:
+    """None where ``ours`` is exact; it differs from eager in some bits."""
+    try:
+        torch.testing.assert_close(ours.tensors(), eager.tensors(), equal_nan=True)
+    except (AssertionError, ValueError, TypeError) as err:
+        loose = _first_line(err)
+    else:
+        loose = ""
+    try:
+        problems = exactness.judge(call, inputs, ours, eager).problems
+    except Exception as err:  # the op refuses float64, or the float64 run takes another way
+        return Verdict("mismatch", f"{loose}; no float64 reference: {_first_line(err)}") if loose else None
+    if not problems:
+        return None
+    return Verdict("mismatch" if loose else "inexact", problems[0])
+
+
+def _facts(recording: Any, names: set[str]) -> Verdict:
+    copies = names <= COPIES
+    if recording is None:
+        return Verdict("copies" if copies else "ran")
+    kernels = sum(len(r.kernels) for g in recording.graphs for r in g.regions)
+    reasons = [(f.op, f.reason) for g in recording.graphs for f in g.fallbacks]
+    if copies:
+        return Verdict("copies", reasons=reasons)
+    if not recording.graphs:
+        return Verdict("fallback", reasons=[("(whole op)", "Dynamo captured no graph")])
+    if not reasons:
+        return Verdict("compiled", "" if kernels else "no kernel needed")
+    return Verdict("partly" if kernels else "fallback", reasons=reasons)
+
+
+@contextlib.contextmanager
+def _recording(backend: str) -> Iterator[Any]:
+    if backend != "effc":
+        yield None
+        return
+    from effc.compiler.capture.recording import record
+
+    with record() as recording:
+        yield recording
+
+
+def _same(a: exactness.Run, b: exactness.Run) -> bool:
+    """Bit for bit, NaN equal to NaN."""
+    x, y = a.tensors(), b.tensors()
+    return x.keys() == y.keys() and all(_equal(x[k], y[k]) for k in x)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
+        return type(a) is type(b) and (a == b or (a != a and b != b))
+    if a.dtype != b.dtype or a.shape != b.shape or a.layout != b.layout:
+        return False
+    if a.layout != torch.strided:
+        a, b = a.to_dense(), b.to_dense()
+    return bool(torch.equal(a, b) or ((a == b) | ((a != a) & (b != b))).all())
+
+
+def _shapes(eager: exactness.Run, ours: exactness.Run) -> str:
+    a, b = (
+        [(t.dtype, t.shape) for t in pytree.tree_leaves(r.outputs) if isinstance(t, torch.Tensor)]
+        for r in (eager, ours)
+    )
+    return "" if a == b else f"shapes and dtypes {b}, eager {a}"
+
+
+def _first_line(err: BaseException) -> str:
+    lines = [line for line in str(err).splitlines() if line.strip()]
+    return f"{type(err).__name__}: {lines[0] if lines else ''}"[:300]
