@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from effc.compiler.codegen.cpu.mathlib import exponential, special
+from effc.compiler.codegen.cpu.mathlib import exponential, logarithm, power, special, trigonometric
 from effc.compiler.codegen.cpu.mathlib.builder import Builder, Value
 
 Body = Callable[..., Value]
@@ -24,6 +24,22 @@ WIDE: dict[str, Body] = {
     "math.tanh": exponential.tanh_wide,
     "math.erf": special.erf_wide,
     "math.erfc": special.erfc_wide,
+    "math.log": logarithm.log_wide,
+    "math.log2": logarithm.log2_wide,
+    "math.log10": logarithm.log10_wide,
+    "math.log1p": logarithm.log1p_signed_wide,
+    "math.asinh": logarithm.asinh_wide,
+    "math.acosh": logarithm.acosh_wide,
+    "math.atanh": logarithm.atanh_wide,
+    "math.sin": trigonometric.sin_wide,
+    "math.cos": trigonometric.cos_wide,
+    "math.tan": trigonometric.tan_wide,
+    "math.asin": trigonometric.asin_wide,
+    "math.acos": trigonometric.acos_wide,
+    "math.atan": trigonometric.atan_wide,
+    "math.atan2": trigonometric.atan2_wide,
+    "math.powf": power.pow_wide,
+    "math.cbrt": power.cbrt_wide,
 }
 
 #: op → body in f32, for targets with fma.
@@ -32,11 +48,19 @@ FUSED: dict[str, Body] = {
     "math.exp2": exponential.exp2_f32,
     "math.tanh": exponential.tanh_f32,
     "math.erf": special.erf_f32,
+    "math.log": logarithm.log_f32,
+    "math.log1p": logarithm.log1p_f32,
+    "math.sin": trigonometric.sin_f32,
+    "math.cos": trigonometric.cos_f32,
 }
 
-#: Ops that LLVM has no instruction for; in f64 they are libm's, lane by lane.
-_LIBM = frozenset(WIDE)
-_BINARY = frozenset({"math.powf", "math.atan2"})
+#: op → body in the op's own type, whichever it is.
+GENERIC: dict[str, Body] = {
+    "math.rsqrt": power.rsqrt,
+    "math.round": power.round_away,
+}
+
+_BINARY = frozenset({"math.powf", "math.atan2", "math.fpowi", "math.ipowi"})
 
 
 @lru_cache(maxsize=256)
@@ -45,19 +69,35 @@ def function_for(op: str, dtype: str, lanes: int, fma: bool = True) -> tuple[str
 
     ``lanes`` 1 means scalars. ``fma``: whether the target has fused multiply-add. The text is self-contained: on rare
     paths it holds scalar ``math`` ops, which ``convert-math-to-llvm`` and ``convert-math-to-libm`` turn into libm's
-    calls. Arguments and result have the op's own types.
+    calls. Arguments and result have the op's own types; the exponent of ``math.fpowi`` is i32.
     """
-    if op not in _LIBM or dtype not in ("f32", "f64"):
-        return None
     b = Builder(lanes, fma)
     arguments = [b.argument(k, dtype) for k in range(2 if op in _BINARY else 1)]
-    if dtype == "f64":
-        if lanes == 1:
-            return None
-        result = b.each_lane(op, arguments)
-    elif fma and op in FUSED:
-        result = FUSED[op](b, *arguments)
-    else:
-        result = b.narrow(WIDE[op](b, *(b.widen(a) for a in arguments)))
+    if op == "math.fpowi":
+        arguments[1] = b.argument(1, "i32")
+    result = _body(b, op, dtype, arguments)
+    if result is None:
+        return None
     name = f"effc_{op.removeprefix('math.')}_{dtype}x{lanes}{'' if fma else '_nofma'}"
     return name, b.function(name, arguments, result)
+
+
+def _body(b: Builder, op: str, dtype: str, arguments: list[Value]) -> Value | None:
+    if op == "math.ipowi":
+        return power.integer_power(b, *arguments) if dtype in ("i32", "i64") else None
+    if dtype not in ("f32", "f64"):
+        return None
+    if op in GENERIC:
+        return GENERIC[op](b, *arguments)
+    if op == "math.fpowi":
+        n = b.cast("arith.sitofp", arguments[1], "f64")
+        if dtype == "f64":
+            return b.each_lane("math.powf", [arguments[0], n])
+        return b.narrow(power.pow_wide(b, b.widen(arguments[0]), n))
+    if op not in WIDE or (dtype == "f64" and b.lanes == 1):
+        return None
+    if dtype == "f64":
+        return b.each_lane(op, arguments)
+    if b.has_fma and op in FUSED:
+        return FUSED[op](b, *arguments)
+    return b.narrow(WIDE[op](b, *(b.widen(a) for a in arguments)))

@@ -196,7 +196,7 @@ class Builder:
         if self.lanes == 1:
             return self.op(name, args, element)
         result = Value(self, self._fresh(), element)
-        tag = result.name[1:]
+        tag = f"lane{result.name[1:]}"
         vector = self.type(element)
         low, high, step = (f"%{tag}_{part}" for part in ("low", "high", "step"))
         for text, bound in ((low, 0), (high, self.lanes), (step, 1)):

@@ -1,8 +1,8 @@
 """exp, exp2, expm1 and the hyperbolic functions.
 
 ``*_wide`` functions take and return f64 and are good to about 2^-33: the result rounded to f32 is within 0.51 ulp of
-the true one, and overflow and subnormals come out right by that rounding. They need no fma. ``*_f32`` functions compute in
-f32 with fma.
+the true one, and overflow and subnormals come out right by that rounding. They need no fma. ``*_f32`` functions compute
+in f32 with fma.
 """
 
 from __future__ import annotations
