@@ -1,0 +1,123 @@
+"""The dataflow graph that fusion and placement work on: a plain-Python reading of the graph IR.
+
+``read.py`` makes it from MLIR; nothing here imports MLIR. A ``Tensor`` is an SSA value with symbolic sizes. An ``Op`` is one of
+
+- *compute*: ``generic``, ``contract``, ``conv``, ``argreduce``, ``scan``, ``scatter``, ``attention``, ``check``: it runs in a kernel;
+- *view*: ``slice``, ``expand``, ``collapse``, ``transpose``, ``broadcast``, ``cast``: an index transformation, never computed;
+- *assemble*: ``pad``, ``concat``, ``insert``: its operands are placed into parts of its result's buffer;
+- ``fill``: a constant everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from effc.compiler.ir.expr import Expr
+from effc.compiler.ir.spec import Instr
+
+VIEWS = frozenset({"slice", "expand", "collapse", "transpose", "broadcast", "cast"})
+ASSEMBLIES = frozenset({"pad", "concat", "insert"})
+CONTRACTIONS = frozenset({"contract", "conv"})
+
+
+@dataclass(eq=False)
+class Tensor:
+    """An SSA value: element type, sizes, who makes it (None: an input) and who reads it."""
+
+    name: str
+    dtype: str
+    sizes: tuple[Expr, ...]
+    producer: Op | None = None
+    users: list[Op] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {'x'.join(map(str, self.sizes))}x{self.dtype}"
+
+
+@dataclass(frozen=True)
+class BodyInstr:
+    """An instruction of a generic's body. ``args`` are earlier positions; ``index`` marks position → Expr where it is affine.
+
+    ``op`` is as in ``Instr``, and in addition ``operand`` (attribute ``number``: the element of the op's operand), ``accumulator`` and
+    ``extract`` (attribute ``number``: which captured tensor; ``args`` are its indices).
+    """
+
+    op: str
+    args: tuple[int, ...]
+    dtype: str
+    attributes: tuple[tuple[str, Any], ...] = ()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return next((v for k, v in self.attributes if k == name), default)
+
+    def as_instr(self, args: tuple[int, ...]) -> Instr:
+        return Instr(self.op, args, self.dtype, self.attributes)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A generic's scalar function: instructions, and the positions of what it yields (one for each result)."""
+
+    instrs: tuple[BodyInstr, ...]
+    yields: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Op:
+    """One operation. ``dims`` and ``iterators`` are a compute op's iteration space; ``maps`` give each operand's and result's index."""
+
+    kind: str
+    operands: list[Tensor]
+    results: list[Tensor]
+    location: str = ""
+    dims: tuple[Expr, ...] = ()
+    iterators: tuple[str, ...] = ()
+    maps: tuple[tuple[Expr, ...], ...] = ()
+    result_maps: tuple[tuple[Expr, ...], ...] = ()
+    body: Body | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_view(self) -> bool:
+        return self.kind in VIEWS
+
+    @property
+    def is_compute(self) -> bool:
+        return not (self.is_view or self.kind in ASSEMBLIES or self.kind == "fill")
+
+    @property
+    def reduction_dims(self) -> tuple[int, ...]:
+        return tuple(i for i, kind in enumerate(self.iterators) if kind == "reduction")
+
+    @property
+    def parallel_dims(self) -> tuple[int, ...]:
+        return tuple(i for i, kind in enumerate(self.iterators) if kind == "parallel")
+
+
+@dataclass(eq=False)
+class GraphInput:
+    """A tensor argument with its placement in elements and, for a parameter, its name in the model."""
+
+    tensor: Tensor
+    strides: tuple[Expr, ...]
+    param: str
+
+
+@dataclass(eq=False)
+class GraphOutput:
+    """A result: the value, the strides that the caller expects, and the input that it overwrites, if any."""
+
+    tensor: Tensor
+    strides: tuple[Expr, ...]
+    mutates: int | None
+
+
+@dataclass(eq=False)
+class Graph:
+    """A region: symbols, inputs, operations in topological order, outputs."""
+
+    symbols: tuple[str, ...]
+    inputs: list[GraphInput]
+    ops: list[Op]
+    outputs: list[GraphOutput]

@@ -1,0 +1,277 @@
+"""From fused groups to ``KernelSpec``: bodies in the kernel's coordinates, addresses, operands.
+
+``KernelBuilder.value(tensor, index)`` is the heart: the value of a tensor at an index, either computed by a member of the group (once,
+memoised), or evaluated in place (constants), or loaded from memory through whatever views lie between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.expr import Expr, const, recombine, var
+from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
+from effc.compiler.pipeline.fusion import Group, is_free
+from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
+from effc.compiler.pipeline.placement import Base, Layout, Placement, extent
+from effc.compiler.pipeline.views import Index, chain, source_index
+
+
+@dataclass(frozen=True)
+class Site:
+    """What an operand of a kernel points at: an offset in elements from a base."""
+
+    base: Base
+    offset: Expr
+    dtype: str
+
+
+@dataclass
+class Kernel:
+    """A spec with what its operands point at, and the values of its symbols in terms of the region's."""
+
+    spec: KernelSpec
+    sites: tuple[Site, ...]
+    symbols: tuple[Expr, ...]
+    name: str
+    location: str
+
+
+@dataclass
+class KernelBuilder:
+    """Builds one kernel over ``dims``, of which ``reduction`` are summed over."""
+
+    layout: Layout
+    dims: tuple[Expr, ...]
+    reduction: frozenset[int]
+    group: Group | None = None
+    instrs: list[Instr] = field(default_factory=list)
+    sites: list[Site] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    sizes: list[Expr] = field(default_factory=list)
+    _known: dict[Instr, int] = field(default_factory=dict)
+    _members: dict[Op, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ranges = {f"d{i}": size for i, size in enumerate(self.dims)}
+
+    # -- values -----------------------------------------------------------------------------------------------------
+    def value(self, tensor: Tensor, index: Index) -> int:
+        """The instruction that holds ``tensor[index]``."""
+        root, views = chain(tensor)
+        index = source_index(views, index, self.ranges)
+        producer = root.producer
+        if producer is not None and self.group is not None and producer in self.group.coords:
+            return self._member(producer)[producer.results.index(root)]
+        if producer is not None and is_free(producer) and root not in self.layout.places:
+            return self._evaluate(producer, index)[producer.results.index(root)]
+        place = self.layout.places.get(root)
+        if place is None:
+            raise LoweringError(f"{root} is needed in memory but was not placed")
+        operand = self._operand(root, place, "read")
+        return self.add(Instr("load", (), root.dtype, (("address", place.address(index)), ("operand", operand))))
+
+    def store(self, value: int, tensor: Tensor, place: Placement, index: Index) -> None:
+        """Write a value to ``tensor[index]`` where it is placed."""
+        operand = self._operand(tensor, place, "write")
+        self.instrs.append(Instr("store", (value,), "", (("address", place.address(index)), ("operand", operand))))
+
+    def add(self, instr: Instr) -> int:
+        """Append an instruction, or find the equal one that is there."""
+        if instr not in self._known:
+            self.instrs.append(instr)
+            self._known[instr] = len(self.instrs) - 1
+        return self._known[instr]
+
+    def _member(self, op: Op) -> list[int]:
+        if op not in self._members:
+            assert self.group is not None
+            coords = self.group.coords[op]
+            if op.kind in CONTRACTIONS:
+                self._members[op] = [self._contract(op, coords)]
+            else:
+                found = self._body(op, coords)
+                for i, kind in enumerate(op.attributes.get("reduce", ())):
+                    dtype = op.results[i].dtype
+                    found[i] = self.add(Instr("reduce", (found[i],), dtype, (("kind", kind),)))
+                self._members[op] = found
+        return self._members[op]
+
+    def _evaluate(self, op: Op, index: Index) -> list[int]:
+        """A free operation at a result index (its result maps are permutations of its dims)."""
+        coords = [const(0)] * len(op.dims)
+        for e, position in zip(op.result_maps[0], index, strict=True):
+            coords[int(str(e)[1:])] = position
+        return self._body(op, tuple(coords))
+
+    def _contract(self, op: Op, coords: Index) -> int:
+        assert op.body is not None
+        product = op.body.instrs[op.body.yields[0]]
+        if product.op not in ("arith.mulf", "arith.muli"):
+            raise LoweringError(f"a contraction that does not sum products ({product.op}), at {op.location}")
+        factors = self._body(op, coords, Body(op.body.instrs, product.args))
+        numbers = [self._operand_number(op.body, position) for position in product.args]
+        if numbers == [1, 0]:
+            factors.reverse()
+        return self.add(Instr("contract", tuple(factors), op.results[0].dtype))
+
+    def _operand_number(self, body: Body, position: int) -> int:
+        instr = body.instrs[position]
+        while instr.op != "operand":
+            instr = body.instrs[instr.args[0]]
+        return int(instr.get("number"))
+
+    def _body(self, op: Op, coords: Index, body: Body | None = None) -> list[int]:
+        """Instantiate a scalar body at ``coords``; the positions of what it yields."""
+        body = body or op.body
+        assert body is not None
+        at = {f"d{i}": e for i, e in enumerate(coords)}
+        needed = _needed(body)
+        made: dict[int, int] = {}
+        for position, instr in enumerate(body.instrs):
+            if position not in needed:
+                continue
+            args = tuple(made[a] for a in instr.args)
+            if instr.op == "operand":
+                number = instr.get("number")
+                index = tuple(e.substitute(at, self.ranges) for e in op.maps[number])
+                made[position] = self.value(op.operands[number], index)
+            elif instr.op == "extract":
+                tensor = op.operands[op.attributes["captured"] + instr.get("number")]
+                known = instr.get("indices")
+                index = tuple(
+                    e.substitute(at, self.ranges) if e is not None else var(f"v{a}")
+                    for e, a in zip(known, args, strict=True)
+                )
+                made[position] = self.value(tensor, index)
+            elif instr.op == "index":
+                expr = recombine(instr.get("expr").substitute(at, self.ranges))
+                made[position] = self.add(Instr("index", (), "i64", (("expr", expr),)))
+            elif instr.op == "accumulator":
+                raise LoweringError(f"a body that reads its accumulator in an odd way, at {op.location}")
+            else:
+                made[position] = self.add(instr.as_instr(args))
+        return [made[y] for y in body.yields]
+
+    # -- operands ---------------------------------------------------------------------------------------------------
+    def _operand(self, tensor: Tensor, place: Placement, role: str) -> int:
+        site = Site(place.base, place.offset, tensor.dtype)
+        size = extent(tensor.sizes, place.strides)
+        if site not in self.sites:
+            self.sites.append(site)
+            self.roles.append(role)
+            self.sizes.append(size)
+        number = self.sites.index(site)
+        if self.roles[number] != role:
+            self.roles[number] = "readwrite"
+        if size.constant is None or (self.sizes[number].constant or 0) < size.constant:
+            self.sizes[number] = size
+        return number
+
+    # -- the kernel -------------------------------------------------------------------------------------------------
+    def finish(self, template: str, name: str, location: str, attributes: tuple[tuple[str, Any], ...] = ()) -> Kernel:
+        """The kernel; its dims are renumbered (parallel first), dead instructions dropped, symbols normalised."""
+        parallel = self._parallel_order()
+        order = [*parallel, *sorted(self.reduction)]
+        rename: dict[str, Expr | int] = {f"d{old}": var(f"d{new}") for new, old in enumerate(order)}
+        dims = tuple(Dim(self.dims[i], "reduction" if i in self.reduction else "parallel") for i in order)
+        body = _renumbered(self.instrs, rename)
+        operands = tuple(
+            Operand(s.dtype, r, size) for s, r, size in zip(self.sites, self.roles, self.sizes, strict=True)
+        )
+        spec = KernelSpec(template, dims, operands, body, (), attributes)
+        spec, symbols = normalised(spec)
+        return Kernel(spec, tuple(self.sites), symbols, name, location)
+
+    def _parallel_order(self) -> list[int]:
+        """Parallel dims by falling stride of the first store that has them all: the loop nest walks memory in order."""
+        parallel = [i for i in range(len(self.dims)) if i not in self.reduction]
+        for instr in self.instrs:
+            if instr.op != "store":
+                continue
+            steps = [instr["address"].coefficient(f"d{i}") for i in parallel]
+            if all(s is not None and s.terms for s, i in zip(steps, parallel, strict=True) if self.dims[i].constant != 1):
+                return sorted(parallel, key=lambda i: -_magnitude(instr["address"].coefficient(f"d{i}")))
+        return parallel
+
+
+def _magnitude(stride: Expr | None) -> int:
+    """A stride for sorting; symbols count as a middling 64 (only the order of strides matters)."""
+    if stride is None:
+        return 0
+    return abs(stride.evaluate({name: 64 for name in stride.variables()}))
+
+
+def _needed(body: Body) -> set[int]:
+    needed: set[int] = set()
+    stack = list(body.yields)
+    while stack:
+        position = stack.pop()
+        if position not in needed:
+            needed.add(position)
+            stack.extend(body.instrs[position].args)
+    return needed
+
+
+def _renumbered(instrs: Sequence[Instr], rename: dict[str, Expr | int]) -> tuple[Instr, ...]:
+    """Drop what no store or check needs, renumber values, rename dims in addresses."""
+    needed: set[int] = set()
+    stack = [i for i, instr in enumerate(instrs) if instr.op in ("store", "check")]
+    while stack:
+        position = stack.pop()
+        if position in needed:
+            continue
+        needed.add(position)
+        stack.extend(instrs[position].args)
+        for _, value in instrs[position].attributes:
+            if isinstance(value, Expr):
+                stack.extend(int(n[1:]) for n in value.variables() if n[0] == "v")
+    fresh = {old: new for new, old in enumerate(sorted(needed))}
+    names: dict[str, Expr | int] = {**rename, **{f"v{old}": var(f"v{new}") for old, new in fresh.items()}}
+    return tuple(
+        Instr(
+            instrs[i].op,
+            tuple(fresh[a] for a in instrs[i].args),
+            instrs[i].dtype,
+            tuple((k, v.substitute(names) if isinstance(v, Expr) else v) for k, v in instrs[i].attributes),
+        )
+        for i in sorted(needed)
+    )
+
+
+def normalised(spec: KernelSpec) -> tuple[KernelSpec, tuple[Expr, ...]]:
+    """Rename the region's symbols to ``s0, s1, …`` in order of appearance, so that equal kernels are equal specs."""
+    seen: dict[str, Expr | int] = {}
+
+    def visit(e: Expr) -> None:
+        for name in sorted(e.variables()):
+            if name[0] not in "dv" and name not in seen:
+                seen[name] = var(f"s{len(seen)}")
+
+    for dim in spec.dims:
+        visit(dim.size)
+    for operand in spec.operands:
+        visit(operand.size)
+    for _, value in [a for instr in spec.body for a in instr.attributes] + list(spec.attributes):
+        if isinstance(value, Expr):
+            visit(value)
+    if not seen:
+        return spec, ()
+
+    def fix(value: Any) -> Any:
+        return value.substitute(seen) if isinstance(value, Expr) else value
+
+    return (
+        KernelSpec(
+            spec.template,
+            tuple(Dim(fix(d.size), d.kind) for d in spec.dims),
+            tuple(Operand(o.dtype, o.role, fix(o.size)) for o in spec.operands),
+            tuple(Instr(i.op, i.args, i.dtype, tuple((k, fix(v)) for k, v in i.attributes)) for i in spec.body),
+            tuple(f"s{i}" for i in range(len(seen))),
+            tuple((k, fix(v)) for k, v in spec.attributes),
+            spec.schedule,
+        ),
+        tuple(var(name) for name in seen),
+    )

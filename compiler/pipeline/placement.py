@@ -1,0 +1,328 @@
+"""Placement: where each tensor that is stored lies in memory.
+
+A layout is nothing but the order of strides of a buffer: a convolution's result is stored channels-last because its kernel likes
+it so, pointwise consumers follow their inputs, and nothing is ever reordered except where the graph's border asks for it. Operands of
+``pad`` and ``concat`` are computed right into their part of the result's buffer; an update of an input writes into the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from effc.compiler.ir.expr import Expr, as_expr, const, product, recombine
+from effc.compiler.pipeline.fusion import Fusion, Group, is_free
+from effc.compiler.pipeline.graph import Graph, GraphOutput, Op, Tensor
+from effc.compiler.pipeline.views import Index, chain, source_index
+
+
+@dataclass(frozen=True)
+class Base:
+    """A region of memory: ``input``, ``output`` or ``buffer`` (in the arena) number ``index``."""
+
+    kind: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Element ``i`` of a tensor lies at ``offset + sum(i[k] * strides[k])`` elements from the start of ``base``."""
+
+    base: Base
+    offset: Expr
+    strides: tuple[Expr, ...]
+
+    def address(self, index: Index) -> Expr:
+        """Elements from the placement's own start (``offset`` apart)."""
+        total = const(0)
+        for i, stride in zip(index, self.strides, strict=True):
+            total = total + i * stride
+        return recombine(total)
+
+
+@dataclass
+class Layout:
+    """Placements of inputs and stored tensors, the arena's buffers (dtype and elements), and what must be copied.
+
+    ``copies``: (value, where to), in the order in which they must run; ``fills``: of a ``pad``'s border.
+    """
+
+    places: dict[Tensor, Placement] = field(default_factory=dict)
+    buffers: list[tuple[str, Expr]] = field(default_factory=list)
+    copies: list[tuple[Tensor, Placement, Op | None]] = field(default_factory=list)
+
+    def buffer(self, tensor: Tensor, strides: tuple[Expr, ...]) -> Placement:
+        """A new buffer in the arena for ``tensor``."""
+        self.buffers.append((tensor.dtype, product(tensor.sizes)))
+        return Placement(Base("buffer", len(self.buffers) - 1), const(0), strides)
+
+
+def place(graph: Graph, fusion: Fusion) -> Layout:
+    """Place every tensor that must be in memory."""
+    layout = Layout()
+    for i, source in enumerate(graph.inputs):
+        layout.places[source.tensor] = Placement(Base("input", i), const(0), source.strides)
+    stored = stored_tensors(graph, fusion)
+    for i, output in enumerate(graph.outputs):
+        _place_output(graph, fusion, layout, output, i, stored)
+    for op in reversed(graph.ops):
+        if op.kind in ("pad", "concat", "insert"):
+            _place_assembly(graph, fusion, layout, op, stored)
+    for group in fusion.groups:
+        order = _preferred_order(group, layout)
+        for op in group.ops:
+            for tensor in op.results:
+                if tensor in stored and tensor not in layout.places:
+                    layout.places[tensor] = layout.buffer(tensor, _strides(tensor, group, order))
+    for op in graph.ops:
+        if is_free(op) and op.results[0] in stored and op.results[0] not in layout.places:
+            layout.places[op.results[0]] = layout.buffer(op.results[0], row_major(op.results[0].sizes))
+    return layout
+
+
+def stored_tensors(graph: Graph, fusion: Fusion) -> set[Tensor]:
+    """Tensors that must be in memory: what leaves its group, is gathered from, assembled, or returned."""
+    stored: set[Tensor] = {chain(o.tensor)[0] for o in graph.outputs}
+    for op in graph.ops:
+        group = fusion.of.get(op)
+        plain = op.attributes.get("captured", len(op.operands))
+        for i, tensor in enumerate(op.operands):
+            root, views = chain(tensor)
+            producer = root.producer
+            if producer is None or op.is_view:
+                continue
+            if is_free(producer):
+                if not op.is_compute or op.kind not in ("generic", "contract", "conv", "argreduce", "scan", "scatter"):
+                    stored.add(root)
+            elif group is None or fusion.of.get(producer) is not group or (i >= plain and bool(root.sizes)):
+                stored.add(root)
+            del views
+    return stored
+
+
+def _place_output(
+    graph: Graph, fusion: Fusion, layout: Layout, output: GraphOutput, number: int, stored: set[Tensor]
+) -> None:
+    root, views = chain(output.tensor)
+    if output.mutates is None:
+        target = Placement(Base("output", number), const(0), output.strides)
+    else:
+        target = Placement(Base("input", output.mutates), const(0), graph.inputs[output.mutates].strides)
+    strides = _strides_before(views, target.strides)
+    computed = root.producer is not None and (root.producer in fusion.of or not is_free(root.producer))
+    if computed and root not in layout.places and strides is not None:
+        if output.mutates is None or _writes_in_place(graph, fusion, root, output.mutates):
+            layout.places[root] = Placement(target.base, target.offset, strides)
+            return
+    layout.copies.append((output.tensor, target, None))
+
+
+def _writes_in_place(graph: Graph, fusion: Fusion, root: Tensor, number: int) -> bool:
+    """Whether the producer of ``root`` may write straight into input ``number``: nobody else needs the old value elsewhere."""
+    source = graph.inputs[number].tensor
+    producer = root.producer
+    assert producer is not None
+    readers = _readers(source)
+    if producer.kind in ("insert", "scatter"):
+        return readers == [producer] and chain(producer.operands[-1])[0] is source and producer.operands[-1] is source
+    group = fusion.of.get(producer)
+    if group is None or group.kind != "loops":
+        return False
+    target = group.result_index(root)
+    for reader in readers:
+        if fusion.of.get(reader) is not group or source not in reader.operands:
+            return False
+        values = {f"d{i}": e for i, e in enumerate(group.coords[reader])}
+        plain = reader.attributes.get("captured", len(reader.operands))
+        for i, tensor in enumerate(reader.operands):
+            if tensor is source and (i >= plain or tuple(e.substitute(values) for e in reader.maps[i]) != target):
+                return False
+    return True
+
+
+def _readers(tensor: Tensor) -> list[Op]:
+    """Operations that read a tensor, directly or through views (a view of it is reported as itself when it is read)."""
+    found: list[Op] = []
+    for op in tensor.users:
+        if op.is_view:
+            found.extend(_readers(op.results[0]))
+        elif op not in found:
+            found.append(op)
+    return found
+
+
+def _strides_before(views: Sequence[Op], strides: tuple[Expr, ...]) -> tuple[Expr, ...] | None:
+    """Strides of a chain's root such that its last view has ``strides``; None where no strides do that."""
+    current: tuple[Expr, ...] | None = strides
+    for view in reversed(views):
+        if current is None:
+            return None
+        match view.kind:
+            case "cast":
+                pass
+            case "transpose":
+                found = list(current)
+                for i, axis in enumerate(view.attributes["permutation"]):
+                    found[axis] = current[i]
+                current = tuple(found)
+            case "expand":
+                current = _merged(view, current)
+            case "collapse":
+                current = _spread(view, current)
+            case _:
+                return None
+    return current
+
+
+def _merged(view: Op, strides: tuple[Expr, ...]) -> tuple[Expr, ...] | None:
+    sizes = view.results[0].sizes
+    found: list[Expr] = []
+    for group in view.attributes["groups"]:
+        wide = [i for i in group if sizes[i].constant != 1] or list(group[-1:])
+        for outer, inner in zip(wide, wide[1:], strict=False):
+            if strides[outer] != strides[inner] * sizes[inner]:
+                return None
+        found.append(strides[wide[-1]])
+    return tuple(found)
+
+
+def _spread(view: Op, strides: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    sizes = view.operands[0].sizes
+    found: list[Expr] = []
+    for stride, group in zip(strides, view.attributes["groups"], strict=True):
+        found.extend(stride * product(sizes[j] for j in group if j > i) for i in group)
+    return tuple(found) if found or not sizes else tuple(const(0) for _ in sizes)
+
+
+def _place_assembly(graph: Graph, fusion: Fusion, layout: Layout, op: Op, stored: set[Tensor]) -> None:
+    """Place an assembly's result, and its operands into their parts of it (or have them copied there)."""
+    result = op.results[0]
+    if result not in stored:
+        return
+    if result not in layout.places:
+        layout.places[result] = layout.buffer(result, _assembly_strides(op))
+    home = layout.places[result]
+    for part, offset, strides in parts(op, home):
+        target = Placement(home.base, offset, strides)
+        if op.kind == "insert":
+            if part is op.operands[1] and layout.places.get(chain(part)[0]) == home and chain(part)[0] is part:
+                continue  # in place: the destination is already there
+            layout.copies.append((part, target, op))
+            continue
+        root, views = chain(part)
+        root_strides = _strides_before(views, strides)
+        producer = root.producer
+        if producer is None or is_free(producer) or root in layout.places or root_strides is None:
+            layout.copies.append((part, target, op))
+        else:
+            layout.places[root] = Placement(home.base, offset, root_strides)
+
+
+def parts(op: Op, home: Placement) -> list[tuple[Tensor, Expr, tuple[Expr, ...]]]:
+    """(operand, offset, strides) of the part of ``home`` that each operand of an assembly fills; an insert's destination first."""
+    if op.kind == "pad":
+        return [(op.operands[0], home.offset + home.address(op.attributes["low"]), home.strides)]
+    if op.kind == "concat":
+        axis, position, found = op.attributes["axis"], const(0), []
+        for tensor in op.operands:
+            found.append((tensor, home.offset + position * home.strides[axis], home.strides))
+            position = position + tensor.sizes[axis]
+        return found
+    source, destination = op.operands
+    dropped = op.attributes["dropped"]
+    strides = tuple(s * k for s, k in zip(home.strides, op.attributes["strides"], strict=True))
+    offset = home.offset + home.address(op.attributes["offsets"])
+    return [
+        (destination, home.offset, home.strides),
+        (source, offset, tuple(s for i, s in enumerate(strides) if i not in dropped)),
+    ]
+
+
+def _assembly_strides(op: Op) -> tuple[Expr, ...]:
+    """Strides of a pad's or concat's result: channels-last where its operand comes from a convolution, else row-major."""
+    result = op.results[0]
+    rank = len(result.sizes)
+    if rank >= 3 and any(_comes_from_convolution(t) for t in op.operands):
+        return ordered_strides(result.sizes, [0, *range(2, rank), 1])
+    feeds = [u for u in result.users if u.kind == "conv"] + [
+        u for v in result.users if v.is_view for u in v.results[0].users if u.kind == "conv"
+    ]
+    if rank >= 3 and feeds:
+        return ordered_strides(result.sizes, [0, *range(2, rank), 1])
+    return row_major(result.sizes)
+
+
+def _comes_from_convolution(tensor: Tensor, depth: int = 8) -> bool:
+    """Whether a tensor is a convolution's result, or a pointwise or pooled function of one (near enough to keep its layout)."""
+    producer = chain(tensor)[0].producer
+    if producer is None or depth == 0:
+        return False
+    if producer.kind == "conv":
+        return True
+    rank = len(tensor.sizes)
+    return any(len(t.sizes) == rank and _comes_from_convolution(t, depth - 1) for t in producer.operands)
+
+
+def _preferred_order(group: Group, layout: Layout) -> list[int]:
+    """The group's parallel dims from outermost to innermost in memory."""
+    parallel = [i for i in range(len(group.dims)) if i not in group.reduction]
+    founder = group.ops[0]
+    if group.kind == "conv":
+        weights = {n for e in founder.maps[1] for n in e.variables()}
+        return [i for i in parallel if f"d{i}" not in weights] + [i for i in parallel if f"d{i}" in weights]
+    if group.kind != "loops":
+        return parallel
+    best: list[int] | None = None
+    for op in group.ops:
+        values = {f"d{i}": e for i, e in enumerate(group.coords[op])}
+        for tensor, amap in zip(op.operands, op.maps, strict=False):
+            root, views = chain(tensor)
+            home = layout.places.get(root)
+            if home is None:
+                continue
+            index = source_index(views, tuple(e.substitute(values) for e in amap), group.ranges)
+            address = home.address(index)
+            steps = [address.coefficient(f"d{i}") for i in parallel]
+            known = [s.constant if s is not None else None for s in steps]
+            wide = [k for k, i in zip(known, parallel, strict=True) if group.dims[i].constant != 1]
+            if all(k is not None and k > 0 for k in wide):
+                order = sorted(range(len(parallel)), key=lambda j: -(known[j] or 0))
+                found = [parallel[j] for j in order]
+                if found != parallel:
+                    return found
+                best = found
+    return best or parallel
+
+
+def _strides(tensor: Tensor, group: Group, order: list[int]) -> tuple[Expr, ...]:
+    """Strides of a stored result in its group's preferred order, where its dims are the group's own; else row-major."""
+    index = group.result_index(tensor)
+    position = {f"d{i}": k for k, i in enumerate(order)}
+    names = [str(e) for e in index]
+    wide = [k for k, size in enumerate(tensor.sizes) if size.constant != 1]
+    if any(names[k] not in position for k in wide):
+        return row_major(tensor.sizes)
+    ranked = sorted(range(len(names)), key=lambda k: (position.get(names[k], -1), k))
+    return ordered_strides(tensor.sizes, ranked)
+
+
+def ordered_strides(sizes: tuple[Expr, ...], order: Sequence[int]) -> tuple[Expr, ...]:
+    """Dense strides with the dims of ``order`` from outermost to innermost."""
+    found = [const(1)] * len(sizes)
+    step = const(1)
+    for i in reversed(order):
+        found[i] = step
+        step = step * sizes[i]
+    return tuple(found)
+
+
+def row_major(sizes: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    return ordered_strides(sizes, range(len(sizes)))
+
+
+def extent(sizes: Sequence[Expr], strides: Sequence[Expr]) -> Expr:
+    """Elements from the first to past the last of a tensor (for sizes of at least 1)."""
+    total = as_expr(1)
+    for size, stride in zip(sizes, strides, strict=True):
+        total = total + (size - 1) * stride
+    return total

@@ -1,0 +1,346 @@
+"""Reading the graph IR: an MLIR module with ``@main`` → ``Graph``.
+
+Scalars that a generic captures from outside (constants, symbols, arithmetic on them) become instructions of its body, so a
+``Body`` is closed. ``linalg.fill`` is a generic without operands; a reduction's or contraction's init must be the fill of its identity.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from torch_mlir import ir
+
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.expr import Expr, as_expr, const, product
+from effc.compiler.pipeline.bodies import BodyReader, identity_of, split_reduction
+from effc.compiler.pipeline.graph import Body, BodyInstr, Graph, GraphInput, GraphOutput, Op, Tensor
+from effc.compiler.pipeline.sizes import Sizes, affine_expr
+
+
+def read_graph(module: ir.Module) -> Graph:
+    """The graph of ``@main``; LoweringError names an op that is not part of the graph IR."""
+    main = next((f for f in module.body.operations if "main" in str(f.operation.attributes.get("sym_name", ""))), None)
+    if main is None:
+        raise LoweringError("the module has no function @main")
+    return _Reader(main.operation).read()
+
+
+class _Reader:
+    def __init__(self, function: ir.Operation) -> None:
+        self.function = function
+        self.sizes = Sizes()
+        self.tensors: dict[ir.Value, Tensor] = {}
+        self.ops: list[Op] = []
+        self.bodies = BodyReader(self.sizes, self._tensor)
+
+    def read(self) -> Graph:
+        block = self.function.regions[0].blocks[0]
+        symbols: list[str] = []
+        inputs: list[GraphInput] = []
+        arguments = self.function.attributes["arg_attrs"] if "arg_attrs" in self.function.attributes else [{}] * len(block.arguments)
+        for value, attributes in zip(block.arguments, arguments, strict=True):
+            if isinstance(value.type, ir.IndexType):
+                symbols.append(attributes["effc.symbol"].value)
+                self.sizes.define_index(value, as_expr(symbols[-1]))
+            else:
+                inputs.append(self._input(value, attributes))
+        outputs: list[GraphOutput] = []
+        for op in block.operations:
+            if op.operation.name == "func.return":
+                outputs = self._outputs(op.operation)
+            else:
+                self._read(op.operation)
+        return Graph(tuple(symbols), inputs, self.ops, outputs)
+
+    # -- borders ----------------------------------------------------------------------------------------------------
+    def _input(self, value: ir.Value, attributes: Any) -> GraphInput:
+        static = [int(d) for d in value.type.shape]
+        sizes = _texts(attributes, "effc.sizes") or tuple(const(d) for d in static)
+        tensor = self._define(value, sizes, None)
+        param = attributes["effc.param"].value if "effc.param" in attributes else ""
+        return GraphInput(tensor, _texts(attributes, "effc.strides") or row_major(sizes), param)
+
+    def _outputs(self, ret: ir.Operation) -> list[GraphOutput]:
+        attributes = self.function.attributes["res_attrs"] if "res_attrs" in self.function.attributes else [{}] * len(ret.operands)
+        found = []
+        for value, attribute in zip(ret.operands, attributes, strict=True):
+            tensor = self._tensor(value)
+            mutates = attribute["effc.mutates"].value if "effc.mutates" in attribute else None
+            found.append(GraphOutput(tensor, _texts(attribute, "effc.strides") or row_major(tensor.sizes), mutates))
+        return found
+
+    # -- operations -------------------------------------------------------------------------------------------------
+    def _read(self, op: ir.Operation) -> None:
+        handler = _HANDLERS.get(op.name)
+        if handler is not None:
+            handler(self, op)
+        elif op.name.startswith("effc."):
+            self._effc(op)
+        elif any(isinstance(r.type, ir.RankedTensorType) for r in op.results):
+            raise LoweringError(f"{op.name} is not part of the graph IR, at {location(op)}")
+
+    def _empty(self, op: ir.Operation) -> None:
+        sizes = self.sizes.mixed(op.results[0].type.shape, op.operands)
+        self._define(op.results[0], sizes, None)
+
+    def _constant(self, op: ir.Operation) -> None:
+        if isinstance(op.results[0].type, ir.RankedTensorType):
+            attribute = ir.DenseElementsAttr(op.attributes["value"])
+            if not attribute.is_splat:
+                raise LoweringError(f"a constant tensor that is not a splat, at {location(op)}")
+            sizes = tuple(const(int(d)) for d in op.results[0].type.shape)
+            self._fill_op(op, sizes, self.bodies.constant(attribute.get_splat_value()))
+
+    def _fill(self, op: ir.Operation) -> None:
+        self._fill_op(op, self.sizes.shape(op.operands[1]), self.bodies.scalar(op.operands[0]))
+
+    def _fill_op(self, op: ir.Operation, sizes: tuple[Expr, ...], body: Body) -> None:
+        dims = tuple(as_expr(f"d{i}") for i in range(len(sizes)))
+        node = self._op(op, "fill", [], [sizes])
+        node.dims, node.iterators, node.body = sizes, ("parallel",) * len(sizes), body
+        node.result_maps = (dims,)
+
+    def _generic(self, op: ir.Operation) -> None:
+        inputs, inits = _split_operands(op)
+        maps = [tuple(affine_expr(str(r)) for r in ir.AffineMapAttr(m).value.results) for m in op.attributes["indexing_maps"]]
+        iterators = tuple("reduction" if "reduction" in str(i) else "parallel" for i in op.attributes["iterator_types"])
+        body, captured, reads_init = self.bodies.generic(op, len(inputs))
+        reduces = "reduction" in iterators
+        operands = [self._tensor(v) for v in inputs]
+        input_maps = maps[: len(inputs)]
+        if not reduces and reads_init:  # an init that is read is one more operand
+            operands += [self._tensor(v) for v in inits]
+            input_maps = maps
+            body = _accumulators_as_operands(body, len(inputs))
+        kind = "conv" if "effc.op" in op.attributes and "conv" in str(op.attributes["effc.op"]) else "generic"
+        node = self._op(op, kind, [*operands, *captured], [self.sizes.shape(v) for v in inits])
+        node.dims = self._dims(len(iterators), inputs, inits, maps)
+        node.iterators, node.maps, node.result_maps = iterators, tuple(input_maps), tuple(maps[len(inputs) :])
+        node.attributes["captured"] = len(operands)
+        if reduces:
+            body, kinds = split_reduction(body, node.location)
+            if kind == "conv" and kinds != ("add",):
+                raise LoweringError(f"a convolution that does not sum, at {node.location}")
+            node.attributes["reduce"] = kinds
+            for value, reduce_kind, result in zip(inits, kinds, node.results, strict=True):
+                self._require_identity(value, reduce_kind, result.dtype, node.location)
+        node.body = body
+
+    def _contract(self, op: ir.Operation) -> None:
+        inputs, inits = _split_operands(op)
+        maps = [tuple(affine_expr(str(r)) for r in ir.AffineMapAttr(m).value.results) for m in op.attributes["indexing_maps"]]
+        node = self._op(op, "contract", [self._tensor(v) for v in inputs], [self.sizes.shape(inits[0])])
+        count = max(int(name[1:]) for m in maps for e in m for name in e.variables()) + 1
+        output = {name for e in maps[2] for name in e.variables()}
+        node.iterators = tuple("parallel" if f"d{i}" in output else "reduction" for i in range(count))
+        node.dims = self._dims(count, inputs, inits, maps)
+        node.maps, node.result_maps = tuple(maps[:2]), (maps[2],)
+        self._require_identity(inits[0], "add", node.results[0].dtype, node.location)
+        node.body = self.bodies.product([t.dtype for t in node.operands], node.results[0].dtype)
+        node.attributes["reduce"] = ("add",)
+        node.attributes["captured"] = 2
+
+    def _require_identity(self, init: ir.Value, kind: str, dtype: str, where: str) -> None:
+        producer = self._tensor(init).producer
+        constant = producer.body.instrs[-1].get("value") if producer and producer.kind == "fill" and producer.body else None
+        if constant not in identity_of(kind, dtype):
+            raise LoweringError(f"a reduction ({kind}) that does not start from its identity but from {constant}, at {where}")
+
+    def _dims(
+        self, count: int, inputs: list[ir.Value], inits: list[ir.Value], maps: list[tuple[Expr, ...]]
+    ) -> tuple[Expr, ...]:
+        """Sizes of the iteration space: of each dimension, the size of an operand's dimension that it alone indexes."""
+        found: dict[str, Expr] = {}
+        for value, results in reversed(list(zip([*inputs, *inits], maps, strict=True))):
+            for size, e in zip(self.sizes.shape(value), results, strict=True):
+                names = e.variables()
+                if len(names) == 1 and e == as_expr(next(iter(names))):
+                    found[str(e)] = size
+        missing = [f"d{i}" for i in range(count) if f"d{i}" not in found]
+        if missing:
+            raise LoweringError(f"no operand fixes the size of the loop dimensions {', '.join(missing)}")
+        return tuple(found[f"d{i}"] for i in range(count))
+
+    def _slice(self, op: ir.Operation) -> None:
+        offsets, sizes, strides = self._offsets_sizes_strides(op, 1)
+        dropped = _dropped_dims(sizes, [int(d) for d in op.results[0].type.shape])
+        node = self._op(op, "slice", [self._tensor(op.operands[0])], [tuple(s for i, s in enumerate(sizes) if i not in dropped)])
+        node.attributes.update(offsets=offsets, strides=strides, dropped=dropped)
+
+    def _insert(self, op: ir.Operation) -> None:
+        offsets, sizes, strides = self._offsets_sizes_strides(op, 2)
+        source, dest = self._tensor(op.operands[0]), self._tensor(op.operands[1])
+        node = self._op(op, "insert", [source, dest], [dest.sizes])
+        dropped = _dropped_dims(sizes, [int(d) for d in op.operands[0].type.shape])
+        node.attributes.update(offsets=offsets, strides=strides, dropped=dropped)
+
+    def _offsets_sizes_strides(
+        self, op: ir.Operation, first: int
+    ) -> tuple[tuple[Expr, ...], tuple[Expr, ...], tuple[Expr, ...]]:
+        counts = [int(n) for n in op.attributes["operandSegmentSizes"]][-3:]
+        values = list(op.operands)[first:]
+        a, b = counts[0], counts[0] + counts[1]
+        return (
+            self.sizes.mixed(op.attributes["static_offsets"], values[:a]),
+            self.sizes.mixed(op.attributes["static_sizes"], values[a:b]),
+            self.sizes.mixed(op.attributes["static_strides"], values[b:]),
+        )
+
+    def _expand(self, op: ir.Operation) -> None:
+        sizes = self.sizes.mixed(op.attributes["static_output_shape"], list(op.operands)[1:])
+        self._reshape(op, "expand", sizes)
+
+    def _collapse(self, op: ir.Operation) -> None:
+        source = self.sizes.shape(op.operands[0])
+        groups = [[ir.IntegerAttr(i).value for i in g] for g in op.attributes["reassociation"]]
+        self._reshape(op, "collapse", tuple(product(source[i] for i in g) for g in groups))
+
+    def _reshape(self, op: ir.Operation, kind: str, sizes: tuple[Expr, ...]) -> None:
+        node = self._op(op, kind, [self._tensor(op.operands[0])], [sizes])
+        node.attributes["groups"] = tuple(tuple(ir.IntegerAttr(i).value for i in g) for g in op.attributes["reassociation"])
+
+    def _transpose(self, op: ir.Operation) -> None:
+        node = self._op(op, "transpose", [self._tensor(op.operands[0])], [self.sizes.shape(op.operands[1])])
+        node.attributes["permutation"] = tuple(int(p) for p in op.attributes["permutation"])
+
+    def _broadcast(self, op: ir.Operation) -> None:
+        node = self._op(op, "broadcast", [self._tensor(op.operands[0])], [self.sizes.shape(op.operands[1])])
+        node.attributes["added"] = tuple(int(d) for d in op.attributes["dimensions"])
+
+    def _cast(self, op: ir.Operation) -> None:
+        self._op(op, "cast", [self._tensor(op.operands[0])], [self.sizes.shape(op.operands[0])])
+
+    def _pad(self, op: ir.Operation) -> None:
+        source = self._tensor(op.operands[0])
+        counts = [int(n) for n in op.attributes["operandSegmentSizes"]]
+        values = list(op.operands)[1:]
+        low = self.sizes.mixed(op.attributes["static_low"], values[: counts[1]])
+        high = self.sizes.mixed(op.attributes["static_high"], values[counts[1] :])
+        node = self._op(op, "pad", [source], [tuple(a + s + b for a, s, b in zip(low, source.sizes, high, strict=True))])
+        yielded = op.regions[0].blocks[0].operations[-1 + len(op.regions[0].blocks[0].operations)].operands[0]
+        node.body = self.bodies.scalar(yielded)
+        node.attributes.update(low=low)
+
+    def _concat(self, op: ir.Operation) -> None:
+        operands = [self._tensor(v) for v in op.operands]
+        axis = ir.IntegerAttr(op.attributes["dim"]).value
+        sizes = list(operands[0].sizes)
+        for other in operands[1:]:
+            sizes[axis] = sizes[axis] + other.sizes[axis]
+        self._op(op, "concat", operands, [tuple(sizes)]).attributes["axis"] = axis
+
+    def _effc(self, op: ir.Operation) -> None:
+        """An op of the effc dialect: tensor operands, of which the last ``len(results)`` are the destinations."""
+        operands = [self._tensor(v) for v in op.operands if isinstance(v.type, ir.RankedTensorType)]
+        count = len(op.results)
+        destinations = operands[len(operands) - count :] if count else []
+        node = self._op(op, op.name.removeprefix("effc."), operands, [d.sizes for d in destinations])
+        node.attributes.update({name: _plain(op.attributes[name]) for name in op.attributes})
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+    def _op(self, op: ir.Operation, kind: str, operands: list[Tensor], shapes: list[tuple[Expr, ...]]) -> Op:
+        node = Op(kind, operands, [], location(op))
+        for tensor in operands:
+            tensor.users.append(node)
+        node.results = [self._define(value, sizes, node) for value, sizes in zip(op.results, shapes, strict=True)]
+        self.ops.append(node)
+        return node
+
+    def _define(self, value: ir.Value, sizes: tuple[Expr, ...], producer: Op | None) -> Tensor:
+        self.sizes.define_shape(value, sizes)
+        tensor = Tensor(f"t{len(self.tensors)}", str(value.type.element_type), sizes, producer)
+        self.tensors[value] = tensor
+        return tensor
+
+    def _tensor(self, value: ir.Value) -> Tensor:
+        return self.tensors[value]
+
+
+_HANDLERS: dict[str, Callable[[_Reader, ir.Operation], None]] = {
+    "tensor.empty": _Reader._empty,
+    "arith.constant": _Reader._constant,
+    "linalg.fill": _Reader._fill,
+    "linalg.generic": _Reader._generic,
+    "linalg.contract": _Reader._contract,
+    "linalg.transpose": _Reader._transpose,
+    "linalg.broadcast": _Reader._broadcast,
+    "tensor.extract_slice": _Reader._slice,
+    "tensor.insert_slice": _Reader._insert,
+    "tensor.expand_shape": _Reader._expand,
+    "tensor.collapse_shape": _Reader._collapse,
+    "tensor.cast": _Reader._cast,
+    "tensor.pad": _Reader._pad,
+    "tensor.concat": _Reader._concat,
+}
+
+
+def row_major(sizes: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """Strides in elements of a contiguous tensor."""
+    return tuple(product(sizes[i + 1 :]) for i in range(len(sizes)))
+
+
+def location(op: ir.Operation) -> str:
+    """``model.py:12`` of an op's location, ``""`` where there is none."""
+    found = re.search(r'"([^"]*)":(\d+)', str(op.location))
+    return f"{found[1]}:{found[2]}" if found else ""
+
+
+def _texts(attributes: Any, name: str) -> tuple[Expr, ...] | None:
+    if name not in attributes:
+        return None
+    return tuple(as_expr(ir.StringAttr(t).value) for t in ir.ArrayAttr(attributes[name]))
+
+
+def _split_operands(op: ir.Operation) -> tuple[list[ir.Value], list[ir.Value]]:
+    count = int(ir.DenseI32ArrayAttr(op.attributes["operandSegmentSizes"])[0])
+    values = list(op.operands)
+    return values[:count], values[count:]
+
+
+def _dropped_dims(sizes: tuple[Expr, ...], result: list[int]) -> frozenset[int]:
+    """Which unit dims a rank-reducing slice drops: the earliest that let the rest match the result's static sizes."""
+    dropped: set[int] = set()
+    position = 0
+    for i, size in enumerate(sizes):
+        left = len(sizes) - i - (len(result) - position)
+        matches = position < len(result) and (size.constant is None or size.constant == result[position])
+        if size.constant == 1 and left > 0 and not (matches and _rest_matches(sizes[i + 1 :], result[position + 1 :])):
+            dropped.add(i)
+        elif left > 0 and not matches:
+            dropped.add(i)
+        else:
+            position += 1
+    return frozenset(dropped)
+
+
+def _rest_matches(sizes: tuple[Expr, ...], result: list[int]) -> bool:
+    """Whether ``result`` is ``sizes`` without some of its unit dims."""
+    if not sizes:
+        return not result
+    if result and (sizes[0].constant is None or sizes[0].constant == result[0]) and _rest_matches(sizes[1:], result[1:]):
+        return True
+    return sizes[0].constant == 1 and _rest_matches(sizes[1:], result)
+
+
+def _accumulators_as_operands(body: Body, inputs: int) -> Body:
+    def one(instr: BodyInstr) -> BodyInstr:
+        if instr.op != "accumulator":
+            return instr
+        return BodyInstr("operand", (), instr.dtype, (("number", inputs + instr.get("number")),))
+
+    return Body(tuple(one(i) for i in body.instrs), body.yields)
+
+
+def _plain(attribute: ir.Attribute) -> Any:
+    """A Python value of an attribute: int, float, bool, string, or a tuple of them."""
+    if isinstance(attribute, ir.BoolAttr | ir.IntegerAttr | ir.FloatAttr | ir.StringAttr):
+        return attribute.value
+    if isinstance(attribute, ir.ArrayAttr):
+        return tuple(_plain(a) for a in attribute)
+    if isinstance(attribute, ir.AffineMapAttr):
+        return tuple(affine_expr(str(r)) for r in attribute.value.results)
+    if isinstance(attribute, ir.DenseI64ArrayAttr):
+        return tuple(int(v) for v in attribute)
+    return str(attribute)

@@ -1,0 +1,224 @@
+"""The kernels of a region in the order in which they run.
+
+A *step* makes one kernel: of a fused group, of a copy that placement asked for, or of a border that ``pad`` fills. Steps are ordered by
+what they read and write, and among those that could run, by the order of the user's program.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from effc.compiler.ir.expr import Expr, const, product, var
+from effc.compiler.pipeline.fusion import Fusion, Group, is_free
+from effc.compiler.pipeline.graph import Graph, Op, Tensor
+from effc.compiler.pipeline.kernels import Kernel, KernelBuilder
+from effc.compiler.pipeline.placement import Base, Layout, Placement
+from effc.compiler.pipeline.special import SPECIAL, build_special
+from effc.compiler.pipeline.views import chain
+
+#: A padded tensor of up to this many elements is filled whole, which is one kernel instead of one a side.
+_FILL_WHOLE = 1 << 12
+
+
+@dataclass(eq=False)
+class Step:
+    """``build`` makes the kernel; ``reads`` are tensors in memory, ``writes`` the base written; ``after`` must run earlier."""
+
+    priority: int
+    build: Callable[[], Kernel]
+    reads: set[Tensor]
+    base: Base
+    after: set[Step] = field(default_factory=set)
+
+
+def order_steps(graph: Graph, fusion: Fusion, layout: Layout) -> list[Step]:
+    """All steps of the region, in running order."""
+    return _Planner(graph, fusion, layout).run()
+
+
+class _Planner:
+    def __init__(self, graph: Graph, fusion: Fusion, layout: Layout) -> None:
+        self.graph, self.fusion, self.layout = graph, fusion, layout
+        self.position = {op: i for i, op in enumerate(graph.ops)}
+        self.steps: list[Step] = []
+        self.writers: dict[Tensor, list[Step]] = {}  # of a tensor's own values (parts of an assembly: see _written_by)
+        self.owned: dict[Op, list[Step]] = {}  # copies and fills that complete an assembly's result
+
+    def run(self) -> list[Step]:
+        for group in self.fusion.groups:
+            self._group(group)
+        for op in self.graph.ops:
+            if is_free(op) and op.results[0] in self.layout.places:
+                self._copy(op.results[0], self.layout.places[op.results[0]], None, stored=op.results[0])
+            if op.kind == "pad" and op.results[0] in self.layout.places:
+                self._border(op)
+        for tensor, target, owner in self.layout.copies:
+            self._copy(tensor, target, owner)
+        self._connect()
+        return _sorted(self.steps)
+
+    # -- making steps -----------------------------------------------------------------------------------------------
+    def _group(self, group: Group) -> None:
+        stored = [t for op in group.ops for t in op.results if t in self.layout.places]
+        if not stored and not any(op.kind == "check" for op in group.ops):
+            return
+        reads = {
+            root
+            for op in group.ops
+            for t in op.operands
+            if (root := chain(t)[0]) in self.layout.places and root.producer not in group.coords
+        }
+        base = self.layout.places[stored[0]].base if stored else Base("none", 0)
+
+        def build() -> Kernel:
+            founder = group.ops[0]
+            if group.kind in SPECIAL:
+                return build_special(founder, self.layout)
+            builder = KernelBuilder(self.layout, group.dims, group.reduction, group)
+            for tensor in stored:
+                index = group.result_index(tensor)
+                builder.store(builder.value(tensor, tensor_index(tensor)), tensor, self.layout.places[tensor], index)
+            template = "loops" if group.kind == "loops" else "contraction"
+            return builder.finish(template, kernel_name(group), founder.location)
+
+        step = Step(max(self.position[op] for op in group.ops), build, reads, base)
+        self.steps.append(step)
+        for tensor in stored:
+            self.writers.setdefault(tensor, []).append(step)
+
+    def _copy(self, tensor: Tensor, target: Placement, owner: Op | None, stored: Tensor | None = None) -> None:
+        root = chain(tensor)[0]
+        reads = {root} if root in self.layout.places and root is not stored else set()
+
+        def build() -> Kernel:
+            places = {k: v for k, v in self.layout.places.items() if k is not stored}
+            builder = KernelBuilder(Layout(places), tensor.sizes, frozenset())
+            index = tensor_index(tensor)
+            builder.store(builder.value(tensor, index), tensor, target, index)
+            return builder.finish("loops", "copy", owner.location if owner else "")
+
+        before = root.producer if root.producer in self.position else None
+        priority = max(self.position[owner] if owner else -1, self.position[before] if before else -1)
+        step = Step(priority if owner or stored else len(self.position), build, reads, target.base)
+        self.steps.append(step)
+        if owner is not None:
+            step.after.update(self.owned.get(owner, []))
+            self.owned.setdefault(owner, []).append(step)
+        if stored is not None:
+            self.writers.setdefault(stored, []).append(step)
+
+    def _border(self, op: Op) -> None:
+        """Steps that fill a pad's border; they touch nothing that the operand's own values occupy."""
+        place, result, source = self.layout.places[op.results[0]], op.results[0], op.operands[0]
+        low: tuple[Expr, ...] = op.attributes["low"]
+        boxes: list[tuple[list[Expr], list[Expr]]] = []
+        inside_low, inside_size = [const(0)] * len(low), list(result.sizes)
+        for i, size in enumerate(source.sizes):
+            high = result.sizes[i] - low[i] - size
+            for start, width in ((const(0), low[i]), (low[i] + size, high)):
+                if width.constant != 0:
+                    starts, sizes = list(inside_low), list(inside_size)
+                    starts[i], sizes[i] = start, width
+                    boxes.append((starts, sizes))
+            inside_low[i], inside_size[i] = low[i], size
+        for starts, sizes in boxes:
+            self._fill(op, starts, sizes, place)
+
+    def _fill(self, op: Op, starts: list[Expr], sizes: list[Expr], place: Placement) -> None:
+        result = op.results[0]
+        target = Placement(place.base, place.offset + place.address(tuple(starts)), place.strides)
+        box = Tensor(f"{result.name}.border", result.dtype, tuple(sizes))
+
+        def build() -> Kernel:
+            dims = tuple(sizes)
+            builder = KernelBuilder(self.layout, dims, frozenset())
+            fill = Op("fill", [], [box], op.location, dims, ("parallel",) * len(dims), body=op.body)
+            fill.result_maps = (tensor_index(box),)
+            box.producer = fill
+            builder.store(builder.value(box, tensor_index(box)), box, target, tensor_index(box))
+            return builder.finish("loops", "pad", op.location)
+
+        step = Step(self.position[op], build, set(), place.base)
+        self.steps.append(step)
+        self.owned.setdefault(op, []).append(step)
+
+    # -- order ------------------------------------------------------------------------------------------------------
+    def _connect(self) -> None:
+        for step in self.steps:
+            for tensor in step.reads:
+                step.after.update(s for s in self._written_by(tensor) if s is not step)
+        readers: dict[int, list[Step]] = {}
+        inputs = {source.tensor: i for i, source in enumerate(self.graph.inputs)}
+        for step in self.steps:
+            for tensor in step.reads:
+                if tensor in inputs:
+                    readers.setdefault(inputs[tensor], []).append(step)
+        for step in self.steps:
+            if step.base.kind == "input":
+                step.after.update(s for s in readers.get(step.base.index, []) if s is not step)
+
+    def _written_by(self, tensor: Tensor) -> list[Step]:
+        found = list(self.writers.get(tensor, []))
+        producer = tensor.producer
+        if producer is not None and producer in self.owned:
+            found += self.owned[producer]
+        if producer is not None and producer.kind in ("pad", "concat", "insert"):
+            home = self.layout.places[tensor]
+            for operand in producer.operands:
+                root = chain(operand)[0]
+                place = self.layout.places.get(root)
+                if place is not None and place.base == home.base:
+                    found += self._written_by(root)
+        return found
+
+
+def _sorted(steps: Iterable[Step]) -> list[Step]:
+    steps = list(steps)
+    number = {step: i for i, step in enumerate(steps)}
+    waiting = {step: len(step.after) for step in steps}
+    followers: dict[Step, list[Step]] = {}
+    for step in steps:
+        for before in step.after:
+            followers.setdefault(before, []).append(step)
+    ready = [(s.priority, number[s]) for s in steps if not waiting[s]]
+    heapq.heapify(ready)
+    found: list[Step] = []
+    while ready:
+        step = steps[heapq.heappop(ready)[1]]
+        found.append(step)
+        for follower in followers.get(step, []):
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                heapq.heappush(ready, (follower.priority, number[follower]))
+    if len(found) != len(steps):
+        from effc.compiler.ir.errors import LoweringError
+
+        raise LoweringError("an update of an input is needed before its old value is read for the last time")
+    return found
+
+
+def tensor_index(tensor: Tensor) -> tuple[Expr, ...]:
+    return tuple(var(f"d{i}") for i in range(len(tensor.sizes)))
+
+
+def kernel_name(group: Group) -> str:
+    """A readable name: what the members compute, repeated words once."""
+    words: list[str] = []
+    for op in group.ops:
+        if op.kind != "generic":
+            word = op.kind
+        elif op.reduction_dims:
+            word = "+".join(op.attributes["reduce"])
+        else:
+            assert op.body is not None
+            last = op.body.instrs[op.body.yields[0]].op
+            word = last.rsplit(".", 1)[-1]
+        if not words or words[-1] != word:
+            words.append(word)
+    return "+".join(words[:6]) + ("+…" if len(words) > 6 else "")
+
+
+def elements(tensor: Tensor) -> Expr:
+    return product(tensor.sizes)
