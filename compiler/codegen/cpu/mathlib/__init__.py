@@ -78,13 +78,13 @@ def function_for(op: str, dtype: str, lanes: int, fma: bool = True) -> tuple[str
     result = _body(b, op, dtype, arguments)
     if result is None:
         return None
-    name = f"effc_{op.removeprefix('math.')}_{dtype}x{lanes}{'' if fma else '_nofma'}"
+    name = f"vec_{op.removeprefix('math.')}_{dtype}x{lanes}{'' if fma else '_nofma'}"
     return name, b.function(name, arguments, result)
 
 
 def _body(b: Builder, op: str, dtype: str, arguments: list[Value]) -> Value | None:
     if op == "math.ipowi":
-        return power.integer_power(b, *arguments) if dtype in ("i32", "i64") else None
+        return power.integer_power(b, *arguments) if dtype in ("i8", "i16", "i32", "i64") else None
     if dtype not in ("f32", "f64"):
         return None
     if op in GENERIC:

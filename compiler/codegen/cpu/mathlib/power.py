@@ -51,7 +51,7 @@ def round_away(b: Builder, x: Value) -> Value:
 
 def integer_power(b: Builder, x: Value, n: Value) -> Value:
     """x^n modulo the width; a negative n gives 1/x^-n as an integer: 0 except for x = 1 and -1 (and 0, taken as 0)."""
-    bits = 32 if x.element == "i32" else 64
+    bits = int(x.element[1:])
     result, base = b.constant(1, x.element), x
     for k in range(bits - 1):
         bit = (b.op("arith.shrui", [n, b.constant(k, x.element)], x.element) & 1).compare("ne", 0)
