@@ -1,4 +1,4 @@
-"""``effc-opt``: run any list of passes on graph IR as text. What ``lit/`` tests use, and what reproducers are written for.
+"""``effc-opt``: run any list of passes on graph IR as text. ``lit/`` tests use it, and reproducers are written for it.
 
     effc-opt FILE.mlir -p 'pass{option=value},mlir:canonicalize'
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
-import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,9 +74,7 @@ def run(
 
 def passes() -> dict[str, type[Pass]]:
     """Every pass there is: those of ``effc.passes`` and those that the pipeline itself holds."""
-    pipeline = importlib.import_module("effc.compiler.pipeline")
-    for module in pkgutil.iter_modules(pipeline.__path__):
-        importlib.import_module(f"{pipeline.__name__}.{module.name}")
+    importlib.import_module("effc.compiler.pipeline")
     return importlib.import_module("effc.passes").registry()
 
 

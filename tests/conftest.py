@@ -59,7 +59,7 @@ Compiler = Callable[..., Callable[..., Any]]
 
 @pytest.fixture
 def compiled() -> Compiler:
-    """``compiled(model, **options)``: through effc with ``fallback="error"``, so that what ATen would run fails the test.
+    """``compiled(model, **options)``: through effc with ``fallback="error"``, so that what falls back fails the test.
 
     ``dynamic=`` and ``fullgraph=`` go to ``torch.compile``; all else are options of effc.
     """

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
+from torch_mlir import ir
+
 from effc.compiler.ir.errors import EffcError, LoweringError, OptionError
 from effc.compiler.ir.instruments import Dump, Reproducer, Timing
 from effc.compiler.ir.pass_text import format_pipeline, parse_pipeline
 from effc.compiler.ir.passes import Pass, PassManager, Upstream, register
-from torch_mlir import ir
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,13 @@ def test_text_and_passes_say_the_same(text: str, steps: tuple[Pass, ...]) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("exampel", "no pass is named 'exampel'; nearest: example; a pass of MLIR's own is mlir:NAME"),
-        ("zzz", "no pass is named 'zzz'; there are: breaks, example, required; a pass of MLIR's own is mlir:NAME"),
-        ("example{ranks=1}", "pass 'example' has no option 'ranks'; nearest: rank"),
+        (
+            "exampel",
+            "no pass is named 'exampel'; did you mean 'example'? (known: breaks, example, required); "
+            "a pass of MLIR's own is mlir:NAME",
+        ),
+        ("zzz", "no pass is named 'zzz'; (known: breaks, example, required); a pass of MLIR's own is mlir:NAME"),
+        ("required{ranks=1}", "pass 'required' has no option 'ranks'; did you mean 'rank'? (known: rank)"),
         ("example{rank=two}", "pass 'example': rank=two is not a whole number"),
         ("example{rank=1,rank=2}", "pass 'example': option 'rank' stands twice"),
         ("example{rank}", "pass 'example': option 'rank' needs a value: rank=…"),
@@ -160,6 +165,6 @@ def test_what_a_pass_raises_names_the_pass() -> None:
 def test_an_unknown_upstream_option_is_an_option_error() -> None:
     with (
         ir.Context(),
-        pytest.raises(OptionError, match="'mlir:cse{depth=1}' is not a pass of MLIR: .*no such option depth"),
+        pytest.raises(OptionError, match=r"'mlir:cse\{depth=1\}' is not a pass of MLIR: .*no such option depth"),
     ):
         Upstream("cse{depth=1}").parse()

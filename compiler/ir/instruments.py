@@ -47,7 +47,7 @@ class Dump(Instrument):
 
 
 class Reproducer(Instrument):
-    """Keeps the IR before each pass; on a failure writes ``path``: a file that ``effc-opt`` runs to the same failure."""
+    """Keeps the IR before each pass; on a failure writes ``path``, which ``effc-opt`` runs to the same failure."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -19,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from effc.compiler.ir.errors import OptionError
+from effc.compiler.ir.options import suggest
 from effc.compiler.ir.passes import Pass, Upstream
 
 _STEP = re.compile(r"(?P<name>[A-Za-z][\w-]*)\s*(?:\{(?P<options>.*)\})?", re.DOTALL)
@@ -49,7 +49,7 @@ def _parse_step(text: str, known: Mapping[str, type[Pass]]) -> Pass:
         raise OptionError(f"'{text}' is not a pass; write NAME, NAME{{option=value,…}} or {_UPSTREAM}NAME")
     name, options = match["name"], match["options"] or ""
     if name not in known:
-        raise OptionError(f"no pass is named '{name}'{_nearest(name, known)}; a pass of MLIR's own is {_UPSTREAM}NAME")
+        raise OptionError(f"no pass is named '{name}'; {suggest(name, known)}; a pass of MLIR's own is {_UPSTREAM}NAME")
     cls = known[name]
     types_ = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -57,7 +57,7 @@ def _parse_step(text: str, known: Mapping[str, type[Pass]]) -> Pass:
     for option in _split(options, ", \t\n"):
         key, equals, value = option.partition("=")
         if key not in fields:
-            raise OptionError(f"pass '{name}' has no option '{key}'{_nearest(key, fields)}")
+            raise OptionError(f"pass '{name}' has no option '{key}'; {suggest(key, fields)}")
         if not equals:
             raise OptionError(f"pass '{name}': option '{key}' needs a value: {key}=…")
         if key in values:
@@ -142,16 +142,8 @@ def _describe(wanted: Any) -> str:
     return names[wanted]
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=3)
-    if close:
-        return f"; nearest: {', '.join(close)}"
-    return f"; there are: {', '.join(names)}" if names else "; it has none"
-
-
 def _split(text: str, separators: str) -> Iterator[str]:
-    """The pieces between separators that stand outside all brackets, stripped; OptionError where brackets do not match."""
+    """The pieces between separators outside all brackets, stripped; OptionError where brackets do not match."""
     open_: list[str] = []
     start = 0
     for i, char in enumerate(text):

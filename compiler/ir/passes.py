@@ -1,6 +1,6 @@
 """Passes over a module: their base class, their registry, and the manager that runs a list of them.
 
-A pass is a frozen dataclass with a ``name`` and an ``apply``; **its fields are its options**, on the command line as in Python::
+A pass is a frozen dataclass with a ``name`` and an ``apply``; **its fields are its options**, in text as in Python::
 
     @register
     @dataclass(frozen=True)
@@ -12,8 +12,8 @@ A pass is a frozen dataclass with a ``name`` and an ``apply``; **its fields are 
 
         def apply(self, module: ir.Module) -> None: ...
 
-``effc-opt -p 'fuse-elementwise{max_ops=8},mlir:canonicalize'`` runs it and then an upstream pass (``pass_text`` has the grammar).
-Nothing here imports MLIR until a pass runs.
+``effc-opt -p 'fuse-elementwise{max_ops=8},mlir:canonicalize'`` runs it and then an upstream pass; ``pass_text`` has the
+grammar. Nothing here imports MLIR until a pass runs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Pass(ABC):
 
 @dataclass(frozen=True)
 class Upstream(Pass):
-    """Passes that MLIR brings: ``mlir:canonicalize``, ``mlir:func.func(cse)``; ``text`` is MLIR's own pipeline syntax."""
+    """Passes that MLIR brings: ``mlir:canonicalize``, ``mlir:func.func(cse)``; ``text`` is MLIR's pipeline syntax."""
 
     name: ClassVar[str] = "mlir"
     text: str
@@ -52,7 +52,7 @@ class Upstream(Pass):
         self.parse().run(module.operation)
 
     def parse(self) -> MlirPassManager:
-        """MLIR's pass manager for ``text``, in the current context; OptionError where MLIR knows no such pass or option."""
+        """MLIR's pass manager for ``text``, in the current context; OptionError on an unknown pass or option."""
         from torch_mlir.passmanager import PassManager as MlirPassManager
 
         try:
@@ -62,7 +62,7 @@ class Upstream(Pass):
 
 
 class Instrument:
-    """Sees every pass of a ``PassManager``: the one hook behind timing, dumps and reproducers. ``index`` counts from 0."""
+    """Sees every pass of a ``PassManager``: the hook behind timing, dumps and reproducers. ``index`` counts from 0."""
 
     def before(self, index: int, step: Pass, module: ir.Module) -> None:
         """Called before ``step`` runs."""
@@ -85,8 +85,8 @@ class PassManager:
     def run(self, module: ir.Module) -> None:
         """Change ``module`` in place.
 
-        Raises ``LoweringError`` naming the pass where MLIR reports an error or the module no longer verifies; what effc's
-        passes raise themselves comes through with the pass named in a note.
+        Raises ``LoweringError`` naming the pass where MLIR reports an error or the module no longer verifies; what a
+        pass of effc raises comes through with the pass named in a note.
         """
         from torch_mlir import ir
 

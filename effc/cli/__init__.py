@@ -1,4 +1,4 @@
-"""The command line, ``effc``: one file a subcommand, each with a ``COMMAND``. Nothing heavy is imported before one runs."""
+"""The command line, ``effc``: one file a subcommand, each with a ``COMMAND``; heavy imports wait until one runs."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def _run(args: argparse.Namespace) -> int:
     errors = {"eager": _relative_l2(eager, exact), "effc": _relative_l2(ours, exact)}
     console.print(_table({name: Latency.of(s) for name, s in samples.items()}, errors))
     console.print(
-        f"{torch.get_num_threads()} threads, batch {args.batch}, float32; the first call, compilation included, took {first_call:.1f} s\n"
+        f"{torch.get_num_threads()} threads, batch {args.batch}, float32; "
+        f"the first call, compilation included, took {first_call:.1f} s\n"
     )
     with torch.no_grad():
         console.print(str(effc.explain(model, images)), markup=False, highlight=False)

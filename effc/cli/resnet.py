@@ -54,7 +54,7 @@ class ResNet50(nn.Module):
 def resnet50(batch: int = 1, seed: int = 0) -> tuple[nn.Module, tuple[Tensor]]:
     """The model with random weights in ``eval`` mode, and ``batch`` random images of 224x224.
 
-    The batch norms hold the statistics of a random batch, so that activations keep the scale they have in a trained model.
+    The batch norms hold the statistics of a random batch, so that activations keep their scale through the network.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

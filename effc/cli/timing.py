@@ -25,7 +25,7 @@ class Latency:
 
 
 def race(rivals: Mapping[str, Callable[[], Any]], rounds: int) -> Iterator[dict[str, float]]:
-    """Each round yields the seconds of one call of every rival; the order turns round by round, so none always goes first."""
+    """Each round yields the seconds of one call of every rival; who goes first changes from round to round."""
     names = list(rivals)
     for i in range(rounds):
         turn = i % len(names)
