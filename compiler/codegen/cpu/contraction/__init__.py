@@ -1,0 +1,20 @@
+"""The ``contraction`` template: matrix products, batched products and direct convolutions."""
+
+from __future__ import annotations
+
+from effc.compiler.codegen.cpu.contraction.kernel import Kernel
+from effc.compiler.codegen.cpu.contraction.roles import find
+from effc.compiler.codegen.cpu.contraction.shape import Shape
+from effc.compiler.codegen.cpu.schedules import default_schedule
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.spec import KernelSpec
+
+
+def emit(spec: KernelSpec, target: Target) -> str:
+    """The kernel's module; LoweringError where ``supports`` says no."""
+    nest = find(spec)
+    if isinstance(nest, str):
+        raise LoweringError(f"this contraction is not supported: {nest}")
+    schedule = spec.schedule if spec.schedule.parameters else default_schedule(spec, target)
+    return Kernel(nest, Shape.of(spec, nest, schedule, target), target).text()

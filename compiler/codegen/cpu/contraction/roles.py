@@ -252,6 +252,8 @@ def _cast(
         shared = [i for i in batch if contiguous(i, [a, *stores]) and (right.packed or _linear(b, i))]
         if shared:
             column, wise = shared[-1], True
+    if column is None and right.packed:
+        return "a factor without columns (N = 1) is read in place, not packed"
     row = _row(spec, [i for i in m if _linear(a, i)])
     batches = tuple(i for i in (*batch, *n) if i != column)
     outer = (*batches, *(i for i in m if i != row))

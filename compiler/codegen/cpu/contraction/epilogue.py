@@ -1,0 +1,72 @@
+"""What follows the sum: the rest of the body, on the accumulators of a register tile, then its stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from effc.compiler.codegen.cpu.body import Body, Scope
+from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.text import Builder, Value, split_type
+
+
+class Epilogue:
+    """Writes the instructions after ``contract``. What depends on the column but not on the row (a bias) is read once a tile."""
+
+    def __init__(self, b: Builder, nest: Nest, body: Body) -> None:
+        self.b, self.nest, self.body = b, nest, body
+        self._effects = [i for i, instr in enumerate(nest.spec.body) if instr.op in ("store", "check")]
+        self._shared = self._column_only()
+
+    def write(
+        self,
+        outer: Mapping[str, Value],
+        rows: Sequence[Value],
+        columns: Sequence[Value],
+        masks: Sequence[Value] | None,
+        sums: Sequence[Sequence[Value]],
+    ) -> None:
+        """``rows``: the row index of each tile row; ``columns``: the first column of each vector; ``sums[row][vector]``."""
+        nest, root = self.nest, Scope(dims=dict(outer))
+        if nest.column is None:
+            for row, (total,) in zip(rows, sums, strict=True):
+                self._finish(root.block(**self._named(nest.row, row)), total)
+            return
+        name, lanes = f"d{nest.column}", split_type(sums[0][0].type)[0]
+        shared: list[dict[int, Value]] = []
+        for j, column in enumerate(columns):
+            scope = root.block().vectorised(name, column, lanes, masks[j] if masks else None)
+            for i in self._shared:
+                self.body.value(i, scope)
+            shared.append(scope.values)
+        for row, totals in zip(rows, sums, strict=True):
+            block = root.block(**self._named(nest.row, row))
+            for j, (column, total) in enumerate(zip(columns, totals, strict=True)):
+                scope = block.vectorised(name, column, lanes, masks[j] if masks else None)
+                scope.values.update(shared[j])
+                self._finish(scope, total)
+
+    def _finish(self, scope: Scope, total: Value) -> None:
+        scope.values[self.nest.contract] = total
+        for i in self._effects:
+            self.body.perform(i, scope)
+
+    def _named(self, dim: int | None, value: Value) -> dict[str, Value]:
+        return {} if dim is None else {f"d{dim}": value}
+
+    def _column_only(self) -> list[int]:
+        """Instructions outside the sum that vary with the column and not with the row, in order."""
+        nest, body = self.nest, self.nest.spec.body
+        needed = {i for i in range(len(body))}
+        for side in (nest.left, nest.right):
+            needed -= {side.load, *side.chain}
+        after: set[int] = set()
+        for i, instr in enumerate(body):
+            if i == nest.contract or any(a in after for a in instr.args):
+                after.add(i)
+        return [
+            i
+            for i in sorted(needed - after)
+            if f"d{nest.column}" in self.body.depends[i]
+            and (nest.row is None or f"d{nest.row}" not in self.body.depends[i])
+            and body[i].op not in ("store", "check")
+        ]

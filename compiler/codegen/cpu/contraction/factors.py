@@ -1,0 +1,134 @@
+"""One step along K: load a value of each row and a vector of each column block, convert, multiply and accumulate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
+from effc.compiler.codegen.cpu.access import memory_type
+from effc.compiler.codegen.cpu.ops import OpEmitter
+from effc.compiler.codegen.cpu.text import PTR, Builder, Value, element_bytes, split_type, vector_type
+from effc.compiler.ir.spec import Instr
+
+#: Sum of two bf16 products a lane: ``acc + a[2i] * b[2i] + a[2i+1] * b[2i+1]``.
+_DOT_BF16 = "llvm.x86.avx512bf16.dpbf16ps.512"
+
+
+@dataclass(frozen=True)
+class Step:
+    """``lanes`` accumulators of type ``accumulator``; ``group`` neighbours of K lie together in the packed right factor;
+    ``dot``: the target sums such a pair in one instruction."""
+
+    b: Builder
+    nest: Nest
+    lanes: int
+    accumulator: str
+    group: int
+    dot: bool
+    ops: OpEmitter
+
+    @property
+    def type(self) -> str:
+        return vector_type(self.lanes, self.accumulator)
+
+    def zero(self) -> Value:
+        return self.b.constant(0, self.accumulator, self.lanes)
+
+    def accumulate(self, total: Value, left: list[Value], right: list[Value]) -> Value:
+        b = self.b
+        for x, y in zip(left, right, strict=True):
+            if self.dot:
+                total = b.emit(
+                    f'llvm.call_intrinsic "{_DOT_BF16}"({total.name}, {x.name}, {y.name}) '
+                    f": ({total.type}, {x.type}, {y.type}) -> {total.type}",
+                    total.type,
+                )
+            elif self.accumulator[0] == "f":
+                total = b.op("math.fma", x, y, total)
+            else:
+                total = b.op("arith.addi", total, b.op("arith.muli", x, y))
+        return total
+
+    # -- left: rows -------------------------------------------------------------------------------------------------
+    def left(self, pointer: Value, second: Value | None, mask: Value | None) -> list[Value]:
+        """The row's factor in all lanes. ``second`` is the pointer of the next K of a group, None where K ends before it."""
+        b, side = self.b, self.nest.left
+        if self.nest.wise:
+            return [self._convert(side, self.vector(pointer, self.memory(side), mask))]
+        if self.group == 1:
+            return [b.broadcast(self._convert(side, b.load(pointer, self.memory(side))), self.lanes)]
+        if not self.dot:
+            values = [self._convert(side, b.load(p, "i16")) if p else b.constant(0, "f32") for p in (pointer, second)]
+            return [b.broadcast(v, self.lanes) for v in values]
+        pair = self._pair(pointer, second)
+        wide = b.broadcast(pair, self.lanes)
+        both = vector_type(2 * self.lanes, "bf16")
+        return [b.emit(f"vector.bitcast {wide.name} : {wide.type} to {both}", both)]
+
+    def _pair(self, pointer: Value, second: Value | None) -> Value:
+        """Two bf16 as one i32, the first in the low half."""
+        b = self.b
+        if second is not None and self.nest.stride(self.nest.left.load, self.nest.reduction[-1]).constant == 1:
+            return b.emit(f"llvm.load {pointer.name} {{alignment = 2 : i64}} : {PTR} -> i32", "i32")
+        low = b.cast("arith.extui", b.load(pointer, "i16"), "i32")
+        if second is None:
+            return low
+        high = b.cast("arith.extui", b.load(second, "i16"), "i32")
+        return b.op("arith.ori", low, b.op("arith.shli", high, b.constant(16, "i32")))
+
+    # -- right: columns ---------------------------------------------------------------------------------------------
+    def right(self, pointer: Value, mask: Value | None, stride: Value | None) -> list[Value]:
+        """``lanes`` columns; ``stride``: a vector of their offsets where they are not contiguous."""
+        b, side = self.b, self.nest.right
+        if self.group == 1:
+            return [self._convert(side, self.vector(pointer, self.memory(side), mask, stride))]
+        both = vector_type(2 * self.lanes, "bf16")
+        pairs = b.load(pointer, both)
+        if self.dot:
+            return [pairs]
+        words_type, floats = vector_type(self.lanes, "i32"), vector_type(self.lanes, "f32")
+        words = b.emit(f"vector.bitcast {pairs.name} : {both} to {words_type}", words_type)
+        low = b.op("arith.shli", words, b.constant(16, "i32", self.lanes))
+        high = b.op("arith.andi", words, b.constant(-65536, "i32", self.lanes))
+        return [b.emit(f"arith.bitcast {v.name} : {words_type} to {floats}", floats) for v in (low, high)]
+
+    def vector(self, pointer: Value, element: str, mask: Value | None, offsets: Value | None = None) -> Value:
+        """``lanes`` elements from ``pointer`` on, zero where ``mask`` is off."""
+        b, type_ = self.b, vector_type(self.lanes, element)
+        if offsets is None and mask is None:
+            return b.load(pointer, type_)
+        zero = b.emit(f"llvm.mlir.zero : {type_}", type_)
+        align = f"{{alignment = {element_bytes(element)} : i32}}"
+        if offsets is None:
+            assert mask is not None
+            return b.emit(
+                f"llvm.intr.masked.load {pointer.name}, {mask.name}, {zero.name} {align} "
+                f": ({PTR}, {mask.type}, {type_}) -> {type_}",
+                type_,
+            )
+        mask = mask or b.constant(True, "i1", self.lanes)
+        pointers = b.element_pointer(pointer, offsets, element)
+        return b.emit(
+            f"llvm.intr.masked.gather {pointers.name}, {mask.name}, {zero.name} {align} "
+            f": ({pointers.type}, {mask.type}, {type_}) -> {type_}",
+            type_,
+        )
+
+    # -- conversions ------------------------------------------------------------------------------------------------
+    def memory(self, side: Side) -> str:
+        """The element type in memory of the operand that ``side`` reads."""
+        return memory_type(self.nest.spec.operands[side.operand].dtype)
+
+    def _convert(self, side: Side, value: Value) -> Value:
+        """From memory's type, through the conversions of the body, to the accumulator's."""
+        b, body = self.b, self.nest.spec.body
+        dtype = self.nest.spec.operands[side.operand].dtype
+        if dtype == "i1":
+            value = b.compare("arith.cmpi", "ne", value, b.constant(0, "i8", split_type(value.type)[0]))
+        for i in side.chain:
+            value = self.ops.emit(body[i], [value], [dtype])
+            dtype = body[i].dtype
+        if dtype == self.accumulator:
+            return value
+        widen = "extf" if self.accumulator[0] == "f" else "extui" if dtype == "i1" else "extsi"
+        return self.ops.emit(Instr(f"arith.{widen}", (0,), self.accumulator), [value], [dtype])

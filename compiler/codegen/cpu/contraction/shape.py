@@ -1,0 +1,52 @@
+"""The numbers that fix a kernel's form, read from its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``mr`` x ``nr``: the register tile; ``unroll``: steps of K in a loop's body; ``lanes``: accumulators a register holds;
+    ``group``: neighbours of K that lie together in the packed factor (2 in bf16); ``dot``: one instruction sums such a pair."""
+
+    spec: KernelSpec
+    mr: int
+    nr: int
+    unroll: int
+    lanes: int
+    group: int
+    dot: bool
+
+    @staticmethod
+    def of(spec: KernelSpec, nest: Nest, schedule: Schedule, target: Target) -> Shape:
+        """ValueError where the schedule does not fit the target."""
+        lanes = 1 if nest.column is None else target.lanes(ITEM_SIZE[nest.spec.body[nest.contract].dtype])
+        nr = int(schedule["nr"])
+        if nr % lanes:
+            raise ValueError(f"nr = {nr} is not a multiple of the {lanes} lanes of {target.name}")
+        group = 2 if nest.right.packed and nest.spec.operands[nest.right.operand].dtype == "bf16" else 1
+        pairs = group == 2 and nest.spec.operands[nest.left.operand].dtype == "bf16"
+        dot = pairs and target.has("avx512_bf16")
+        return Shape(spec, int(schedule["mr"]), nr, int(schedule["unroll"]), lanes, group, dot)
+
+    @property
+    def vectors(self) -> int:
+        return self.nr // self.lanes
+
+    @property
+    def cycles_per_step(self) -> int:
+        """A multiply-add a vector and cycle; a panel read from memory gives about 8 bytes a cycle, a vector in 4 to 8."""
+        return self.vectors * max(self.mr, 4)
+
+    def panel_elements(self, sizes: Sequence[Expr]) -> Expr:
+        """Elements of one packed panel: the innermost sum is filled up to whole groups."""
+        if not sizes:
+            return as_expr(self.nr * self.group)
+        return product(sizes[:-1]) * floordiv(sizes[-1] + (self.group - 1), as_expr(self.group)) * self.nr * self.group

@@ -1,0 +1,170 @@
+"""The register tile: ``rows`` x ``vectors`` accumulators held in registers over the whole of K.
+
+Every step loads the columns' vectors once and, row by row, one scalar that is broadcast (or folded into the multiply-add by LLVM).
+The innermost dimension of K is unrolled; sums always run over K in the order of its dimensions, so that results do not depend
+on how the work is divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from effc.compiler.codegen.cpu.addresses import scalar_expr
+from effc.compiler.codegen.cpu.contraction.factors import Step
+from effc.compiler.codegen.cpu.text import Builder, Value
+from effc.compiler.ir.expr import Expr
+
+Accumulators = list[Value]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """``left``: a pointer a row, or one pointer where ``row_stride`` (elements) tells the rows apart; ``right``: that of the first column.
+
+    ``left_strides``/``right_strides``: elements between neighbours of each K dimension, in memory (a packed right factor: of a
+    group). ``sizes``: of the K dimensions, outermost first. ``masks``: of each column vector, None where all lanes are columns.
+    ``offsets``: of the lanes of columns that are not contiguous.
+    """
+
+    step: Step
+    rows: int
+    vectors: int
+    row_stride: int | None
+    sizes: Sequence[Expr]
+    left_strides: Sequence[Expr]
+    right_strides: Sequence[Expr]
+    symbols: dict[str, Value]
+    unroll: int
+    masks: Sequence[Value] | None
+    offsets: Value | None
+    vector_step: Value
+
+    @property
+    def b(self) -> Builder:
+        return self.step.b
+
+    def run(self, left: list[Value], right: Value) -> list[list[Value]]:
+        """Sums over K: ``[row][vector]``."""
+        start = [self.step.zero()] * (self.rows * self.vectors)
+        flat = self._reduce(0, left, right, start)
+        return [flat[i * self.vectors : (i + 1) * self.vectors] for i in range(self.rows)]
+
+    def _reduce(self, depth: int, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
+        if depth == len(self.sizes):
+            return self._step(left, None, right, total)
+        if depth == len(self.sizes) - 1:
+            return self._innermost(left, right, total)
+        b = self.b
+        with b.loop(b.index(0), self._value(self.sizes[depth]), carried=total) as loop:
+            inside = self._reduce(depth + 1, *self._advance(depth, left, right, loop.index), loop.carried)
+            loop.yield_(inside)
+        return loop.results
+
+    def _innermost(self, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
+        """Steps of ``group``, unrolled; then single steps; then, for an odd K of pairs, half a step."""
+        b, group, depth = self.b, self.step.group, len(self.sizes) - 1
+        size = self._value(self.sizes[depth])
+        steps = b.div(size, group)
+        known = b.integer_of(steps)
+        unroll = self.unroll if known is None else _unroll(known, self.unroll)
+        whole = b.mul(b.div(steps, unroll), unroll)
+        if known is None or known >= 2 * unroll:
+            total = self._loop(b.index(0), whole, unroll, left, right, total)
+        elif known >= unroll:
+            total = self._steps(*self._advance_inner(left, right, b.index(0)), unroll, total)
+        if known is None:
+            total = self._loop(whole, steps, 1, left, right, total)
+        elif known % unroll:
+            total = self._steps(*self._advance_inner(left, right, whole), known % unroll, total)
+        if group == 2:
+            total = self._odd(size, steps, left, right, total)
+        return total
+
+    def _loop(
+        self, low: Value, high: Value, unroll: int, left: list[Value], right: Value, total: Accumulators
+    ) -> Accumulators:
+        with self.b.loop(low, high, unroll, carried=total) as loop:
+            loop.yield_(self._steps(*self._advance_inner(left, right, loop.index), unroll, loop.carried))
+        return loop.results
+
+    def _odd(self, size: Value, steps: Value, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
+        """The last K of an odd number, whose partner the packed panel fills with zero."""
+        b = self.b
+        if (known := b.integer_of(size)) is not None and known % 2 == 0:
+            return total
+        with b.loop(steps, b.div(b.add(size, 1), 2), carried=total) as loop:
+            lefts, at = self._advance_inner(left, right, loop.index)
+            loop.yield_(self._step(lefts, None, at, loop.carried))
+        return loop.results
+
+    def _steps(self, left: list[Value], right: Value, count: int, total: Accumulators) -> Accumulators:
+        b, group = self.b, self.step.group
+        across, along = self._value(self.left_strides[-1]), self._value(self.right_strides[-1])
+        for u in range(count):
+            lefts = [self._at(p, b.mul(across, u * group), self._left_element) for p in left]
+            second = [self._at(p, across, self._left_element) for p in lefts] if group == 2 else None
+            total = self._step(lefts, second, self._at(right, b.mul(along, u), self._right_element), total)
+        return total
+
+    def _step(
+        self, left: list[Value], second: list[Value] | None, right: Value, total: Accumulators
+    ) -> Accumulators:
+        b, step = self.b, self.step
+        columns = [self._column(right, j) for j in range(self.vectors)]
+        result: Accumulators = []
+        for i in range(self.rows):
+            pointer = self._row(left, i)
+            partner = self._row(second, i) if second else None
+            rows: list[list[Value]] = []
+            for j in range(self.vectors if step.nest.wise else 1):
+                at = self._at(pointer, b.index(j * step.lanes), self._left_element)
+                rows.append(step.left(at, partner, self.masks[j] if self.masks and step.nest.wise else None))
+            for j, column in enumerate(columns):
+                result.append(step.accumulate(total[i * self.vectors + j], rows[j % len(rows)], column))
+        return result
+
+    def _column(self, right: Value, j: int) -> list[Value]:
+        b = self.b
+        at = self._at(right, b.mul(self.vector_step, j), self._right_element)
+        return self.step.right(at, self.masks[j] if self.masks else None, self.offsets)
+
+    # -- pointers ---------------------------------------------------------------------------------------------------
+    @property
+    def _left_element(self) -> str:
+        return self.step.memory(self.step.nest.left)
+
+    @property
+    def _right_element(self) -> str:
+        return self.step.memory(self.step.nest.right)
+
+    def _row(self, left: list[Value], i: int) -> Value:
+        if self.row_stride is None:
+            return left[i]
+        return self._at(left[0], self.b.index(i * self.row_stride), self._left_element)
+
+    def _advance(self, depth: int, left: list[Value], right: Value, index: Value) -> tuple[list[Value], Value]:
+        b = self.b
+        across = b.mul(index, self._value(self.left_strides[depth]))
+        along = b.mul(index, self._value(self.right_strides[depth]))
+        return [self._at(p, across, self._left_element) for p in left], self._at(right, along, self._right_element)
+
+    def _advance_inner(self, left: list[Value], right: Value, index: Value) -> tuple[list[Value], Value]:
+        """Pointers at group ``index`` of the innermost dimension."""
+        b = self.b
+        across = b.mul(b.mul(index, self.step.group), self._value(self.left_strides[-1]))
+        along = b.mul(index, self._value(self.right_strides[-1]))
+        return [self._at(p, across, self._left_element) for p in left], self._at(right, along, self._right_element)
+
+    def _at(self, pointer: Value, offset: Value, element: str) -> Value:
+        return self.b.element_pointer(pointer, offset, element)
+
+    def _value(self, expr: Expr) -> Value:
+        return scalar_expr(self.b, expr, self.symbols)
+
+
+def _unroll(steps: int, wanted: int) -> int:
+    """Small sums unroll whole; others by the divisor nearest below twice ``wanted`` (no remainder code), else by ``wanted``."""
+    if steps <= 2 * wanted:
+        return max(steps, 1)
+    return next((u for u in range(2 * wanted - 1, wanted - 1, -1) if steps % u == 0), wanted)
