@@ -1,0 +1,77 @@
+"""The entry point for ``torch.compile(model, backend="effc")``."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch.fx import GraphModule
+
+from effc.compiler.capture.decompositions import decompositions
+from effc.compiler.capture.graph import Build, GraphCompiler
+from effc.compiler.capture.parameters import static_names
+from effc.compiler.ir.errors import OptionError
+from effc.compiler.ir.options import Options, suggest
+
+if TYPE_CHECKING:
+    from effc.runtime.executable import Executable
+
+
+def effc(
+    gm: GraphModule,
+    example_inputs: list[Any],
+    *,
+    options: Options | Mapping[str, Any] | None = None,
+    mode: str | None = None,
+    **unknown: Any,
+) -> Callable[..., Any]:
+    """Compile a graph of Dynamo's. OptionError: an option, a value or a mode that effc does not take."""
+    if unknown:
+        name = next(iter(unknown))
+        raise OptionError(f"torch.compile handed effc an unknown argument '{name}'; {suggest(name, ('options', 'mode'))}")
+    return compile_with(gm, example_inputs, Options.of(options, mode), _build)
+
+
+def compile_with(gm: GraphModule, example_inputs: list[Any], options: Options, build: Build) -> Callable[..., Any]:
+    """Compile with ``build`` making executables of regions; where there is no native path, the graph runs in eager."""
+    if not native():
+        _warn_eager()
+        return gm.forward
+    compiler = GraphCompiler(static_names(gm), options, build)
+
+    def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
+        return lambda graph, _inputs: compiler.compile(graph, kind)
+
+    compiled: Callable[..., Any] = aot_autograd(
+        fw_compiler=stage("forward"),
+        bw_compiler=stage("backward"),
+        inference_compiler=stage("inference"),
+        decompositions=decompositions(),
+        partition_fn=partial(min_cut_rematerialization_partition, compiler="effc"),
+        keep_inference_input_mutations=True,
+    )(gm, example_inputs)
+    return compiled
+
+
+def native() -> bool:
+    """Whether effc emits machine code for this machine: Linux on x86-64."""
+    return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+
+
+@lru_cache(maxsize=1)
+def _warn_eager() -> None:
+    warnings.warn(
+        f"effc compiles for Linux on x86-64; on {sys.platform} {platform.machine()} models run in eager", stacklevel=2
+    )
+
+
+def _build(text: str, options: Options) -> Executable:
+    from effc.compiler.build import build
+
+    return build(text, options=options)

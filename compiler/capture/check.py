@@ -1,0 +1,91 @@
+"""``check=True``: every call of a region is repeated by ATen on the same inputs, in their dtype and in float64.
+
+The bound is the project's definition of exact. With y the region's result, e ATen's and r the float64 one, for each output:
+``||y - r|| / ||r|| <= max(2x that of e, 4 eps)``, and for each element ``|y - r| <= max(2x e's worst, 8 ulp)``. An element in
+cancellation, whose float64 value moves by more than 4 ulp when the inputs are rounded, is held to 16 times that movement
+instead. Integers are bit-equal; NaN and infinities stand where ATen's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from effc.compiler.capture.assemble import RegionCall
+from effc.compiler.capture.importer.region import Region
+from effc.compiler.capture.partition import Group
+from effc.compiler.capture.reference import evaluate
+from effc.compiler.capture.source import op_name, source_of
+from effc.compiler.ir.errors import VerificationError
+
+#: Random roundings of the inputs from which the response of an element is taken.
+_PROBES = 4
+
+
+def checked(call: RegionCall, name: str, group: Group, region: Region) -> RegionCall:
+    """``call``, verified each time; VerificationError names the first output that is outside its bound."""
+
+    def verified(symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        written = {region.inputs.index(target) for target in group.mutations.values()}
+        saved = [t.detach().clone() for t in tensors]
+
+        def again(wide: bool = False, noise: torch.Generator | None = None) -> list[torch.Tensor]:
+            inputs = [_moved(t, noise) if noise else t.clone() if i in written else t for i, t in enumerate(saved)]
+            return evaluate(group, region, symbols, inputs, wide)
+
+        results = call(symbols, tensors)
+        fresh = iter(results)
+        ours = [
+            tensors[region.inputs.index(group.mutations[n])] if n in group.mutations else next(fresh)
+            for n in region.outputs
+        ]
+        aten, true = again(), again(wide=True)
+        probes = [again(wide=True, noise=torch.Generator().manual_seed(seed)) for seed in range(_PROBES)]
+        for i, node in enumerate(region.outputs):
+            problem = _problem(ours[i].detach(), aten[i].detach(), true[i], [p[i] for p in probes])
+            if problem:
+                raise VerificationError(
+                    f"{name}: the result of {op_name(node)} ({node.name}) at {source_of(node).describe()} is wrong: {problem}. "
+                    "Compile with options={'passes': …} switched off one by one to find the cause, and report it."
+                )
+        return results
+
+    return verified
+
+
+def _moved(tensor: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    """Float64 of ``tensor``, each element moved by a random +-1 eps of its dtype."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    sign = torch.randint(0, 2, tensor.shape, generator=noise).double() * 2 - 1
+    return tensor.double() * (1 + sign * torch.finfo(tensor.dtype).eps)
+
+
+def _problem(ours: torch.Tensor, aten: torch.Tensor, true: torch.Tensor, probes: list[torch.Tensor]) -> str | None:
+    """What is wrong with ``ours``, or None."""
+    if not ours.is_floating_point():
+        wrong = int((ours != aten).sum())
+        return f"{wrong} of {ours.numel()} elements differ from ATen's" if wrong else None
+    eps, smallest = torch.finfo(ours.dtype).eps, torch.finfo(ours.dtype).smallest_normal
+    y, e, r = (t.double().reshape(-1) for t in (ours, aten, true))
+    for what, mine, theirs in (("NaN", y.isnan(), e.isnan()), ("infinity", y.isinf(), e.isinf())):
+        if not torch.equal(mine, theirs):
+            return f"{what} in {int(mine.sum())} elements where ATen has it in {int(theirs.sum())}"
+    response = torch.stack([(p.reshape(-1) - r).abs() for p in probes]).amax(0) if y.numel() else r
+    usable = y.isfinite() & r.isfinite() & response.isfinite()
+    y, e, r, response = y[usable], e[usable], r[usable], response[usable]
+    if not y.numel():
+        return None
+    norm = r.norm().clamp(min=smallest)
+    l2, aten_l2 = float((y - r).norm() / norm), float((e - r).norm() / norm)
+    bound = max(2 * aten_l2, 4 * eps, float(2 * response.norm() / norm) if y.numel() < 64 else 0.0)
+    if l2 > bound and float((y - r).norm()) > 4 * smallest:
+        return f"relative L2 error {l2:.3g}, ATen's {aten_l2:.3g}, bound {bound:.3g}"
+    ulp = torch.exp2(torch.floor(torch.log2(r.abs().clamp(min=smallest)))) * eps
+    unit = torch.where(response > 4 * ulp, 2 * response, ulp)
+    errors, theirs = (y - r).abs() / unit, (e - r).abs() / unit
+    allowed = max(2 * float(theirs.max()), 8.0)
+    if float(errors.max()) > allowed:
+        return f"element {int(errors.argmax())} is off by {float(errors.max()):.3g} ulp, bound {allowed:.3g}"
+    return None

@@ -1,0 +1,216 @@
+"""Compiles one ATen graph: divide it, import and build each region, put everything together again.
+
+A region that a later stage refuses is tried again without the op that the refusal names, and goes to ATen as a whole where it names
+none; the report says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import optimization_hint
+
+from effc.compiler.capture.assemble import Boxed, CompiledGroup, RegionCall, assemble, from_aten
+from effc.compiler.capture.check import checked
+from effc.compiler.capture.flops import flops_of
+from effc.compiler.capture.importer.region import Region, import_region, supported
+from effc.compiler.capture.parameters import params_of
+from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
+from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
+from effc.compiler.capture.source import op_name, source_of
+from effc.compiler.ir.errors import LoweringError, UnsupportedError
+from effc.compiler.ir.options import Options
+
+if TYPE_CHECKING:
+    from effc.runtime.executable import Executable
+
+#: ``build(text, options)`` gives the executable of a region's graph IR, or raises LoweringError or UnsupportedError.
+Build = Callable[[str, Options], "Executable"]
+
+#: How often a region is tried again without the op that a refusal names, before all of it goes to ATen.
+_RETRIES = 3
+_NOTHING_TO_COMPUTE = "moves data only: nothing for effc to compute"
+_dumps = itertools.count()
+
+
+class GraphCompiler:
+    """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``."""
+
+    def __init__(self, names: dict[int, str], options: Options, build: Build) -> None:
+        self.names = names
+        self.options = options
+        self.build = build
+
+    def compile(self, gm: GraphModule, kind: str) -> Boxed:
+        """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``."""
+        facts = GraphFacts(kind)
+        recording = active()
+        if recording is not None:
+            recording.graphs.append(facts)
+        return _Compilation(self, gm, facts).run()
+
+
+class _Compilation:
+    def __init__(self, owner: GraphCompiler, gm: GraphModule, facts: GraphFacts) -> None:
+        self.owner = owner
+        self.gm = gm
+        self.facts = facts
+        self.excluded: dict[Node, str] = {}
+        self.reasons: dict[Node, str | None] = {}
+        self.retries = _RETRIES
+        self.built: dict[str, Executable] = {}
+        self.params = params_of(gm.graph, owner.names) if facts.kind == "inference" else {}
+        self.symints = [
+            n for n in gm.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), torch.SymInt)
+        ]
+        self.dump = _Dump(facts.kind)
+
+    def run(self) -> Boxed:
+        self.dump.write("graph.txt", lambda: self.gm.print_readable(print_output=False))
+        while True:
+            with self.facts.phase("divide"):
+                divided = partition(self.gm.graph, lambda n: self._reason(n) is None)
+            fallbacks = self._fallbacks(divided)
+            if self.owner.options.fallback == "error":
+                _refuse(fallbacks)
+            compiled = self._compile_groups(divided)
+            if compiled is not None:
+                break
+        self.facts.fallbacks = fallbacks
+        with self.facts.phase("assemble"):
+            return assemble(self.gm, divided, compiled)
+
+    # -- what goes where --------------------------------------------------------------------------------------------
+    def _reason(self, node: Node) -> str | None:
+        """Why ATen must run the node; None where effc may."""
+        if node in self.excluded:
+            return self.excluded[node]
+        if node not in self.reasons:
+            self.reasons[node] = _device_reason(node) or supported(node)
+        return self.reasons[node]
+
+    def _fallbacks(self, divided: Partition) -> list[Fallback]:
+        return [
+            Fallback(op_name(n), source_of(n), self._reason(n) or _NOTHING_TO_COMPUTE, flops_of([n]))
+            for n in divided.order
+            if isinstance(n, Node) and n.op == "call_function" and not is_scalar(n) and "getitem" not in op_name(n)
+            if not (is_view(n) and self._reason(n) is None)
+        ]
+
+    # -- regions ----------------------------------------------------------------------------------------------------
+    def _compile_groups(self, divided: Partition) -> dict[int, CompiledGroup] | None:
+        """All regions, or None where an op or a region was excluded and the graph must be divided anew."""
+        self.facts.regions.clear()
+        compiled: dict[int, CompiledGroup] = {}
+        for number, group in enumerate(divided.groups):
+            try:
+                compiled[number] = self._compile_group(f"region_{number}", group)
+            except (LoweringError, UnsupportedError) as error:
+                self._exclude(group, error)
+                return None
+        return compiled
+
+    def _compile_group(self, name: str, group: Group) -> CompiledGroup:
+        with self.facts.phase("import"):
+            region = import_region(
+                group.nodes,
+                list(dict.fromkeys([*group.inputs, *self.symints])),
+                group.outputs,
+                params=self.params,
+                mutations=group.mutations,
+                name=name,
+            )
+        self.dump.write(f"{name}.mlir", lambda: region.text)
+        if region.text not in self.built:
+            with self.facts.phase("build"):
+                self.built[region.text] = self.owner.build(region.text, self.owner.options)
+        executable = self.built[region.text]
+        self.facts.regions.append(_region_facts(name, group, region, executable))
+        call = _caller(executable, validate=self._must_validate(region))
+        if self.owner.options.check:
+            call = checked(call, name, group, region)
+        return CompiledGroup(group, region, call)
+
+    def _must_validate(self, region: Region) -> bool:
+        """Whether an input may lie in memory otherwise than FakeTensor said: ATen made it, now or in the forward graph."""
+        return self.facts.kind == "backward" or any(from_aten(n) for n in region.inputs)
+
+    def _exclude(self, group: Group, error: Exception) -> None:
+        message = str(error).strip().splitlines() or [type(error).__name__]
+        reason = message[0]
+        computing = [n for n in group.nodes if not is_view(n)]
+        named = [n for n in computing if f"({n.name})" in reason] or [
+            n for n in computing if str(source_of(n)) in reason and str(source_of(n)) != "<unknown>"
+        ]
+        if self.retries > 0 and 0 < len(named) < len(computing):
+            self.retries -= 1
+            self.excluded.update(dict.fromkeys(named, reason))
+        else:
+            self.excluded.update(dict.fromkeys(computing, reason))
+
+
+def _refuse(fallbacks: Sequence[Fallback]) -> None:
+    """UnsupportedError that names what effc does not compile, if there is such an op."""
+    refused = [f for f in fallbacks if f.reason != _NOTHING_TO_COMPUTE]
+    if not refused:
+        return
+    listed = "\n".join(f"  {f.op} at {f.source.describe()}: {f.reason}" for f in refused[:10])
+    more = f"\n  and {len(refused) - 10} more" if len(refused) > 10 else ""
+    raise UnsupportedError(
+        f"effc does not compile {len(refused)} op{'s' if len(refused) > 1 else ''} of this graph:\n{listed}{more}\n"
+        "Leave out the option fallback='error' to let ATen run them."
+    )
+
+
+def _caller(executable: Executable, validate: bool) -> RegionCall:
+    if not validate:
+        return executable
+
+    def call(symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return executable(symbols, tensors, validate=True)
+
+    return call
+
+
+def _device_reason(node: Node) -> str | None:
+    values = node.meta.get("val")
+    for value in values if isinstance(values, tuple | list) else [values]:
+        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+            return f"its result is on device {value.device}; effc compiles for the CPU"
+    return None
+
+
+def _region_facts(name: str, group: Group, region: Region, executable: Executable) -> RegionFacts:
+    hints = {s: _hint(source.node, source.dim) for s, source in zip(region.symbols, region.symbol_sources, strict=True)}
+    kernels = [_kernel_facts(executable.program, i, hints) for i in range(len(executable.program.calls))]
+    ops = sum(1 for n in group.nodes if not is_view(n))
+    return RegionFacts(name, ops, flops_of(group.nodes), kernels)
+
+
+def _kernel_facts(program: Any, index: int, hints: Mapping[str, int]) -> KernelFacts:
+    call = program.calls[index]
+    return KernelFacts(call.name, call.location, program.kernels[call.kernel].template, call.flops.evaluate(hints))
+
+
+def _hint(node: Node, dim: int | None) -> int:
+    value = node.meta["val"] if dim is None else node.meta["val"].shape[dim]
+    return optimization_hint(value, fallback=1)
+
+
+class _Dump:
+    """Writes intermediate forms into the folder that the environment variable ``EFFC_DUMP`` names, if it is set."""
+
+    def __init__(self, kind: str) -> None:
+        root = os.environ.get("EFFC_DUMP")
+        self.folder = Path(root) / f"{next(_dumps):03d}_{kind}" if root else None
+
+    def write(self, name: str, text: Callable[[], str]) -> None:
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(text())
