@@ -18,6 +18,7 @@ from effc.compiler.ir.errors import EffcError, OptionError
 from effc.compiler.ir.instruments import Dump, Timing, module_text
 from effc.compiler.ir.pass_text import describe_type, parse_pipeline
 from effc.compiler.ir.passes import Instrument, Pass, PassManager, Upstream
+from effc.passes import registry
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,8 +60,10 @@ def run(
     """``text`` after the passes that ``pipeline`` lists; EffcError where it does not parse, verify or transform."""
     from torch_mlir import ir
 
+    from effc.compiler.ir.dialect import new_context
+
     steps = parse_pipeline(pipeline, known)
-    with ir.Context():
+    with new_context():
         for step in steps:  # an unknown upstream pass is found before anything runs
             if isinstance(step, Upstream):
                 step.parse()
@@ -75,7 +78,7 @@ def run(
 def passes() -> dict[str, type[Pass]]:
     """Every pass there is: those of ``effc.passes`` and those that the pipeline itself holds."""
     importlib.import_module("effc.compiler.pipeline")
-    return importlib.import_module("effc.passes").registry()
+    return registry()
 
 
 def listing(known: Mapping[str, type[Pass]]) -> str:

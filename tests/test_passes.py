@@ -143,7 +143,7 @@ def test_a_broken_module_is_laid_at_the_door_of_its_pass_and_reproduced(tmp_path
     path = tmp_path / "reproducer.mlir"
     with ir.Context():
         module = ir.Module.parse(TEXT)
-        with pytest.raises(LoweringError, match="pass 'breaks' left a module that does not verify"):
+        with pytest.raises(LoweringError, match="pass 'breaks' left a module that is not valid"):
             PassManager((Example(), Breaks(), Upstream("cse")), (Reproducer(path),)).run(module)
     head, *rest = path.read_text().splitlines()
     assert head == "// RUN: effc-opt %s -p 'breaks,mlir:cse'"

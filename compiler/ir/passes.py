@@ -88,13 +88,9 @@ class PassManager:
         Raises ``LoweringError`` naming the pass where MLIR reports an error or the module no longer verifies; what a
         pass of effc raises comes through with the pass named in a note.
         """
-        from torch_mlir import ir
-
         if self.verify:
-            try:
-                module.operation.verify()
-            except ir.MLIRError as error:
-                raise LoweringError(f"the input of the passes is not valid: {error}") from error
+            if problem := _problem(module):
+                raise LoweringError(f"the input of the passes is not valid: {problem}")
         for index, step in enumerate(self.steps):
             self._run_one(index, step, module)
 
@@ -103,22 +99,33 @@ class PassManager:
 
         for instrument in self.instruments:
             instrument.before(index, step, module)
-        doing = "failed"
         try:
             with module.context, ir.Location.unknown():
                 step.apply(module)
-            if self.verify:
-                doing = "left a module that does not verify"
-                module.operation.verify()
+            if self.verify and (problem := _problem(module)):
+                raise LoweringError(f"pass '{step.name}' left a module that is not valid: {problem}")
         except Exception as error:
             for instrument in self.instruments:
                 instrument.failed(index, self.steps, error)
             if isinstance(error, ir.MLIRError):
-                raise LoweringError(f"pass '{step.name}' {doing}: {error}") from error
+                raise LoweringError(f"pass '{step.name}' failed: {error}") from error
             error.add_note(f"in pass '{step.name}' (number {index + 1} of {len(self.steps)})")
             raise
         for instrument in self.instruments:
             instrument.after(index, step, module)
+
+
+def _problem(module: ir.Module) -> str:
+    """Why MLIR's verifier or the ``effc`` dialect's refuses the module, or ``""``."""
+    from torch_mlir import ir
+
+    from effc.compiler.ir import dialect
+
+    try:
+        module.operation.verify()
+    except ir.MLIRError as error:
+        return str(error)
+    return "\n".join(dialect.verify(module))
 
 
 _REGISTRY: dict[str, type[Pass]] = {}
