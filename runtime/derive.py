@@ -18,7 +18,12 @@ def contiguous(source: torch.Tensor) -> torch.Tensor:
     return source.detach().clone(memory_format=torch.contiguous_format)
 
 
-FUNCTIONS: Mapping[str, Derivation] = {"contiguous": contiguous, "pack_panels": pack_panels}
+def as_is(source: torch.Tensor) -> torch.Tensor:
+    """The source itself: it was computed for this."""
+    return source
+
+
+FUNCTIONS: Mapping[str, Derivation] = {"as_is": as_is, "contiguous": contiguous, "pack_panels": pack_panels}
 
 
 def derive(function: str, source: torch.Tensor, attributes: Mapping[str, Any]) -> torch.Tensor:

@@ -104,18 +104,7 @@ class BodyReader:
             else:
                 emit.read(inner.operation)
         body = emit.finish(yields)
-        return body, emit.captured, any(i.op == "accumulator" for i in _reachable(body))
-
-
-def _reachable(body: Body) -> list[BodyInstr]:
-    seen: set[int] = set()
-    stack = list(body.yields)
-    while stack:
-        position = stack.pop()
-        if position not in seen:
-            seen.add(position)
-            stack.extend(body.instrs[position].args)
-    return [body.instrs[i] for i in sorted(seen)]
+        return body, emit.captured, any(body.instrs[i].op == "accumulator" for i in body.needed())
 
 
 class _Emitter:
@@ -163,6 +152,9 @@ class _Emitter:
             self.bind(op.results[0], BodyInstr("extract", args, tensor.dtype, (("number", number), ("indices", indices))))
             return
         args = tuple(self.position(v) for v in op.operands)
+        if name == "effc.check":
+            self._add(BodyInstr("check", args, "", (("message", ir.StringAttr(op.attributes["message"]).value),)))
+            return
         if name in ("arith.index_cast", "arith.index_castui"):
             self._cast_index(op, args[0], signed=name == "arith.index_cast")
             return

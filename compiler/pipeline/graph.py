@@ -62,6 +62,17 @@ class Body:
     instrs: tuple[BodyInstr, ...]
     yields: tuple[int, ...]
 
+    def needed(self) -> set[int]:
+        """Positions that the yields, or a check, depend on."""
+        found: set[int] = set()
+        stack = [*self.yields, *(i for i, instr in enumerate(self.instrs) if instr.op == "check")]
+        while stack:
+            position = stack.pop()
+            if position not in found:
+                found.add(position)
+                stack.extend(self.instrs[position].args)
+        return found
+
 
 @dataclass(eq=False)
 class Op:

@@ -78,6 +78,15 @@ class KernelBuilder:
         operand = self._operand(tensor, place, "write")
         self.instrs.append(Instr("store", (value,), "", (("address", place.address(index)), ("operand", operand))))
 
+    def update(
+        self, value: int, mask: int | None, tensor: Tensor, place: Placement, index: Index, combine: str
+    ) -> None:
+        """Combine a value with what stands at ``tensor[index]``, where ``mask`` holds."""
+        operand = self._operand(tensor, place, "readwrite")
+        args = (value,) if mask is None else (value, mask)
+        attributes = (("address", place.address(index)), ("combine", combine), ("operand", operand))
+        self.instrs.append(Instr("store", args, "", attributes))
+
     def add(self, instr: Instr) -> int:
         """Append an instruction, or find the equal one that is there."""
         if instr not in self._known:
@@ -93,6 +102,9 @@ class KernelBuilder:
                 self._members[op] = [self._contract(op, coords)]
             else:
                 found = self._body(op, coords)
+                if op.kind == "argreduce":
+                    along = self.add(Instr("index", (), "i64", (("expr", coords[op.reduction_dims[0]]),)))
+                    found = [self.add(Instr("reduce", (found[0], along), "i64", (("kind", f"arg{op.attributes['kind']}"),)))]
                 for i, kind in enumerate(op.attributes.get("reduce", ())):
                     dtype = op.results[i].dtype
                     found[i] = self.add(Instr("reduce", (found[i],), dtype, (("kind", kind),)))
@@ -128,8 +140,9 @@ class KernelBuilder:
         body = body or op.body
         assert body is not None
         at = {f"d{i}": e for i, e in enumerate(coords)}
-        needed = _needed(body)
+        needed = body.needed()
         made: dict[int, int] = {}
+        # a check has no result: it is appended, never looked up
         for position, instr in enumerate(body.instrs):
             if position not in needed:
                 continue
@@ -142,8 +155,8 @@ class KernelBuilder:
                 tensor = op.operands[op.attributes["captured"] + instr.get("number")]
                 known = instr.get("indices")
                 index = tuple(
-                    e.substitute(at, self.ranges) if e is not None else var(f"v{a}")
-                    for e, a in zip(known, args, strict=True)
+                    e.substitute(at, self.ranges) if e is not None else self._clamped(a, size)
+                    for e, a, size in zip(known, args, tensor.sizes, strict=True)
                 )
                 made[position] = self.value(tensor, index)
             elif instr.op == "index":
@@ -154,6 +167,13 @@ class KernelBuilder:
             else:
                 made[position] = self.add(instr.as_instr(args))
         return [made[y] for y in body.yields]
+
+    def _clamped(self, position: int, size: Expr) -> Expr:
+        """A gather's index, forced into range: nothing is read out of bounds, whatever the data."""
+        zero = self.add(Instr("constant", (), "i64", (("value", 0),)))
+        last = self.add(Instr("index", (), "i64", (("expr", size - 1),)))
+        low = self.add(Instr("arith.maxsi", (position, zero), "i64"))
+        return var(f"v{self.add(Instr('arith.minsi', (low, last), 'i64'))}")
 
     # -- operands ---------------------------------------------------------------------------------------------------
     def _operand(self, tensor: Tensor, place: Placement, role: str) -> int:
@@ -202,17 +222,6 @@ def _magnitude(stride: Expr | None) -> int:
     if stride is None:
         return 0
     return abs(stride.evaluate({name: 64 for name in stride.variables()}))
-
-
-def _needed(body: Body) -> set[int]:
-    needed: set[int] = set()
-    stack = list(body.yields)
-    while stack:
-        position = stack.pop()
-        if position not in needed:
-            needed.add(position)
-            stack.extend(body.instrs[position].args)
-    return needed
 
 
 def _renumbered(instrs: Sequence[Instr], rename: dict[str, Expr | int]) -> tuple[Instr, ...]:

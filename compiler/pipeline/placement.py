@@ -64,10 +64,12 @@ def place(graph: Graph, fusion: Fusion) -> Layout:
         layout.places[source.tensor] = Placement(Base("input", i), const(0), source.strides)
     stored = stored_tensors(graph, fusion)
     for i, output in enumerate(graph.outputs):
-        _place_output(graph, fusion, layout, output, i, stored)
+        _place_output(graph, fusion, layout, output, i)
     for op in reversed(graph.ops):
         if op.kind in ("pad", "concat", "insert"):
-            _place_assembly(graph, fusion, layout, op, stored)
+            _place_assembly(layout, op, stored)
+        elif op.kind == "scatter":
+            _place_scatter(layout, op)
     for group in fusion.groups:
         order = _preferred_order(group, layout)
         for op in group.ops:
@@ -87,7 +89,7 @@ def stored_tensors(graph: Graph, fusion: Fusion) -> set[Tensor]:
         group = fusion.of.get(op)
         plain = op.attributes.get("captured", len(op.operands))
         for i, tensor in enumerate(op.operands):
-            root, views = chain(tensor)
+            root = chain(tensor)[0]
             producer = root.producer
             if producer is None or op.is_view:
                 continue
@@ -96,20 +98,17 @@ def stored_tensors(graph: Graph, fusion: Fusion) -> set[Tensor]:
                     stored.add(root)
             elif group is None or fusion.of.get(producer) is not group or (i >= plain and bool(root.sizes)):
                 stored.add(root)
-            del views
     return stored
 
 
-def _place_output(
-    graph: Graph, fusion: Fusion, layout: Layout, output: GraphOutput, number: int, stored: set[Tensor]
-) -> None:
+def _place_output(graph: Graph, fusion: Fusion, layout: Layout, output: GraphOutput, number: int) -> None:
     root, views = chain(output.tensor)
     if output.mutates is None:
         target = Placement(Base("output", number), const(0), output.strides)
     else:
         target = Placement(Base("input", output.mutates), const(0), graph.inputs[output.mutates].strides)
     strides = _strides_before(views, target.strides)
-    computed = root.producer is not None and (root.producer in fusion.of or not is_free(root.producer))
+    computed = root.producer is not None and not is_free(root.producer)
     if computed and root not in layout.places and strides is not None:
         if output.mutates is None or _writes_in_place(graph, fusion, root, output.mutates):
             layout.places[root] = Placement(target.base, target.offset, strides)
@@ -194,7 +193,16 @@ def _spread(view: Op, strides: tuple[Expr, ...]) -> tuple[Expr, ...]:
     return tuple(found) if found or not sizes else tuple(const(0) for _ in sizes)
 
 
-def _place_assembly(graph: Graph, fusion: Fusion, layout: Layout, op: Op, stored: set[Tensor]) -> None:
+def _place_scatter(layout: Layout, op: Op) -> None:
+    """A scatter updates its result in place: the old values are copied there first, unless they are there already."""
+    result, old = op.results[0], op.operands[-1]
+    if result not in layout.places:
+        layout.places[result] = layout.buffer(result, row_major(result.sizes))
+    if layout.places.get(old) != layout.places[result]:
+        layout.copies.append((old, layout.places[result], op))
+
+
+def _place_assembly(layout: Layout, op: Op, stored: set[Tensor]) -> None:
     """Place an assembly's result, and its operands into their parts of it (or have them copied there)."""
     result = op.results[0]
     if result not in stored:

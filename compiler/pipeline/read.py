@@ -232,12 +232,33 @@ class _Reader:
         self._op(op, "concat", operands, [tuple(sizes)]).attributes["axis"] = axis
 
     def _effc(self, op: ir.Operation) -> None:
-        """An op of the effc dialect: tensor operands, of which the last ``len(results)`` are the destinations."""
-        operands = [self._tensor(v) for v in op.operands if isinstance(v.type, ir.RankedTensorType)]
-        count = len(op.results)
-        destinations = operands[len(operands) - count :] if count else []
-        node = self._op(op, op.name.removeprefix("effc."), operands, [d.sizes for d in destinations])
-        node.attributes.update({name: _plain(op.attributes[name]) for name in op.attributes})
+        """An op of the effc dialect (see ``compiler/ir/dialect.py``)."""
+        kind = op.name.removeprefix("effc.")
+        operands = [self._tensor(v) for v in op.operands]
+        attributes = {name: _plain(op.attributes[name]) for name in op.attributes}
+        shape = operands[0].sizes
+        shapes = {
+            "argreduce": lambda: [tuple(s for i, s in enumerate(shape) if i != attributes["dim"])],
+            "scan": lambda: [shape] * len(op.results),
+            "scatter": lambda: [operands[-1].sizes],
+            "attention": lambda: [(*shape[:3], operands[2].sizes[3]), shape[:3]][: len(op.results)],
+        }
+        if kind not in shapes:
+            raise LoweringError(f"{op.name} is not an op of the effc dialect, at {location(op)}")
+        node = self._op(op, kind, operands, shapes[kind]())
+        node.attributes.update(attributes)
+        if kind == "scatter":
+            node.maps = tuple(attributes["maps"])
+            node.dims = self._dims(len(shape), list(op.operands)[:-1], [], list(node.maps[:-1]))
+            node.iterators = ("parallel",) * len(node.dims)
+            node.result_maps = (node.maps[-1],)
+        if kind in ("argreduce", "scan"):
+            dims = tuple(as_expr(f"d{i}") for i in range(len(shape)))
+            node.dims, node.maps = shape, (dims,)
+            node.iterators = tuple("reduction" if i == attributes["dim"] else "parallel" for i in range(len(shape)))
+            kept = dims if kind == "scan" else tuple(d for i, d in enumerate(dims) if i != attributes["dim"])
+            node.result_maps = (kept,) * len(node.results)
+            node.body = Body((BodyInstr("operand", (), operands[0].dtype, (("number", 0),)),), (0,))
 
     # -- helpers ----------------------------------------------------------------------------------------------------
     def _op(self, op: ir.Operation, kind: str, operands: list[Tensor], shapes: list[tuple[Expr, ...]]) -> Op:

@@ -10,12 +10,13 @@ import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from effc.compiler.ir.expr import Expr, const, product, var
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.expr import Expr, const, var
 from effc.compiler.pipeline.fusion import Fusion, Group, is_free
 from effc.compiler.pipeline.graph import Graph, Op, Tensor
 from effc.compiler.pipeline.kernels import Kernel, KernelBuilder
 from effc.compiler.pipeline.placement import Base, Layout, Placement
-from effc.compiler.pipeline.special import SPECIAL, build_special
+from effc.compiler.pipeline.special import build_special
 from effc.compiler.pipeline.views import chain
 
 #: A padded tensor of up to this many elements is filled whole, which is one kernel instead of one a side.
@@ -74,7 +75,7 @@ class _Planner:
 
         def build() -> Kernel:
             founder = group.ops[0]
-            if group.kind in SPECIAL:
+            if group.kind not in ("loops", "contract", "conv"):
                 return build_special(founder, self.layout)
             builder = KernelBuilder(self.layout, group.dims, group.reduction, group)
             for tensor in stored:
@@ -146,6 +147,10 @@ class _Planner:
 
     # -- order ------------------------------------------------------------------------------------------------------
     def _connect(self) -> None:
+        for op, copies in self.owned.items():
+            if op.kind == "scatter":
+                for step in self.writers[op.results[0]]:
+                    step.after.update(copies)
         for step in self.steps:
             for tensor in step.reads:
                 step.after.update(s for s in self._written_by(tensor) if s is not step)
@@ -193,8 +198,6 @@ def _sorted(steps: Iterable[Step]) -> list[Step]:
             if not waiting[follower]:
                 heapq.heappush(ready, (follower.priority, number[follower]))
     if len(found) != len(steps):
-        from effc.compiler.ir.errors import LoweringError
-
         raise LoweringError("an update of an input is needed before its old value is read for the last time")
     return found
 
@@ -219,6 +222,3 @@ def kernel_name(group: Group) -> str:
             words.append(word)
     return "+".join(words[:6]) + ("+…" if len(words) > 6 else "")
 
-
-def elements(tensor: Tensor) -> Expr:
-    return product(tensor.sizes)

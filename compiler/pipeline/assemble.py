@@ -1,0 +1,103 @@
+"""Kernels in order → ``Program``: the arena's offsets, pointers, derived weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from effc.compiler.codegen.cpu.schedules import default_schedule
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.expr import Expr, const, product
+from effc.compiler.ir.program import Call, Derived, Input, Output, Pointer, Program, TensorSpec
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
+from effc.compiler.pipeline.graph import Graph
+from effc.compiler.pipeline.kernels import Kernel, Site
+from effc.compiler.pipeline.memory import Life, plan_arena
+from effc.compiler.pipeline.placement import Layout
+
+
+def assemble(
+    graph: Graph, layout: Layout, kernels: Sequence[Kernel], prepared: int, prepare: Program | None, target: Target
+) -> Program:
+    """``prepared``: how many of the graph's last inputs are results of ``prepare``."""
+    return _Assembler(graph, layout, kernels, prepared, prepare, target).run()
+
+
+class _Assembler:
+    def __init__(
+        self,
+        graph: Graph,
+        layout: Layout,
+        kernels: Sequence[Kernel],
+        prepared: int,
+        prepare: Program | None,
+        target: Target,
+    ) -> None:
+        self.graph, self.layout, self.kernels, self.prepare, self.target = graph, layout, kernels, prepare, target
+        self.real = len(graph.inputs) - prepared
+        self.derived: list[Derived] = [Derived("as_is", ("prepared", i)) for i in range(prepared)]
+        self.specs: dict[KernelSpec, int] = {}
+
+    def run(self) -> Program:
+        bytes_of = [product((size,)) * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
+        self.offsets, arena = plan_arena(bytes_of, self._lives())
+        calls = tuple(self._call(kernel) for kernel in self.kernels)
+        graph = self.graph
+        return Program(
+            symbols=graph.symbols,
+            inputs=tuple(
+                Input(TensorSpec(i.tensor.dtype, i.tensor.sizes, i.strides), i.param) for i in graph.inputs[: self.real]
+            ),
+            outputs=tuple(
+                Output(TensorSpec(o.tensor.dtype, o.tensor.sizes, o.strides), o.mutates) for o in graph.outputs
+            ),
+            derived=tuple(self.derived),
+            kernels=tuple(self.specs),
+            calls=calls,
+            arena_bytes=arena,
+            prepare=self.prepare,
+        )
+
+    def _lives(self) -> dict[int, Life]:
+        lives: dict[int, Life] = {}
+        for number, kernel in enumerate(self.kernels):
+            for site in kernel.sites:
+                if site.base.kind == "buffer":
+                    known = lives.get(site.base.index)
+                    lives[site.base.index] = Life(known.first if known else number, number)
+        return lives
+
+    def _call(self, kernel: Kernel) -> Call:
+        pointers = [self._pointer(site) for site in kernel.sites]
+        spec = kernel.spec
+        if spec.template == "contraction":
+            spec = self._pack(kernel, pointers)
+        number = self.specs.setdefault(spec, len(self.specs))
+        return Call(number, tuple(pointers), kernel.symbols, kernel.name, kernel.location, _flops(kernel))
+
+    def _pack(self, kernel: Kernel, pointers: list[Pointer]) -> KernelSpec:
+        """Let a contraction read a constant factor in packed form."""
+        scheduled = replace(kernel.spec, schedule=default_schedule(kernel.spec, self.target))
+        return scheduled
+
+    def _is_constant(self, site: Site) -> bool:
+        return site.base.kind == "input" and bool(self.graph.inputs[site.base.index].param) and not any(
+            o.mutates == site.base.index for o in self.graph.outputs
+        )
+
+    def _pointer(self, site: Site) -> Pointer:
+        offset = site.offset * ITEM_SIZE[site.dtype]
+        base = site.base
+        if base.kind == "buffer":
+            return Pointer("arena", 0, self.offsets[base.index] + offset)
+        if base.kind == "input" and base.index >= self.real:
+            return Pointer("derived", base.index - self.real, offset)
+        return Pointer(base.kind, base.index, offset)
+
+
+def _flops(kernel: Kernel) -> Expr:
+    """Multiplications and additions of a contraction or attention (an elementwise kernel is bound by memory, not by these)."""
+    if kernel.spec.template != "contraction":
+        return const(0)
+    back = {f"s{i}": e for i, e in enumerate(kernel.symbols)}
+    return 2 * product(d.size.substitute(back) for d in kernel.spec.dims)

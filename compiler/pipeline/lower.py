@@ -1,0 +1,60 @@
+"""The pipeline: graph IR text → ``Program``. Everything that happens to a region, in order, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch_mlir import ir
+
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.dialect import new_context, verify
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.pass_text import parse_pipeline
+from effc.compiler.ir.passes import PassManager
+from effc.compiler.ir.program import Program
+from effc.compiler.pipeline.assemble import assemble
+from effc.compiler.pipeline.fusion import fuse
+from effc.compiler.pipeline.graph import Graph
+from effc.compiler.pipeline.kernels import Kernel
+from effc.compiler.pipeline.placement import Layout, place
+from effc.compiler.pipeline.prepare import cut, split_prepared
+from effc.compiler.pipeline.read import read_graph
+from effc.compiler.pipeline.steps import order_steps
+from effc.passes import registry
+
+#: Passes over the graph IR, before kernels are formed, as ``effc-opt -p`` takes them.
+GRAPH_PASSES = "mlir:func.func(cse)"
+
+
+def lower(text: str, options: Mapping[str, Any]) -> Program:
+    """Compile graph IR ``text`` to a program for ``options["target"]`` (default: the host).
+
+    LoweringError says which op of the region cannot be compiled, and where in the user's model it stands.
+    """
+    target = Target.named(options.get("target", "host"))
+    graph = read_graph(rewrite(text))
+    prepared_graph, prepared = split_prepared(graph)
+    prepare = _program(prepared_graph, [], None, target) if prepared_graph is not None else None
+    return _program(cut(graph, prepared), prepared, prepare, target)
+
+
+def rewrite(text: str) -> ir.Module:
+    """Parse, verify, and run the passes over the graph IR."""
+    with new_context():
+        try:
+            module = ir.Module.parse(text)
+        except ir.MLIRError as error:
+            raise LoweringError(f"the graph IR does not parse: {error}") from error
+        problems = verify(module)
+        if problems:
+            raise LoweringError("; ".join(problems))
+        PassManager(parse_pipeline(GRAPH_PASSES, registry())).run(module)
+        return module
+
+
+def _program(graph: Graph, prepared: Sequence[Any], prepare: Program | None, target: Target) -> Program:
+    fusion = fuse(graph)
+    layout: Layout = place(graph, fusion)
+    kernels: list[Kernel] = [step.build() for step in order_steps(graph, fusion, layout)]
+    return assemble(graph, layout, kernels, len(prepared), prepare, target)

@@ -1,0 +1,68 @@
+"""Work that depends on parameters alone moves to a program of its own, run once and again when they change.
+
+Batch-norm scales, casts of weights under autocast, masks from buffers: whatever has no operand but parameters and constants. The
+values that the rest of the region needs become extra inputs of it, called *prepared*.
+"""
+
+from __future__ import annotations
+
+from effc.compiler.pipeline.fusion import is_free
+from effc.compiler.pipeline.graph import Graph, GraphInput, GraphOutput, Op, Tensor
+from effc.compiler.pipeline.placement import row_major
+from effc.compiler.pipeline.views import chain
+
+
+def split_prepared(graph: Graph) -> tuple[Graph | None, list[Tensor]]:
+    """The program of what is static and its results (whose producers the caller cuts, by ``cut``); None where nothing is."""
+    static: set[Tensor] = {source.tensor for source in graph.inputs if source.param}
+    updated = {graph.inputs[o.mutates].tensor for o in graph.outputs if o.mutates is not None}
+    static -= updated
+    if not static:
+        return None, []
+    inside: set[Op] = set()
+    free: set[Tensor] = set()
+    for op in graph.ops:
+        if is_free(op) or (op.is_view and op.operands[0] in free):
+            free.update(op.results)
+        elif op.kind not in ("scatter", "attention") and all(t in static or t in free for t in op.operands):
+            static.update(op.results)
+            inside.add(op)
+    results: list[Tensor] = []
+    for op in graph.ops:
+        if op not in inside:
+            _collect(op.operands, inside, results)
+    _collect([o.tensor for o in graph.outputs], inside, results)
+    if not results:
+        return None, []
+    ops = [op for op in graph.ops if op in inside or is_free(op) or all(t in free for t in op.results)]
+    outputs = [GraphOutput(t, row_major(t.sizes), None) for t in results]
+    return Graph(graph.symbols, graph.inputs, ops, outputs), results
+
+
+def _collect(tensors: list[Tensor], inside: set[Op], results: list[Tensor]) -> None:
+    """The computed roots behind ``tensors`` (views of a parameter stay views)."""
+    for tensor in tensors:
+        root = chain(tensor)[0]
+        if root.producer in inside and root not in results:
+            results.append(root)
+
+
+def cut(graph: Graph, results: list[Tensor]) -> Graph:
+    """The region without its static part: ``results`` become inputs, named ``prepared``."""
+    for tensor in results:
+        tensor.producer = None
+    alive: set[Tensor] = set()
+    kept: list[Op] = []
+    stack = [o.tensor for o in graph.outputs]
+    while stack:
+        tensor = stack.pop()
+        if tensor in alive:
+            continue
+        alive.add(tensor)
+        if tensor.producer is not None:
+            stack.extend(tensor.producer.operands)
+    kept = [op for op in graph.ops if any(t in alive and t.producer is op for t in op.results)]
+    for tensor in {t for op in graph.ops for t in (*op.operands, *op.results)}:
+        tensor.users = [u for u in tensor.users if u in kept]
+    inputs = [*graph.inputs, *(GraphInput(t, row_major(t.sizes), "prepared") for t in results)]
+    return Graph(graph.symbols, inputs, kept, graph.outputs)
