@@ -158,6 +158,24 @@ class Builder:
         to = vector_type(lanes, element)
         return self.emit(f"vector.broadcast {value.name} : {element} to {to}", to)
 
+    def shuffle(self, value: Value, lanes: Sequence[int]) -> Value:
+        """The chosen lanes of a vector; one lane is a scalar."""
+        if len(lanes) == 1:
+            return self.extract(value, lanes[0])
+        to = f"vector<{len(lanes)}x{split_type(value.type)[1]}>"
+        picked = ", ".join(map(str, lanes))
+        return self.emit(f"vector.shuffle {value.name}, {value.name} [{picked}] : {value.type}, {value.type}", to)
+
+    def extract(self, value: Value, lane: int) -> Value:
+        """One lane of a vector."""
+        element = split_type(value.type)[1]
+        return self.emit(f"vector.extract {value.name}[{lane}] : {element} from {value.type}", element)
+
+    def first_lanes(self, lanes: int, count: Value) -> Value:
+        """A mask (i1 a lane) of the first ``count`` lanes; ``count`` is i64 and below 2^31."""
+        limit = self.broadcast(self.cast("arith.trunci", count, "i32"), lanes)
+        return self.compare("arith.cmpi", "slt", self.iota(lanes, "i32"), limit)
+
     # -- i64 arithmetic, folded where both sides are constants ------------------------------------------------------------
     def add(self, a: Value, b: Value | int) -> Value:
         return self._fold("arith.addi", a, b, lambda x, y: x + y, 0)

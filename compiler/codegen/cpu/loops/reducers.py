@@ -1,0 +1,149 @@
+"""Accumulators of reductions: vectors that each iteration updates, merged and finished after the loop.
+
+Long float sums are cascaded: blocks of at most ``BLOCK`` additions a lane run in the sum's own type and are added to an f64
+accumulator, so the error of a sum of any length stays at that of a block (torch's own cascade has four levels in f32:
+aten/src/ATen/native/cpu/SumKernel.cpp).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from effc.compiler.codegen.cpu.lowp import LOW_PRECISION, from_f32, to_f32
+from effc.compiler.codegen.cpu.ops import OpEmitter
+from effc.compiler.codegen.cpu.text import Builder, Value, split_type
+from effc.compiler.ir.errors import LoweringError
+
+#: Additions a lane in a row before the sum moves to f64: a block of equal signs is then off by 4 ulp at most typically 2.
+BLOCK = 64
+
+Accumulator = list[Value]
+
+_BITWISE = {"and": "arith.andi", "or": "arith.ori", "xor": "arith.xori"}
+_INTEGER = {"add": "arith.addi", "mul": "arith.muli", "max": "arith.maxsi", "min": "arith.minsi", "umax": "arith.maxui",
+            "umin": "arith.minui", **_BITWISE}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reducer:
+    """One ``reduce`` of the body. ``dtype``: of the reduced values (for argmax/argmin of the compared ones)."""
+
+    ops: OpEmitter
+    kind: str
+    dtype: str
+    index_dtype: str = "i64"
+
+    @property
+    def b(self) -> Builder:
+        return self.ops.b
+
+    @property
+    def compute(self) -> str:
+        """The type of the accumulator: f32 for low precision."""
+        return "f32" if self.dtype in LOW_PRECISION else self.dtype
+
+    @property
+    def is_float(self) -> bool:
+        return self.compute in ("f32", "f64")
+
+    @property
+    def cascades(self) -> bool:
+        return self.kind == "add" and self.is_float
+
+    @property
+    def finds_index(self) -> bool:
+        return self.kind in ("argmax", "argmin")
+
+    def identity(self, lanes: int, wide: bool) -> Accumulator:
+        """The accumulator of nothing; ``wide`` for the f64 level of a cascade."""
+        dtype = "f64" if wide and self.cascades else self.compute
+        neutral = [self.b.constant(self._neutral(), dtype, lanes)]
+        if self.finds_index:
+            neutral.append(self.b.constant((1 << (int(self.index_dtype[1:]) - 1)) - 1, self.index_dtype, lanes))
+        return neutral
+
+    def step(self, accumulator: Accumulator, values: Sequence[Value], mask: Value | None) -> Accumulator:
+        """One more value (and index) a lane; lanes that ``mask`` switches off stay as they are."""
+        if self.dtype in LOW_PRECISION:
+            values = [to_f32(self.b, values[0], self.dtype, self.ops.target), *values[1:]]
+        if mask is not None:
+            neutral = self.identity(split_type(values[0].type)[0], False)
+            values = [self.b.select(mask, v, n) for v, n in zip(values, neutral, strict=True)]
+        return self.merge(accumulator, values)
+
+    def merge(self, x: Accumulator, y: Sequence[Value]) -> Accumulator:
+        """Both accumulators in one."""
+        if self.finds_index:
+            return self._merge_indexed(x, y)
+        if not self.is_float:
+            if self.kind not in _INTEGER:
+                raise LoweringError(f"no reduction {self.kind!r} of {self.dtype}")
+            op = _INTEGER[self.kind]
+            if self.dtype == "i1":
+                op = {"add": "arith.ori", "mul": "arith.andi", "max": "arith.ori", "min": "arith.andi"}.get(self.kind, op)
+            return [self.b.op(op, x[0], y[0])]
+        match self.kind:
+            case "add":
+                return [self.b.op("arith.addf", x[0], y[0])]
+            case "mul":
+                return [self.b.op("arith.mulf", x[0], y[0])]
+            case "max" | "min":
+                return [self.ops.extremum(self.kind == "max", x[0], y[0])]
+        raise LoweringError(f"no reduction {self.kind!r} of {self.dtype}")
+
+    def widen(self, total: Accumulator, block: Accumulator) -> Accumulator:
+        """The cascade's ``total`` with a finished block added; other kinds run on through blocks, their block is the total."""
+        if not self.cascades:
+            return block
+        value = block[0] if self.compute == "f64" else self.b.cast("arith.extf", block[0], "f64")
+        return [self.b.op("arith.addf", total[0], value)]
+
+    def across(self, accumulator: Accumulator) -> Accumulator:
+        """All lanes merged into one, pairwise."""
+        lanes = split_type(accumulator[0].type)[0]
+        while lanes > 1:
+            half = lanes // 2
+            low = [self.b.shuffle(a, range(half)) for a in accumulator]
+            high = [self.b.shuffle(a, range(half, lanes)) for a in accumulator]
+            accumulator, lanes = self.merge(low, high), half
+        return accumulator
+
+    def result(self, accumulator: Accumulator) -> Value:
+        """The value of the ``reduce`` instruction, as the body holds it."""
+        if self.finds_index:
+            return accumulator[1]
+        value = accumulator[0]
+        if self.compute == "f32" and split_type(value.type)[1] == "f64":
+            value = self.b.cast("arith.truncf", value, "f32")
+        return from_f32(self.b, value, self.dtype, self.ops.target) if self.dtype in LOW_PRECISION else value
+
+    # -- internals ------------------------------------------------------------------------------------------------------
+    def _neutral(self) -> int | float | str:
+        largest = self.kind in ("max", "argmax")
+        if self.kind in ("max", "min", "argmax", "argmin"):
+            if self.is_float:
+                return "-inf" if largest else "inf"
+            if self.dtype == "i1":
+                return 0 if largest else 1
+            lowest = -(1 << (int(self.dtype[1:]) - 1))
+            return lowest if largest else -lowest - 1
+        return {"mul": 1, "and": -1, "umin": -1}.get(self.kind, 0)
+
+    def _merge_indexed(self, x: Accumulator, y: Sequence[Value]) -> Accumulator:
+        """The larger value, NaN above all; of equals the lower index."""
+        b, largest = self.b, self.kind == "argmax"
+        if self.is_float:
+            better = b.compare("arith.cmpf", "ogt" if largest else "olt", y[0], x[0])
+            same = b.compare("arith.cmpf", "oeq", y[0], x[0])
+            x_nan, y_nan = (b.compare("arith.cmpf", "uno", v, v) for v in (x[0], y[0]))
+            same = b.op("arith.ori", same, b.op("arith.andi", x_nan, y_nan))
+            not_x = b.op("arith.xori", x_nan, b.constant(1, "i1", split_type(x_nan.type)[0]))
+            better = b.op("arith.ori", better, b.op("arith.andi", y_nan, not_x))
+        else:
+            kind = ("ugt" if largest else "ult") if self.dtype == "i1" else ("sgt" if largest else "slt")
+            better = b.compare("arith.cmpi", kind, y[0], x[0])
+            same = b.compare("arith.cmpi", "eq", y[0], x[0])
+        earlier = b.compare("arith.cmpi", "slt", y[1], x[1])
+        take = b.op("arith.ori", better, b.op("arith.andi", same, earlier))
+        return [b.select(take, new, old) for new, old in zip(y, x, strict=True)]
