@@ -19,21 +19,22 @@ def pack_panels(
     sizes: Sequence[int],
     strides: Sequence[int],
     batch: int,
-    reduce: int,
+    inner: int,
     nr: int,
 ) -> torch.Tensor:
-    """Panels of a factor whose dimensions are ``batch`` batch dims, N, then ``reduce`` summed dims.
+    """Panels of a factor whose dimensions are ``batch`` batch dims, N, then the summed ones.
 
     ``sizes`` and ``strides`` (elements) of all of them describe the factor as a view of the memory of ``tensor``, which starts
     ``offset`` elements after its first. Result, contiguous, of the same dtype: ``[B, ceil(N/nr), K, nr]``, where B and K are the
-    products of their dims in the order given; zero where a column is N or beyond. bf16: ``[B, ceil(N/nr), ceil(K/2), nr, 2]``,
-    zero beyond K too.
+    products of their dims in the order given; zero where a column is N or beyond. bf16: ``[B, ceil(N/nr), K/2, nr, 2]``, where the
+    product of the last ``inner`` summed dims is first filled with zeros to an even number.
     """
     view = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
-    columns, summed = sizes[batch], prod(sizes[len(sizes) - reduce :])
-    view = view.reshape(prod(sizes[:batch]), columns, summed)
+    columns, last = sizes[batch], len(sizes) - inner
+    view = view.reshape(prod(sizes[:batch]), columns, prod(sizes[batch + 1 : last]), prod(sizes[last:]))
     group = GROUP.get(tensor.dtype, 1)
-    view = F.pad(view, (0, -summed % group, 0, -columns % nr))
+    view = F.pad(view, (0, -prod(sizes[last:]) % group)).flatten(2)
+    view = F.pad(view, (0, 0, 0, -columns % nr))
     panels = view.unflatten(1, (-1, nr)) if columns else view.reshape(view.shape[0], 0, nr, view.shape[2])
     if group == 1:
         return panels.transpose(2, 3).contiguous()

@@ -13,7 +13,7 @@ from effc.runtime.derive import derive
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_linear_weight(n: int, k: int, dtype: torch.dtype) -> None:
     weight = torch.randint(-100, 100, (n, k)).to(dtype)
-    out = derive("pack_panels", weight, {"offset": 0, "sizes": (n, k), "strides": (k, 1), "batch": 0, "reduce": 1, "nr": 16})
+    out = derive("pack_panels", weight, {"offset": 0, "sizes": (n, k), "strides": (k, 1), "batch": 0, "inner": 1, "nr": 16})
     group = 2 if dtype == torch.bfloat16 else 1
     assert out.is_contiguous() and out.dtype == dtype
     flat = out.reshape(1, -(-n // 16), -(-k // group), 16, group)
@@ -28,7 +28,7 @@ def test_batched_view_with_offset_and_two_summed_dims() -> None:
     out = derive(
         "pack_panels",
         weight,
-        {"offset": 8, "sizes": (2, 4, 2, 4), "strides": (40, 2, 1, 8), "batch": 1, "reduce": 2, "nr": 8},
+        {"offset": 8, "sizes": (2, 4, 2, 4), "strides": (40, 2, 1, 8), "batch": 1, "inner": 1, "nr": 8},
     )
     expected = weight[:, 1:].permute(0, 3, 1, 2).reshape(2, 1, 8, 4)
     assert torch.equal(out[..., :4], expected)

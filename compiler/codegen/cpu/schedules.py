@@ -1,10 +1,44 @@
+"""Schedules of the templates that have a choice, without building MLIR: what the planner and the cost model ask."""
+
+from __future__ import annotations
+
+from effc.compiler.codegen.cpu.contraction import schedule as contraction
+from effc.compiler.codegen.cpu.contraction.packing import Packing, packing
 from effc.compiler.codegen.cpu.contraction.roles import find
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec, Schedule
+
+__all__ = ["Packing", "candidates", "default_schedule", "packing", "supports"]
+
+#: Most schedules that are worth measuring for one kernel.
+MOST = 24
+
+
+def supports(spec: KernelSpec, target: Target) -> str | None:
+    """None where the template's emitter makes a kernel of ``spec``, else the reason why it does not."""
+    nest = find(spec)
+    return nest if isinstance(nest, str) else None
 
 
 def default_schedule(spec: KernelSpec, target: Target) -> Schedule:
+    """The schedule of the lowest estimate; LoweringError where ``supports`` says no.
+
+    ``mr`` x ``nr``: rows and columns of the register tile; ``unroll``: steps of the sum in a loop body. Of a packed factor ``nr`` is
+    fixed by its layout: take it from ``packing``, which chooses it.
+    """
     nest = find(spec)
-    if nest.column is None:
-        return Schedule((("mr", 6), ("nr", 1), ("unroll", 4)))
-    return Schedule((("mr", 6), ("nr", 64), ("unroll", 4)))
+    if isinstance(nest, str):
+        raise LoweringError(f"this contraction is not supported: {nest}")
+    return contraction.schedule(nest, target)
+
+
+def candidates(spec: KernelSpec, target: Target) -> list[Schedule]:
+    """The default first, then others by rising estimate, at most `MOST`; LoweringError where ``supports`` says no."""
+    nest = find(spec)
+    if isinstance(nest, str):
+        raise LoweringError(f"this contraction is not supported: {nest}")
+    tiles = sorted(
+        contraction.tiles(nest, target), key=lambda t: (contraction.estimate(nest, target, *t), -t[0] * t[1], t)
+    )
+    return [contraction.as_schedule(nest, target, *t) for t in tiles[:MOST]]

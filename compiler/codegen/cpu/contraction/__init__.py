@@ -5,7 +5,7 @@ from __future__ import annotations
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.roles import find
 from effc.compiler.codegen.cpu.contraction.shape import Shape
-from effc.compiler.codegen.cpu.schedules import default_schedule
+from effc.compiler.codegen.cpu.contraction.schedule import schedule as default_schedule
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
@@ -16,5 +16,5 @@ def emit(spec: KernelSpec, target: Target) -> str:
     nest = find(spec)
     if isinstance(nest, str):
         raise LoweringError(f"this contraction is not supported: {nest}")
-    schedule = spec.schedule if spec.schedule.parameters else default_schedule(spec, target)
+    schedule = spec.schedule if spec.schedule.parameters else default_schedule(nest, target)
     return Kernel(nest, Shape.of(spec, nest, schedule, target), target).text()

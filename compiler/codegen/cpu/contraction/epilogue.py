@@ -29,19 +29,19 @@ class Epilogue:
         nest, root = self.nest, Scope(dims=dict(outer))
         if nest.column is None:
             for row, (total,) in zip(rows, sums, strict=True):
-                self._finish(root.block(**self._named(nest.row, row)), total)
+                self._finish(root.block(self._named(nest.row, row)), total)
             return
         name, lanes = f"d{nest.column}", split_type(sums[0][0].type)[0]
         shared: list[dict[int, Value]] = []
         for j, column in enumerate(columns):
-            scope = root.block().vectorised(name, column, lanes, masks[j] if masks else None)
+            scope = root.lanes_of(name, column, lanes, masks[j] if masks else None)
             for i in self._shared:
                 self.body.value(i, scope)
             shared.append(scope.values)
         for row, totals in zip(rows, sums, strict=True):
-            block = root.block(**self._named(nest.row, row))
+            block = root.block(self._named(nest.row, row))
             for j, (column, total) in enumerate(zip(columns, totals, strict=True)):
-                scope = block.vectorised(name, column, lanes, masks[j] if masks else None)
+                scope = block.lanes_of(name, column, lanes, masks[j] if masks else None)
                 scope.values.update(shared[j])
                 self._finish(scope, total)
 

@@ -85,7 +85,7 @@ def find(spec: KernelSpec) -> Nest | str:
     if reason:
         return reason
     left, right = (rhs, lhs) if _exchange(spec, lhs, rhs) else (lhs, rhs)
-    spec = _drop_units(spec)
+    spec = drop_units(spec)
     classes = _classes(spec, left, right)
     spec, classes = _merge(spec, classes, left, right)
     return _cast(spec, at, left, right, classes)
@@ -174,7 +174,8 @@ def _tag(value: Expr) -> Expr:
     return value.substitute({v: var("t" + v[1:]) for v in value.variables() if v[0] == "d"})
 
 
-def _drop_units(spec: KernelSpec) -> KernelSpec:
+def drop_units(spec: KernelSpec) -> KernelSpec:
+    """``spec`` without its dimensions of size 1."""
     keep = [i for i, d in enumerate(spec.dims) if d.size.constant != 1]
     gone = {f"d{i}": const(0) for i in range(len(spec.dims)) if i not in keep}
     return _rename(spec, keep, gone, [spec.dims[i] for i in keep])

@@ -1,0 +1,110 @@
+"""Which factor of a contraction to pack into panels, and how.
+
+The program builder asks `packing` with the operands whose values are constant; it then gives the operand role ``packed`` and the
+returned size, keeps the schedule, and derives the panels by ``runtime/derive.py:pack_panels`` with the returned attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, find
+from effc.compiler.codegen.cpu.contraction.schedule import schedule
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.expr import Expr, const
+from effc.compiler.ir.spec import KernelSpec
+
+
+@dataclass(frozen=True)
+class Packing:
+    """``operand`` of the spec becomes ``packed``. ``spec`` is the contraction with that role, size and schedule;
+    ``attributes`` are the arguments of ``pack_panels`` for the tensor that the operand pointed to (elements from its first)."""
+
+    operand: int
+    spec: KernelSpec
+    attributes: tuple[tuple[str, Any], ...]
+
+
+def packing(spec: KernelSpec, constants: Collection[int], target: Target) -> Packing | str:
+    """How to pack one of the operands ``constants`` of ``spec``, or the reason why none can be.
+
+    Where both factors are constant, the one that the kernel would read by columns is packed.
+    """
+    nest = find(spec)
+    if isinstance(nest, str):
+        return nest
+    reason = "no factor of the contraction is constant"
+    for side in (nest.right, nest.left):
+        if side.operand in constants:
+            found = _pack(spec, side.operand, target)
+            if isinstance(found, Packing):
+                return found
+            reason = found
+    return reason
+
+
+def _pack(spec: KernelSpec, operand: int, target: Target) -> Packing | str:
+    loads = [i for i, instr in enumerate(spec.body) if instr.op == "load" and instr["operand"] == operand]
+    if len(loads) != 1:
+        return "the constant factor is read more than once"
+    roles = tuple(replace(o, role="packed") if i == operand else o for i, o in enumerate(spec.operands))
+    packed = replace(spec, operands=roles)
+    nest = find(packed)
+    if isinstance(nest, str):
+        return nest
+    assert nest.column is not None, "roles.find packs no factor without columns"
+    address = nest.address(loads[0])
+    summed = _summed(spec, loads[0])
+    dims = [*nest.batch, nest.column]
+    sizes = [nest.spec.dims[i].size for i in dims] + [size for size, _ in summed]
+    strides = [_known(address.coefficient(f"d{i}")) for i in dims] + [_known(stride) for _, stride in summed]
+    offset = _known(address.substitute({v: const(0) for v in address.variables()}))
+    counts = [_known(size) for size in sizes]
+    if offset is None or None in counts or None in strides or any(s is not None and s < 0 for s in strides):
+        return "the sizes and strides of the constant factor are not known numbers"
+    chosen = schedule(nest, target)
+    nr, reduce = int(chosen["nr"]), len(summed)
+    whole = [c for c in counts if c is not None]
+    inner = _inner_count(spec, nest)
+    group = 2 if spec.operands[operand].dtype == "bf16" else 1
+    innermost = prod(whole[len(whole) - inner :])
+    k = prod(whole[len(whole) - reduce : len(whole) - inner]) * (-(-innermost // group) * group)
+    size = prod(whole[: len(nest.batch)]) * -(-whole[len(nest.batch)] // nr) * k * nr
+    operands = tuple(replace(o, size=const(size)) if i == operand else o for i, o in enumerate(roles))
+    attributes = {
+        "offset": offset,
+        "sizes": tuple(whole),
+        "strides": tuple(strides),
+        "batch": len(nest.batch),
+        "inner": inner,
+        "nr": nr,
+    }
+    return Packing(operand, replace(packed, operands=operands, schedule=chosen), tuple(sorted(attributes.items())))
+
+
+def _summed(spec: KernelSpec, load: int) -> list[tuple[Expr, Expr | None]]:
+    """Size and stride of each reduction dimension as the spec has them: the kernel may have merged some that the source cannot."""
+    plain = drop_units(spec)
+    address = plain.body[load]["address"]
+    return [(d.size, address.coefficient(f"d{i}")) for i, d in enumerate(plain.dims) if d.kind == "reduction"]
+
+
+def _inner_count(spec: KernelSpec, nest: Nest) -> int:
+    """How many of the spec's reduction dimensions make up the kernel's innermost one."""
+    sizes = [d.size for d in drop_units(spec).dims if d.kind == "reduction"]
+    if not sizes:
+        return 0
+    target = nest.spec.dims[nest.reduction[-1]].size
+    total = const(1)
+    for count, size in enumerate(reversed(sizes), 1):
+        total = total * size
+        if total == target:
+            return count
+    raise AssertionError("the kernel's sums are products of neighbouring sums of the spec")
+
+
+def _known(value: Expr | None) -> int | None:
+    return None if value is None else value.constant
