@@ -2,7 +2,9 @@
 
     effc-opt FILE.mlir -p 'pass{option=value},mlir:canonicalize'
 
-Reads the module, verifies it, runs the passes with the verifier after each, prints the module.
+Reads the module, verifies it, runs the passes with the verifier after each, prints the module. With ``--emit kernels`` the
+module then goes through the rest of the pipeline, and the program made from it is printed; with ``--emit code``, the MLIR
+that is emitted for each kernel.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from effc.compiler.ir.errors import EffcError, OptionError
 from effc.compiler.ir.instruments import Dump, Timing, module_text
 from effc.compiler.ir.pass_text import describe_type, parse_pipeline
 from effc.compiler.ir.passes import Instrument, Pass, PassManager, Upstream
+from effc.compiler.ir.program_text import program_text
 from effc.passes import registry
 
 
@@ -35,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         instruments: list[Instrument] = [timing]
         if args.dump_dir is not None:
             instruments.append(Dump(args.dump_dir))
-        text = run(_read(args.file), args.pipeline, known, instruments, locations=args.locations)
+        text = run(_read(args.file), args.pipeline, known, instruments, locations=args.locations or args.emit != "ir")
+        if args.emit != "ir":
+            text = emit(text, args.emit, args.target)
         if args.output is None:
             sys.stdout.write(text)
         else:
@@ -75,6 +80,18 @@ def run(
         return module_text(module) if locations else f"{module}"
 
 
+def emit(text: str, what: str, target: str) -> str:
+    """The program that the pipeline makes of graph IR for ``target``: its text (``"kernels"``), or its kernels' (``"code"``)."""
+    from effc.compiler.codegen.cpu.emit import emit as emit_kernel
+    from effc.compiler.codegen.cpu.target import Target
+    from effc.compiler.pipeline.lower import lower
+
+    program = lower(text, {"target": target})
+    if what == "kernels":
+        return program_text(program)
+    return "\n".join(emit_kernel(spec, Target.named(target)) for spec in program.kernels)
+
+
 def passes() -> dict[str, type[Pass]]:
     """Every pass there is: those of ``effc.passes`` and those that the pipeline itself holds."""
     importlib.import_module("effc.compiler.pipeline")
@@ -101,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("file", nargs="?", help="graph IR as text; - is standard input")
     parser.add_argument("-p", "--pipeline", default="", help="passes in order: 'pass{option=value},mlir:canonicalize'")
     parser.add_argument("-o", "--output", type=Path, help="write here instead of standard output")
+    parser.add_argument("--emit", choices=("ir", "kernels", "code"), default="ir", help="what to print (default: ir)")
+    targets = ("host", "avx512", "avx2", "x86-64")
+    parser.add_argument("--target", choices=targets, default="host", help="the CPU that --emit is for (default: host)")
     parser.add_argument("--list", action="store_true", help="list the passes and their options")
     parser.add_argument("--locations", action="store_true", help="print source locations")
     parser.add_argument("--dump-dir", type=Path, help="write the IR after every pass into this folder")

@@ -88,9 +88,8 @@ class PassManager:
         Raises ``LoweringError`` naming the pass where MLIR reports an error or the module no longer verifies; what a
         pass of effc raises comes through with the pass named in a note.
         """
-        if self.verify:
-            if problem := _problem(module):
-                raise LoweringError(f"the input of the passes is not valid: {problem}")
+        if self.verify and (problem := _problem(module)):
+            raise LoweringError(f"the input of the passes is not valid: {problem}")
         for index, step in enumerate(self.steps):
             self._run_one(index, step, module)
 
