@@ -47,7 +47,7 @@ def checked(call: RegionCall, name: str, group: Group, region: Region) -> Region
             if problem:
                 raise VerificationError(
                     f"{name}: the result of {op_name(node)} ({node.name}) at {source_of(node).describe()} is wrong: {problem}. "
-                    "Compile with options={'passes': …} switched off one by one to find the cause, and report it."
+                    "Run this model in eager, and report it with what EFFC_DUMP=<folder> writes."
                 )
         return results
 

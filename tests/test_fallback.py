@@ -1,0 +1,153 @@
+"""What effc does not compile: ATen runs it, the report says why, and ``fallback="error"`` refuses it by name."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from capture_fakes import Stand
+from torch import Tensor
+
+from effc.compiler.capture import backend, record
+from effc.compiler.ir.errors import LoweringError, ToolchainCrash, UnsupportedError
+
+
+def sorts(node: torch.fx.Node) -> bool:
+    return "sort" in str(node.target)
+
+
+def model(x: Tensor) -> Tensor:
+    y = x.exp() + 1
+    z = y.sort(0).values
+    return z * 2
+
+
+def test_reason_and_line_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand(sorts).install(monkeypatch)
+    with record() as recording:
+        torch.compile(model, backend=stand.backend)(torch.randn(4, 3))
+    (fallback,) = recording.graphs[0].fallbacks
+    assert (fallback.op, fallback.reason) == ("aten.sort.default", "refused by the test")
+    assert str(fallback.source) == f"test_fallback.py:{model.__code__.co_firstlineno + 2}"
+    assert fallback.source.code == "z = y.sort(0).values"
+
+
+def test_error_names_op_line_reason_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand(sorts).install(monkeypatch)
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed) as caught:
+        torch.compile(model, backend=stand.backend_with(fallback="error"))(torch.randn(4, 3))
+    text = str(caught.value)
+    line = model.__code__.co_firstlineno + 2
+    assert "UnsupportedError: effc does not compile 1 op of this graph:" in text
+    assert f"aten.sort.default at {__file__}:{line} (z = y.sort(0).values): refused by the test" in text
+    assert "Leave out the option fallback='error' to let ATen run them." in text
+
+
+def test_nothing_is_refused_where_all_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand().install(monkeypatch)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(torch.compile(model, backend=stand.backend_with(fallback="error"))(x), model(x))
+
+
+@pytest.mark.parametrize("error", [LoweringError, ToolchainCrash, UnsupportedError])
+def test_a_region_that_does_not_build_runs_by_aten(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand().install(monkeypatch)
+    stand.failures = [error("the lowering gave up")]
+    x = torch.randn(4, 3)
+    with record() as recording:
+        ours = torch.compile(lambda x: (x.exp() + 1) * 2, backend=stand.backend)(x)
+    torch.testing.assert_close(ours, (x.exp() + 1) * 2)
+    (graph,) = recording.graphs
+    assert graph.regions == []
+    assert {f.reason for f in graph.fallbacks} == {"the lowering gave up"}
+
+
+def test_only_the_named_op_leaves_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    def f(x: Tensor) -> Tensor:
+        a = x.exp() + 1
+        b = a.cos()
+        return b * 2
+
+    stand = Stand().install(monkeypatch)
+    stand.failures = [LoweringError(f"no schedule for math.cos at test_fallback.py:{f.__code__.co_firstlineno + 2}")]
+    x = torch.randn(4, 3)
+    with record() as recording:
+        ours = torch.compile(f, backend=stand.backend)(x)
+    torch.testing.assert_close(ours, f(x))
+    (graph,) = recording.graphs
+    assert [f.op for f in graph.fallbacks] == ["aten.cos.default"]
+    assert len(graph.regions) == 2
+
+
+def test_a_region_that_keeps_failing_ends_with_aten(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand().install(monkeypatch)
+    stand.failures = [LoweringError("no reason") for _ in range(50)]
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(torch.compile(model, backend=stand.backend)(x), model(x))
+
+
+def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand().install(monkeypatch)
+    stand.failures = [RuntimeError("a bug")]
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="a bug"):
+        torch.compile(model, backend=stand.backend)(torch.randn(4, 3))
+
+
+def test_another_machine_runs_in_eager_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    backend._warn_eager.cache_clear()
+    x = torch.randn(4, 3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for function in (model, lambda x: x + 1):
+            torch.testing.assert_close(torch.compile(function, backend="effc")(x), function(x))
+    assert [str(w.message) for w in caught if "effc" in str(w.message)] == [
+        "effc compiles for Linux on x86-64; on linux arm64 models run in eager"
+    ]
+
+
+def test_check_accepts_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand(sorts).install(monkeypatch)
+    x = torch.randn(8, 30)
+    torch.testing.assert_close(torch.compile(model, backend=stand.backend_with(check=True))(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda y: y.mul_(1 + 1e-5), "relative L2 error"),
+        (lambda y: y[0, :1].mul_(1 + 3e-6), "element 0 is off by"),
+        (lambda y: y[0, :1].fill_(float("nan")), "NaN in 1 elements where ATen has it in 0"),
+    ],
+    ids=["all", "one", "nan"],
+)
+def test_check_names_region_op_and_line(
+    spoil: Callable[[Tensor], Tensor], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = Stand().install(monkeypatch)
+
+    def f(x: Tensor) -> Tensor:
+        return x.exp() + 1
+
+    compiled = torch.compile(f, backend=stand.backend_with(check=True))
+    x = torch.randn(64, 30)
+    compiled(x)
+    (executable,) = stand.executables.values()
+    right = type(executable).__call__
+
+    def wrong(self: object, *args: object, **kwargs: object) -> list[Tensor]:
+        results = right(self, *args, **kwargs)
+        spoil(results[0])
+        return results
+
+    monkeypatch.setattr(type(executable), "__call__", wrong)
+    from effc.compiler.ir.errors import VerificationError
+
+    with pytest.raises(VerificationError) as caught:
+        compiled(x)
+    line = f.__code__.co_firstlineno + 1
+    assert str(caught.value).startswith(f"region_0: the result of aten.add.Tensor (add) at {__file__}:{line} (return x.exp() + 1) is wrong:")
+    assert text in str(caught.value)

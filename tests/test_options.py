@@ -1,0 +1,91 @@
+"""Options: what is taken, and the text of every refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from effc.compiler.ir.errors import OptionError
+from effc.compiler.ir.options import UNAVAILABLE, Options
+
+
+def test_defaults_leave_the_rest_to_aten() -> None:
+    options = Options()
+    assert (options.fallback, options.check, options.target, options.passes) == ("eager", False, None, ())
+
+
+def test_equal_options_compare_and_hash_equal(tmp_path: Path) -> None:
+    a = Options(fallback="error", cache_dir=tmp_path)
+    b = Options(cache_dir=str(tmp_path), fallback="error")
+    assert a == b
+    assert hash(a) == hash(b)
+    assert a.to_json() == b.to_json()
+    assert a != Options()
+
+
+def test_options_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Options().check = True  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"fallbck": "eager"}, "unknown option 'fallbck': did you mean 'fallback'? (known: cache_dir, check, fallback, passes, target)"),
+        ({"fallback": "eagr"}, "option 'fallback' is 'eagr': allowed are 'eager', 'error'; did you mean 'eager'?"),
+        ({"fallback": []}, "option 'fallback' is []: allowed are 'eager', 'error'"),
+        ({"check": 1}, "option 'check' is 1: allowed are True, False"),
+        ({"target": "cuda"}, "option 'target' is 'cuda': allowed are 'cpu', None"),
+        ({"cache_dir": 3}, "option 'cache_dir' is 3: expected the path of a directory"),
+        ({"passes": ["x"]}, "option 'passes' is ['x']: expected a dict from pass names to False or a dict of options"),
+        ({"passes": {"no-such-pass": False}}, "option 'passes': no pass is named 'no-such-pass'; "),
+    ],
+)  # fmt: skip
+def test_refusals_say_name_value_and_what_is_allowed(values: dict[str, object], text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Options(**values)
+    assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize("name", sorted(UNAVAILABLE))
+def test_a_known_option_without_its_feature_is_refused(name: str) -> None:
+    with pytest.raises(OptionError, match=f"option '{name}': .* is not part of this version of effc; leave the option out"):
+        Options(**{name: 0.01})
+
+
+def test_a_file_is_no_cache_directory(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(OptionError, match="that is a file; expected a directory, which is made if absent"):
+        Options(cache_dir=file)
+
+
+@pytest.mark.parametrize("mode", [None, "default", "reduce-overhead"])
+def test_modes_that_ask_for_nothing_more(mode: str | None) -> None:
+    assert Options.of({"check": True}, mode) == Options(check=True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        ("max-autotune", "mode='max-autotune': this version of effc does not search schedules; leave mode out"),
+        ("fast", "unknown mode 'fast': effc takes 'default' and 'reduce-overhead'"),
+    ],
+)
+def test_modes_refused_by_name(mode: str, text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Options.of(None, mode)
+    assert str(caught.value) == text
+
+
+def test_what_is_no_mapping_is_refused() -> None:
+    with pytest.raises(OptionError, match="expected a dict from option names to values, or effc.Options"):
+        Options.of(["check"])  # type: ignore[arg-type]
+
+
+def test_the_first_call_shows_the_whole_text() -> None:
+    compiled = torch.compile(lambda x: x + 1, backend="effc", options={"fallbak": "error"})
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="OptionError: unknown option 'fallbak': did you mean"):
+        compiled(torch.ones(2))
