@@ -133,7 +133,8 @@ class Builder:
         type_ = vector_type(lanes, element)
         literal = float_literal(value, element) if element[0] in "fb" else integer_literal(int(value), element)
         body = literal if lanes == 1 else f"dense<{literal}>"
-        return self._entry(f"arith.constant {body} : {type_}", type_, int(value) if type_ == I64 else None)
+        text = f"arith.constant {body}" if type_ == "i1" else f"arith.constant {body} : {type_}"
+        return self._entry(text, type_, int(value) if type_ == I64 else None)
 
     def index(self, value: int) -> Value:
         """An ``i64`` constant."""
