@@ -194,7 +194,7 @@ class KernelBuilder:
     def finish(self, template: str, name: str, location: str, attributes: tuple[tuple[str, Any], ...] = ()) -> Kernel:
         """The kernel; its dims are renumbered (parallel first), dead instructions dropped, symbols normalised."""
         parallel = self._parallel_order()
-        order = [*parallel, *sorted(self.reduction)]
+        order = [*parallel, *self._reduction_order()]
         rename: dict[str, Expr | int] = {f"d{old}": var(f"d{new}") for new, old in enumerate(order)}
         dims = tuple(Dim(self.dims[i], "reduction" if i in self.reduction else "parallel") for i in order)
         body = _renumbered(self.instrs, rename)
@@ -215,6 +215,16 @@ class KernelBuilder:
             if all(s is not None and s.terms for s, i in zip(steps, parallel, strict=True) if self.dims[i].constant != 1):
                 return sorted(parallel, key=lambda i: -_magnitude(instr["address"].coefficient(f"d{i}")))
         return parallel
+
+    def _reduction_order(self) -> list[int]:
+        """Reduction dims by falling stride of the first load that has them all (a contraction's left factor, a row's elements)."""
+        summed = sorted(self.reduction)
+        for instr in self.instrs:
+            if instr.op == "load" and instr.dtype:
+                steps = [instr["address"].coefficient(f"d{i}") for i in summed]
+                if all(s is not None and s.terms for s, i in zip(steps, summed, strict=True) if self.dims[i].constant != 1):
+                    return sorted(summed, key=lambda i: -_magnitude(instr["address"].coefficient(f"d{i}")))
+        return summed
 
 
 def _magnitude(stride: Expr | None) -> int:

@@ -36,7 +36,9 @@ def split_prepared(graph: Graph) -> tuple[Graph | None, list[Tensor]]:
         return None, []
     ops = [op for op in graph.ops if op in inside or is_free(op) or all(t in free for t in op.results)]
     outputs = [GraphOutput(t, row_major(t.sizes), None) for t in results]
-    return Graph(graph.symbols, graph.inputs, ops, outputs), results
+    read = {t for op in ops for t in op.operands} | set(results)
+    inputs = [source for source in graph.inputs if source.tensor in static and source.tensor in read]
+    return Graph((), inputs, ops, outputs), results
 
 
 def _collect(tensors: list[Tensor], inside: set[Op], results: list[Tensor]) -> None:

@@ -240,7 +240,7 @@ class _Reader:
         shapes = {
             "argreduce": lambda: [tuple(s for i, s in enumerate(shape) if i != attributes["dim"])],
             "scan": lambda: [shape] * len(op.results),
-            "scatter": lambda: [operands[-1].sizes],
+            "scatter": lambda: [operands[0].sizes],
             "attention": lambda: [(*shape[:3], operands[2].sizes[3]), shape[:3]][: len(op.results)],
         }
         if kind not in shapes:
@@ -248,10 +248,7 @@ class _Reader:
         node = self._op(op, kind, operands, shapes[kind]())
         node.attributes.update(attributes)
         if kind == "scatter":
-            node.maps = tuple(attributes["maps"])
-            node.dims = self._dims(len(shape), list(op.operands)[:-1], [], list(node.maps[:-1]))
-            node.iterators = ("parallel",) * len(node.dims)
-            node.result_maps = (node.maps[-1],)
+            self._scatter(node)
         if kind in ("argreduce", "scan"):
             dims = tuple(as_expr(f"d{i}") for i in range(len(shape)))
             node.dims, node.maps = shape, (dims,)
@@ -259,6 +256,17 @@ class _Reader:
             kept = dims if kind == "scan" else tuple(d for i, d in enumerate(dims) if i != attributes["dim"])
             node.result_maps = (kept,) * len(node.results)
             node.body = Body((BodyInstr("operand", (), operands[0].dtype, (("number", 0),)),), (0,))
+
+    def _scatter(self, node: Op) -> None:
+        """Bring a scatter's maps into one form: of updates, of each index tensor, of the destination (``s<j>``: index value j)."""
+        base, updates, *indices = node.operands
+        own = tuple(as_expr(f"d{i}") for i in range(len(updates.sizes)))
+        target = tuple(as_expr(f"d{c}" if c >= 0 else f"s{-1 - c}") for c in node.attributes["coordinates"])
+        node.operands = [updates, *indices, base]
+        node.maps = (own, *node.attributes["index_maps"], target)
+        node.dims, node.iterators, node.result_maps = updates.sizes, ("parallel",) * len(own), (target,)
+        direct = {c for c in node.attributes["coordinates"] if c >= 0}
+        node.attributes["independent"] = next((i for i in range(len(own)) if i not in direct), len(own))
 
     # -- helpers ----------------------------------------------------------------------------------------------------
     def _op(self, op: ir.Operation, kind: str, operands: list[Tensor], shapes: list[tuple[Expr, ...]]) -> Op:
