@@ -2,9 +2,9 @@
 
     effc-opt FILE.mlir -p 'pass{option=value},mlir:canonicalize'
 
-Reads the module, verifies it, runs the passes with the verifier after each, prints the module. With ``--emit kernels`` the
-module then goes through the rest of the pipeline, and the program made from it is printed; with ``--emit code``, the MLIR
-that is emitted for each kernel.
+Reads the module, verifies it, runs the passes with the verifier after each, prints the module. With ``--emit kernels``
+the module then goes through the rest of the pipeline, and the program made from it is printed; with ``--emit code``, the
+MLIR that is emitted for each kernel.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def run(
 
 
 def emit(text: str, what: str, target: str) -> str:
-    """The program that the pipeline makes of graph IR for ``target``: its text (``"kernels"``), or its kernels' (``"code"``)."""
+    """The program that the pipeline makes of graph IR for ``target``, as text; with ``"code"`` its kernels' MLIR."""
     from effc.compiler.codegen.cpu.emit import emit as emit_kernel
     from effc.compiler.codegen.cpu.target import Target
     from effc.compiler.pipeline.lower import lower

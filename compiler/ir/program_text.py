@@ -1,4 +1,4 @@
-"""A ``Program`` for people: what ``effc-opt --emit kernels`` prints and lit tests match. Made to be read; nothing parses it.
+"""A ``Program`` for people: what ``effc-opt --emit kernels`` prints and lit tests match. Nothing reads it back.
 
 Example::
 

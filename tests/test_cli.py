@@ -1,0 +1,135 @@
+"""The command line: what it prints, and what it says of a mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from effc import cli
+from effc.cli import target
+from effc.cli.resnet import resnet50
+from effc.cli.timing import Latency, race
+from effc.compiler import opt
+from effc.compiler.ir.errors import OptionError
+
+MODEL = """
+import torch
+
+def model():
+    return torch.nn.ReLU(), (torch.ones(3),)
+
+def alone():
+    return torch.nn.ReLU()
+"""
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    path = tmp_path / "a_model.py"
+    path.write_text(MODEL)
+    return path
+
+
+def test_a_target_is_a_function_in_a_file(model_file: Path) -> None:
+    model, inputs = target.load(f"{model_file}:model")
+    assert torch.equal(model(*inputs), torch.ones(3))
+
+
+def test_a_target_is_a_function_of_a_module(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model_file.parent)
+    assert len(target.load("a_model:model")) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{file}", "does not name a model; write MODULE:FUNCTION"),
+        ("{file}:", "does not name a model"),
+        ("{file}:modle", "has no function 'modle'"),
+        ("{file}:alone", "returned ReLU; it must return (model, inputs)"),
+        ("missing.py:model", "there is no file missing.py"),
+        ("effc.nowhere:model", "no module is named 'effc.nowhere'"),
+    ],
+)
+def test_a_wrong_target_is_one_clear_error(
+    text: str, message: str, model_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["explain", text.format(file=model_file)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("effc: error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_options_are_literals_or_text() -> None:
+    assert target.options(["fallback=error", "check=True", "passes={'a': False}"]) == {
+        "fallback": "error",
+        "check": True,
+        "passes": {"a": False},
+    }
+    with pytest.raises(OptionError, match="'check' is not an option; write NAME=VALUE"):
+        target.options(["check"])
+
+
+def test_an_unknown_option_of_effc_is_one_clear_error(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", f"{model_file}:model", "-o", "fallbak=error"]) == 1
+    assert "unknown option 'fallbak': did you mean 'fallback'?" in capsys.readouterr().err
+
+
+def test_explain_prints_and_writes_the_report(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["explain", f"{model_file}:model", "--json", str(tmp_path / "report.json")]) == 0
+    assert "relu" in capsys.readouterr().out
+    assert (tmp_path / "report.json").read_text().startswith("{")
+
+
+def test_a_subcommand_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([])
+    assert caught.value.code == 2
+    assert "SUBCOMMAND" in capsys.readouterr().err
+
+
+def test_the_demonstration_refuses_no_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--rounds", "1"]) == 1
+    assert "--rounds at least 2" in capsys.readouterr().err
+
+
+def test_the_demonstrations_model_is_resnet50() -> None:
+    model, (images,) = resnet50()
+    assert sum(p.numel() for p in model.parameters()) == 25_557_032  # torchvision's resnet50 has as many
+    with torch.no_grad():
+        logits = model(images)
+    assert logits.shape == (1, 1000)
+    assert 0.01 < float(logits.std()) < 100  # activations keep their scale through the depth
+
+
+def test_rivals_take_turns() -> None:
+    order: list[str] = []
+    rounds = list(race({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 4))
+    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert all(set(r) == {"a", "b"} and min(r.values()) >= 0 for r in rounds)
+
+
+def test_latency_is_median_and_quartiles() -> None:
+    assert Latency.of([3.0, 1.0, 2.0, 5.0, 4.0]) == Latency(3.0, 1.5, 4.5)
+
+
+def test_opt_reads_standard_input_and_writes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("func.func private @f()"))
+    assert opt.main(["-", "-o", str(tmp_path / "out.mlir")]) == 0
+    assert "func.func private @f()" in (tmp_path / "out.mlir").read_text()
+
+
+def test_opt_lists_every_registered_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    assert opt.main(["--list"]) == 0
+    listed = {line.split(":")[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")}
+    assert listed == set(opt.passes())
