@@ -66,7 +66,9 @@ def load(data: bytes, externals: Mapping[str, int] | None = None) -> LoadedObjec
     try:
         return _Image(data, externals or {}).finish()
     except (struct.error, IndexError, UnicodeDecodeError, ValueError, OverflowError) as err:
-        raise ArtifactError(f"the object file ({len(data)} bytes) is damaged: {err}; clear the cache and compile again") from err
+        raise ArtifactError(
+            f"the object file ({len(data)} bytes) is damaged: {err}; clear the cache and compile again"
+        ) from err
 
 
 class _Image:
@@ -116,7 +118,7 @@ class _Image:
         total = max(-(-end // _PAGE) * _PAGE, _PAGE)
         if total > _MAX_IMAGE:
             raise ValueError(f"its sections claim {total} bytes")
-        self.memory = mmap.mmap(-1, total, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        self.memory = mmap.mmap(-1, total, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
         self.view = ctypes.c_char.from_buffer(self.memory)
         self.base = ctypes.addressof(self.view)
 
@@ -175,7 +177,9 @@ class _Image:
                 if kind:
                     self._relocate(start + offset, start + target.size, kind, k, addend)
         _protect(self.base, self.readonly_bytes)
-        defined = {s.name: self._address(k) for k, s in enumerate(self.symbols) if s.binding and s.section in self.place}
+        defined = {
+            s.name: self._address(k) for k, s in enumerate(self.symbols) if s.binding and s.section in self.place
+        }
         return LoadedObject(defined, (self.memory, self.view))
 
     def _relocate(self, at: int, end: int, kind: int, k: int, addend: int) -> None:
