@@ -82,8 +82,6 @@ def test_an_unknown_option_of_effc_is_one_clear_error(model_file: Path, capsys: 
 def test_explain_prints_and_writes_the_report(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     assert cli.main(["explain", f"{model_file}:model", "--json", str(tmp_path / "report.json")]) == 0
     assert "relu" in capsys.readouterr().out
     assert (tmp_path / "report.json").read_text().startswith("{")
