@@ -1,0 +1,462 @@
+"""Evaluates graph IR in torch, with no code generation: the reference of what a module means.
+
+``evaluate(text, arguments, symbols)`` parses and verifies the module and walks ``@main``. A ``linalg.generic`` is computed over
+its whole index space at once: each loop dimension is an ``arange`` along its own axis, bodies are torch ops on broadcast values.
+``tensor.empty`` is poisoned, so that reading it shows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch_mlir import ir
+
+DTYPES = {
+    "f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "i64": torch.int64,
+    "i32": torch.int32, "i16": torch.int16, "i8": torch.int8, "i1": torch.bool, "index": torch.int64,
+}  # fmt: skip
+
+
+def evaluate(text: str, arguments: Sequence[torch.Tensor], symbols: Mapping[str, int]) -> list[torch.Tensor]:
+    """The results of ``@main``; i8 results are int8 (view them as uint8 where torch says so). IndexError from ``effc.check``."""
+    with ir.Context() as context, ir.Location.unknown():
+        context.allow_unregistered_dialects = True
+        module = ir.Module.parse(text)
+        if not module.operation.verify():
+            raise AssertionError("the module does not verify")
+        main = next(op for op in module.body.operations if op.operation.attributes["sym_name"].value == "main")
+        block = main.regions[0].blocks[0]
+        values: dict[ir.Value, Any] = {}
+        given = iter(arguments)
+        for argument, attributes in zip(block.arguments, main.arg_attrs, strict=True):
+            entries = ir.DictAttr(attributes)
+            if "effc.symbol" in entries:
+                values[argument] = torch.tensor(symbols[ir.StringAttr(entries["effc.symbol"]).value])
+            else:
+                tensor = next(given)
+                values[argument] = tensor.view(torch.int8) if tensor.dtype == torch.uint8 else tensor
+        for op in block.operations:
+            if op.operation.name == "func.return":
+                return [values[v] for v in op.operation.operands]
+            run(op.operation, values)
+    raise AssertionError("no return")
+
+
+def run(op: ir.Operation, values: dict[ir.Value, Any]) -> None:
+    """Evaluate one operation of the function's block."""
+    handler = OPS.get(op.name)
+    if handler is not None:
+        results = handler(op, *(values[v] for v in op.operands))
+    elif op.name == "linalg.generic":
+        results = generic(op, values)
+    else:
+        results = scalar(op, [values[v] for v in op.operands], values, {})
+    for result, value in zip(op.results, results if isinstance(results, list) else [results], strict=True):
+        check_type(op, result, value)
+        values[result] = value
+
+
+def check_type(op: ir.Operation, result: ir.Value, value: torch.Tensor) -> None:
+    """The value must have the dtype and the static sizes of its MLIR type."""
+    if not isinstance(result.type, ir.RankedTensorType):
+        return
+    declared = result.type
+    sizes = [None if declared.is_dynamic_dim(i) else declared.get_dim_size(i) for i in range(declared.rank)]
+    fits = len(sizes) == value.dim() and all(s is None or s == v for s, v in zip(sizes, value.shape, strict=True))
+    if not fits or value.dtype != DTYPES[str(declared.element_type)]:
+        raise AssertionError(f"{op.name} gave {value.dtype} {tuple(value.shape)}, its type is {declared}")
+
+
+# -- attributes ---------------------------------------------------------------------------------------------------------
+def integers(op: ir.Operation, name: str) -> list[int]:
+    return [int(v) for v in re.findall(r"-?\d+", re.sub(r"array<i64:?|: ?\w+", "", str(op.attributes[name])))]
+
+
+def maps_of(op: ir.Operation, name: str = "indexing_maps") -> list[list[str]]:
+    return [read_map(str(m)) for m in op.attributes[name]]
+
+
+@lru_cache(maxsize=None)
+def read_map(text: str) -> list[str]:
+    """The result expressions of an ``affine_map`` over dimensions, as Python."""
+    body = text[text.index("->") + 2 :].strip().rstrip(">").strip()[1:-1]
+    return [part.strip() for part in body.split(",")] if body.strip() else []
+
+
+def mixed(op: ir.Operation, name: str, operands: Sequence[torch.Tensor]) -> list[int]:
+    """A static list with its dynamic entries filled in from ``operands``."""
+    dynamic = iter(operands)
+    sentinel = ir.ShapedType.get_dynamic_size()
+    return [int(next(dynamic)) if v == sentinel else v for v in integers(op, name)]
+
+
+def segments(op: ir.Operation, operands: Sequence[Any]) -> list[list[Any]]:
+    out, position = [], 0
+    for count in integers(op, "operandSegmentSizes"):
+        out.append(list(operands[position : position + count]))
+        position += count
+    return out
+
+
+# -- tensor ops -----------------------------------------------------------------------------------------------------------
+def empty(op: ir.Operation, *dynamic: torch.Tensor) -> torch.Tensor:
+    kind = ir.RankedTensorType(op.results[0].type)
+    given = iter(dynamic)
+    sizes = [int(next(given)) if kind.is_dynamic_dim(i) else kind.get_dim_size(i) for i in range(kind.rank)]
+    dtype = DTYPES[str(kind.element_type)]
+    poison = math.nan if dtype.is_floating_point else True if dtype == torch.bool else torch.iinfo(dtype).max - 1
+    return torch.full(sizes, poison, dtype=dtype)
+
+
+def collapse(op: ir.Operation, x: torch.Tensor) -> torch.Tensor:
+    groups = [[int(str(d).split()[0]) for d in group] for group in op.attributes["reassociation"]]
+    return x.reshape([math.prod(x.shape[d] for d in group) for group in groups])
+
+
+def expand(op: ir.Operation, x: torch.Tensor, *dynamic: torch.Tensor) -> torch.Tensor:
+    return x.reshape(mixed(op, "static_output_shape", dynamic))
+
+
+def slices(op: ir.Operation, operands: Sequence[Any], rank: int) -> tuple[slice, ...]:
+    offsets, sizes, strides = (
+        mixed(op, f"static_{name}", part) for name, part in zip(("offsets", "sizes", "strides"), operands, strict=True)
+    )
+    return tuple(
+        slice(o, o + (n - 1) * s + 1 if n else o, s) for o, n, s in zip(offsets, sizes, strides, strict=True)
+    )
+
+
+def extract_slice(op: ir.Operation, *operands: Any) -> torch.Tensor:
+    (x,), *rest = segments(op, operands)
+    taken = x[slices(op, rest, x.dim())]
+    kind = ir.RankedTensorType(op.results[0].type)
+    if kind.rank < taken.dim():  # rank-reducing: the importer drops one dimension, by the position of a static size 1
+        sizes = mixed(op, "static_sizes", rest[1])
+        wanted = [None if kind.is_dynamic_dim(i) else kind.get_dim_size(i) for i in range(kind.rank)]
+        dropped = next(
+            d
+            for d in range(len(sizes))
+            if sizes[d] == 1
+            and all(w is None or w == s for w, s in zip(wanted, sizes[:d] + sizes[d + 1 :], strict=True))
+        )
+        taken = taken.squeeze(dropped)
+    return taken
+
+
+def insert_slice(op: ir.Operation, *operands: Any) -> torch.Tensor:
+    (source,), (x,), *rest = segments(op, operands)
+    out = x.clone()
+    place = slices(op, rest, x.dim())
+    out[place] = source.reshape(out[place].shape)
+    return out
+
+
+def pad(op: ir.Operation, *operands: Any) -> torch.Tensor:
+    (x,), low, high = segments(op, operands)
+    lows, highs = mixed(op, "static_low", low), mixed(op, "static_high", high)
+    constant = op.regions[0].blocks[0].operations[0].operation.operands[0].owner
+    value = read_constant(constant)
+    out = torch.full([n + a + b for n, a, b in zip(x.shape, lows, highs, strict=True)], 0, dtype=x.dtype)
+    out[...] = value
+    out[tuple(slice(a, a + n) for a, n in zip(lows, x.shape, strict=True))] = x
+    return out
+
+
+def transpose(op: ir.Operation, x: torch.Tensor, _init: torch.Tensor) -> torch.Tensor:
+    return x.permute(integers(op, "permutation"))
+
+
+def contract(op: ir.Operation, x: torch.Tensor, y: torch.Tensor, init: torch.Tensor) -> torch.Tensor:
+    letters = [" ".join(m).replace("d", "") for m in maps_of(op)]
+    names = [[int(v) for v in part.split()] for part in letters]
+    product = torch.einsum(x.to(init.dtype), names[0], y.to(init.dtype), names[1], names[2])
+    return product + init
+
+
+# -- the effc dialect -------------------------------------------------------------------------------------------------------
+def word(op: ir.Operation, name: str) -> str:
+    return ir.StringAttr(op.attributes[name]).value
+
+
+def number(op: ir.Operation, name: str) -> int:
+    return ir.IntegerAttr(op.attributes[name]).value
+
+
+def argreduce(op: ir.Operation, x: torch.Tensor) -> torch.Tensor:
+    return (torch.argmax if word(op, "kind") == "max" else torch.argmin)(x, number(op, "dim"))
+
+
+def scan(op: ir.Operation, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+    dim, kind = number(op, "dim"), word(op, "kind")
+    if kind in ("max", "min"):
+        return list((torch.cummax if kind == "max" else torch.cummin)(x, dim))
+    if kind == "logaddexp":
+        return torch.logcumsumexp(x, dim)
+    return (torch.cumsum if kind == "add" else torch.cumprod)(x, dim, dtype=x.dtype)
+
+
+def scatter(op: ir.Operation, base: torch.Tensor, updates: torch.Tensor, *indices: torch.Tensor) -> torch.Tensor:
+    axes = loop_axes(list(updates.shape))
+    tables = [at(i, m, axes) for i, m in zip(indices, maps_of(op, "index_maps"), strict=True)]
+    out = base.clone()
+    flat = torch.zeros(1, dtype=torch.int64)
+    for size, c in zip(base.shape, integers(op, "coordinates"), strict=True):
+        flat = flat * size + (axes[f"d{c}"] if c >= 0 else tables[-1 - c])
+    positions = flat.expand(updates.shape).reshape(-1)
+    values, memory = updates.reshape(-1), out.view(-1)
+    if int(positions.min()) < 0 or int(positions.max()) >= memory.numel():
+        raise AssertionError("effc.scatter out of bounds")
+    reduction = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}.get(word(op, "kind"))
+    if reduction is None:
+        for p, v in zip(positions.tolist(), values, strict=True):  # in order: the last wins
+            memory[p] = v
+    else:
+        memory.scatter_reduce_(0, positions, values, reduction, include_self=True)
+    return out
+
+
+def attention(op: ir.Operation, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *mask: torch.Tensor) -> list[torch.Tensor]:
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    scores = q.to(wide) @ k.to(wide).transpose(-1, -2) * ir.FloatAttr(op.attributes["scale"]).value
+    if mask:
+        scores = scores + mask[0].to(wide)
+    if ir.BoolAttr(op.attributes["causal"]).value:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        scores = scores.masked_fill(~seen, -math.inf)
+    sums = torch.logsumexp(scores, -1)
+    weights = torch.nan_to_num(torch.exp(scores - sums[..., None])) if bool(torch.isinf(sums).any()) else torch.exp(scores - sums[..., None])
+    return [(weights @ v.to(wide)).to(q.dtype), sums]
+
+
+OPS: dict[str, Callable[..., Any]] = {
+    "tensor.empty": empty,
+    "tensor.collapse_shape": collapse,
+    "tensor.expand_shape": expand,
+    "tensor.extract_slice": extract_slice,
+    "tensor.insert_slice": insert_slice,
+    "tensor.pad": pad,
+    "tensor.concat": lambda op, *parts: torch.cat(parts, number(op, "dim")),
+    "tensor.cast": lambda op, x: x,
+    "linalg.fill": lambda op, value, init: torch.full_like(init, 0).copy_(value),
+    "linalg.transpose": transpose,
+    "linalg.contract": contract,
+    "linalg.broadcast": lambda op, x, init: x.reshape(
+        [1 if d in integers(op, "dimensions") else s for d, s in enumerate(init.shape)]
+    ).expand(init.shape),
+    "effc.argreduce": argreduce,
+    "effc.scan": scan,
+    "effc.scatter": scatter,
+    "effc.attention": attention,
+}
+
+
+# -- linalg.generic -----------------------------------------------------------------------------------------------------------
+def loop_axes(sizes: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Loop variable -> its values along its own axis."""
+    n = len(sizes)
+    return {f"d{i}": torch.arange(s).reshape([s if j == i else 1 for j in range(n)]) for i, s in enumerate(sizes)}
+
+
+def at(x: torch.Tensor, expressions: Sequence[str], axes: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """``x`` at the places that the map's ``expressions`` give, broadcastable over the loops."""
+    if not expressions:
+        return x.reshape([1] * len(axes))
+    places = [torch.as_tensor(eval(e.replace("floordiv", "//").replace("mod", "%"), dict(axes))) for e in expressions]
+    if x.numel() == 0:
+        shape = torch.broadcast_shapes(*(p.shape for p in places))
+        return x.new_empty([0 if s == 0 else s for s in shape] if 0 in shape else [0] * len(shape))
+    return x[tuple(p.reshape([1] * (len(axes) - p.dim()) + list(p.shape)) for p in places)]
+
+
+def generic(op: ir.Operation, values: dict[ir.Value, Any]) -> torch.Tensor:
+    maps = maps_of(op)
+    tensors = [values[v] for v in op.operands]
+    kinds = re.findall(r"parallel|reduction", str(op.attributes["iterator_types"]))
+    sizes: dict[str, int] = {}
+    for x, m in zip(tensors, maps, strict=True):
+        for size, e in zip(x.shape, m, strict=True):
+            if re.fullmatch(r"d\d+", e):
+                if sizes.setdefault(e, size) != size:
+                    raise AssertionError(f"{op.name}: {e} has the sizes {sizes[e]} and {size}")
+    shape = [sizes[f"d{i}"] for i in range(len(kinds))]
+    axes = loop_axes(shape)
+    block = op.regions[0].blocks[0]
+    local = dict(zip(block.arguments, (at(x, m, axes) for x, m in zip(tensors, maps, strict=True)), strict=True))
+    accumulator = block.arguments[len(tensors) - 1]
+    reduced = [i for i, k in enumerate(kinds) if k == "reduction"]
+    operations = list(block.operations)
+    combine = operations[-1].operation.operands[0].owner if reduced else None
+    value: Any = None
+    for inner in operations[:-1]:
+        inner = inner.operation
+        operands = [local.get(v) if v in local else values[v] for v in inner.operands]
+        if combine is not None and inner == combine:
+            (other,) = [o for v, o in zip(inner.operands, operands, strict=True) if v != accumulator]
+            value = fold(inner.name, other.expand(shape), local[accumulator], reduced)
+        elif combine is not None and accumulator in list(inner.operands):
+            raise AssertionError("a reduction's body combines once")
+        else:
+            result = scalar(inner, operands, values, axes)
+            if result is not None:
+                local[inner.results[0]] = result
+    if combine is None:
+        yielded = operations[-1].operation.operands[0]
+        value = torch.as_tensor(local[yielded] if yielded in local else values[yielded])
+    value = value.reshape([1] * (len(shape) - value.dim()) + list(value.shape))
+    value = value.expand([1 if i in reduced else s for i, s in enumerate(shape)])
+    order = [int(e[1:]) for e in maps[-1]]
+    return value.permute([*order, *reduced]).reshape([shape[d] for d in order])
+
+
+def fold(name: str, value: torch.Tensor, init: torch.Tensor, dims: list[int]) -> torch.Tensor:
+    """Reduce ``value`` over ``dims`` with the op ``name``, starting from ``init``."""
+    kind = name.split(".")[1]
+    if any(value.shape[d] == 0 for d in dims):
+        return init
+    if kind in ("addf", "addi"):
+        return torch.sum(value, dims, keepdim=True, dtype=value.dtype) + init
+    if kind in ("mulf", "muli"):
+        for d in dims:
+            value = torch.prod(value, d, keepdim=True, dtype=value.dtype)
+        return value * init
+    if kind in ("maximumf", "maxsi", "minimumf", "minsi"):
+        reduce, pair = (torch.amax, torch.maximum) if kind.startswith("max") else (torch.amin, torch.minimum)
+        return pair(reduce(value, dims, keepdim=True), init)
+    if kind in ("maxui", "minui"):
+        reduce, pair = (torch.amax, torch.maximum) if kind.startswith("max") else (torch.amin, torch.minimum)
+        return pair(reduce(unsigned(value), dims, keepdim=True), unsigned(init)).to(value.dtype)
+    if kind in ("andi", "ori") and value.dtype == torch.bool:
+        for d in dims:
+            value = (torch.all if kind == "andi" else torch.any)(value, d, keepdim=True)
+        return value & init if kind == "andi" else value | init
+    raise AssertionError(f"no fold for {name}")
+
+
+# -- scalars ----------------------------------------------------------------------------------------------------------------------
+def read_constant(op: Any) -> torch.Tensor:
+    op = op.operation if hasattr(op, "operation") else op
+    attribute = op.attributes["value"]
+    kind = str(op.results[0].type)
+    if kind == "i1":
+        return torch.tensor(str(attribute) in ("true", "-1 : i1", "1 : i1"))
+    if kind[0] == "i":
+        return torch.tensor(ir.IntegerAttr(attribute).value, dtype=DTYPES[kind])
+    return torch.tensor(ir.FloatAttr(attribute).value, dtype=torch.float64).to(DTYPES[kind])
+
+
+def unsigned(x: torch.Tensor) -> torch.Tensor:
+    """The unsigned reading of a signless integer of up to 32 bits."""
+    if x.dtype == torch.bool:
+        return x.to(torch.int64)
+    bits = torch.iinfo(x.dtype).bits
+    return x.to(torch.int64) & ((1 << bits) - 1)
+
+
+_RELATIONS: dict[str, Callable[..., torch.Tensor]] = {
+    "eq": torch.eq, "ne": torch.ne, "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge,
+}  # fmt: skip
+_CMPF = ["false", "oeq", "ogt", "oge", "olt", "ole", "one", "ord", "ueq", "ugt", "uge", "ult", "ule", "une", "uno", "true"]
+_CMPI = ["eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge"]
+
+
+def compare(op: ir.Operation, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    predicate = ir.IntegerAttr(op.attributes["predicate"]).value
+    if op.name == "arith.cmpf":
+        name = _CMPF[predicate]
+        if name not in ("oeq", "une", "olt", "ole", "ogt", "oge"):
+            raise AssertionError(f"predicate {name}")
+        return _RELATIONS[name[1:]](a, b)
+    name = _CMPI[predicate]
+    if name[0] == "u":
+        return _RELATIONS[name[1:]](unsigned(a), unsigned(b))
+    return _RELATIONS[name if name in ("eq", "ne") else name[1:]](a, b)
+
+
+def affine_apply(op: ir.Operation, *operands: torch.Tensor) -> torch.Tensor:
+    text = str(op.attributes["map"])
+    names = re.findall(r"[sd]\d+", text[: text.index("->")])
+    env = {n: int(v) for n, v in zip(names, operands, strict=True)}
+    expression = text[text.index("->") + 2 :].strip().rstrip(">").replace("floordiv", "//").replace("mod", "%")
+    return torch.tensor(eval(expression, env))
+
+
+def _bool_safe(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda a, b: function(a.to(torch.int8), b.to(torch.int8)).to(torch.bool) if a.dtype == torch.bool else function(a, b)
+
+
+BINARY: dict[str, Callable[..., torch.Tensor]] = {
+    "arith.addf": torch.add, "arith.subf": torch.sub, "arith.mulf": torch.mul, "arith.divf": torch.div,
+    "arith.addi": torch.add, "arith.subi": _bool_safe(torch.sub), "arith.muli": torch.mul, "arith.remf": torch.fmod,
+    "arith.divsi": lambda a, b: torch.div(a, b, rounding_mode="trunc"),
+    "arith.floordivsi": lambda a, b: torch.div(a, b, rounding_mode="floor"), "arith.remsi": torch.fmod,
+    "arith.divui": lambda a, b: (unsigned(a) // unsigned(b)).to(a.dtype),
+    "arith.remui": lambda a, b: (unsigned(a) % unsigned(b)).to(a.dtype),
+    "arith.andi": torch.bitwise_and, "arith.ori": torch.bitwise_or, "arith.xori": torch.bitwise_xor,
+    "arith.maximumf": torch.maximum, "arith.minimumf": torch.minimum, "arith.maxnumf": torch.fmax,
+    "arith.minnumf": torch.fmin, "arith.maxsi": torch.maximum, "arith.minsi": torch.minimum,
+    "arith.maxui": lambda a, b: torch.maximum(unsigned(a), unsigned(b)).to(a.dtype),
+    "arith.minui": lambda a, b: torch.minimum(unsigned(a), unsigned(b)).to(a.dtype),
+    "arith.shli": torch.bitwise_left_shift, "arith.shrsi": torch.bitwise_right_shift,
+    "arith.shrui": lambda a, b: (unsigned(a) >> unsigned(b)).to(a.dtype),
+    "math.powf": torch.pow, "math.atan2": torch.atan2, "math.copysign": torch.copysign,
+}  # fmt: skip
+UNARY: dict[str, Callable[..., torch.Tensor]] = {
+    "arith.negf": torch.neg, "math.absf": torch.abs, "math.absi": torch.abs, "math.roundeven": torch.round,
+    **{
+        f"math.{name}": getattr(torch, name)
+        for name in (
+            "acos acosh asin asinh atan atanh ceil cos cosh erf erfc exp exp2 expm1 floor log log10 log1p log2 rsqrt sin "
+            "sinh sqrt tan tanh trunc"
+        ).split()
+    },
+}  # fmt: skip
+LIBM: dict[str, Callable[..., torch.Tensor]] = {
+    "lgamma": torch.lgamma, "hypot": torch.hypot, "nextafter": torch.nextafter,
+}  # fmt: skip
+
+
+def scalar(op: ir.Operation, operands: list[Any], values: Mapping[ir.Value, Any], axes: Mapping[str, torch.Tensor]) -> Any:
+    """One scalar op, on values that broadcast over the loops."""
+    name = op.name
+    if name in BINARY:
+        a, b = operands
+        return BINARY[name](*torch.broadcast_tensors(a, b))
+    if name in UNARY:
+        return UNARY[name](operands[0])
+    if name == "arith.constant":
+        return read_constant(op)
+    if name in ("arith.cmpf", "arith.cmpi"):
+        return compare(op, *operands)
+    if name == "arith.select":
+        return torch.where(*operands)
+    if name in ("arith.extf", "arith.truncf", "arith.sitofp", "arith.fptosi", "arith.trunci", "arith.index_cast"):
+        return operands[0].to(DTYPES[str(op.results[0].type)])
+    if name == "arith.extsi":
+        wide = DTYPES[str(op.results[0].type)]
+        return -operands[0].to(wide) if operands[0].dtype == torch.bool else operands[0].to(wide)
+    if name in ("arith.extui", "arith.uitofp"):
+        return unsigned(operands[0]).to(DTYPES[str(op.results[0].type)])
+    if name == "linalg.index":
+        return axes[f"d{ir.IntegerAttr(op.attributes['dim']).value}"]
+    if name == "tensor.extract":
+        x, *places = operands
+        return x[tuple(places)] if places else x
+    if name == "affine.apply":
+        return affine_apply(op, *operands)
+    if name == "math.fma":
+        a, b, c = operands
+        return (a.double() * b.double() + c.double()).to(a.dtype)
+    if name == "func.call":
+        symbol = ir.FlatSymbolRefAttr(op.attributes["callee"]).value
+        function = LIBM.get(symbol) or LIBM[symbol.removesuffix("f")]
+        return function(*torch.broadcast_tensors(*operands))
+    if name == "effc.check":
+        if not bool(operands[0].all()):
+            raise IndexError(word(op, "message"))
+        return None
+    raise AssertionError(f"no evaluation for {name}")
