@@ -22,8 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from sweep import check, pool, table
+import isolated
+from sweep import check, table
 
+WORKER = Path(__file__).resolve().parents[1] / "tests" / "sweep" / "worker.py"
 Results = dict[str, list[dict[str, Any]]]
 
 
@@ -41,6 +43,19 @@ def load(path: Path, backend: str, limit: int) -> Results:
     return found
 
 
+def verdicts(worker: isolated.Worker, name: str, timeout: float) -> list[dict[str, Any]]:
+    """A verdict for each sample of the op; a sample on which the process dies or exceeds ``timeout`` s is ``crash``."""
+    found: list[dict[str, Any]] = []
+    while True:
+        try:
+            for verdict in worker.answers({"op": name, "first": len(found)}, timeout):
+                found.append(verdict)
+        except isolated.WorkerDied as err:
+            found.append({"status": "crash", "detail": str(err)})
+        else:
+            return found
+
+
 def sweep(
     names: list[str],
     backend: str,
@@ -56,16 +71,16 @@ def sweep(
     lock = threading.Lock()
 
     def work() -> None:
-        worker = pool.Worker(backend, limit)
+        worker = isolated.Worker(WORKER, backend, str(limit))
         try:
             while True:
                 try:
                     name = todo.get_nowait()
                 except queue.Empty:
                     return
-                verdicts = list(worker.run(name, timeout))
+                found = verdicts(worker, name, timeout)
                 with lock:
-                    done(name, verdicts)
+                    done(name, found)
         finally:
             worker.stop()
 
@@ -89,19 +104,18 @@ def main() -> int:
     names = [op.full_name for op in check.ops(args.ops.split(",") if args.ops else None)]
     path = None if args.out == "-" else Path(args.out)
     results = load(path, args.backend, args.limit) if path else {}
-    results = {name: verdicts for name, verdicts in results.items() if name in names}
+    results = {name: found for name, found in results.items() if name in names}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("ops", total=len(names), completed=len(results))
 
-        def done(name: str, verdicts: list[dict[str, Any]]) -> None:
-            results[name] = verdicts
+        def done(name: str, found: list[dict[str, Any]]) -> None:
+            results[name] = found
             progress.update(task, advance=1, description=name)
             if path:
                 with path.open("a") as f:
                     f.write(
-                        json.dumps({"op": name, "backend": args.backend, "limit": args.limit, "samples": verdicts})
-                        + "\n"
+                        json.dumps({"op": name, "backend": args.backend, "limit": args.limit, "samples": found}) + "\n"
                     )
 
         sweep([n for n in names if n not in results], args.backend, args.limit, args.jobs, args.timeout, done)

@@ -1,29 +1,26 @@
-"""The process behind ``pool.Worker``: reads ``{"op", "first"}`` lines, writes a verdict for each sample, then
-``{"done": true}``.
-"""
+"""The sweep's worker process: for ``{"op", "first"}`` a verdict for each sample from ``first`` on."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import isolated
 
 from sweep import check
 
 
 def main(backend: str, limit: int) -> None:
-    """Answer until stdin closes. What the checked code prints goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        request = json.loads(line)
+    def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         (op,) = check.ops([request["op"]])
         for sample in check.samples(op, limit)[request["first"] :]:
-            print(json.dumps(check.check(op, sample, backend).to_json()), file=answers, flush=True)
-        print(json.dumps({"done": True}), file=answers, flush=True)
+            yield check.check(op, sample, backend).to_json()
+
+    isolated.serve(answer)
 
 
 if __name__ == "__main__":

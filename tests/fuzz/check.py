@@ -1,0 +1,61 @@
+"""Run one program's source through a backend and compare."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import exactness
+import torch
+
+from .generate import STEPS
+from .program import load
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``ok``, ``mismatch``, ``error`` (raised where eager does not), ``crash`` (process gone or hung), or
+    ``skipped``: eager or the backend ``aot_eager`` fails as well, so torch is at fault.
+    """
+
+    status: str
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("mismatch", "error", "crash")
+
+
+def check(source: str, seed: int, backend: str, dynamic: bool = False) -> Outcome:
+    """Static: one size, two sets of values, one compilation. Dynamic: ``STEPS``, one compiled function."""
+    outcome = _run(source, seed, backend, dynamic)
+    if outcome.failed and _run(source, seed, "aot_eager", dynamic).failed:
+        return Outcome("skipped", f"aot_eager fails too: {outcome.detail}")
+    return outcome
+
+
+def _run(source: str, seed: int, backend: str, dynamic: bool) -> Outcome:
+    graph, inputs = load(source)
+    torch._dynamo.reset()
+    compiled = torch.compile(graph, backend=backend, dynamic=dynamic)
+    calls = [(seed, step) for step in STEPS] if dynamic else [(seed, 0), (seed + 1, 0)]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        for value, step in calls:
+            arguments = inputs(value, step)
+            try:
+                eager = exactness.run(graph, arguments)
+            except Exception as err:
+                return Outcome("skipped", f"eager: {err}")
+            try:
+                ours = exactness.run(compiled, arguments)
+            except Exception as err:
+                return Outcome("error", f"{type(err).__name__}: {err}".strip()[:600])
+            problems = exactness.judge(graph, arguments, ours, eager, strides=True).problems
+            if problems:
+                return Outcome("mismatch", f"seed {value}, step {step}: " + "; ".join(problems)[:600])
+    return Outcome("ok")

@@ -1,0 +1,265 @@
+"""Texts of the statements, by family: ``{v}`` the operand, ``{w}`` another, ``{d}``/``{e}`` dimensions, ``{k}``
+keepdim.
+
+Arguments keep values tame where the function does not (``exp(-|v|)``, ``1 / (|v| + 0.5)``).
+"""
+
+from __future__ import annotations
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.strip().splitlines())
+
+
+UNARY = _lines(
+    """
+    torch.exp(-{v}.abs())
+    torch.expm1({v} * 0.5)
+    torch.log({v}.abs() + 0.5)
+    torch.log1p({v}.abs())
+    {v}.abs().sqrt()
+    torch.rsqrt({v}.abs() + 0.1)
+    torch.reciprocal({v}.abs() + 0.5)
+    torch.sin({v})
+    torch.cos({v})
+    torch.atan({v})
+    torch.tanh({v})
+    torch.sigmoid({v})
+    torch.erf({v})
+    torch.square({v})
+    {v} ** 2
+    {v} ** 3
+    F.gelu({v})
+    F.gelu({v}, approximate='tanh')
+    F.silu({v})
+    F.softplus({v})
+    F.elu({v})
+    F.leaky_relu({v}, 0.1)
+    F.hardswish({v})
+    F.mish({v})
+    F.logsigmoid({v})
+    """
+)
+EXACT_UNARY = _lines(
+    """
+    -{v}
+    {v}.abs()
+    torch.relu({v})
+    {v}.clamp(-1, 1)
+    {v}.clone()
+    """
+)
+JUMP = _lines(
+    """
+    torch.floor({v})
+    torch.ceil({v})
+    torch.round({v})
+    torch.trunc({v})
+    torch.sign({v})
+    {v} > 0.5
+    {v} == 0
+    torch.isnan({v})
+    {v}.to(torch.bool)
+    """
+)
+BINARY = _lines(
+    """
+    {v} + {w}
+    {v} - {w}
+    {v} * {w}
+    {v} / ({w}.abs() + 0.5)
+    {v} + 1.5
+    2 - {v}
+    {v} * 0.3
+    torch.add({v}, {w}, alpha=2)
+    torch.hypot({v} + 0.0, {w} + 0.0)
+    torch.atan2({v} + 0.0, {w} + 3.0)
+    torch.lerp({v}, {w}, 0.3)
+    torch.addcmul({v}, {v}, {w})
+    """
+)
+EXACT_BINARY = _lines(
+    """
+    torch.maximum({v}, {w})
+    torch.minimum({v}, {w})
+    """
+)
+COMPARISON = _lines(
+    """
+    {v} < {w}
+    {v} <= {w}
+    {v} > {w}
+    {v} >= {w}
+    {v} == {w}
+    {v} != {w}
+    """
+)
+INTEGER = _lines(
+    """
+    {v} & {w}
+    {v} | {w}
+    {v} ^ {w}
+    {v} + {w}
+    {v} * {w}
+    {v} // 3
+    {v} % 3
+    {v} % -4
+    torch.div({v}, 2, rounding_mode='trunc')
+    ~{v}
+    {v} << 1
+    {v} >> 1
+    """
+)
+REDUCTION = _lines(
+    """
+    {v}.sum({d}, keepdim={k})
+    {v}.mean({d}, keepdim={k})
+    {v}.sum()
+    {v}.mean()
+    {v}.var({d}, keepdim={k}, correction=0)
+    {v}.std({d}, correction=0) + 0.1
+    {v}.norm(dim={d}, keepdim={k})
+    torch.logsumexp({v}, {d}, keepdim={k})
+    ({v} * 0.5).prod({d}, keepdim={k})
+    {v}.cumsum({d})
+    ({v} * 0.5).cumprod({d})
+    """
+)
+EXACT_REDUCTION = _lines(
+    """
+    {v}.amax({d}, keepdim={k})
+    {v}.amin({d}, keepdim={k})
+    {v}.argmax({d}, keepdim={k})
+    {v}.argmin({d}, keepdim={k})
+    {v}.max({d}).values
+    ({v} > 0).any({d})
+    ({v} > 0).all({d})
+    ({v} > 0).sum({d})
+    {v}.sort({d}).values
+    torch.topk({v}, 1, dim={d}).values
+    """
+)
+NORMALIZATION = _lines(
+    """
+    torch.softmax({v}, {d})
+    torch.log_softmax({v}, {d})
+    F.layer_norm({v}, {v}.shape[-1:])
+    F.layer_norm({v}, {v}.shape[-1:], eps=1e-3) * 0.5 + 0.1
+    F.normalize({v}, dim={d})
+    {v} * torch.rsqrt({v}.pow(2).mean(-1, keepdim=True) + 1e-5)
+    {v} - {v}.amax({d}, keepdim=True)
+    """
+)
+MATMUL = _lines(
+    """
+    {v} @ {w}
+    {v} @ {w}.transpose(-1, -2)
+    F.linear({v}, {w})
+    torch.einsum('...ij,...kj->...ik', {v}, {w})
+    {v}.transpose(-1, -2) @ {v}
+    torch.baddbmm({v} @ {v}.mT, {v}, {v}.mT)
+    """
+)
+#: ``{r}``: spatial rank.
+POOLING = _lines(
+    """
+    F.avg_pool{r}d({v}, 2)
+    F.max_pool{r}d({v}, 3, 1, 1)
+    F.adaptive_avg_pool{r}d({v}, 1)
+    F.interpolate({v}, scale_factor=2, mode='nearest')
+    """
+)
+VIEW = _lines(
+    """
+    {v}.transpose({d}, {e})
+    {v}.movedim({d}, {e})
+    {v}.unsqueeze({d})
+    {v}.squeeze({d})
+    {v}.flip({d})
+    {v}.roll(1, {d})
+    {v}.flatten()
+    {v}.flatten(0, 1)
+    {v}.reshape(-1)
+    {v}.narrow({d}, 0, 1)
+    {v}.select({d}, 0)
+    {v}.unfold({d}, 2, 1)
+    {v}[..., 1:]
+    {v}[..., ::2]
+    {v}[1:]
+    {v}[:-1]
+    {v}[None]
+    {v}.unsqueeze(-1).expand(*{v}.shape, 3)
+    {v}.repeat_interleave(2, {d})
+    {v}.diagonal(0, {d}, {e})
+    {v}.tril()
+    {v}.detach()
+    {v}.contiguous()
+    """
+)
+#: Only where sizes are fixed.
+STATIC_VIEW = _lines(
+    """
+    {v}.select({d}, -1)
+    {v}.chunk(2, {d})[-1]
+    {v}.split(2, {d})[0]
+    {v}.unflatten({d}, (2, -1))
+    {v}.unflatten({d}, (-1, 3))
+    """
+)
+JOINED = _lines(
+    """
+    torch.cat([{v}, {w}], {d})
+    torch.cat([{v}, {v}], {d})
+    torch.stack([{v}, {w}], {d})
+    F.pad({v}, (1, 2))
+    F.pad({v}, (0, 1), value=0.5)
+    F.pad({v}, (-1, 1))
+    """
+)
+#: ``{w}`` holds int64.
+INDEXED = _lines(
+    """
+    {v}[{w} % {v}.shape[0]]
+    {v}.index_select({d}, {w}.flatten() % {v}.shape[{d}])
+    F.embedding({w} % {v}.shape[0], {v})
+    {v}.gather(0, ({w} % {v}.shape[0]).expand_as({v}))
+    """
+)
+#: Adds into places that may repeat: rounding depends on the order.
+ACCUMULATED = _lines(
+    """
+    torch.zeros_like({v}).index_add({d}, torch.arange({v}.shape[{d}]) // 2, {v})
+    torch.zeros_like({v}).scatter_add(0, ({w} % {v}.shape[0]).expand_as({v}), {v})
+    """
+)
+CREATED = _lines(
+    """
+    torch.arange({v}.shape[{d}])
+    torch.arange({v}.shape[{d}], dtype=torch.float32) * 0.25
+    torch.ones_like({v})
+    torch.full_like({v}, 2)
+    {v}.new_zeros({v}.shape)
+    torch.eye({v}.shape[{d}])
+    torch.ones({v}.shape[{d}], {v}.shape[{d}]).tril() > 0
+    """
+)
+EXACT_UPDATE = _lines(
+    """
+    {v}.copy_({w})
+    {v}.zero_()
+    {v}.fill_(0.25)
+    {v}.clamp_(-1, 1)
+    {v}[0] = 1
+    {v}[..., :1].copy_({v}[..., -1:])
+    """
+)
+UPDATE = _lines(
+    """
+    {v}.add_({w})
+    {v}.sub_({w}, alpha=2)
+    {v}.mul_(0.5)
+    {v}[..., 0].add_(1)
+    {v}[1:].mul_(2)
+    {v}.transpose(0, -1).add_({w}.transpose(0, -1))
+    """
+)
