@@ -1,29 +1,26 @@
-"""The ``effc`` dialect: what upstream MLIR lacks at graph level. Written in generic syntax, destinations last, one for each result.
+"""The ``effc`` dialect: what upstream MLIR lacks at graph level. Written in generic syntax.
 
-==================  ===========================================  ================================================================
-op                  operands                                     attributes
-==================  ===========================================  ================================================================
-``effc.argreduce``  x, destination (i64)                         ``kind`` "argmax" | "argmin"; ``dims`` array<i64>, reduced in row-major
-                                                                 order and dropped: the result is the position within them
-``effc.scan``       x, destination[, destination of indices]     ``kind`` "add" | "mul" | "max" | "min" | "logaddexp"; ``dim`` i64: inclusive,
-                                                                 along ``dim``; a second result (i64) holds the position of the extremum
-``effc.scatter``    updates, indices…, destination               ``maps``: of updates, of each index tensor, and of the destination, whose
-                                                                 symbol ``s<j>`` is the value of index tensor j (negative ones already wrapped),
-                                                                 all over the dims of the updates; ``combine`` "set" | "add" | "mul" | "max" | "min";
-                                                                 ``independent`` i64: that many leading dims address disjoint elements. Updates
-                                                                 apply in row-major order; an index out of range raises IndexError
-``effc.check``      indices (any integer type)                   ``low``, ``high``: text of ``Expr``; ``message``: raises IndexError(message)
-                                                                 unless low <= every index < high. Reads guarded by it clamp their index.
-``effc.attention``  q, k, v[, mask], destination[, logsumexp]    ``scale`` f64; ``causal`` bool; ``masked`` bool (a mask operand, additive
-                                                                 float or bool = keep, broadcast to [B,H,Q,K]). q: [B,H,Q,D], k: [B,G,K,D],
-                                                                 v: [B,G,K,E], H a multiple of G; destination [B,H,Q,E]; logsumexp f32 [B,H,Q]
-==================  ===========================================  ================================================================
+==================  =========================  ==================================================================================
+op                  operands                   attributes
+==================  =========================  ==================================================================================
+``effc.argreduce``  x                          ``kind`` "max" | "min"; ``dim`` i64, dropped: the result (i64) is the position along it of
+                                               the first extremum; a NaN beats every number
+``effc.scan``       x                          ``kind`` "add" | "mul" | "max" | "min" | "logaddexp"; ``dim`` i64: inclusive, along
+                                               ``dim``; a second result (i64) holds the position of the extremum, of equal ones the last
+``effc.scatter``    base, updates, indices…    the base, where for every point p of the updates, in row-major order, the element at c(p) is
+                                               combined with updates[p]. ``coordinates`` array<i64>: c(p)[k] is p[j] for j >= 0, and for
+                                               -1 - i the value that index tensor i (i64) has at ``index_maps``[i] of p; ``kind`` "assign"
+                                               (the last wins) | "add" | "mul" | "max" | "min". An index out of range raises IndexError
+``effc.check``      i1, in a body              ``message``: IndexError(message) is raised after the call where the operand is false
+``effc.attention``  q, k, v[, mask]            ``scale`` f64; ``causal`` bool. q: [B,H,Q,D], k: [B,G,K,D], v: [B,G,K,E], H a multiple of G;
+                                               mask (added) broadcasts to [B,H,Q,K]; results [B,H,Q,E] and the logsumexp [B,H,Q]
+                                               (f32, f64 for f64); a row that sees nothing gives 0
+==================  =========================  ==================================================================================
 
 Example::
 
-    %r = "effc.scatter"(%u, %i, %dest) {maps = [affine_map<(d0, d1)[s0] -> (d0, d1)>, affine_map<(d0, d1)[s0] -> (d0)>,
-         affine_map<(d0, d1)[s0] -> (s0, d1)>], combine = "add", independent = 0 : i64}
-         : (tensor<3x6xf32>, tensor<3xi64>, tensor<5x6xf32>) -> tensor<5x6xf32>
+    %r = "effc.scatter"(%base, %u, %i) {coordinates = array<i64: -1, 1>, index_maps = [affine_map<(d0, d1) -> (d0)>], kind = "add"}
+         : (tensor<5x6xf32>, tensor<3x6xf32>, tensor<3xi64>) -> tensor<5x6xf32>
 """
 
 from __future__ import annotations
@@ -32,11 +29,11 @@ from torch_mlir import ir
 
 #: Attributes that each op must have.
 REQUIRED: dict[str, frozenset[str]] = {
-    "effc.argreduce": frozenset({"kind", "dims"}),
+    "effc.argreduce": frozenset({"kind", "dim"}),
     "effc.scan": frozenset({"kind", "dim"}),
-    "effc.scatter": frozenset({"maps", "combine", "independent"}),
-    "effc.check": frozenset({"low", "high", "message"}),
-    "effc.attention": frozenset({"scale", "causal", "masked"}),
+    "effc.scatter": frozenset({"coordinates", "index_maps", "kind"}),
+    "effc.check": frozenset({"message"}),
+    "effc.attention": frozenset({"scale", "causal"}),
 }
 
 

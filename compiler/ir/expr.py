@@ -128,8 +128,10 @@ class Expr:
         total = 0
         for mono, c in self.terms:
             for atom in mono:
-                c *= values[atom.name] if isinstance(atom, Var) else _FOLD[atom.fn](
-                    atom.lhs.evaluate(values), atom.rhs.evaluate(values)
+                c *= (
+                    values[atom.name]
+                    if isinstance(atom, Var)
+                    else _FOLD[atom.fn](atom.lhs.evaluate(values), atom.rhs.evaluate(values))
                 )
             total += c
         return total
@@ -150,7 +152,7 @@ class Expr:
 
 
 def const(value: int) -> Expr:
-    return Expr(((((), int(value)),) if value else ()))
+    return Expr((((), int(value)),) if value else ())
 
 
 def var(name: str) -> Expr:

@@ -168,7 +168,9 @@ class KernelSpec:
 
 
 def _attributes_out(attributes: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    return {k: {"expr": str(v)} if isinstance(v, Expr) else list(v) if isinstance(v, tuple) else v for k, v in attributes}
+    return {
+        k: {"expr": str(v)} if isinstance(v, Expr) else list(v) if isinstance(v, tuple) else v for k, v in attributes
+    }
 
 
 def _attributes_in(data: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from effc.compiler.codegen.cpu.schedules import default_schedule
+from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packing
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Output, Pointer, Program, TensorSpec
@@ -77,13 +77,26 @@ class _Assembler:
 
     def _pack(self, kernel: Kernel, pointers: list[Pointer]) -> KernelSpec:
         """Let a contraction read a constant factor in packed form."""
-        scheduled = replace(kernel.spec, schedule=default_schedule(kernel.spec, self.target))
-        return scheduled
+        constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
+        found = packing(kernel.spec, constant, self.target)
+        if not isinstance(found, Packing):
+            return replace(kernel.spec, schedule=default_schedule(kernel.spec, self.target))
+        site = kernel.sites[found.operand]
+        attributes = dict(found.attributes)
+        attributes["offset"] += site.offset.constant
+        index = site.base.index
+        source = ("input", index) if index < self.real else ("prepared", index - self.real)
+        entry = Derived("pack_panels", source, tuple(sorted(attributes.items())))
+        if entry not in self.derived:
+            self.derived.append(entry)
+        pointers[found.operand] = Pointer("derived", self.derived.index(entry), const(0))
+        return found.spec
 
     def _is_constant(self, site: Site) -> bool:
-        return site.base.kind == "input" and bool(self.graph.inputs[site.base.index].param) and not any(
-            o.mutates == site.base.index for o in self.graph.outputs
-        )
+        """Whether an operand is a parameter, or prepared from parameters, at a known offset."""
+        if site.base.kind != "input" or site.offset.constant is None or not self.graph.inputs[site.base.index].param:
+            return False
+        return not any(o.mutates == site.base.index for o in self.graph.outputs)
 
     def _pointer(self, site: Site) -> Pointer:
         offset = site.offset * ITEM_SIZE[site.dtype]

@@ -13,7 +13,24 @@ from effc.compiler.ir.expr import Expr, const, var
 from effc.compiler.pipeline.graph import Body, BodyInstr, Tensor
 from effc.compiler.pipeline.sizes import Sizes
 
-_CMPF = ("false", "oeq", "ogt", "oge", "olt", "ole", "one", "ord", "ueq", "ugt", "uge", "ult", "ule", "une", "uno", "true")
+_CMPF = (
+    "false",
+    "oeq",
+    "ogt",
+    "oge",
+    "olt",
+    "ole",
+    "one",
+    "ord",
+    "ueq",
+    "ugt",
+    "uge",
+    "ult",
+    "ule",
+    "une",
+    "uno",
+    "true",
+)
 _CMPI = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
 _AFFINE: dict[str, Callable[[Expr, Expr], Expr]] = {
     "arith.addi": lambda a, b: a + b,
@@ -53,7 +70,9 @@ def split_reduction(body: Body, where: str) -> tuple[Body, tuple[str, ...]]:
     kinds: list[str] = []
     for number, position in enumerate(body.yields):
         combine = body.instrs[position]
-        accumulators = [a for a in combine.args if body.instrs[a].op == "accumulator" and body.instrs[a].get("number") == number]
+        accumulators = [
+            a for a in combine.args if body.instrs[a].op == "accumulator" and body.instrs[a].get("number") == number
+        ]
         if combine.op not in _REDUCE or len(accumulators) != 1:
             raise LoweringError(f"a reduction whose body is not one combining op ({combine.op}), at {where}")
         value = next(a for a in combine.args if a != accumulators[0])
@@ -140,7 +159,9 @@ class _Emitter:
             self.positions[op.results[0]] = self.constant(op.attributes["value"])
             return
         if name == "linalg.index":
-            self.positions[op.results[0]] = self._index(var(f"d{ir.IntegerAttr(op.attributes['dim']).value}"), op.results[0].type)
+            self.positions[op.results[0]] = self._index(
+                var(f"d{ir.IntegerAttr(op.attributes['dim']).value}"), op.results[0].type
+            )
             return
         if name == "tensor.extract":
             tensor = self.reader.tensor_of(op.operands[0])
@@ -149,7 +170,9 @@ class _Emitter:
             args = tuple(self.position(v) for v in list(op.operands)[1:])
             number = self.captured.index(tensor)
             indices = tuple(self.exprs.get(a) for a in args)
-            self.bind(op.results[0], BodyInstr("extract", args, tensor.dtype, (("number", number), ("indices", indices))))
+            self.bind(
+                op.results[0], BodyInstr("extract", args, tensor.dtype, (("number", number), ("indices", indices)))
+            )
             return
         args = tuple(self.position(v) for v in op.operands)
         if name == "effc.check":

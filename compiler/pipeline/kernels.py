@@ -104,7 +104,9 @@ class KernelBuilder:
                 found = self._body(op, coords)
                 if op.kind == "argreduce":
                     along = self.add(Instr("index", (), "i64", (("expr", coords[op.reduction_dims[0]]),)))
-                    found = [self.add(Instr("reduce", (found[0], along), "i64", (("kind", f"arg{op.attributes['kind']}"),)))]
+                    found = [
+                        self.add(Instr("reduce", (found[0], along), "i64", (("kind", f"arg{op.attributes['kind']}"),)))
+                    ]
                 for i, kind in enumerate(op.attributes.get("reduce", ())):
                     dtype = op.results[i].dtype
                     found[i] = self.add(Instr("reduce", (found[i],), dtype, (("kind", kind),)))
@@ -212,7 +214,9 @@ class KernelBuilder:
             if instr.op != "store":
                 continue
             steps = [instr["address"].coefficient(f"d{i}") for i in parallel]
-            if all(s is not None and s.terms for s, i in zip(steps, parallel, strict=True) if self.dims[i].constant != 1):
+            if all(
+                s is not None and s.terms for s, i in zip(steps, parallel, strict=True) if self.dims[i].constant != 1
+            ):
                 return sorted(parallel, key=lambda i: -_magnitude(instr["address"].coefficient(f"d{i}")))
         return parallel
 
@@ -222,7 +226,9 @@ class KernelBuilder:
         for instr in self.instrs:
             if instr.op == "load" and instr.dtype:
                 steps = [instr["address"].coefficient(f"d{i}") for i in summed]
-                if all(s is not None and s.terms for s, i in zip(steps, summed, strict=True) if self.dims[i].constant != 1):
+                if all(
+                    s is not None and s.terms for s, i in zip(steps, summed, strict=True) if self.dims[i].constant != 1
+                ):
                     return sorted(summed, key=lambda i: -_magnitude(instr["address"].coefficient(f"d{i}")))
         return summed
 
@@ -231,7 +237,7 @@ def _magnitude(stride: Expr | None) -> int:
     """A stride for sorting; symbols count as a middling 64 (only the order of strides matters)."""
     if stride is None:
         return 0
-    return abs(stride.evaluate({name: 64 for name in stride.variables()}))
+    return abs(stride.evaluate(dict.fromkeys(stride.variables(), 64)))
 
 
 def _renumbered(instrs: Sequence[Instr], rename: dict[str, Expr | int]) -> tuple[Instr, ...]:

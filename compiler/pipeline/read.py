@@ -39,7 +39,11 @@ class _Reader:
         block = self.function.regions[0].blocks[0]
         symbols: list[str] = []
         inputs: list[GraphInput] = []
-        arguments = self.function.attributes["arg_attrs"] if "arg_attrs" in self.function.attributes else [{}] * len(block.arguments)
+        arguments = (
+            self.function.attributes["arg_attrs"]
+            if "arg_attrs" in self.function.attributes
+            else [{}] * len(block.arguments)
+        )
         for value, attributes in zip(block.arguments, arguments, strict=True):
             if isinstance(value.type, ir.IndexType):
                 symbols.append(attributes["effc.symbol"].value)
@@ -63,7 +67,11 @@ class _Reader:
         return GraphInput(tensor, _texts(attributes, "effc.strides") or row_major(sizes), param)
 
     def _outputs(self, ret: ir.Operation) -> list[GraphOutput]:
-        attributes = self.function.attributes["res_attrs"] if "res_attrs" in self.function.attributes else [{}] * len(ret.operands)
+        attributes = (
+            self.function.attributes["res_attrs"]
+            if "res_attrs" in self.function.attributes
+            else [{}] * len(ret.operands)
+        )
         found = []
         for value, attribute in zip(ret.operands, attributes, strict=True):
             tensor = self._tensor(value)
@@ -104,7 +112,10 @@ class _Reader:
 
     def _generic(self, op: ir.Operation) -> None:
         inputs, inits = _split_operands(op)
-        maps = [tuple(affine_expr(str(r)) for r in ir.AffineMapAttr(m).value.results) for m in op.attributes["indexing_maps"]]
+        maps = [
+            tuple(affine_expr(str(r)) for r in ir.AffineMapAttr(m).value.results)
+            for m in op.attributes["indexing_maps"]
+        ]
         iterators = tuple("reduction" if "reduction" in str(i) else "parallel" for i in op.attributes["iterator_types"])
         body, captured, reads_init = self.bodies.generic(op, len(inputs))
         reduces = "reduction" in iterators
@@ -130,7 +141,10 @@ class _Reader:
 
     def _contract(self, op: ir.Operation) -> None:
         inputs, inits = _split_operands(op)
-        maps = [tuple(affine_expr(str(r)) for r in ir.AffineMapAttr(m).value.results) for m in op.attributes["indexing_maps"]]
+        maps = [
+            tuple(affine_expr(str(r)) for r in ir.AffineMapAttr(m).value.results)
+            for m in op.attributes["indexing_maps"]
+        ]
         node = self._op(op, "contract", [self._tensor(v) for v in inputs], [self.sizes.shape(inits[0])])
         count = max(int(name[1:]) for m in maps for e in m for name in e.variables()) + 1
         output = {name for e in maps[2] for name in e.variables()}
@@ -144,9 +158,13 @@ class _Reader:
 
     def _require_identity(self, init: ir.Value, kind: str, dtype: str, where: str) -> None:
         producer = self._tensor(init).producer
-        constant = producer.body.instrs[-1].get("value") if producer and producer.kind == "fill" and producer.body else None
+        constant = (
+            producer.body.instrs[-1].get("value") if producer and producer.kind == "fill" and producer.body else None
+        )
         if constant not in identity_of(kind, dtype):
-            raise LoweringError(f"a reduction ({kind}) that does not start from its identity but from {constant}, at {where}")
+            raise LoweringError(
+                f"a reduction ({kind}) that does not start from its identity but from {constant}, at {where}"
+            )
 
     def _dims(
         self, count: int, inputs: list[ir.Value], inits: list[ir.Value], maps: list[tuple[Expr, ...]]
@@ -166,7 +184,9 @@ class _Reader:
     def _slice(self, op: ir.Operation) -> None:
         offsets, sizes, strides = self._offsets_sizes_strides(op, 1)
         dropped = _dropped_dims(sizes, [int(d) for d in op.results[0].type.shape])
-        node = self._op(op, "slice", [self._tensor(op.operands[0])], [tuple(s for i, s in enumerate(sizes) if i not in dropped)])
+        node = self._op(
+            op, "slice", [self._tensor(op.operands[0])], [tuple(s for i, s in enumerate(sizes) if i not in dropped)]
+        )
         node.attributes.update(offsets=offsets, strides=strides, dropped=dropped)
 
     def _insert(self, op: ir.Operation) -> None:
@@ -199,7 +219,9 @@ class _Reader:
 
     def _reshape(self, op: ir.Operation, kind: str, sizes: tuple[Expr, ...]) -> None:
         node = self._op(op, kind, [self._tensor(op.operands[0])], [sizes])
-        node.attributes["groups"] = tuple(tuple(ir.IntegerAttr(i).value for i in g) for g in op.attributes["reassociation"])
+        node.attributes["groups"] = tuple(
+            tuple(ir.IntegerAttr(i).value for i in g) for g in op.attributes["reassociation"]
+        )
 
     def _transpose(self, op: ir.Operation) -> None:
         node = self._op(op, "transpose", [self._tensor(op.operands[0])], [self.sizes.shape(op.operands[1])])
@@ -218,7 +240,9 @@ class _Reader:
         values = list(op.operands)[1:]
         low = self.sizes.mixed(op.attributes["static_low"], values[: counts[1]])
         high = self.sizes.mixed(op.attributes["static_high"], values[counts[1] :])
-        node = self._op(op, "pad", [source], [tuple(a + s + b for a, s, b in zip(low, source.sizes, high, strict=True))])
+        node = self._op(
+            op, "pad", [source], [tuple(a + s + b for a, s, b in zip(low, source.sizes, high, strict=True))]
+        )
         yielded = op.regions[0].blocks[0].operations[-1 + len(op.regions[0].blocks[0].operations)].operands[0]
         node.body = self.bodies.scalar(yielded)
         node.attributes.update(low=low)
@@ -335,9 +359,7 @@ def _dropped_dims(sizes: tuple[Expr, ...], result: list[int]) -> frozenset[int]:
     for i, size in enumerate(sizes):
         left = len(sizes) - i - (len(result) - position)
         matches = position < len(result) and (size.constant is None or size.constant == result[position])
-        if size.constant == 1 and left > 0 and not (matches and _rest_matches(sizes[i + 1 :], result[position + 1 :])):
-            dropped.add(i)
-        elif left > 0 and not matches:
+        if (size.constant == 1 and left > 0 and not (matches and _rest_matches(sizes[i + 1 :], result[position + 1 :]))) or (left > 0 and not matches):
             dropped.add(i)
         else:
             position += 1
@@ -348,7 +370,11 @@ def _rest_matches(sizes: tuple[Expr, ...], result: list[int]) -> bool:
     """Whether ``result`` is ``sizes`` without some of its unit dims."""
     if not sizes:
         return not result
-    if result and (sizes[0].constant is None or sizes[0].constant == result[0]) and _rest_matches(sizes[1:], result[1:]):
+    if (
+        result
+        and (sizes[0].constant is None or sizes[0].constant == result[0])
+        and _rest_matches(sizes[1:], result[1:])
+    ):
         return True
     return sizes[0].constant == 1 and _rest_matches(sizes[1:], result)
 

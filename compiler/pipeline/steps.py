@@ -221,4 +221,3 @@ def kernel_name(group: Group) -> str:
         if not words or words[-1] != word:
             words.append(word)
     return "+".join(words[:6]) + ("+…" if len(words) > 6 else "")
-
