@@ -13,6 +13,7 @@ from effc.cli.resnet import resnet50
 from effc.cli.timing import Latency, race
 from effc.compiler import opt
 from effc.compiler.ir.errors import OptionError
+from effc.runtime.cache import Cache
 
 MODEL = """
 import torch
@@ -85,6 +86,23 @@ def test_explain_prints_and_writes_the_report(
     assert cli.main(["explain", f"{model_file}:model", "--json", str(tmp_path / "report.json")]) == 0
     assert "relu" in capsys.readouterr().out
     assert (tmp_path / "report.json").read_text().startswith("{")
+
+
+def test_the_cache_is_shown_and_emptied(cache_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Cache().put("objects", "abcdef", b"code" * 1000)
+    assert cli.main(["cache", "info"]) == 0
+    shown = capsys.readouterr().out.split("\n")
+    assert shown[0].split() == ["folder", str(cache_dir)]
+    assert ["objects", "1"] in [line.split() for line in shown]
+    assert cli.main(["cache", "clear"]) == 0
+    assert str(cache_dir) in capsys.readouterr().out
+    assert Cache().info().size == 0
+
+
+def test_a_cache_that_is_not_a_folder_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert cli.main(["cache", "info", "--dir", str(tmp_path / "file")]) == 1
+    assert "cannot be used" in capsys.readouterr().err
 
 
 def test_a_subcommand_is_required(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from effc.cli import demo, explain
+from effc.cli import cache, demo, explain
 from effc.compiler.ir.errors import EffcError
 
-COMMANDS = (demo.COMMAND, explain.COMMAND)
+COMMANDS = (demo.COMMAND, explain.COMMAND, cache.COMMAND)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,12 +18,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         status: int = args.run(args)
-    except EffcError as error:
-        print("\n".join([f"effc: error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
-        return 1
     except BrokenPipeError:  # `effc explain … | head`
         return 0
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        print("\n".join([f"effc: error: {refusal}", *getattr(refusal, "__notes__", [])]), file=sys.stderr)
+        return 1
     return status
+
+
+def _refusal(error: BaseException | None) -> EffcError | None:
+    """The error of effc's that ``error`` is, or that Dynamo has wrapped in it."""
+    while error is not None and not isinstance(error, EffcError):
+        error = error.__cause__ or getattr(error, "inner_exception", None)
+    return error
 
 
 def parser() -> argparse.ArgumentParser:

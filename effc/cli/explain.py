@@ -1,4 +1,4 @@
-"""``effc explain``: what effc does with a model, printed, and as JSON."""
+"""``effc explain``: what effc does with a model, printed, as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help=target.HELP)
     parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of effc")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here, as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the report here, as a page")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -24,6 +25,8 @@ def _run(args: argparse.Namespace) -> int:
     print(report)
     if args.json is not None:
         report.to_json(args.json)
+    if args.html is not None:
+        report.to_html(args.html)
     return 0
 
 
