@@ -41,7 +41,8 @@ def kernel(spec: KernelSpec, target: str = "host") -> Kernel:
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(loaded.symbols[kernel_name(spec)])
 
     def run(tensors: Sequence[torch.Tensor], symbols: Sequence[int] = (), count: int = 1) -> int:
-        assert len(tensors) == len(spec.operands) and len(symbols) == len(spec.symbols)
+        assert len(tensors) == len(spec.operands)
+        assert len(symbols) == len(spec.symbols)
         error = ctypes.c_int64(0)
         pool = threads()
         pointers = [t.data_ptr() for t in tensors]

@@ -17,7 +17,7 @@ S0, S1, S2 = (as_expr(f"s{k}") for k in range(3))
 
 
 def scan_spec(kind: str, dtype: str, accumulator: str, address: str, index: bool = False) -> KernelSpec:
-    """A scan over s1 of a tensor [s0, s1, s2] (all symbolic); ``d2`` is the scanned dimension, ``d1`` the trailing one."""
+    """A scan over s1 of a tensor [s0, s1, s2]; ``d2`` is the scanned dimension, ``d1`` the trailing one."""
     body = [instr("load", dtype=dtype, operand=0, address=address)]
     if accumulator != dtype:
         body.append(instr("arith.extf", 0, dtype=accumulator))
@@ -98,7 +98,8 @@ def test_the_number_of_threads_does_not_change_a_scan() -> None:
         y = torch.full_like(x, math.nan)
         kernel(scan_spec("add", "f32", "f32", ADDRESS))([x, y], x.shape, count)
         results.append(y)
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
 
 
 def test_a_scan_needs_one_scanned_dimension() -> None:
@@ -189,7 +190,8 @@ def test_the_number_of_threads_does_not_change_a_scatter() -> None:
         got = start.clone()
         kernel(rows_spec("add"))([got, index, source], (200, 3000, 30), count)
         results.append(got)
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
 
 
 def test_a_scatter_stores_last() -> None:

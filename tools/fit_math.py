@@ -139,13 +139,13 @@ def main() -> None:
         ("SIN_F32", "(sin(x)/x - 1)/x² of x² in f32, |x| <= pi/4", in_f32(sin_tail, 0, QUARTER_PI_SQUARED, 2)),
         ("COS_F32", "(cos(x) - 1 + x²/2)/x⁴ of x² in f32, |x| <= pi/4", in_f32(cos_tail, 0, QUARTER_PI_SQUARED, 2)),
     ]  # fmt: skip
-    print('"""Polynomials, lowest coefficient first; written by ``tools/fit_math.py``, which says how."""\n')
+    print('"""Polynomials, lowest coefficient first; written by ``tools/fit_math.py``, which says how."""')
     for name, what, values in tables:
-        print(f"#: {what}")
+        print(f"\n#: {what}")
         print(f"{name} = (")
         for value in values:
             print(f"    {value!r},")
-        print(")\n")
+        print(")")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ _BOOL_OPS = {**_INTEGER_OPS, "add": "ori", "mul": "andi", "max": "ori", "min": "
 
 
 def combine(ops: OpEmitter, kind: str, dtype: str, x: Value, y: Value) -> Value:
-    """``x`` (so far) and ``y`` (new), both of ``dtype``; NaN wins in max and min; ``logaddexp`` is log(exp(x) + exp(y))."""
+    """``x`` (so far) and ``y`` (new), both of ``dtype``; NaN wins in max and min; ``logaddexp``: log(e^x + e^y)."""
     if kind == "logaddexp" and dtype in ("f32", "f64"):
         return _log_add_exp(ops, dtype, x, y)
     table = _FLOAT_OPS if dtype in _FLOATS else _BOOL_OPS if dtype == "i1" else _INTEGER_OPS
@@ -46,7 +46,7 @@ def identity(kind: str, dtype: str) -> int | str:
 
 
 def takes_over(ops: OpEmitter, kind: str, dtype: str, x: Value, y: Value) -> Value:
-    """i1: whether a new ``y`` replaces the running extremum ``x``: the later of equal ones, and every NaN (eager's cummax)."""
+    """i1: whether a new ``y`` replaces the running ``x``: the later of equal ones, and every NaN (as cummax)."""
     b = ops.b
     largest = kind.endswith("max")
     if dtype not in _FLOATS:

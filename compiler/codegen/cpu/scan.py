@@ -1,11 +1,11 @@
-"""Template ``scan``: running reductions (cumulative sum, product, maximum, minimum, logarithm of a sum of exponentials).
+"""Template ``scan``: running reductions (cumulative sum, product, maximum, minimum, log of a sum of exponentials).
 
-A spec has parallel dimensions and one of kind ``"reduction"``, the scanned one, last. The value of a ``reduce`` is the running
-one, the current point included, at every point; so every ``store`` is an inner one. Kinds: add mul max min and or xor, argmax and
-argmin (the running index; the latest of equal ones), and logaddexp.
+A spec has parallel dimensions and one of kind ``"reduction"``, the scanned one, last. The value of a ``reduce`` is the
+running one, the current point included, at every point; so every ``store`` is an inner one. Kinds: add mul max min and
+or xor, argmax and argmin (the running index; the latest of equal ones), and logaddexp.
 
-Where a parallel dimension is contiguous in memory its points are the lanes of a vector; else points are scanned one by one.
-Threads share the points. A single sequence is scanned in order, so results do not depend on the number of threads.
+Where a parallel dimension is contiguous in memory its points are the lanes of a vector; else points are scanned one by
+one. Threads share the points. A sequence is scanned in order, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def emit(spec: KernelSpec, target: Target) -> str:
 
 
 def contiguous_dim(spec: KernelSpec) -> int | None:
-    """The parallel dimension along which most accesses move by one element, if any does and none of the stores jumps."""
+    """The parallel dimension along which most accesses move by one element, if any does and no store jumps."""
     votes: dict[int, int] = {}
     parallel = [k for k, d in enumerate(spec.dims) if d.kind == "parallel" and d.size.constant != 1]
     for instr in spec.body:

@@ -1,18 +1,19 @@
 """Template ``scatter``: for every point, in order, ``target[address] = value`` or ``target[address] op= value``.
 
-All dimensions are parallel in the spec, but points that may meet in one element are visited in row-major order by one thread,
-so that the result does not depend on the number of threads. The body's last instruction is a ``store`` with the attribute
-``combine``: ``set``, ``add``, ``mul``, ``max`` (or ``amax``), ``min`` (or ``amin``). The target is a ``readwrite`` operand. The
-spec's attribute ``independent_dims`` = n says that points which differ in their first n dimensions never meet.
+All dimensions are parallel in the spec, but points that may meet in one element are visited in row-major order by one
+thread, so that the result does not depend on the number of threads. The body's last instruction is a ``store`` with the
+attribute ``combine``: ``set``, ``add``, ``mul``, ``max`` (or ``amax``), ``min`` (or ``amin``). The target is a
+``readwrite`` operand. The spec's attribute ``independent_dims`` = n says that points which differ in their first n
+dimensions never meet.
 
-Where any ``check`` of the body fails, the point stores nothing. Where the last dimension walks along the target, its points
-are the lanes of a vector; if every address determines it (``row * size + d``), threads share it as well.
+Where any ``check`` of the body fails, the point stores nothing. Where the last dimension walks along the target, its
+points are the lanes of a vector; if every address determines it (``row * size + d``), threads share it as well.
 """
 
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu.addresses import scalar_expr
-from effc.compiler.codegen.cpu.body import Body, Scope
+from effc.compiler.codegen.cpu.body import Body, Scope, dependencies
 from effc.compiler.codegen.cpu.combine import combine
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value
@@ -29,7 +30,8 @@ _POINT_CYCLES = 4
 
 def emit(spec: KernelSpec, target: Target) -> str:
     """The module of ``spec``; LoweringError where it is not a scatter."""
-    if not spec.body or spec.body[-1].op != "store" or any(i.op in ("store", "reduce", "contract") for i in spec.body[:-1]):
+    outside = ("store", "reduce", "contract")
+    if not spec.body or spec.body[-1].op != "store" or any(i.op in outside for i in spec.body[:-1]):
         raise LoweringError("a scatter computes one value a point and stores it last")
     builder = Builder()
     _Scatter(builder, spec, target).emit()
@@ -58,8 +60,9 @@ class _Scatter:
             return 1
         name = f"d{self.last}"
         stride = address.coefficient(name)
+        depends = dependencies(self.spec)
         indexed = {int(v[1:]) for v in address.variables() if v[0] == "v"}
-        if stride is None or stride.constant != 1 or any(name in self._depends(i) for i in indexed):
+        if stride is None or stride.constant != 1 or any(name in depends[i] for i in indexed):
             return 1
         return self.target.lanes(max(ITEM_SIZE[i.dtype] for i in self.spec.body if i.dtype))
 
@@ -72,11 +75,6 @@ class _Scatter:
         name, size = f"d{self.last}", self.spec.dims[self.last].size
         address: Expr = self.spec.body[self.store]["address"]
         return self.lanes > 1 and mod(address, size, {name: size}) == var(name)
-
-    def _depends(self, i: int) -> frozenset[str]:
-        from effc.compiler.codegen.cpu.body import dependencies
-
-        return dependencies(self.spec)[i]
 
     # -- loops ------------------------------------------------------------------------------------------------------
     def emit(self) -> None:
