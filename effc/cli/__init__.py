@@ -20,20 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = args.run(args)
     except BrokenPipeError:  # `effc explain … | head`
         return 0
-    except Exception as error:
-        refusal = _refusal(error)
-        if refusal is None:
-            raise
-        print("\n".join([f"effc: error: {refusal}", *getattr(refusal, "__notes__", [])]), file=sys.stderr)
+    except EffcError as error:
+        print("\n".join([f"effc: error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         return 1
     return status
-
-
-def _refusal(error: BaseException | None) -> EffcError | None:
-    """The error of effc's that ``error`` is, or that Dynamo has wrapped in it."""
-    while error is not None and not isinstance(error, EffcError):
-        error = error.__cause__ or getattr(error, "inner_exception", None)
-    return error
 
 
 def parser() -> argparse.ArgumentParser:

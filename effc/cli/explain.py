@@ -12,6 +12,7 @@ from effc.cli.command import Command
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help=target.HELP)
     parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of effc")
+    parser.add_argument("--train", action="store_true", help="with gradients: the graph saves what the backward needs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here, as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the report here, as a page")
 
@@ -19,9 +20,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     options = target.options(args.option)
     model, inputs = target.load(args.target)
+    import torch
+
     import effc
 
-    report = effc.explain(model, *inputs, options=options)
+    with torch.set_grad_enabled(args.train):
+        report = effc.explain(model, *inputs, options=options)
     print(report)
     if args.json is not None:
         report.to_json(args.json)
