@@ -1,0 +1,104 @@
+"""What a toolchain process runs: ``python -P -m effc.compiler.worker``. It never imports torch.
+
+One JSON object a line comes in, ``{"kind": …, "payload": …}``, one goes out: ``{"result": …}`` or ``{"error": {"type", "message",
+"traceback"}}``; code travels as base64. MLIR and LLVM write to the file descriptors 1 and 2 as they like, so replies go to a
+private copy of 1, and 1 becomes 2, which the parent reads for its error messages. A file of one request, given as standard input,
+reproduces a failure.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+IDLE_SECONDS = 300.0  # then the process gives its memory back; the pool starts another when one is needed
+_WATCH_SECONDS = 1.0  # how often an idle process looks whether its parent lives
+
+
+def _lower(payload: Mapping[str, Any]) -> Any:
+    from effc.compiler.pipeline import lower
+
+    return lower(payload["text"], payload["options"]).to_json()
+
+
+def _emit(payload: Mapping[str, Any]) -> str:
+    from effc.compiler.codegen.cpu.emit import emit
+    from effc.compiler.codegen.cpu.objects import compile_object
+    from effc.compiler.ir.spec import KernelSpec
+
+    target = _target(payload)
+    return base64.b64encode(compile_object(emit(KernelSpec.from_json(payload["spec"]), target), target)).decode()
+
+
+def _driver(payload: Mapping[str, Any]) -> str:
+    from effc.compiler.codegen.cpu.driver import emit_driver
+    from effc.compiler.codegen.cpu.objects import compile_object
+    from effc.compiler.ir.program import Program
+
+    text = emit_driver(Program.from_json(payload["program"]))
+    return base64.b64encode(compile_object(text, _target(payload), opt_level=0)).decode()
+
+
+def _target(payload: Mapping[str, Any]) -> Any:
+    from effc.compiler.codegen.cpu.target import Target
+
+    name, vector_bytes, features = payload["target"]
+    return Target(name, vector_bytes, frozenset(features))
+
+
+HANDLERS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {"lower": _lower, "emit": _emit, "driver": _driver}
+
+
+def answer(line: bytes) -> dict[str, Any]:
+    """The reply to one request. Every failure of a stage is an answer: the parent decides what it means."""
+    try:
+        request = json.loads(line)
+        return {"result": HANDLERS[request["kind"]](request["payload"])}
+    except Exception as err:
+        return {"error": {"type": type(err).__name__, "message": str(err), "traceback": traceback.format_exc()}}
+
+
+def main() -> None:
+    """Answer requests until standard input ends, the parent is gone, or nothing was asked for `IDLE_SECONDS`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes our input
+    requests, replies = os.dup(0), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    import torch_mlir.ir  # noqa: F401  # while the parent still prepares its first request
+
+    for line in _lines(requests):
+        reply = json.dumps(answer(line)).encode() + b"\n"
+        sys.stdout.flush()
+        sys.stderr.flush()
+        while reply:
+            reply = reply[os.write(replies, reply) :]
+
+
+def _lines(source: int) -> Iterator[bytes]:
+    parent, asked, buffer = os.getppid(), time.monotonic(), b""
+    while os.getppid() == parent and time.monotonic() - asked < IDLE_SECONDS:
+        if not select.select([source], [], [], _WATCH_SECONDS)[0]:
+            continue
+        data = os.read(source, 1 << 20)
+        if not data:
+            return
+        *lines, rest = data.split(b"\n")
+        if not lines:
+            buffer += rest
+            continue
+        for line in lines:
+            yield buffer + line
+            buffer = b""
+        buffer, asked = rest, time.monotonic()
+
+
+if __name__ == "__main__":
+    main()
