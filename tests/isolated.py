@@ -9,10 +9,11 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 class WorkerDied(Exception):
@@ -28,6 +29,8 @@ class Worker:
         self._command = [sys.executable, "-P", str(script), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
+        self._errors: IO[bytes] | None = None
+        self._closed = False
 
     def answers(self, request: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
         """The answers one by one, each within ``timeout`` s; raises ``WorkerDied``."""
@@ -38,33 +41,45 @@ class Worker:
         while True:
             line = self._line(timeout)
             if line is None:
-                code = self.stop()
-                raise WorkerDied(f"no answer in {timeout:g} s" if code is None else f"process ended with {code}")
+                raise WorkerDied(self._end(timeout))
             answer: dict[str, Any] = json.loads(line)
             if answer.get("done"):
                 return
             yield answer
 
-    def stop(self) -> int | None:
-        """End the process and its children; its exit code if it had ended by itself, else None."""
+    def stop(self) -> None:
+        """End the process and its children."""
         process, self._process, self._rest = self._process, None, b""
-        if process is None:
-            return None
-        with contextlib.suppress(subprocess.TimeoutExpired):  # stdout closes a moment before the process is reaped
-            process.wait(0.2)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _end(self, timeout: float) -> str:
+        """Stop, and say why there was no answer: the time, or the exit code and the last line that the process wrote."""
+        process = self._process
+        assert process is not None
+        assert self._errors is not None
+        hung = f"no answer in {timeout:g} s"
+        if not self._closed:
+            self.stop()
+            return hung
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stdout closes before the process is gone
+            process.wait(timeout)
         code = process.poll()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return code
+        self.stop()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return hung if code is None else f"process ended with {code}: {lines[-1] if lines else ''}"
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
+            self._errors, self._closed = tempfile.TemporaryFile(), False
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=self._errors,
                 start_new_session=True,  # so that its own children end with it
                 env={"OMP_NUM_THREADS": "1"} | os.environ,
                 bufsize=0,
@@ -83,6 +98,7 @@ class Worker:
                     return None
                 chunk = os.read(out, 65536)
                 if not chunk:
+                    self._closed = True
                     return None
                 self._rest += chunk
         line, self._rest = self._rest.split(b"\n", 1)

@@ -37,7 +37,7 @@ class Verdict:
     ``status``: ``compiled`` (every ATen op in effc kernels), ``partly``, ``fallback`` (no kernel), ``copies`` (eager
     does no arithmetic here), ``ran`` (a backend that keeps no record), ``mismatch`` (beyond ``torch.testing``'s
     tolerances), ``inexact`` (within them, but not exact), ``error`` (raised), ``crash`` (process died or hung),
-    ``skipped`` (eager, or ``aot_eager`` likewise, raises).
+    ``torch`` (backend ``aot_eager``, which is torch alone, fails as well), ``skipped`` (eager raises).
     """
 
     status: str
@@ -82,7 +82,7 @@ def samples(op: Any, limit: int) -> list[Any]:
 
 
 def check(op: Any, sample: Any, backend: str) -> Verdict:
-    """Run one sample eagerly and compiled. Errors of torch itself give ``skipped``; nothing is raised."""
+    """Run one sample eagerly and compiled; what either raises is in the verdict."""
     inputs = (sample.input, tuple(sample.args), dict(sample.kwargs))
 
     def call(value: Any, args: Any, kwargs: Any) -> Any:
@@ -98,29 +98,30 @@ def check(op: Any, sample: Any, backend: str) -> Verdict:
         except Exception as err:
             return Verdict("skipped", f"eager: {_first_line(err)}")
         undefined = op.name.split(".")[-1] in _UNDEFINED or not _same(eager, again)
-        torch._dynamo.reset()
         with _recording(backend) as recording:
-            try:
-                ours = exactness.run(torch.compile(call, backend=backend, dynamic=False), inputs)
-            except Exception as err:
-                return _compile_error(call, inputs, err)
-        verdict = _facts(recording, log.names)
+            failure = _failure(call, inputs, eager, backend, undefined)
+        if failure and _failure(call, inputs, eager, "aot_eager", undefined):
+            return Verdict("torch", failure.detail, random=undefined)
+        verdict = failure or _facts(recording, log.names)
         verdict.random = undefined
-        if undefined:
-            problem = _shapes(eager, ours)
-            return Verdict("mismatch", problem, random=True) if problem else verdict
-        if _same(eager, ours):
-            return verdict
-        return _close(call, inputs, eager, ours) or verdict
+        return verdict
 
 
-def _compile_error(call: Callable[..., Any], inputs: Any, err: Exception) -> Verdict:
+def _failure(
+    call: Callable[..., Any], inputs: Any, eager: exactness.Run, backend: str, undefined: bool
+) -> Verdict | None:
+    """What is wrong with the compiled run, if anything; only shapes and dtypes compare where values are
+    ``undefined``.
+    """
     torch._dynamo.reset()
     try:
-        exactness.run(torch.compile(call, backend="aot_eager", dynamic=False), inputs)
-    except Exception:
-        return Verdict("skipped", f"torch.compile itself: {_first_line(err)}")
-    return Verdict("error", _first_line(err))
+        ours = exactness.run(torch.compile(call, backend=backend, dynamic=False), inputs)
+    except Exception as err:
+        return Verdict("error", _first_line(err))
+    if undefined:
+        problem = _shapes(eager, ours)
+        return Verdict("mismatch", problem) if problem else None
+    return None if _same(eager, ours) else _close(call, inputs, eager, ours)
 
 
 def _close(call: Callable[..., Any], inputs: Any, eager: exactness.Run, ours: exactness.Run) -> Verdict | None:
@@ -179,6 +180,8 @@ def _equal(a: Any, b: Any) -> bool:
         return False
     if a.layout != torch.strided:
         a, b = a.to_dense(), b.to_dense()
+    if a.dtype == torch.complex32:  # torch.equal does not take it
+        a, b = a.to(torch.complex64), b.to(torch.complex64)
     return bool(torch.equal(a, b) or ((a == b) | ((a != a) & (b != b))).all())
 
 

@@ -6,7 +6,19 @@ from collections import Counter
 from typing import Any
 
 #: Classes of ops, in the order in which the table shows them.
-CLASSES = ("compiled", "partly", "copies", "fallback", "ran", "mismatch", "inexact", "error", "crash", "skipped")
+CLASSES = (
+    "compiled",
+    "partly",
+    "copies",
+    "fallback",
+    "ran",
+    "mismatch",
+    "inexact",
+    "error",
+    "crash",
+    "torch",
+    "skipped",
+)
 _BAD = ("crash", "error", "mismatch", "inexact")
 
 
@@ -16,10 +28,9 @@ def classify(verdicts: list[dict[str, Any]]) -> str:
     for bad in _BAD:
         if bad in statuses:
             return bad
-    statuses -= {"skipped"}
-    arithmetic = statuses - {"copies"}
+    arithmetic = statuses - {"copies", "skipped", "torch"}
     if not arithmetic:
-        return "copies" if statuses else "skipped"
+        return next((s for s in ("copies", "torch") if s in statuses), "skipped")
     return arithmetic.pop() if len(arithmetic) == 1 else "partly"
 
 
