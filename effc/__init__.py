@@ -1,0 +1,52 @@
+"""effc makes a trained PyTorch model cheap to run: ``torch.compile(model, backend="effc")``.
+
+Nothing is imported before it is used: ``import effc`` alone loads neither torch nor MLIR.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from effc.compiler.ir.errors import (
+        ArtifactError,
+        CacheError,
+        EffcError,
+        LoweringError,
+        OptionError,
+        ToolchainCrash,
+        UnsupportedError,
+        VerificationError,
+    )
+    from effc.compiler.ir.options import Options
+    from effc.explainer import explain
+    from effc.report import Report
+
+__all__ = [
+    "ArtifactError",
+    "CacheError",
+    "EffcError",
+    "LoweringError",
+    "OptionError",
+    "Options",
+    "Report",
+    "ToolchainCrash",
+    "UnsupportedError",
+    "VerificationError",
+    "explain",
+]
+
+_WHERE = {"Options": "effc.compiler.ir.options", "Report": "effc.report", "explain": "effc.explainer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'effc' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE.get(name, "effc.compiler.ir.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

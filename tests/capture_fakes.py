@@ -40,7 +40,11 @@ class AtenExecutable:
             assert tensor.dtype == meta.dtype
             assert list(tensor.shape) == [_number(s, known) for s in meta.shape]
             if not validate:
-                live = [(a, _number(b, known)) for a, b, n in zip(tensor.stride(), meta.stride(), tensor.shape) if n > 1]
+                live = [
+                    (a, _number(b, known))
+                    for a, b, n in zip(tensor.stride(), meta.stride(), tensor.shape, strict=True)
+                    if n > 1
+                ]
                 assert all(a == b for a, b in live), f"{node}: strides {tensor.stride()}, promised {meta.stride()}"
         targets = self.group.mutations
         inputs = [t.clone() if n in targets.values() else t for n, t in zip(self.region.inputs, tensors, strict=True)]
@@ -96,7 +100,9 @@ class Stand:
         known = {*nodes, *inputs}
         for node in nodes:
             for operand in node.all_input_nodes:
-                assert operand in known or is_scalar(operand), f"{node} reads {operand}, which is no input of its region"
+                assert operand in known or is_scalar(operand), (
+                    f"{node} reads {operand}, which is no input of its region"
+                )
         self.params += [params[n] for n in tensors if n in params]
         sources = {}
         for node in inputs:
@@ -106,7 +112,9 @@ class Stand:
                     sources.setdefault(str(size), SymbolSource(node, dim))
         text = f"{name} {next(_numbers)}"
         region = Region(text, tuple(sources), tuple(sources.values()), tensors, tuple(outputs), {})
-        self.executables[text] = AtenExecutable(Group(list(nodes), list(inputs), list(outputs), dict(mutations)), region)
+        self.executables[text] = AtenExecutable(
+            Group(list(nodes), list(inputs), list(outputs), dict(mutations)), region
+        )
         return region
 
 

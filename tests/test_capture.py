@@ -96,7 +96,10 @@ def test_training_with_batch_statistics(refuse: Callable[[Node], bool], monkeypa
         x = torch.randn(2, 3, 8, 16, requires_grad=True)
         z = x.detach().clone().requires_grad_()
         ours, eager = compiled(x), twin(z)
-        same([o.detach() if isinstance(o, Tensor) else o for o in ours], [o.detach() if isinstance(o, Tensor) else o for o in eager])
+        same(
+            [o.detach() if isinstance(o, Tensor) else o for o in ours],
+            [o.detach() if isinstance(o, Tensor) else o for o in eager],
+        )
         (ours[0].sin().sum() + ours[3].mean()).backward()
         (eager[0].sin().sum() + eager[3].mean()).backward()
         torch.testing.assert_close(x.grad, z.grad, rtol=1e-3, atol=1e-4)

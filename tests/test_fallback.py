@@ -149,5 +149,7 @@ def test_check_names_region_op_and_line(
     with pytest.raises(VerificationError) as caught:
         compiled(x)
     line = f.__code__.co_firstlineno + 1
-    assert str(caught.value).startswith(f"region_0: the result of aten.add.Tensor (add) at {__file__}:{line} (return x.exp() + 1) is wrong:")
+    assert str(caught.value).startswith(
+        f"region_0: the result of aten.add.Tensor (add) at {__file__}:{line} (return x.exp() + 1) is wrong:"
+    )
     assert text in str(caught.value)

@@ -1,7 +1,8 @@
 """Puts compiled regions and ATen ops together again: a divided graph becomes one Python function.
 
-The function is FX's generated code: a call of each region, the other ops by ATen in between, every tensor dropped after its last
-use. It takes its arguments as one list and empties it (AOTAutograd's boxed convention), so that inputs die as early as in eager.
+The function is FX's generated code: a call of each region, the other ops by ATen in between, every tensor dropped
+after its last use. It takes its arguments as one list and empties it (AOTAutograd's boxed convention), so that inputs
+die as early as in eager.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def assemble(gm: GraphModule, divided: Partition, compiled: Mapping[int, Compile
 
 
 class _Writer:
-    """The new graph; ``values`` maps nodes of the old one. Views and symbolic arithmetic are written where first needed."""
+    """The new graph. ``values`` maps nodes of the old one; views and symbolic arithmetic are written at first need."""
 
     def __init__(self) -> None:
         self.graph = Graph()
@@ -68,9 +69,9 @@ class _Writer:
 
     def _copy(self, node: Node) -> Node:
         if node.target is torch.ops.prims.convert_element_type.default:  # ATen has it natively, prims in Python
-            return self.graph.call_function(
-                torch.ops.aten._to_copy.default, (self.values[node.args[0]],), {"dtype": node.args[1]}  # type: ignore[index]
-            )
+            source, dtype = node.args
+            assert isinstance(source, Node)
+            return self.graph.call_function(torch.ops.aten._to_copy.default, (self.values[source],), {"dtype": dtype})
         return self.graph.node_copy(node, self.value)
 
     def call_region(self, number: int, made: CompiledGroup) -> None:

@@ -34,7 +34,9 @@ def effc(
     """Compile a graph of Dynamo's. OptionError: an option, a value or a mode that effc does not take."""
     if unknown:
         name = next(iter(unknown))
-        raise OptionError(f"torch.compile handed effc an unknown argument '{name}'; {suggest(name, ('options', 'mode'))}")
+        raise OptionError(
+            f"torch.compile handed effc an unknown argument '{name}'; {suggest(name, ('options', 'mode'))}"
+        )
     return compile_with(gm, example_inputs, Options.of(options, mode), _build)
 
 

@@ -1,9 +1,9 @@
 """``check=True``: every call of a region is repeated by ATen on the same inputs, in their dtype and in float64.
 
-The bound is the project's definition of exact. With y the region's result, e ATen's and r the float64 one, for each output:
-``||y - r|| / ||r|| <= max(2x that of e, 4 eps)``, and for each element ``|y - r| <= max(2x e's worst, 8 ulp)``. An element in
-cancellation, whose float64 value moves by more than 4 ulp when the inputs are rounded, is held to 16 times that movement
-instead. Integers are bit-equal; NaN and infinities stand where ATen's do.
+The bound is the project's definition of exact. With y the region's result, e ATen's and r the float64 one, for each
+output: ``||y - r|| / ||r|| <= max(2x that of e, 4 eps)``, and for each element ``|y - r| <= max(2x e's worst, 8
+ulp)``. An element in cancellation, whose float64 value moves by more than 4 ulp when the inputs are rounded, is held
+to 16 times that movement instead. Integers are bit-equal; NaN and infinities stand where ATen's do.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def checked(call: RegionCall, name: str, group: Group, region: Region) -> Region
             problem = _problem(ours[i].detach(), aten[i].detach(), true[i], [p[i] for p in probes])
             if problem:
                 raise VerificationError(
-                    f"{name}: the result of {op_name(node)} ({node.name}) at {source_of(node).describe()} is wrong: {problem}. "
+                    f"{name}: the result of {op_name(node)} ({node.name}) at {source_of(node).describe()} is wrong: "
+                    f"{problem}. "
                     "Run this model in eager, and report it with what EFFC_DUMP=<folder> writes."
                 )
         return results

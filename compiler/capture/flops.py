@@ -1,4 +1,4 @@
-"""Arithmetic of graph nodes, by torch's own flop counter, for sizes seen at compile time. Pointwise ops count as nothing."""
+"""Arithmetic of graph nodes, by torch's own flop counter, for the sizes seen at compile time; pointwise ops count 0."""
 
 from __future__ import annotations
 

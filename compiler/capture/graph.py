@@ -1,7 +1,7 @@
 """Compiles one ATen graph: divide it, import and build each region, put everything together again.
 
-A region that a later stage refuses is tried again without the op that the refusal names, and goes to ATen as a whole where it names
-none; the report says so.
+A region that a later stage refuses is tried again without the op that the refusal names, and goes to ATen as a whole
+where it names none; the report says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.fx.experimental.symbolic_shapes import optimization_hint
 from effc.compiler.capture.assemble import Boxed, CompiledGroup, RegionCall, assemble, from_aten
 from effc.compiler.capture.check import checked
 from effc.compiler.capture.flops import flops_of
-from effc.compiler.capture.importer.region import Region, import_region, supported
+from effc.compiler.capture.importer import Region, import_region, supported
 from effc.compiler.capture.parameters import params_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
@@ -138,7 +138,7 @@ class _Compilation:
         return CompiledGroup(group, region, call)
 
     def _must_validate(self, region: Region) -> bool:
-        """Whether an input may lie in memory otherwise than FakeTensor said: ATen made it, now or in the forward graph."""
+        """Whether an input's strides may differ from FakeTensor's: ATen made it, now or in the forward graph."""
         return self.facts.kind == "backward" or any(from_aten(n) for n in region.inputs)
 
     def _exclude(self, group: Group, error: Exception) -> None:

@@ -1,7 +1,8 @@
 """Which inputs of a graph are parameters or buffers of the user's model, and what they are called there.
 
-Dynamo makes every tensor of the model a graph input, marks those of modules as static, and keeps the expression that found it
-(``L['self']._modules['layer1']._parameters['weight']``). AOTAutograd says of each of its inputs which one of Dynamo's it is.
+Dynamo makes every tensor of the model a graph input, marks those of modules as static, and keeps the expression that
+found it (``L['self']._modules['layer1']._parameters['weight']``). AOTAutograd says of each of its inputs which one of
+Dynamo's it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _STEP = re.compile(r"\._(?:modules|parameters|buffers)\['(?P<entry>[^']+)'\]|\.(
 
 
 def static_names(gm: GraphModule) -> dict[int, str]:
-    """Position among the inputs of Dynamo's graph -> name in the model (``layer1.weight``), for parameters and buffers."""
+    """Position among the inputs of Dynamo's graph -> name in the model, for parameters and buffers."""
     found: dict[int, str] = {}
     for position, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder"):
         if node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type") is None:
@@ -27,7 +28,7 @@ def static_names(gm: GraphModule) -> dict[int, str]:
 
 
 def params_of(graph: Graph, names: dict[int, str]) -> dict[Node, str]:
-    """Inputs of an AOTAutograd graph that are parameters or buffers and that the graph does not overwrite, with their names."""
+    """Parameters and buffers among the inputs of an AOTAutograd graph that it does not overwrite, with their names."""
     overwritten = {n.args[0] for n in graph.nodes if n.op == "call_function" and _writes_first_argument(n)}
     found: dict[Node, str] = {}
     for node in graph.nodes:
@@ -39,7 +40,8 @@ def params_of(graph: Graph, names: dict[int, str]) -> dict[Node, str]:
 
 
 def _writes_first_argument(node: Node) -> bool:
-    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    schema = getattr(node.target, "_schema", None)
+    arguments = [] if schema is None else list(schema.arguments)
     return bool(arguments) and arguments[0].alias_info is not None and arguments[0].alias_info.is_write
 
 

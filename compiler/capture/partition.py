@@ -4,14 +4,15 @@ Execution alternates between slots of ATen ops and compiled regions::
 
     slot -1, region 0, slot 0, region 1, slot 1, …
 
-Every op goes to the first place that its operands allow: an importable op into the region of its latest operand, or into the one
-after the slot of an ATen operand; an ATen op into the slot after the region of its latest operand. So the number of regions is
-the largest number of changes between the two kinds along any path: no division has fewer. What depends on graph inputs
-alone then moves to just before its first use, so that it does not live longer than in eager.
+Every op goes to the first place that its operands allow: an importable op into the region of its latest operand, or
+into the one after the slot of an ATen operand; an ATen op into the slot after the region of its latest operand. So
+the number of regions is the largest number of changes between the two kinds along any path: no division has fewer.
+What depends on graph inputs alone then moves to just before its first use, so that it does not live longer than in
+eager.
 
-Views cost nothing, so they belong to no one: each region that reads one holds its own copy of the chain of views down to a
-computed tensor or an input, and a view that ATen or the caller reads is made by ATen (``assemble.py``): the aliasing of results
-stays what it is in eager.
+Views cost nothing, so they belong to no one: each region that reads one holds its own copy of the chain of views down
+to a computed tensor or an input, and a view that ATen or the caller reads is made by ATen (``assemble.py``): the
+aliasing of results stays what it is in eager.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ _COPIES = frozenset(
 class Group:
     """One region: ``nodes`` in graph order (views that it reads included), what it reads, and what others read of it.
 
-    ``mutations`` are its ``aten.copy_`` nodes with the graph input that each overwrites, after every read of the old value.
+    ``mutations`` are its ``aten.copy_`` nodes with the graph input that each overwrites, after every read of the old
+    value.
     """
 
     nodes: list[Node]
@@ -149,8 +151,10 @@ class _Places:
         """Move what depends on graph inputs alone to its first use; the regions keep their number."""
         always_alive: set[Node] = set()
         for n in self.calls:
-            if not _is_effect(n) and n not in self.before and all(
-                p.op in ("placeholder", "get_attr") or p in always_alive for p in n.all_input_nodes
+            if (
+                not _is_effect(n)
+                and n not in self.before
+                and all(p.op in ("placeholder", "get_attr") or p in always_alive for p in n.all_input_nodes)
             ):
                 always_alive.add(n)
         held_back = {p for operands in self.before.values() for p in operands}
@@ -206,7 +210,7 @@ class _Places:
         return Group(sorted(nodes, key=in_order), sorted(inputs, key=in_order), [], mutations)
 
     def _outputs(self, groups: dict[int, Group]) -> None:
-        """What is read outside of the region that computes it: the computed tensor, or its only view where that is all of it."""
+        """What others read of each region: the computed tensor, or its only view where that shows all of it."""
         wanted: dict[Node, dict[Node, None]] = {}
         for reader in self.graph.nodes:
             if reader.op == "output" or reader in self.slot:

@@ -18,8 +18,8 @@ def evaluate(
 ) -> list[torch.Tensor]:
     """Values of ``region.outputs``, those of mutations included; a mutation also writes its input.
 
-    ``wide``: every floating dtype is float64, also where the graph converts to another. The caller passes copies of inputs
-    that it wants to keep.
+    ``wide``: every floating dtype is float64, also where the graph converts to another. The caller passes copies of
+    inputs that it wants to keep.
     """
     values: dict[Node, Any] = {n: _widen(t) if wide else t for n, t in zip(region.inputs, tensors, strict=True)}
     named = dict(zip(region.symbols, symbols, strict=True))
@@ -52,4 +52,10 @@ def _number(node: Node, symbols: Mapping[str, int]) -> Any:
     expression = value.node.expr
     known = {s: symbols[s.name] for s in expression.free_symbols if s.name in symbols}
     found = expression.xreplace(known)
-    return int(found) if isinstance(value, torch.SymInt) else float(found) if isinstance(value, torch.SymFloat) else bool(found)
+    return (
+        int(found)
+        if isinstance(value, torch.SymInt)
+        else float(found)
+        if isinstance(value, torch.SymFloat)
+        else bool(found)
+    )

@@ -1,4 +1,4 @@
-"""Where in the user's model a graph node comes from: errors, the report and the IR's locations all say it the same way."""
+"""Where in the user's model a graph node comes from, for errors and the report."""
 
 from __future__ import annotations
 

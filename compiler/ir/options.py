@@ -1,7 +1,7 @@
 """``Options``: what a user may ask of effc, checked once, at construction.
 
-One frozen dataclass serves ``torch.compile(..., options={...})``, ``effc.explain`` and the compiler. Options compare and hash
-by value, because Dynamo decides by ``==`` whether a compiled function may be used again.
+One frozen dataclass serves ``torch.compile(..., options={...})``, ``effc.explain`` and the compiler. Options compare
+and hash by value, because Dynamo decides by ``==`` whether a compiled function may be used again.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ UNAVAILABLE: Mapping[str, str] = {
 
 @dataclass(frozen=True, init=False)
 class Options:
-    """What to compile and how; every argument is a keyword. ``OptionError`` names an option or a value that is not taken.
+    """What to compile and how; all arguments are keywords. OptionError names an option or value that is not taken.
 
     fallback: ``"eager"`` leaves to ATen what effc does not compile; ``"error"`` refuses such a graph, naming the op.
-    check: also run each compiled region through ATen on the live inputs, and raise ``VerificationError`` on a difference.
+    check: run each region also by ATen on the live inputs, and raise ``VerificationError`` on a difference.
     target: ``"cpu"``, or None for the device of the inputs.
     passes: by name, ``False`` or ``{option: value}``; stored as sorted pairs.
     cache_dir: where compiled programs are kept; None: the user's cache directory.
@@ -128,7 +128,9 @@ def _directory(name: str) -> Callable[[Any], str | None]:
             raise OptionError(f"option '{name}' is {value!r}: expected the path of a directory")
         path = os.path.abspath(os.path.expanduser(os.fsdecode(value)))
         if os.path.exists(path) and not os.path.isdir(path):
-            raise OptionError(f"option '{name}' is {value!r}: that is a file; expected a directory, which is made if absent")
+            raise OptionError(
+                f"option '{name}' is {value!r}: that is a file; expected a directory, which is made if absent"
+            )
         return path
 
     return read
@@ -138,7 +140,9 @@ def _passes(value: Any) -> tuple[tuple[str, PassChoice], ...]:
     if isinstance(value, tuple):
         value = {name: choice if isinstance(choice, bool) else dict(choice) for name, choice in value}
     if not isinstance(value, Mapping):
-        raise OptionError(f"option 'passes' is {value!r}: expected a dict from pass names to False or a dict of options")
+        raise OptionError(
+            f"option 'passes' is {value!r}: expected a dict from pass names to False or a dict of options"
+        )
     if not value:
         return ()
     # The passes register themselves when imported; this package may not depend on them, so they are found by name.

@@ -1,0 +1,151 @@
+"""``Report``: what effc did with a model, as text, JSON or a page of HTML."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from effc.compiler.capture.recording import Fallback, GraphFacts, Recording
+
+_SHOWN = 20  # kernels and fallbacks listed by str(); JSON and HTML hold all
+
+
+@dataclass(frozen=True)
+class Report:
+    """``graphs`` in the order of compilation; ``seconds``: the whole first call, each graph's ``phases`` included."""
+
+    graphs: tuple[GraphFacts, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    @staticmethod
+    def of(recording: Recording, seconds: float) -> Report:
+        return Report(tuple(recording.graphs), tuple(dict.fromkeys(recording.notes)), seconds)
+
+    @property
+    def ops(self) -> tuple[int, int]:
+        """How many ops effc compiled, and how many ATen runs."""
+        return sum(g.ops_compiled for g in self.graphs), sum(len(g.fallbacks) for g in self.graphs)
+
+    @property
+    def flops(self) -> tuple[int, int]:
+        """Arithmetic of contractions, by torch's flop counter: compiled, and run by ATen."""
+        return sum(g.flops_compiled for g in self.graphs), sum(g.flops_aten for g in self.graphs)
+
+    @property
+    def fallbacks(self) -> list[tuple[Fallback, int]]:
+        """Each different fallback with how often it occurs, the most frequent first."""
+        return Counter(f for g in self.graphs for f in g.fallbacks).most_common()
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds that effc spent, by phase, over all graphs."""
+        total: dict[str, float] = {}
+        for graph in self.graphs:
+            for name, seconds in graph.phases.items():
+                total[name] = total.get(name, 0.0) + seconds
+        return total
+
+    def to_json(self, path: str | PathLike[str] | None = None) -> str:
+        """All facts as JSON text, also written to ``path`` where that is given."""
+        text = json.dumps(self._data(), indent=1)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def to_html(self, path: str | PathLike[str]) -> None:
+        """Write one self-contained page."""
+        Path(path).write_text(self._page(), encoding="utf-8")
+
+    def __str__(self) -> str:
+        lines = self._summary()
+        for number, graph in enumerate(self.graphs):
+            lines.append(f"graph {number} ({graph.kind}):")
+            for region in graph.regions:
+                lines.append(
+                    f"  {region.name}: {region.ops} ops in {len(region.kernels)} kernels, {_count(region.flops)}FLOP"
+                )
+                lines += [
+                    f"    {k.name:<40} {k.template:<12} {_count(k.flops):>9}FLOP  {k.location}"
+                    for k in region.kernels[:_SHOWN]
+                ]
+                lines += _rest(len(region.kernels), "kernels", "    ")
+        if self.fallbacks:
+            lines.append("run by ATen:")
+            lines += [f"  {n:>4} x {f.op} at {f.source}: {f.reason}" for f, n in self.fallbacks[:_SHOWN]]
+            lines += _rest(len(self.fallbacks), "kinds", "  ")
+        lines += [f"note: {n}" for n in self.notes]
+        return "\n".join(lines)
+
+    def _summary(self) -> list[str]:
+        (ours, aten), (flops, flops_aten) = self.ops, self.flops
+        phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.phases.items())
+        kinds = Counter(g.kind for g in self.graphs)
+        regions = sum(len(g.regions) for g in self.graphs)
+        lines = [
+            f"{len(self.graphs)} graphs ({', '.join(f'{n} {k}' for k, n in kinds.items())}), {regions} regions",
+            f"ops:  {ours} compiled, {aten} run by ATen ({_share(ours, aten)} compiled)",
+            f"FLOP: {_count(flops)} compiled, {_count(flops_aten)} run by ATen ({_share(flops, flops_aten)} compiled)",
+            f"first call {self.seconds:.2f} s, of which effc: {phases or 'nothing'}",
+        ]
+        if kinds["forward"]:
+            lines.append("traced for gradients: under torch.no_grad() nothing is kept for a backward, which is faster")
+        return lines
+
+    def _data(self) -> dict[str, Any]:
+        (ours, aten), (flops, flops_aten) = self.ops, self.flops
+        return {
+            "ops": {"compiled": ours, "aten": aten},
+            "flops": {"compiled": flops, "aten": flops_aten},
+            "seconds": self.seconds,
+            "phases": self.phases,
+            "notes": list(self.notes),
+            "graphs": [asdict(g) for g in self.graphs],
+        }
+
+    def _page(self) -> str:
+        kernels = [
+            (number, region.name, k.name, k.template, f"{k.flops:,}", k.location)
+            for number, graph in enumerate(self.graphs)
+            for region in graph.regions
+            for k in region.kernels
+        ]
+        fallbacks = [(n, f.op, f.source.describe(), f.reason, f"{f.flops:,}") for f, n in self.fallbacks]
+        summary = "".join(f"<p>{html.escape(line)}</p>" for line in [*self._summary(), *self.notes])
+        return (
+            '<!doctype html><html lang="en"><meta charset="utf-8"><title>effc report</title><style>'
+            "body{font:15px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}"
+            "td,th{border:1px solid #ccc;padding:3px 8px;text-align:left}p{margin:.2em 0}</style>"
+            f"<h1>effc report</h1>{summary}"
+            f"<h2>Kernels</h2>{_table(('graph', 'region', 'kernel', 'template', 'FLOP', 'line'), kernels)}"
+            f"<h2>Run by ATen</h2>{_table(('times', 'op', 'line', 'reason', 'FLOP'), fallbacks)}</html>\n"
+        )
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    if not rows:
+        return "<p>none</p>"
+    lines = ["".join(f"<th>{h}</th>" for h in head)]
+    lines += ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _rest(total: int, what: str, indent: str) -> list[str]:
+    return [f"{indent}and {total - _SHOWN} more {what}"] if total > _SHOWN else []
+
+
+def _share(part: int, rest: int) -> str:
+    return f"{100 * part / (part + rest):.1f} %" if part + rest else "nothing to"
+
+
+def _count(value: int) -> str:
+    """``1234567`` -> ``1.23 M``."""
+    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value} "

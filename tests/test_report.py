@@ -1,0 +1,131 @@
+"""``effc.explain`` and its report; and that the public face imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from capture_fakes import Stand
+from torch import Tensor, nn
+
+import effc
+from effc.compiler.capture import backend, record
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return torch.relu(y).sort(-1).values @ y.t()
+
+
+@pytest.fixture
+def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
+    made = Stand(lambda n: "sort" in str(n.target)).install(monkeypatch)
+    monkeypatch.setattr(backend, "_build", made._build)
+    return made
+
+
+def test_report_counts_ops_and_flops(stand: Stand) -> None:
+    with torch.no_grad():
+        report = effc.explain(Net(), torch.randn(4, 16))
+    assert report.ops[1] == 1
+    assert report.flops == (2 * 4 * 16 * 8 + 2 * 4 * 8 * 4, 0)
+    ((fallback, times),) = report.fallbacks
+    assert (fallback.op, times, fallback.source.code) == (
+        "aten.sort.default", 1, "return torch.relu(y).sort(-1).values @ y.t()",
+    )  # fmt: skip
+    assert 0 < sum(report.phases.values()) < report.seconds
+
+
+def test_report_as_text(stand: Stand) -> None:
+    with torch.no_grad():
+        text = str(effc.explain(Net(), torch.randn(4, 16)))
+    assert "1 graphs (1 inference), 2 regions" in text
+    assert (
+        f"1 x aten.sort.default at test_report.py:{Net.forward.__code__.co_firstlineno + 2}: refused by the test"
+        in text
+    )
+    assert "FLOP: 1.28 k compiled, 0 run by ATen (100.0 % compiled)" in text.replace("0  run", "0 run")
+
+
+def test_gradients_are_reported(stand: Stand) -> None:
+    report = effc.explain(Net(), torch.randn(4, 16))
+    assert "under torch.no_grad() nothing is kept for a backward" in str(report)
+
+
+def test_report_as_json(stand: Stand, tmp_path: Path) -> None:
+    with torch.no_grad():
+        report = effc.explain(Net(), torch.randn(4, 16))
+    text = report.to_json(tmp_path / "report.json")
+    assert (tmp_path / "report.json").read_text() == text
+    data = json.loads(text)
+    assert data["ops"]["aten"] == 1
+    assert data["graphs"][0]["fallbacks"][0]["op"] == "aten.sort.default"
+
+
+def test_report_as_html(stand: Stand, tmp_path: Path) -> None:
+    with torch.no_grad():
+        effc.explain(Net(), torch.randn(4, 16)).to_html(tmp_path / "report.html")
+    found: list[str] = []
+
+    class Cells(HTMLParser):
+        def handle_data(self, data: str) -> None:
+            found.append(data)
+
+    page = (tmp_path / "report.html").read_text()
+    Cells().feed(page)
+    assert "aten.sort.default" in found
+    assert "http" not in page  # self-contained
+
+
+def test_explain_leaves_compiled_functions_alone(stand: Stand) -> None:
+    model = Net()
+    compiled = torch.compile(model, backend="effc")
+    x = torch.randn(4, 16)
+    with torch.no_grad():
+        compiled(x)
+        effc.explain(compiled, x)
+        with record() as recording:
+            compiled(x)
+    assert recording.graphs == []  # nothing was compiled again
+
+
+def test_explain_refuses_bad_options() -> None:
+    with pytest.raises(effc.OptionError, match="unknown option 'chek': did you mean 'check'"):
+        effc.explain(Net(), torch.randn(4, 16), options={"chek": True})
+
+
+def test_explain_raises_the_refusal_itself(stand: Stand) -> None:
+    with pytest.raises(effc.UnsupportedError, match="effc does not compile 1 op of this graph"), torch.no_grad():
+        effc.explain(Net(), torch.randn(4, 16), options={"fallback": "error"})
+
+
+def test_unknown_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'effc' has no attribute 'nothing'"):
+        effc.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import effc", ("torch", "torch_mlir", "numpy")),
+        ("import effc; effc.Options(fallback='error'); effc.OptionError", ("torch", "torch_mlir")),
+        ("import effc; effc.explain", ("torch_mlir",)),
+        ("import effc.compiler.capture.backend", ("torch_mlir",)),
+        ("import effc.compiler.capture", ("torch", "torch_mlir")),
+    ],
+)
+def test_imports_are_lazy(code: str, absent: tuple[str, ...], tmp_path: Path) -> None:
+    check = f"import sys; {code}; print([m for m in {absent!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", check], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
