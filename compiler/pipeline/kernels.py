@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from effc.compiler.ir.errors import LoweringError
-from effc.compiler.ir.expr import Expr, const, recombine, var
+from effc.compiler.ir.expr import Call, Expr, const, floordiv, recombine, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
@@ -195,6 +195,7 @@ class KernelBuilder:
     # -- the kernel -------------------------------------------------------------------------------------------------
     def finish(self, template: str, name: str, location: str, attributes: tuple[tuple[str, Any], ...] = ()) -> Kernel:
         """The kernel; its dims are renumbered (parallel first), dead instructions dropped, symbols normalised."""
+        self._split_dims()
         parallel = self._parallel_order()
         order = [*parallel, *self._reduction_order()]
         rename: dict[str, Expr | int] = {f"d{old}": var(f"d{new}") for new, old in enumerate(order)}
@@ -206,6 +207,25 @@ class KernelBuilder:
         spec = KernelSpec(template, dims, operands, body, (), attributes)
         spec, symbols = normalised(spec)
         return Kernel(spec, tuple(self.sites), symbols, name, location)
+
+    def _split_dims(self) -> None:
+        """Split a dim ``d`` that addresses use as ``d // c`` and ``d % c`` into two, where ``c`` divides its size: they become linear."""
+        found = _divisions(self.instrs)
+        while found:
+            dim, divisor = found[0]
+            size = self.dims[dim]
+            outer = floordiv(size, divisor)
+            if outer * divisor != size or size.constant == 1:
+                found = found[1:]
+                continue
+            inner = len(self.dims)
+            self.dims = (*self.dims[:dim], outer, *self.dims[dim + 1 :], divisor)
+            if dim in self.reduction:
+                self.reduction = self.reduction | {inner}
+            self.ranges = {f"d{i}": s for i, s in enumerate(self.dims)}
+            at: dict[str, Expr | int] = {f"d{dim}": var(f"d{dim}") * divisor + var(f"d{inner}")}
+            self.instrs = [_substituted(instr, at, self.ranges) for instr in self.instrs]
+            found = _divisions(self.instrs)
 
     def _parallel_order(self) -> list[int]:
         """Parallel dims by falling stride of the first store that has them all: the loop nest walks memory in order."""
@@ -231,6 +251,35 @@ class KernelBuilder:
                 ):
                     return sorted(summed, key=lambda i: -_magnitude(instr["address"].coefficient(f"d{i}")))
         return summed
+
+
+def _divisions(instrs: Sequence[Instr]) -> list[tuple[int, Expr]]:
+    """(dim, divisor) of each ``d // c`` and ``d % c`` in the expressions of a body."""
+    found: list[tuple[int, Expr]] = []
+
+    def visit(e: Expr) -> None:
+        for mono, _ in e.terms:
+            for atom in mono:
+                if isinstance(atom, Call):
+                    name = str(atom.lhs)
+                    if atom.fn in ("//", "%") and name[0] == "d" and name[1:].isdigit():
+                        found.append((int(name[1:]), atom.rhs))
+                    visit(atom.lhs)
+                    visit(atom.rhs)
+
+    for instr in instrs:
+        for _, value in instr.attributes:
+            if isinstance(value, Expr):
+                visit(value)
+    # the smallest constant divisor first: a dim that splits in three does so from the inside
+    return sorted(dict.fromkeys(found), key=lambda f: (f[1].constant is None, f[1].constant or 0))
+
+
+def _substituted(instr: Instr, values: dict[str, Expr | int], ranges: dict[str, Expr]) -> Instr:
+    attributes = tuple(
+        (k, recombine(v.substitute(values, ranges)) if isinstance(v, Expr) else v) for k, v in instr.attributes
+    )
+    return Instr(instr.op, instr.args, instr.dtype, attributes)
 
 
 def _magnitude(stride: Expr | None) -> int:
