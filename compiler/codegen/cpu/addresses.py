@@ -81,4 +81,6 @@ def _floor(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
     zero = b.constant(0, I64, split_type(x.type)[0])
     below = b.compare("arith.cmpi", "slt", rest, zero)
     one = b.constant(1, I64, split_type(x.type)[0])
-    return b.select(below, b.op("arith.subi", quotient, one), quotient), b.select(below, b.op("arith.addi", rest, y), rest)
+    return b.select(below, b.op("arith.subi", quotient, one), quotient), b.select(
+        below, b.op("arith.addi", rest, y), rest
+    )

@@ -204,4 +204,3 @@ def dependencies(spec: KernelSpec) -> tuple[frozenset[str], ...]:
                         depends |= {name}
         found.append(depends & parallel if instr.op in ("reduce", "contract") else depends)
     return tuple(found)
-

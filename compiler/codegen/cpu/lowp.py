@@ -81,9 +81,7 @@ def _f16_to_f32(b: Builder, bits: Value) -> Value:
     magnitude = b.op("arith.shli", b.op("arith.andi", wide, i32(0x7FFF)), i32(13))
     scaled = b.op("arith.mulf", b.cast("arith.bitcast", magnitude, "f32"), b.constant(2.0**112, "f32", lanes))
     special = b.compare("arith.cmpi", "uge", magnitude, i32(0x7C00 << 13))
-    whole = b.select(
-        special, b.op("arith.ori", magnitude, i32(0x7F800000)), b.cast("arith.bitcast", scaled, "i32")
-    )
+    whole = b.select(special, b.op("arith.ori", magnitude, i32(0x7F800000)), b.cast("arith.bitcast", scaled, "i32"))
     return b.cast("arith.bitcast", b.op("arith.ori", whole, sign), "f32")
 
 

@@ -11,8 +11,7 @@ from effc.compiler.codegen.cpu.text import Builder, Value, split_type, vector_ty
 from effc.compiler.ir.spec import Instr
 
 _CASTS = frozenset(
-    f"arith.{op}"
-    for op in "extf truncf sitofp uitofp fptosi fptoui extsi extui trunci bitcast index_cast".split()
+    f"arith.{op}" for op in "extf truncf sitofp uitofp fptosi fptoui extsi extui trunci bitcast index_cast".split()
 )
 _DIVISIONS = frozenset(f"arith.{op}" for op in "divsi divui remsi remui floordivsi ceildivsi".split())
 
@@ -38,7 +37,10 @@ class OpEmitter:
         if op == "arith.select":
             return self.b.select(args[0], args[1], args[2])
         if any(d in LOW_PRECISION for d in dtypes):
-            wide = [to_f32(self.b, a, d, self.target) if d in LOW_PRECISION else a for a, d in zip(args, dtypes, strict=True)]
+            wide = [
+                to_f32(self.b, a, d, self.target) if d in LOW_PRECISION else a
+                for a, d in zip(args, dtypes, strict=True)
+            ]
             dtype = "f32" if instr.dtype in LOW_PRECISION else instr.dtype
             result = self._compute(instr, wide, dtype)
             return from_f32(self.b, result, instr.dtype, self.target) if instr.dtype in LOW_PRECISION else result
@@ -88,7 +90,9 @@ class OpEmitter:
         bad = self.b.compare("arith.cmpi", "eq", y, zero)
         if not op.endswith("ui"):
             minus = self.b.compare("arith.cmpi", "eq", y, self.b.constant(-1, element, lanes))
-            lowest = self.b.compare("arith.cmpi", "eq", x, self.b.constant(-(1 << (int(element[1:]) - 1)), element, lanes))
+            lowest = self.b.compare(
+                "arith.cmpi", "eq", x, self.b.constant(-(1 << (int(element[1:]) - 1)), element, lanes)
+            )
             bad = self.b.op("arith.ori", bad, self.b.op("arith.andi", minus, lowest))
         y = self.b.select(bad, one, y)
         if op not in ("arith.floordivsi", "arith.ceildivsi"):
@@ -132,7 +136,9 @@ class OpEmitter:
         result = b.constant(0, dtype, lanes)
         for lane in range(lanes):
             scalars = [
-                b.emit(f"vector.extract {a.name}[{lane}] : {split_type(a.type)[1]} from {a.type}", split_type(a.type)[1])
+                b.emit(
+                    f"vector.extract {a.name}[{lane}] : {split_type(a.type)[1]} from {a.type}", split_type(a.type)[1]
+                )
                 for a in args
             ]
             value = b.call(symbol, scalars, dtype)

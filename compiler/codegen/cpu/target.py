@@ -47,7 +47,9 @@ class Target:
             text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         except OSError:
             return Target.named("x86-64")
-        flags = next((set(line.split(":", 1)[1].split()) for line in text.splitlines() if line.startswith("flags")), set())
+        flags = next(
+            (set(line.split(":", 1)[1].split()) for line in text.splitlines() if line.startswith("flags")), set()
+        )
         return _from_flags(frozenset(flags & set(_CONSIDERED)))
 
     @staticmethod
@@ -79,7 +81,9 @@ class Target:
         if self.vector_bytes <= 16:
             gone += _REMOVED[16]
         else:
-            gone += [_LLVM_NAMES.get(f, f) for f in ("avx512_bf16", "avx512_vnni", "avx512_fp16") if f not in self.features]
+            gone += [
+                _LLVM_NAMES.get(f, f) for f in ("avx512_bf16", "avx512_vnni", "avx512_fp16") if f not in self.features
+            ]
         return tuple(f"-{f}" for f in dict.fromkeys(gone))
 
     @property

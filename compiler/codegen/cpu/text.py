@@ -90,7 +90,9 @@ class Builder:
         constants = [f"    {v.name} = {text}" for (text, _), v in self._constants.items()]
         linkage = "internal " if private else ""
         self._finished.append(
-            "\n".join([f"  llvm.func {linkage}@{name}({header}) {{", *constants, *self._lines, "    llvm.return", "  }"])
+            "\n".join(
+                [f"  llvm.func {linkage}@{name}({header}) {{", *constants, *self._lines, "    llvm.return", "  }"]
+            )
         )
 
     # -- plain ops ----------------------------------------------------------------------------------------------------
@@ -208,7 +210,9 @@ class Builder:
         to = PTR if lanes == 1 else f"vector<{lanes}x{PTR}>"
         if self._integers.get(index.name) == 0:
             return pointer
-        return self.emit(f"llvm.getelementptr {pointer.name}[{index.name}] : ({PTR}, {index.type}) -> {to}, {element}", to)
+        return self.emit(
+            f"llvm.getelementptr {pointer.name}[{index.name}] : ({PTR}, {index.type}) -> {to}, {element}", to
+        )
 
     def load(self, pointer: Value, type_: str) -> Value:
         align = element_bytes(split_type(type_)[1])
@@ -221,13 +225,13 @@ class Builder:
     def stack(self, elements: int, element: str, alignment: int = 64) -> Value:
         """A stack array; call it at the top of a function, never in a loop."""
         count = self.index(elements)
-        return self.emit(f"llvm.alloca {count.name} x {element} {{alignment = {alignment} : i64}} : (i64) -> {PTR}", PTR)
+        return self.emit(
+            f"llvm.alloca {count.name} x {element} {{alignment = {alignment} : i64}} : (i64) -> {PTR}", PTR
+        )
 
     # -- structure ------------------------------------------------------------------------------------------------------
     @contextmanager
-    def loop(
-        self, lower: Value, upper: Value, step: Value | int = 1, carried: Sequence[Value] = ()
-    ) -> Iterator[Loop]:
+    def loop(self, lower: Value, upper: Value, step: Value | int = 1, carried: Sequence[Value] = ()) -> Iterator[Loop]:
         """``scf.for`` over ``i64``; with ``carried`` the body must call ``yield_``, and ``results`` holds what it leaves."""
         step = self.index(step) if isinstance(step, int) else step
         loop = Loop(self._fresh(I64), [self._fresh(v.type) for v in carried])
@@ -266,7 +270,11 @@ class Builder:
     ) -> list[Value]:
         """``scf.if`` with results of ``types``."""
         name = self._fresh("").name
-        head = f"{name}:{len(types)} = scf.if {condition.name} -> ({', '.join(types)}) {{" if types else f"scf.if {condition.name} {{"
+        head = (
+            f"{name}:{len(types)} = scf.if {condition.name} -> ({', '.join(types)}) {{"
+            if types
+            else f"scf.if {condition.name} {{"
+        )
         self.line(head)
         for position, branch in enumerate((then, otherwise)):
             if position:

@@ -93,7 +93,9 @@ def vector_cost(plan: Plan) -> float:
         lanes = plan.lanes if varies else 1
         match instr.op.partition(".")[0]:
             case "load" | "store":
-                kind = pattern_of(instr["address"], plan.vector_name, lambda v: plan.vector_name in plan.depends[int(v[1:])])
+                kind = pattern_of(
+                    instr["address"], plan.vector_name, lambda v: plan.vector_name in plan.depends[int(v[1:])]
+                )
                 total += 2.0 if kind.kind in ("uniform", "contiguous") else 2.0 * lanes
             case "libm":
                 total += 40.0 * lanes
@@ -166,7 +168,9 @@ def _passes(spec: KernelSpec, inner: tuple[bool, ...]) -> tuple[tuple[int, ...],
         first = max((ready[a] for a in inputs(instr)), default=0)
         executed.append(first)
         ready.append(first + 1 if instr.op == "reduce" else first)
-    rooted = [i for i, instr in enumerate(spec.body) if instr.op == "reduce" or (inner[i] and instr.op in ("store", "check"))]
+    rooted = [
+        i for i, instr in enumerate(spec.body) if instr.op == "reduce" or (inner[i] and instr.op in ("store", "check"))
+    ]
     last = max((executed[i] for i in rooted), default=0)
     for i in rooted:
         if spec.body[i].op == "store":  # an in-place result must not be read again by a later pass

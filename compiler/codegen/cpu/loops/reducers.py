@@ -81,7 +81,9 @@ class Reducer:
                 raise LoweringError(f"no reduction {self.kind!r} of {self.dtype}")
             op = _INTEGER[self.kind]
             if self.dtype == "i1":
-                op = {"add": "arith.ori", "mul": "arith.andi", "max": "arith.ori", "min": "arith.andi"}.get(self.kind, op)
+                op = {"add": "arith.ori", "mul": "arith.andi", "max": "arith.ori", "min": "arith.andi"}.get(
+                    self.kind, op
+                )
             return [self.b.op(op, x[0], y[0])]
         match self.kind:
             case "add":
