@@ -7,6 +7,8 @@ from the cache that holds it. The figures are those of Zen 5 with 512-bit units,
 
 from __future__ import annotations
 
+from math import prod
+
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
@@ -20,6 +22,11 @@ L2_BYTES, FAR_BYTES = 32, 8
 L2_SHARE = 640 * 1024
 #: Rows and columns taken for a size that is known only at run time.
 UNKNOWN = 256
+#: Rows read from addresses that are a multiple of 4 KiB apart share one set of L1's 12 ways: 30 rows ran at a quarter of the
+#: speed of 10 on 49 x 2048 x 512, and 14 were never faster than 10 (1x1, 3x3 and 7x7 convolutions of ResNet-50).
+MOST_ROWS, EASY_ROWS = 14, 10
+#: Finding a tile's place, and its first and last loads and stores.
+TILE_CYCLES = 40
 #: Steps of K a loop body holds: the loop's own instructions then cost a few percent at most.
 UNROLL = 4
 
@@ -27,13 +34,15 @@ UNROLL = 4
 def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
     """``(mr, vectors)`` of all register tiles worth trying: accumulators, one step's columns and one broadcast fit the registers."""
     registers = 32 if target.vector_bytes == 64 else 16
+    if nest.wise:  # LLVM keeps rows that several taps share in registers too: more than half for accumulators spills
+        registers = registers // 2 + 1
     rows = _count(nest.size(nest.row))
     lanes = lanes_of(nest, target)
     widest = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // lanes)
     return [
         (mr, vectors)
         for vectors in range(1, min(widest, 8) + 1)
-        for mr in range(1, min(rows, registers - 2) + 1)
+        for mr in range(1, min(rows, MOST_ROWS) + 1)
         if mr * vectors + vectors + 1 <= registers
     ]
 
@@ -54,12 +63,13 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     lanes = lanes_of(nest, target)
     panels = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // (lanes * vectors))
     whole, part = divmod(rows, mr)
-    tiles_far = 1 if _panel_bytes(nest, target, vectors) <= L2_SHARE else whole + (part > 0)
+    count, steps = whole + (part > 0), _steps(nest)
+    far = 1 if steps * vectors * target.vector_bytes <= L2_SHARE else count
     size = vectors * target.vector_bytes
-    streams = tiles_far * size / FAR_BYTES + (whole + (part > 0) - tiles_far) * size / L2_BYTES
+    streams = far * size / FAR_BYTES + (count - far) * size / L2_BYTES
     compute = whole * _step(nest, mr, vectors) + (_step(nest, part, vectors) if part else 0)
-    # Streams run beside the arithmetic but not for free: a quarter of the shorter one is what timings show.
-    return panels * (max(compute, streams) + min(compute, streams) / 4)
+    # The streams run beside the arithmetic, but not for free: a quarter of the shorter of the two is lost.
+    return panels * (max(compute, streams) + min(compute, streams) / 4 + count * TILE_CYCLES / steps)
 
 
 def lanes_of(nest: Nest, target: Target) -> int:
@@ -68,14 +78,12 @@ def lanes_of(nest: Nest, target: Target) -> int:
 
 def _step(nest: Nest, mr: int, vectors: int) -> float:
     loads = vectors + (mr * vectors if nest.wise else mr)
-    return max(LATENCY, mr * vectors / FMAS, loads / LOADS)
+    cycles = max(LATENCY, mr * vectors / FMAS, loads / LOADS)
+    return cycles * (1 + 0.01 * max(0, mr - EASY_ROWS))
 
 
-def _panel_bytes(nest: Nest, target: Target, vectors: int) -> int:
-    steps = 1
-    for k in nest.reduction:
-        steps *= _count(nest.spec.dims[k].size)
-    return steps * vectors * target.vector_bytes
+def _steps(nest: Nest) -> int:
+    return prod(_count(nest.spec.dims[k].size) for k in nest.reduction)
 
 
 def _count(size: Expr) -> int:
