@@ -24,7 +24,7 @@ _WATCH_SECONDS = 1.0  # how often an idle process looks whether its parent lives
 
 
 def _lower(payload: Mapping[str, Any]) -> Any:
-    from effc.compiler.pipeline import lower
+    from effc.compiler.pipeline.lower import lower
 
     return lower(payload["text"], payload["options"]).to_json()
 
