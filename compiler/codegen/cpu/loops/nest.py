@@ -9,6 +9,7 @@ from effc.compiler.codegen.cpu.addresses import expr_value
 from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.loops.passes import Passes
 from effc.compiler.codegen.cpu.loops.plan import TYPICAL_SIZE, Plan, make_plan, vector_cost
+from effc.compiler.codegen.cpu.loops.tiles import Tiles
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value
 from effc.compiler.codegen.cpu.threads import Share, parallel_kernel
@@ -48,9 +49,13 @@ class Cut:
 
 def cut_work(plan: Plan) -> Cut:
     sizes = [d.size for d in plan.spec.dims]
-    outer = [i for i in plan.parallel if i != plan.vector]
+    outer = [i for i in plan.parallel if i not in (plan.vector, plan.across)]
     leading: list[int] = []
     count = 1
+    if plan.across is not None and plan.vector is not None:
+        units = product(sizes[i] for i in outer) * ((sizes[plan.across] + (plan.lanes - 1)) // const(plan.lanes))
+        points = sizes[plan.vector] * plan.lanes
+        return Cut(tuple(outer), (), None, units, _cycles(plan, points))
     for i in outer:
         if count >= UNITS:
             break
@@ -69,9 +74,13 @@ def cut_work(plan: Plan) -> Cut:
             points = points * chunk
         else:
             points = points * width
+    return Cut(tuple(leading), tuple(inner), chunk, units, _cycles(plan, points))
+
+
+def _cycles(plan: Plan, points: Expr) -> Expr:
     lanes = plan.lanes if plan.vector is not None else 1
     cost = max(1, round(16 * vector_cost(plan) / lanes))  # sixteenths of a cycle a point
-    return Cut(tuple(leading), tuple(inner), chunk, units, (points * cost + 15) // const(16))
+    return (points * cost + 15) // const(16)
 
 
 class _Nest:
@@ -82,6 +91,8 @@ class _Nest:
         self.share = share
         self.body = Body(b, plan.spec, target, share.pointer, share.symbols, lambda: share.error_cell)
         self.passes = Passes(b, plan, self.body)
+        if plan.across is not None:
+            self.tiles = Tiles(b, plan, self.body, self.passes.before_reductions, self.passes.roots)
 
     def emit(self) -> None:
         root = Scope()
@@ -97,6 +108,10 @@ class _Nest:
     def _unit(self, root: Scope, unit: Value) -> None:
         b, vector, chunk = self.b, self.plan.vector, self.cut.chunk
         bounds: tuple[Value, Value] | None = None
+        tile: Value | None = None
+        if self.plan.across is not None:
+            tiles = b.div(b.add(self._size(self.plan.across), self.plan.lanes - 1), self.plan.lanes)
+            tile, unit = b.mul(b.rem(unit, tiles), self.plan.lanes), b.div(unit, tiles)
         if vector is not None and self.plan.vector_is_parallel:
             width = self._size(vector)
             bounds = b.index(0), width
@@ -111,6 +126,9 @@ class _Nest:
             unit = b.div(unit, self._size(i)) if position else unit
         scope = root.block(dims)
         self._hoist(scope, self.cut.leading)
+        if tile is not None:
+            self._tiles(scope, tile)
+            return
         self._outer(scope, list(self.cut.inner), list(self.cut.leading), bounds)
 
     def _outer(
@@ -127,6 +145,20 @@ class _Nest:
             self._strips(scope, *bounds)
         else:
             self.passes.points(scope, [scope])
+
+    def _tiles(self, scope: Scope, start: Value) -> None:
+        """A row of square tiles at ``start`` of the dimension across; what does not fill a tile goes in strips."""
+        b, plan = self.b, self.plan
+        assert plan.across is not None and plan.vector is not None
+        lanes, zero = plan.lanes, b.index(0)
+        width, height = self._size(plan.vector), self._size(plan.across)
+        end = b.add(start, lanes)
+        fills = b.compare("arith.cmpi", "sle", end, height)
+        whole = b.select(fills, b.mul(b.div(width, lanes), lanes), zero)
+        with b.when(fills):
+            self.tiles.row(scope, start, whole)
+        with b.when(b.compare("arith.cmpi", "slt", whole, width)), b.loop(start, b.minimum(end, height)) as loop:
+            self._strips(scope.block({f"d{plan.across}": loop.index}), whole, width)
 
     def _strips(self, scope: Scope, start: Value, end: Value) -> None:
         """The vector dimension from ``start`` to ``end``: blocks of ``unroll`` vectors, single vectors, a masked rest."""

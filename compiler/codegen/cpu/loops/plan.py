@@ -5,6 +5,7 @@ Schedule parameters (all optional): ``vector`` (a dimension of the spec), ``lane
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.access import pattern_of
@@ -20,6 +21,12 @@ TYPICAL_SIZE = 256
 #: Stack that row buffers may take; half of what a kernel may use, so that LLVM has room to spill.
 BUFFER_BYTES = 32 * 1024
 
+#: Lanes of a transposed tile at most: 16 x 16 already fill half of the registers.
+TILE = 16
+
+#: Instructions of a body that is emitted once for each row of a tile.
+TILE_WORK = 24
+
 _HEAVY_ARITH = frozenset(f"arith.{op}" for op in "divsi divui remsi remui floordivsi ceildivsi remf".split())
 _CHEAP_MATH = frozenset(f"math.{op}" for op in "absf absi copysign fma floor ceil trunc roundeven sqrt rsqrt".split())
 
@@ -30,6 +37,8 @@ class Plan:
 
     ``passes[i]``: for an instruction that varies with the reduction dimensions, a ``reduce``, or an inner store, the pass over the
     reduction dimensions in which it is first possible (a store: the last). ``ready[i]``: the first pass that can use it. ``buffered``: values kept from that pass in a row buffer.
+    ``across``: the parallel dimension before the vector one with which it spans square tiles, because the loads ``transposed`` are
+    contiguous along it.
     """
 
     spec: KernelSpec
@@ -42,6 +51,8 @@ class Plan:
     ready: tuple[int, ...]
     count: int
     buffered: tuple[int, ...]
+    across: int | None = None
+    transposed: tuple[int, ...] = ()
 
     @property
     def parallel(self) -> list[int]:
@@ -65,19 +76,32 @@ def make_plan(original: KernelSpec, target: Target) -> Plan:
     spec = original if fixed is not None else simplify(original)
     wide = _lanes(spec, target)
     vector = int(fixed) if fixed is not None else _choose_vector(spec, wide)
-    lanes = 1
-    if vector is not None:
-        spec, vector = _vector_last(spec, vector)
-        lanes = int(original.schedule.get("lanes", _fit(wide, spec.dims[vector].size)))
+    if vector is None:
+        return _point(spec)
+    across = None if fixed is not None else _across(spec, vector, wide)
+    spec, vector, across = _order(spec, vector, across)
+    lanes = int(original.schedule.get("lanes", _fit(wide, spec.dims[vector].size)))
+    if across is not None:
+        lanes = min(lanes, TILE)
     depends = dependencies(spec)
     reductions = {f"d{i}" for i, d in enumerate(spec.dims) if d.kind == "reduction"}
     inner = tuple(bool(d & reductions) for d in depends)
     passes, ready, count = _passes(spec, inner)
-    unroll = int(original.schedule.get("unroll", _unroll(spec, inner)))
-    if vector is not None and spec.dims[vector].size.constant is not None:
+    unroll = int(original.schedule.get("unroll", _unroll(spec)))
+    if spec.dims[vector].size.constant is not None:
         unroll = max(1, min(unroll, (spec.dims[vector].size.constant or 0) // lanes))
     buffered = _buffered(spec, inner, passes, count, vector, lanes)
-    return Plan(spec, vector, lanes, unroll, depends, inner, passes, ready, count, buffered)
+    transposed = () if across is None else tuple(_transposed_loads(spec, vector, across))
+    return Plan(
+        spec, vector, lanes, unroll, depends, inner, passes, ready, count, buffered, across, transposed
+    )
+
+
+def _point(spec: KernelSpec) -> Plan:
+    """The plan of a nest without dimensions."""
+    none = (False,) * len(spec.body)
+    zeros = (0,) * len(spec.body)
+    return Plan(spec, None, 1, 1, dependencies(spec), none, zeros, zeros, 0, ())
 
 
 def is_heavy(op: str) -> bool:
@@ -96,7 +120,7 @@ def vector_cost(plan: Plan) -> float:
                 kind = pattern_of(
                     instr["address"], plan.vector_name, lambda v: plan.vector_name in plan.depends[int(v[1:])]
                 )
-                total += 2.0 if kind.kind in ("uniform", "contiguous") else 2.0 * lanes
+                total += 2.0 if kind.kind in ("uniform", "contiguous") else 6.0 if i in plan.transposed else 2.0 * lanes
             case "libm":
                 total += 40.0 * lanes
             case "constant" | "index":
@@ -152,12 +176,44 @@ def _choose_vector(spec: KernelSpec, lanes: int) -> int | None:
     return None if best is None else -best[2]
 
 
-def _vector_last(spec: KernelSpec, vector: int) -> tuple[KernelSpec, int]:
-    parallel = [i for i, d in enumerate(spec.dims) if d.kind == "parallel" and i != vector]
-    reduction = [i for i, d in enumerate(spec.dims) if d.kind == "reduction" and i != vector]
-    (parallel if spec.dims[vector].kind == "parallel" else reduction).append(vector)
+def _across(spec: KernelSpec, vector: int, lanes: int) -> int | None:
+    """The parallel dimension along which loads that the vectors would gather are contiguous; None: no tiles."""
+    if any(d.kind == "reduction" for d in spec.dims) or not _fills(spec.dims[vector].size, lanes):
+        return None
+    counts = {
+        u: sum(1 for _ in _transposed_loads(spec, vector, u))
+        for u, dim in enumerate(spec.dims)
+        if u != vector and _fills(dim.size, lanes)
+    }
+    best = max(counts, key=lambda u: counts[u], default=None)
+    return best if best is not None and counts[best] and sum(_is_work(i.op) for i in spec.body) <= TILE_WORK else None
+
+
+def _fills(size: Expr, lanes: int) -> bool:
+    return size.constant is None or size.constant >= min(lanes, TILE)
+
+
+def _is_work(op: str) -> bool:
+    return op not in ("constant", "index")
+
+
+def _transposed_loads(spec: KernelSpec, vector: int, across: int) -> Iterator[int]:
+    for i, instr in enumerate(spec.body):
+        if instr.op != "load" or instr.args or any(v[0] == "v" for v in instr["address"].variables()):
+            continue
+        step, along = instr["address"].coefficient(f"d{vector}"), instr["address"].coefficient(f"d{across}")
+        if step is not None and step.constant not in (0, 1) and along is not None and along.constant == 1:
+            yield i
+
+
+def _order(spec: KernelSpec, vector: int, across: int | None) -> tuple[KernelSpec, int, int | None]:
+    """The spec with ``vector`` last of its kind and ``across`` just before it, and where they are now."""
+    special = [i for i in (across, vector) if i is not None]
+    parallel = [i for i, d in enumerate(spec.dims) if d.kind == "parallel" and i not in special]
+    reduction = [i for i, d in enumerate(spec.dims) if d.kind == "reduction" and i not in special]
+    (parallel if spec.dims[vector].kind == "parallel" else reduction).extend(special)
     order = [*parallel, *reduction]
-    return reorder(spec, order), order.index(vector)
+    return reorder(spec, order), order.index(vector), None if across is None else order.index(across)
 
 
 def _passes(spec: KernelSpec, inner: tuple[bool, ...]) -> tuple[tuple[int, ...], tuple[int, ...], int]:
@@ -187,17 +243,17 @@ def inputs(instr: Instr) -> list[int]:
     return used
 
 
-def _unroll(spec: KernelSpec, inner: tuple[bool, ...]) -> int:
+def _unroll(spec: KernelSpec) -> int:
     """Vectors in flight: enough to hide latency in a short body, one where the body alone fills the machine."""
-    work = sum(12 if is_heavy(i.op) else i.op not in ("constant", "index") for i in spec.body)
+    work = sum(12 if is_heavy(i.op) else _is_work(i.op) for i in spec.body)
     return 4 if work <= 10 else 2 if work <= 24 else 1
 
 
 def _buffered(
-    spec: KernelSpec, inner: tuple[bool, ...], passes: tuple[int, ...], count: int, vector: int | None, lanes: int
+    spec: KernelSpec, inner: tuple[bool, ...], passes: tuple[int, ...], count: int, vector: int, lanes: int
 ) -> tuple[int, ...]:
     """Inner values that cost much, are needed in a later pass again, and whose row fits the stack."""
-    if vector is None or spec.dims[vector].kind == "parallel" or count < 2:
+    if spec.dims[vector].kind == "parallel" or count < 2:
         return ()
     row = 1
     for i, dim in enumerate(spec.dims):
