@@ -30,6 +30,7 @@ class AtenExecutable:
     def __init__(self, group: Group, region: Region) -> None:
         self.group, self.region = group, region
         self.program = SimpleNamespace(calls=())
+        self.notes = ["a note from the runtime"]
 
     def __call__(
         self, symbols: Sequence[int], tensors: Sequence[torch.Tensor], *, validate: bool = False
@@ -76,15 +77,19 @@ class Stand:
         return self
 
     def backend(self, gm: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        return compile_with(gm, inputs, Options(), self._build)
+        return compile_with(gm, inputs, Options(), self.builder)
 
     def backend_with(self, **options: Any) -> Callable[..., Any]:
-        return lambda gm, inputs: compile_with(gm, inputs, Options(**options), self._build)
+        return lambda gm, inputs: compile_with(gm, inputs, Options(**options), self.builder)
 
-    def _build(self, text: str, options: Options) -> Any:
-        if self.failures:
-            raise self.failures.pop(0)
-        return self.executables[text]
+    def builder(self, options: Options) -> Callable[[str], Any]:
+        def build(text: str) -> Any:
+            if self.failures:
+                raise self.failures.pop(0)
+            report = SimpleNamespace(seconds={"emit": 0.001}, from_cache=False)
+            return SimpleNamespace(executable=self.executables[text], report=report)
+
+        return build
 
     def _import(
         self,

@@ -31,7 +31,7 @@ class Net(nn.Module):
 @pytest.fixture
 def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
     made = Stand(lambda n: "sort" in str(n.target)).install(monkeypatch)
-    monkeypatch.setattr(backend, "_build", made._build)
+    monkeypatch.setattr(backend, "_builder", made.builder)
     return made
 
 
@@ -51,6 +51,7 @@ def test_report_as_text(stand: Stand) -> None:
     with torch.no_grad():
         text = str(effc.explain(Net(), torch.randn(4, 16)))
     assert "1 graphs (1 inference), 2 regions" in text
+    assert text.count("note: a note from the runtime") == 1
     assert (
         f"1 x aten.sort.default at test_report.py:{Net.forward.__code__.co_firstlineno + 2}: refused by the test"
         in text

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
@@ -18,9 +18,6 @@ from effc.compiler.capture.graph import Build, GraphCompiler
 from effc.compiler.capture.parameters import static_names
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options, suggest
-
-if TYPE_CHECKING:
-    from effc.runtime.executable import Executable
 
 
 def effc(
@@ -37,15 +34,20 @@ def effc(
         raise OptionError(
             f"torch.compile handed effc an unknown argument '{name}'; {suggest(name, ('options', 'mode'))}"
         )
-    return compile_with(gm, example_inputs, Options.of(options, mode), _build)
+    return compile_with(gm, example_inputs, Options.of(options, mode), _builder)
 
 
-def compile_with(gm: GraphModule, example_inputs: list[Any], options: Options, build: Build) -> Callable[..., Any]:
-    """Compile with ``build`` making executables of regions; where there is no native path, the graph runs in eager."""
+def compile_with(
+    gm: GraphModule, example_inputs: list[Any], options: Options, builder: Callable[[Options], Build]
+) -> Callable[..., Any]:
+    """Compile, ``builder(options)`` making executables of regions; without a native path the graph runs in eager.
+
+    CacheError: the cache directory that the user named cannot be used.
+    """
     if not native():
         _warn_eager()
         return gm.forward
-    compiler = GraphCompiler(static_names(gm), options, build)
+    compiler = GraphCompiler(static_names(gm), options, builder(options))
 
     def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
         return lambda graph, _inputs: compiler.compile(graph, kind)
@@ -73,7 +75,13 @@ def _warn_eager() -> None:
     )
 
 
-def _build(text: str, options: Options) -> Executable:
-    from effc.compiler.build import build
+def _builder(options: Options) -> Build:
+    from effc.compiler.build import Built, build
+    from effc.runtime.cache import Cache
 
-    return build(text, options=options)
+    cache = Cache(options.cache_dir)
+
+    def make(text: str) -> Built:
+        return build(text, options=options.of_code(), cache=cache)
+
+    return make

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import optimization_hint
 
@@ -28,10 +29,11 @@ from effc.compiler.ir.errors import LoweringError, UnsupportedError
 from effc.compiler.ir.options import Options
 
 if TYPE_CHECKING:
+    from effc.compiler.build import Built
     from effc.runtime.executable import Executable
 
-#: ``build(text, options)`` gives the executable of a region's graph IR, or raises LoweringError or UnsupportedError.
-Build = Callable[[str, Options], "Executable"]
+#: ``build(text)`` gives the executable of a region's graph IR, or raises LoweringError or UnsupportedError.
+Build = Callable[[str], "Built"]
 
 #: How often a region is tried again without the op that a refusal names, before all of it goes to ATen.
 _RETRIES = 3
@@ -53,7 +55,11 @@ class GraphCompiler:
         recording = active()
         if recording is not None:
             recording.graphs.append(facts)
-        return _Compilation(self, gm, facts).run()
+        compilation = _Compilation(self, gm, facts)
+        function = compilation.run()
+        if recording is not None:
+            recording.notes += compilation.notes
+        return function
 
 
 class _Compilation:
@@ -64,7 +70,8 @@ class _Compilation:
         self.excluded: dict[Node, str] = {}
         self.reasons: dict[Node, str | None] = {}
         self.retries = _RETRIES
-        self.built: dict[str, Executable] = {}
+        self.built: dict[str, Built] = {}
+        self.notes: list[str] = []
         self.params = params_of(gm.graph, owner.names) if facts.kind == "inference" else {}
         self.symints = [
             n for n in gm.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), torch.SymInt)
@@ -128,10 +135,13 @@ class _Compilation:
             )
         self.dump.write(f"{name}.mlir", lambda: region.text)
         if region.text not in self.built:
-            with self.facts.phase("build"):
-                self.built[region.text] = self.owner.build(region.text, self.owner.options)
-        executable = self.built[region.text]
-        self.facts.regions.append(_region_facts(name, group, region, executable))
+            with unset_fake_temporarily():  # building makes real tensors
+                self.built[region.text] = built = self.owner.build(region.text)
+                self.notes += built.executable.notes
+            for phase, seconds in built.report.seconds.items():
+                self.facts.phases[phase] = self.facts.phases.get(phase, 0.0) + seconds
+        executable = self.built[region.text].executable
+        self.facts.regions.append(_region_facts(name, group, region, self.built[region.text]))
         call = _caller(executable, validate=self._must_validate(region))
         if self.owner.options.check:
             call = checked(call, name, group, region)
@@ -186,11 +196,12 @@ def _device_reason(node: Node) -> str | None:
     return None
 
 
-def _region_facts(name: str, group: Group, region: Region, executable: Executable) -> RegionFacts:
+def _region_facts(name: str, group: Group, region: Region, built: Built) -> RegionFacts:
     hints = {s: _hint(source.node, source.dim) for s, source in zip(region.symbols, region.symbol_sources, strict=True)}
-    kernels = [_kernel_facts(executable.program, i, hints) for i in range(len(executable.program.calls))]
+    program = built.executable.program
+    kernels = [_kernel_facts(program, i, hints) for i in range(len(program.calls))]
     ops = sum(1 for n in group.nodes if not is_view(n))
-    return RegionFacts(name, ops, flops_of(group.nodes), kernels)
+    return RegionFacts(name, ops, flops_of(group.nodes), kernels, built.report.from_cache)
 
 
 def _kernel_facts(program: Any, index: int, hints: Mapping[str, int]) -> KernelFacts:

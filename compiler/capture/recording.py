@@ -40,12 +40,13 @@ class Fallback:
 
 @dataclass
 class RegionFacts:
-    """A part of a graph that effc compiled."""
+    """A part of a graph that effc compiled; ``from_cache``: found on disk, nothing was compiled for it."""
 
     name: str
     ops: int
     flops: int
-    kernels: list[KernelFacts] = field(default_factory=list)
+    kernels: list[KernelFacts]
+    from_cache: bool
 
 
 @dataclass

@@ -10,25 +10,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.fx import Node
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n\s+(?P<code>[^\n]*))?')
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n\s+(?!File ")(?P<code>[^\n]*))?')
 
 
 @dataclass(frozen=True)
 class Source:
-    """A line of the user's program; ``str()`` is ``model.py:12``, or ``<unknown>`` where the graph does not say."""
+    """A line of the user's program; ``str()`` is ``model.py:12``.
+
+    Where torch keeps no line (its own modules, called by nobody's code), ``module`` names the module: ``layers.0 (Linear)``.
+    """
 
     file: str = ""
     line: int = 0
     code: str = ""
+    module: str = ""
 
     def __str__(self) -> str:
-        return f"{os.path.basename(self.file)}:{self.line}" if self.file else "<unknown>"
+        return f"{os.path.basename(self.file)}:{self.line}" if self.file else self._without_line()
 
     def describe(self) -> str:
         """The place with its full path and the code there, for errors."""
         if not self.file:
-            return "an unknown place"
+            return self._without_line()
         return f"{self.file}:{self.line}" + (f" ({self.code})" if self.code else "")
+
+    def _without_line(self) -> str:
+        return f"module {self.module}" if self.module else "<unknown>"
 
 
 def source_of(node: Node) -> Source:
@@ -36,9 +43,18 @@ def source_of(node: Node) -> Source:
     trace = node.meta.get("stack_trace") or ""
     frames = [Source(m["file"], int(m["line"]), (m["code"] or "").strip()) for m in _FRAME.finditer(trace)]
     if not frames:
-        return Source()
+        return Source(module=_module(node))
     mine = [f for f in frames if f"{os.sep}torch{os.sep}" not in f.file]
     return (mine or frames)[-1]
+
+
+def _module(node: Node) -> str:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if not stack:
+        return ""
+    path, kind = stack[-1]
+    name = re.sub(r"^[LG]\['\w+'\]\.?", "", path)
+    return f"{name} ({getattr(kind, '__name__', kind)})".strip()
 
 
 def op_name(node: Node) -> str:

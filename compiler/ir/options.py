@@ -66,14 +66,18 @@ class Options:
             raise OptionError(f"options={options!r}: expected a dict from option names to values, or effc.Options")
         return Options(**options)
 
+    def of_code(self) -> dict[str, Any]:
+        """Those that decide what code is made, as JSON values: they are part of the cache's key."""
+        return {"passes": {name: choice if isinstance(choice, bool) else dict(choice) for name, choice in self.passes}}
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, the same for equal options."""
         return {
             "fallback": self.fallback,
             "check": self.check,
             "target": self.target,
-            "passes": {name: choice if isinstance(choice, bool) else dict(choice) for name, choice in self.passes},
             "cache_dir": self.cache_dir,
+            **self.of_code(),
         }
 
 
