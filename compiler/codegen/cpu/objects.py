@@ -8,7 +8,6 @@ run the code, which never happens here, so its complaint about it is dropped.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,11 +24,13 @@ PIPELINE = (
     "convert-cf-to-llvm,reconcile-unrealized-casts)"
 )
 
-_ENTRY = re.compile(r"^(k_|effc_)")
+
+#: What the JIT says, over one or two lines, when it cannot link a function that needs a symbol of the loader's.
+_NOISE = ("Symbols not found", "Failed to materialize symbols", "Could not compile")
 
 
 def compile_object(mlir_text: str, target: Target, opt_level: int = 3) -> bytes:
-    """The ELF relocatable object of a module; functions named ``k_…`` and ``effc_…`` are its entries, all else is internal.
+    """The ELF relocatable object of a module; its public functions are the entries.
 
     ``opt_level``: of LLVM's passes over its IR; 0 suits straight-line code that is already tidy, in a third of the time.
     LoweringError, with MLIR's own words, where the text does not parse, lower or compile.
@@ -71,16 +72,18 @@ def _finish_functions(module: object, target: Target) -> list[str]:
         operation = op.operation
         if operation.name != "llvm.func" or not operation.regions[0].blocks:
             continue
-        name = ir.StringAttr(operation.attributes["sym_name"]).value
         operation.attributes["prefer_vector_width"] = width
         if features is not None:
             operation.attributes["target_features"] = features
-        if _ENTRY.match(name):
-            entries.append(name)
-        else:
+        private = "sym_visibility" in operation.attributes
+        if private or operation.attributes["linkage"] == internal:
+            if private:  # LLVM's functions have a linkage only
+                del operation.attributes["sym_visibility"]
             operation.attributes["linkage"] = internal
+        else:
+            entries.append(ir.StringAttr(operation.attributes["sym_name"]).value)
     if not entries:
-        raise LoweringError("the module defines no function named k_… or effc_…")
+        raise LoweringError("the module defines no public function")
     return entries
 
 
@@ -97,8 +100,6 @@ def _quiet_unresolved_symbols() -> Iterator[None]:
             os.dup2(saved, 2)
             os.close(saved)
             capture.seek(0)
-            noise = ("JIT session error: Symbols not found", "Failed to materialize symbols", "could not compile")
-            rest = [line for line in capture.read().decode(errors="replace").splitlines() if line.strip()]
-            for line in rest:
-                if not any(n in line for n in noise):
+            for line in capture.read().decode(errors="replace").splitlines():
+                if line.strip() and not any(n in line for n in _NOISE):
                     print(line, file=sys.stderr)
