@@ -59,7 +59,7 @@ def _run(args: argparse.Namespace) -> int:
         f"the first call, compilation included, took {first_call:.1f} s\n"
     )
     with torch.no_grad():
-        console.print(str(effc.explain(model, images)), markup=False, highlight=False)
+        print(effc.explain(model, images))
     return 0
 
 
@@ -74,7 +74,7 @@ def _relative_l2(result: object, exact: object) -> float:
 def _table(latencies: dict[str, Latency], errors: dict[str, float]) -> object:
     from rich.table import Table
 
-    table = Table("", "median", "quartiles", "times faster", "error against float64", title="ResNet-50")
+    table = Table("", "median", "quartiles", "speed-up", "error to float64", title="ResNet-50")
     base = latencies["eager"].median
     for name, latency in latencies.items():
         table.add_row(
