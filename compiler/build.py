@@ -34,7 +34,9 @@ from effc.runtime.cache import Cache
 from effc.runtime.executable import Executable
 
 #: What happened since the process started; a test or the report looks at differences.
-counters: dict[str, int] = dict.fromkeys(("program_hits", "program_misses", "object_hits", "object_misses", "bad_programs"), 0)
+counters: dict[str, int] = dict.fromkeys(
+    ("program_hits", "program_misses", "object_hits", "object_misses", "bad_programs"), 0
+)
 
 
 @dataclass

@@ -117,7 +117,9 @@ class Cache:
             os.replace(temporary, path)
         except OSError as err:
             _remove(temporary)
-            self._warn(f"effc's cache {self.root.parent} could not be written ({err.strerror}); compiled code is not kept")
+            self._warn(
+                f"effc's cache {self.root.parent} could not be written ({err.strerror}); compiled code is not kept"
+            )
             return
         self.counters["written"] += 1
         self._grow(len(_MAGIC) + 32 + len(payload))
@@ -141,13 +143,13 @@ class Cache:
     def _evict(self) -> None:
         """Remove the least recently used entries, and what killed processes left."""
         files = sorted(self._files(), key=lambda file: file[1].st_mtime_ns)
-        size, now = sum(s.st_size for _, s in files), time.time()
+        size = sum(s.st_size for _, s in files)
         for path, found in files:
-            stale = path.suffix == ".tmp" and now - found.st_mtime > _STALE_SECONDS
-            if stale or (path.suffix != ".tmp" and size > self.limit * _KEPT_FRACTION):
+            left = path.suffix == ".tmp"
+            if _stale(found) if left else size > self.limit * _KEPT_FRACTION:
                 _remove(path)
                 size -= found.st_size
-                self.counters["evicted"] += not stale
+                self.counters["evicted"] += not left
         self._size = size
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
@@ -171,8 +173,9 @@ class Cache:
         """Remove every entry; returns the bytes freed."""
         freed = 0
         for path, found in self._files():
-            _remove(path)
-            freed += found.st_size
+            if path.suffix != ".tmp" or _stale(found):  # not what another process is writing now
+                _remove(path)
+                freed += found.st_size
         self._size = None
         return freed
 
@@ -189,6 +192,10 @@ def _advice(directory: Path) -> str:
 def _digest(kind: str, key: str, payload: bytes) -> bytes:
     """Of the payload and of its name: an entry under another name is not that entry."""
     return hashlib.sha256(b"\0".join([kind.encode(), key.encode(), payload])).digest()
+
+
+def _stale(found: os.stat_result) -> bool:
+    return time.time() - found.st_mtime > _STALE_SECONDS
 
 
 def _remove(path: Path) -> None:

@@ -52,7 +52,7 @@ class _Symbol(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadedObject:
-    """Code in memory. ``symbols``: address of every defined global. The code is unmapped when the object is freed: keep it."""
+    """Code in memory. ``symbols``: address of every defined global. Keep the object: its code is unmapped with it."""
 
     symbols: Mapping[str, int]
     _keep: tuple[object, ...] = field(repr=False)
@@ -193,7 +193,7 @@ class _Image:
             struct.pack_into(form, self.memory, at, result & 0xFFFFFFFFFFFFFFFF if form == "<Q" else result)
         except struct.error as err:
             raise LoweringError(
-                f"'{self.symbols[k].name}' is too far away for a 32-bit reference; compile with the large code model"
+                f"{self.symbols[k].name or 'a constant'} is too far away for a 32-bit reference; compile with the large code model"
             ) from err
 
 

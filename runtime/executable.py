@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch._C._autograd import _profiler_enabled
-from torch._C._dynamo.guards import _empty_strided_cpu
+from torch._C._dynamo.guards import _empty_strided_cpu  # type: ignore[attr-defined]  # what Inductor's own code calls
 from torch.autograd.graph import increment_version
 
 from effc.compiler.ir.program import Program
@@ -84,7 +84,7 @@ class Executable:
         """The results that are not mutations, in order; mutated inputs are updated in place.
 
         ``check``: refuse inputs that are not as the program's (VerificationError). ``validate``: copy inputs of another placement.
-        IndexError: a bounds check of the model failed.
+        ``symbols`` is best a tuple. IndexError: a bounds check of the model failed.
         """
         if check:
             check_inputs(self.program, self._sizes.inputs(tuple(symbols)), tensors)
@@ -164,7 +164,7 @@ class Executable:
 
     def _resize(self, frame: Frame, symbols: tuple[int, ...]) -> None:
         frame.sizes = self._sizes[symbols]
-        frame.slots[self.layout.symbols : self.layout.count] = symbols
+        frame.slots[self.layout.symbols : self.layout.count] = list(symbols)
         needed = frame.sizes.arena_bytes + _ARENA_ALIGNMENT if frame.sizes.arena_bytes else 0
         if frame.arena.numel() < needed:
             frame.arena = _empty_strided_cpu((needed,), (1,), torch.uint8)

@@ -41,9 +41,9 @@ class TensorLayout:
     version: int
 
     def entries(self, tensor: torch.Tensor) -> list[Entry] | None:
-        """What must stay as it is, in an order in which no address is read before what proves it valid; None: too many dimensions.
+        """What must stay as it is; no address is read before what proves it valid. None: too many dimensions.
 
-        The caller keeps the tensor's Python object and its storage alive.
+        Valid while the tensor's Python object lives and a ``StorageWeakRef`` keeps its storage's address from other use.
         """
         rank = tensor.dim()
         if rank > MAX_INLINE_RANK:
@@ -54,7 +54,7 @@ class TensorLayout:
             (id(tensor) + self.impl, _FULL, impl),
             (impl + self.storage, _FULL, storage),
             (storage + self.data, _FULL, tensor.untyped_storage().data_ptr()),
-            (impl + self.storage_offset, _FULL, tensor.storage_offset()),
+            (impl + self.storage_offset, _FULL, int(tensor.storage_offset())),
             (impl + self.sizes, _FULL, rank),
             (impl + self.counter, _FULL, counter),
         ]
@@ -87,13 +87,11 @@ def _search() -> TensorLayout | None:
     triples = [tuple(samples[i : i + 3]) for i in range(3)]
     counter, version = _only(_version_candidates(t) for t in samples)
     layout = TensorLayout(
-        items=_only(
-            {8 * i for i in range(_OBJECT_WORDS - 2) if _words(id(t) + 8 * i, 3) == tuple(map(id, t))} for t in triples
-        ),
+        items=_only(_item_offsets(t) for t in triples),
         impl=_only(_offsets(_words(id(t), _OBJECT_WORDS), t._cdata) for t in samples),
         storage=_only(_offsets(_impl(t), t.untyped_storage()._cdata) for t in samples),
         data=_only(_offsets(_storage(t), t.untyped_storage().data_ptr()) for t in samples),
-        storage_offset=_only(_offsets(_impl(t), t.storage_offset()) for t in samples),
+        storage_offset=_only(_offsets(_impl(t), int(t.storage_offset())) for t in samples),
         sizes=_only(_size_offsets(t) for t in samples),
         counter=counter,
         version=version,
@@ -118,6 +116,13 @@ def _samples() -> Iterator[torch.Tensor]:
             strides = [2 + i + k * k for k in range(rank)]
             yield base.as_strided(sizes, strides, start)
             yield torch.nn.Parameter(base.as_strided(sizes, strides, start))
+
+
+def _item_offsets(objects: tuple[object, ...]) -> set[int]:
+    """Where a tuple keeps its items."""
+    words = _words(id(objects), _OBJECT_WORDS)
+    ids = tuple(map(id, objects))
+    return {8 * i for i in range(len(words)) if words[i : i + len(ids)] == ids}
 
 
 def _size_offsets(t: torch.Tensor) -> set[int]:

@@ -1,7 +1,7 @@
 """Threads for kernels: torch's own OpenMP pool, called through the OpenMP runtime that torch has loaded.
 
 A second OpenMP runtime would fight torch's for the cores, so none is ever loaded: where torch brings no usable runtime, kernels
-run on the calling thread, and `Threads.reason` says why.
+run on the calling thread, and `Threads.why_serial` says why.
 """
 
 from __future__ import annotations

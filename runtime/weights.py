@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import threading
 import weakref
 from array import array
@@ -44,6 +45,15 @@ _KEPT_STATES = (
 )
 Fingerprint = tuple[object, ...]
 Unchanged = Callable[[int, int], int]
+
+
+class StorageReference(Protocol):
+    """A ``StorageWeakRef``."""
+
+    def expired(self) -> bool: ...
+
+
+_storage_reference: Callable[[torch.UntypedStorage], StorageReference] = StorageWeakRef
 
 
 class Prepare(Protocol):
@@ -91,14 +101,16 @@ _memcmp = _memcmp_function()
 
 @dataclass(eq=False)
 class State:
-    """Derived weights of one set of parameters. ``pointers``: (slot, address) of the parameters and of the derived tensors;
-    ``serial``: a number that no other state has.
+    """Derived weights of one set of parameters.
+
+    ``pointers``: (slot, address) of the parameters and of the derived tensors. ``slow``: parameters whose metadata Python must compare, by
+    their place among the parameters. ``serial``: a number that no other state has.
     """
 
     pointers: list[tuple[int, int]]
     identities: _Identities
     fingerprints: list[Fingerprint]
-    storages: list[StorageWeakRef]
+    storages: list[StorageReference]
     metadata: _Table
     slow: list[
         tuple[int, Fingerprint]
@@ -214,7 +226,7 @@ class Weights:
             pointers=[(self._layout.inputs + i, p.data_ptr()) for i, p in zip(self.inputs, parameters, strict=True)],
             identities=_Identities(parameters),
             fingerprints=prints,
-            storages=[StorageWeakRef(p.untyped_storage()) for p in parameters],
+            storages=[_storage_reference(p.untyped_storage()) for p in parameters],
             metadata=_Table(entries, self._unchanged),
             slow=slow,
             content=_Table([entry for p in parameters for entry in content_sample(p)], self._unchanged),
@@ -251,6 +263,15 @@ def _watch_optimizers() -> None:
                 weights.forget(written)
 
     register_optimizer_step_post_hook(stepped)
+
+
+def _after_fork() -> None:
+    """A thread that held a lock does not exist in the child."""
+    for weights in list(_ALL):
+        weights._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def fingerprint(tensor: torch.Tensor) -> Fingerprint:

@@ -15,7 +15,7 @@ N = as_expr("s0")
 
 def sum_spec(count: int, message: str = "") -> KernelSpec:
     """``out[i] = in0[i] + in1[i] + …`` over s0 elements of f32; with ``message``, a check that every in0[i] >= 0."""
-    operands = tuple(Operand("f32", "read", N) for _ in range(count)) + (Operand("f32", "write", N),)
+    operands = (*(Operand("f32", "read", N) for _ in range(count)), Operand("f32", "write", N))
     body = (Instr("check", (), "", (("message", message),)),) if message else ()
     return KernelSpec("loops", (Dim(N),), operands, body, ("s0",), (("sum", count),))
 

@@ -45,7 +45,9 @@ def test_damaged_entry_is_discarded_and_can_be_written_again(tmp_path: Path, dam
         os.replace(entry(cache, "ab" + "1" * 62), path)
     else:
         path.write_bytes(
-            {"truncated": data[:-1], "flipped": data[:-1] + b"!", "emptied": b"", "foreign": b"#!/bin/sh\n" * 20}[damage]
+            {"truncated": data[:-1], "flipped": data[:-1] + b"!", "emptied": b"", "foreign": b"#!/bin/sh\n" * 20}[
+                damage
+            ]
         )
     assert cache.get("objects", KEY) is None
     cache.put("objects", KEY, b"again")

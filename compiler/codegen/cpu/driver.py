@@ -1,7 +1,8 @@
 """The driver of a program: one native function that computes every pointer and size and calls the kernels in order.
 
-Emitted in the LLVM dialect, straight-line, so that a program of several hundred calls compiles in little time. The slots of
-``effc_program`` are those of the table in ``docs/architecture.md``; `Layout` numbers them for the runtime too.
+Emitted in the LLVM dialect, straight-line and every value once, so that LLVM's passes over its IR have nothing to add: 400 calls
+compile in 0.13 s without them, 0.33 s with them. The slots of ``effc_program`` are those of the table in
+``docs/architecture.md``; `Layout` numbers them for the runtime too.
 
 Beside it stands ``effc_unchanged(table, n)``, the compare that guards derived weights: entries of three 64-bit words
 ``(address, mask, expected)``; it returns the index of the first one with ``(*address & mask) != expected``, or ``n``.
