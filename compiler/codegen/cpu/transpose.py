@@ -1,0 +1,32 @@
+"""Square transposes in registers: ``lanes`` vectors of ``lanes`` elements, in log2(lanes) rounds of shuffles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from effc.compiler.codegen.cpu.text import Builder, Value, split_type
+
+
+def transpose(b: Builder, rows: Sequence[Value]) -> list[Value]:
+    """Vector *j* of the result holds element *j* of every row. ``len(rows)`` is the number of lanes, a power of two.
+
+    A round exchanges the off-diagonal halves of 2x2 blocks whose side doubles (the recursive transpose, Eklundh 1972).
+    """
+    values, lanes = list(rows), len(rows)
+    half = 1
+    while half < lanes:
+        low = [i + lanes - half if i & half else i for i in range(lanes)]
+        high = [i + lanes if i & half else i + half for i in range(lanes)]
+        for i in range(lanes):
+            if not i & half:
+                x, y = values[i], values[i + half]
+                values[i], values[i + half] = _shuffle(b, x, y, low), _shuffle(b, x, y, high)
+        half *= 2
+    return values
+
+
+def _shuffle(b: Builder, x: Value, y: Value, mask: Sequence[int]) -> Value:
+    """The elements ``mask`` of the concatenation of ``x`` and ``y``."""
+    assert split_type(x.type)[0] == len(mask), "a transpose is square"
+    picks = ", ".join(map(str, mask))
+    return b.emit(f"vector.shuffle {x.name}, {y.name} [{picks}] : {x.type}, {y.type}", x.type)
