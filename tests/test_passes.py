@@ -9,10 +9,14 @@ from typing import ClassVar, Literal
 import pytest
 from torch_mlir import ir
 
+from effc.compiler import opt
 from effc.compiler.ir.errors import EffcError, LoweringError, OptionError
 from effc.compiler.ir.instruments import Dump, Reproducer, Timing
 from effc.compiler.ir.pass_text import format_pipeline, parse_pipeline
 from effc.compiler.ir.passes import Pass, PassManager, Upstream, register
+from effc.compiler.pipeline.lower import lower
+
+LIT = Path(__file__).resolve().parent.parent / "lit"
 
 
 @dataclass(frozen=True)
@@ -168,3 +172,30 @@ def test_an_unknown_upstream_option_is_an_option_error() -> None:
         pytest.raises(OptionError, match=r"'mlir:cse\{depth=1\}' is not a pass of MLIR: .*no such option depth"),
     ):
         Upstream("cse{depth=1}").parse()
+
+
+def test_a_dump_has_every_stage_and_a_reproducer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFC_DUMP", str(tmp_path))
+    lower((LIT / "fusion" / "elementwise.mlir").read_text(), {})
+    (folder,) = tmp_path.iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["00-input.mlir", "01-mlir.mlir", "program.txt"]
+    assert "arith.addf" in (folder / "program.txt").read_text()
+
+
+def test_a_failure_is_reproduced_by_effc_opt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "func.func @main(%a: tensor<3xf32>) -> tensor<3xf32> {\n"
+        '  %0 = "effc.nonsense"(%a) : (tensor<3xf32>) -> tensor<3xf32> loc("model.py":3:0)\n'
+        "  return %0 : tensor<3xf32>\n}"
+    )
+    monkeypatch.setenv("EFFC_DUMP", str(tmp_path))
+    with pytest.raises(LoweringError) as caught:
+        lower(text, {})
+    monkeypatch.delenv("EFFC_DUMP")
+    (path,) = tmp_path.glob("*/reproducer.mlir")
+    head = path.read_text().splitlines()[0]
+    assert head.startswith("// RUN: effc-opt %s ")
+    assert opt.main([str(path), *head.removeprefix("// RUN: effc-opt %s ").split()]) == 1
+    assert str(caught.value).splitlines()[0] in capsys.readouterr().err

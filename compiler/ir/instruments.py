@@ -58,7 +58,7 @@ class Reproducer(Instrument):
 
     def failed(self, index: int, steps: Sequence[Pass], error: Exception) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(reproducer(self._text, steps[index:], str(error)))
+        self.path.write_text(reproducer(self._text, f"-p '{format_pipeline(steps[index:])}'", str(error)))
 
 
 def module_text(module: ir.Module) -> str:
@@ -66,7 +66,7 @@ def module_text(module: ir.Module) -> str:
     return str(module.operation.get_asm(enable_debug_info=True)) + "\n"
 
 
-def reproducer(text: str, steps: Sequence[Pass], reason: str) -> str:
-    """The text of a file that shows a failure of ``steps`` on the module ``text``; its head says how to run it."""
+def reproducer(text: str, arguments: str, reason: str) -> str:
+    """A file on which ``effc-opt FILE arguments`` fails with ``reason``; its head says so."""
     why = "".join(f"// {line}\n" for line in reason.splitlines())
-    return f"// RUN: effc-opt %s -p '{format_pipeline(steps)}'\n{why}{text}"
+    return f"// RUN: effc-opt %s {arguments}\n{why}{text}"

@@ -11,9 +11,10 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.dialect import new_context, verify
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.pass_text import parse_pipeline
-from effc.compiler.ir.passes import PassManager
+from effc.compiler.ir.passes import Instrument, PassManager
 from effc.compiler.ir.program import Program
 from effc.compiler.pipeline.assemble import assemble
+from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.fusion import fuse
 from effc.compiler.pipeline.graph import Graph
 from effc.compiler.pipeline.kernels import Kernel
@@ -32,14 +33,19 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
 
     LoweringError says which op of the region cannot be compiled, and where in the user's model it stands.
     """
-    target = Target.named(options.get("target", "host"))
-    graph = read_graph(rewrite(text))
-    prepared_graph, prepared = split_prepared(graph)
-    prepare = _program(prepared_graph, [], None, target) if prepared_graph is not None else None
-    return _program(cut(graph, prepared), prepared, prepare, target)
+    name = options.get("target", "host")
+    target = Target.named(name)
+    dump = RegionDump.of(text)
+    with dump.reproduced(text, f"--emit kernels --target {name}"):
+        graph = read_graph(rewrite(text, dump.instruments()))
+        prepared_graph, prepared = split_prepared(graph)
+        prepare = _program(prepared_graph, [], None, target) if prepared_graph is not None else None
+        program = _program(cut(graph, prepared), prepared, prepare, target)
+    dump.program(program)
+    return program
 
 
-def rewrite(text: str) -> ir.Module:
+def rewrite(text: str, instruments: tuple[Instrument, ...] = ()) -> ir.Module:
     """Parse, verify, and run the passes over the graph IR."""
     with new_context():
         try:
@@ -49,7 +55,7 @@ def rewrite(text: str) -> ir.Module:
         problems = verify(module)
         if problems:
             raise LoweringError("; ".join(problems))
-        PassManager(parse_pipeline(GRAPH_PASSES, registry())).run(module)
+        PassManager(parse_pipeline(GRAPH_PASSES, registry()), instruments).run(module)
         return module
 
 
