@@ -106,8 +106,13 @@ def _propagate(found: Fusion, changed: Group) -> None:
 def _found(op: Op, number: int) -> Group:
     kind = "loops" if op.kind in ("generic", "argreduce") else op.kind
     group = Group(number, kind, op.dims, frozenset(op.reduction_dims))
-    group.coords[op] = tuple(var(f"d{i}") for i in range(len(op.dims)))
+    group.coords[op] = _identity(op.dims)
     return group
+
+
+def _identity(dims: tuple[Expr, ...]) -> Index:
+    """Each dim's own variable; 0 for a dim of size 1, so that equal positions are equal expressions."""
+    return tuple(const(0) if size.constant == 1 else var(f"d{i}") for i, size in enumerate(dims))
 
 
 def _best_group(op: Op, found: Fusion, depends: dict[Op, int]) -> Group | None:
@@ -205,9 +210,10 @@ def _consistent(op: Op, group: Group, coords: Index, taken: list[tuple[Index, Te
 def _admit(op: Op, group: Group, coords: Index) -> bool:
     """Check the space that ``op`` spans in the group against what it is, and add it."""
     wide = {i for i, size in enumerate(group.dims) if size.constant != 1}
-    used = {int(n[1:]) for e in coords for n in e.variables() if n[0] == "d"}
+    used = wide & {int(n[1:]) for e in coords for n in e.variables() if n[0] == "d"}
     parallel = wide - group.reduction
-    reduces = [int(n[1:]) for i in op.reduction_dims for n in coords[i].variables()]
+    summed = [coords[i] for i in op.reduction_dims if op.dims[i].constant != 1]
+    reduces = [int(n[1:]) for e in summed for n in e.variables()]
     if product(op.dims) != product(group.dims[i] for i in sorted(used)):
         return False
     if not op.reduction_dims:
@@ -216,7 +222,7 @@ def _admit(op: Op, group: Group, coords: Index) -> bool:
             return False
         group.coords[op] = coords
         return True
-    if used != wide or not all(coords[i] == var(f"d{r}") for i, r in zip(op.reduction_dims, reduces, strict=True)):
+    if used != wide or [str(e) for e in summed] != [f"d{r}" for r in reduces]:
         return False
     kept = {n for i in op.parallel_dims for n in coords[i].variables()}
     if kept & {f"d{r}" for r in reduces}:
@@ -242,16 +248,17 @@ def _reanchor(op: Op, group: Group, taken: list[tuple[Index, Tensor, Tensor, lis
     ranges = {f"d{i}": size for i, size in enumerate(op.dims)}
     index = source_index(views, amap, ranges)
     names = [str(e) for e in group.result_index(root)]
-    if sorted(names) != sorted(f"d{i}" for i in range(len(group.dims))) or product(op.dims) != product(group.dims):
+    wide = [f"d{i}" for i, size in enumerate(group.dims) if size.constant != 1]
+    if sorted(n for n in names if n != "0") != wide or product(op.dims) != product(group.dims):
         return False
-    values = dict(zip(names, index, strict=True))
+    values = {n: e for n, e in zip(names, index, strict=True) if n != "0"}
     parallel = product(op.dims[i] for i in op.parallel_dims)
     if not _reduction_pays(parallel, product(op.dims)):
         return False
     before = group.dims, dict(group.coords)
     group.coords = {o: tuple(recombine(e.substitute(values, ranges)) for e in c) for o, c in group.coords.items()}
     group.dims = op.dims
-    identity = tuple(var(f"d{i}") for i in range(len(op.dims)))
+    identity = _identity(op.dims)
     if not _consistent(op, group, identity, taken):
         group.dims, group.coords = before
         return False
