@@ -103,11 +103,12 @@ def supports(spec: KernelSpec, target: Target) -> str | None:
 def emit(spec: KernelSpec, target: Target) -> str:
     """The kernel's module; LoweringError where `supports` says no."""
     from effc.compiler.codegen.cpu.attention_blocks import emit_blocks
+    from effc.compiler.codegen.cpu.attention_rows import emit_rows, takes
 
     reason = supports(spec, target)
     if reason is not None:
         raise LoweringError(f"this attention is not supported: {reason}")
     attention = Attention(spec, "f64" if spec.operands[0].dtype == "f64" else "f32")
     b = Builder()
-    emit_blocks(b, attention, target)
+    (emit_rows if takes(attention, target) else emit_blocks)(b, attention, target)
     return b.text()

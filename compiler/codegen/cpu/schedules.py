@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from effc.compiler.codegen.cpu import attention
 from effc.compiler.codegen.cpu.contraction import schedule as contraction
 from effc.compiler.codegen.cpu.contraction.packing import Packing, packing
 from effc.compiler.codegen.cpu.contraction.roles import find
@@ -17,6 +18,8 @@ MOST = 24
 
 def supports(spec: KernelSpec, target: Target) -> str | None:
     """None where the template's emitter makes a kernel of ``spec``, else the reason why it does not."""
+    if spec.template == "attention":
+        return attention.supports(spec, target)
     nest = find(spec)
     return nest if isinstance(nest, str) else None
 
@@ -27,6 +30,8 @@ def default_schedule(spec: KernelSpec, target: Target) -> Schedule:
     ``mr`` x ``nr``: rows and columns of the register tile; ``unroll``: steps of the sum in a loop body. Of a packed factor ``nr`` is
     fixed by its layout: take it from ``packing``, which chooses it.
     """
+    if spec.template == "attention":
+        return Schedule()
     nest = find(spec)
     if isinstance(nest, str):
         raise LoweringError(f"this contraction is not supported: {nest}")
@@ -35,6 +40,8 @@ def default_schedule(spec: KernelSpec, target: Target) -> Schedule:
 
 def candidates(spec: KernelSpec, target: Target) -> list[Schedule]:
     """The default first, then others by rising estimate, at most `MOST`; LoweringError where ``supports`` says no."""
+    if spec.template == "attention":
+        return [Schedule()]
     nest = find(spec)
     if isinstance(nest, str):
         raise LoweringError(f"this contraction is not supported: {nest}")
