@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -74,14 +74,14 @@ def check_type(op: ir.Operation, result: ir.Value, value: torch.Tensor) -> None:
 
 # -- attributes ---------------------------------------------------------------------------------------------------------
 def integers(op: ir.Operation, name: str) -> list[int]:
-    return [int(v) for v in re.findall(r"-?\d+", re.sub(r"array<i64:?|: ?\w+", "", str(op.attributes[name])))]
+    return [int(v) for v in re.findall(r"-?\d+", re.sub(r"array<i\d+:?|: ?\w+", "", str(op.attributes[name])))]
 
 
 def maps_of(op: ir.Operation, name: str = "indexing_maps") -> list[list[str]]:
     return [read_map(str(m)) for m in op.attributes[name]]
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_map(text: str) -> list[str]:
     """The result expressions of an ``affine_map`` over dimensions, as Python."""
     body = text[text.index("->") + 2 :].strip().rstrip(">").strip()[1:-1]
@@ -205,12 +205,15 @@ def scatter(op: ir.Operation, base: torch.Tensor, updates: torch.Tensor, *indice
     tables = [at(i, m, axes) for i, m in zip(indices, maps_of(op, "index_maps"), strict=True)]
     out = base.clone()
     flat = torch.zeros(1, dtype=torch.int64)
+    outside = torch.zeros(1, dtype=torch.bool)
     for size, c in zip(base.shape, integers(op, "coordinates"), strict=True):
-        flat = flat * size + (axes[f"d{c}"] if c >= 0 else tables[-1 - c])
+        coordinate = axes[f"d{c}"] if c >= 0 else tables[-1 - c]
+        outside = outside | (coordinate < 0) | (coordinate >= size)
+        flat = flat * size + coordinate
     positions = flat.expand(updates.shape).reshape(-1)
     values, memory = updates.reshape(-1), out.view(-1)
-    if int(positions.min()) < 0 or int(positions.max()) >= memory.numel():
-        raise AssertionError("effc.scatter out of bounds")
+    if bool(outside.any()):
+        raise IndexError("effc.scatter: index out of range")
     reduction = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}.get(word(op, "kind"))
     if reduction is None:
         for p, v in zip(positions.tolist(), values, strict=True):  # in order: the last wins
@@ -280,9 +283,8 @@ def generic(op: ir.Operation, values: dict[ir.Value, Any]) -> torch.Tensor:
     sizes: dict[str, int] = {}
     for x, m in zip(tensors, maps, strict=True):
         for size, e in zip(x.shape, m, strict=True):
-            if re.fullmatch(r"d\d+", e):
-                if sizes.setdefault(e, size) != size:
-                    raise AssertionError(f"{op.name}: {e} has the sizes {sizes[e]} and {size}")
+            if re.fullmatch(r"d\d+", e) and sizes.setdefault(e, size) != size:
+                raise AssertionError(f"{op.name}: {e} has the sizes {sizes[e]} and {size}")
     shape = [sizes[f"d{i}"] for i in range(len(kinds))]
     axes = loop_axes(shape)
     block = op.regions[0].blocks[0]

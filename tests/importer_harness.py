@@ -12,9 +12,10 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch.fx import GraphModule, Node
 
-from effc.compiler.capture.importer import Region, decompositions, import_region, supported
-
 from graph_ir_eval import evaluate
+
+from effc.compiler.capture.decompositions import decompositions
+from effc.compiler.capture.importer import Region, import_region, supported
 
 
 @dataclass
@@ -90,11 +91,8 @@ def symbolic(node: Node, given: dict[Node, Any]) -> Any:
     return node.target(*args)  # type: ignore[operator]
 
 
-def compile_and_run(
-    function: Callable[..., Any], args: Sequence[Any], dynamic: bool | None = False, grad: bool = False
-) -> tuple[Any, Capture]:
-    """``function(*args)`` through the importer and the evaluator."""
-    capture = Capture()
+def boxed_compiler(capture: Capture) -> Callable[[GraphModule, Any], Callable[..., Any]]:
+    """A compiler for AOTAutograd that runs graphs in the evaluator and records them."""
 
     def compiler(gm: GraphModule, _examples: Any) -> Callable[..., Any]:
         forward = whole_graph(capture, gm)
@@ -107,6 +105,16 @@ def compile_and_run(
         boxed._boxed_call = True  # type: ignore[attr-defined]
         return boxed
 
+    return compiler
+
+
+def compile_and_run(
+    function: Callable[..., Any], args: Sequence[Any], dynamic: bool | None = False, grad: bool = False
+) -> tuple[Any, Capture]:
+    """``function(*args)`` through the importer and the evaluator."""
+    capture = Capture()
+
+    compiler = boxed_compiler(capture)
     torch._dynamo.reset()
     backend = aot_autograd(
         fw_compiler=compiler,

@@ -46,6 +46,10 @@ class Body:
     def constant(self, value: int | float | bool, dtype: torch.dtype | None) -> Scalar:
         return self.builder.constant(value, dtype)
 
+    def known(self, a: Scalar) -> int | float | None:
+        """The number that a constant holds; None for any other value."""
+        return self.builder.known.get(a.name)
+
     def like(self, value: int | float | bool, other: Scalar) -> Scalar:
         return self.builder.constant(value, other.dtype)
 

@@ -39,6 +39,7 @@ class Builder:
         self.location = "unknown"
         self.symbols: set[str] = set()
         self._locations: dict[tuple[str, int], str] = {}
+        self.known: dict[str, int | float] = {}  # SSA value of a constant -> the number
         self._constants: dict[tuple[str, str], str] = {}
         self._sizes: dict[Expr, str] = {}
         self._count = 0
@@ -73,7 +74,9 @@ class Builder:
         if name is None:
             name = f"%c{len(self._constants)}"
             self._constants[text, kind] = name
-            self.header.append(f"    {name} = arith.constant {text} : {kind} loc(unknown)")
+            self.known[name] = value
+            suffix = "" if kind == "i1" else f" : {kind}"
+            self.header.append(f"    {name} = arith.constant {text}{suffix} loc(unknown)")
         return Scalar(name, dtype)
 
     def index(self, size: Size) -> Scalar:

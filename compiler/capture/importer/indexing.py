@@ -16,8 +16,11 @@ from effc.compiler.ir.errors import UnsupportedError
 
 
 def place(body: Body, index: Scalar, dim: int, size: Size, wraps: bool, checked: bool) -> Scalar:
-    """An index value as an i64 position in [0, size). ``wraps``: negative counts from the end. ``checked``: others raise
-    IndexError after the call, and read position 0 meanwhile."""
+    """An index value as an i64 position in [0, size).
+
+    ``wraps``: negative counts from the end. ``checked``: one out of range raises IndexError after the call (what is read
+    there is the kernel builder's matter: it clamps).
+    """
     at = body.cast(index, torch.int64)
     n = body.number(size, torch.int64)
     zero = body.constant(0, torch.int64)
@@ -27,7 +30,7 @@ def place(body: Body, index: Scalar, dim: int, size: Size, wraps: bool, checked:
         return at
     inside = body.binary("arith.andi", body.compare("ge", at, zero), body.compare("lt", at, n))
     body.check(inside, f"index is out of bounds for dimension {dim} with size {size}")
-    return body.select(inside, at, zero)
+    return at
 
 
 def advanced(indices: Sequence[Tensor | None], rank: int) -> tuple[list[int], int, list[Size]]:

@@ -132,10 +132,10 @@ def floor_div(body: Body, a: Scalar, c: Scalar) -> Scalar:
 
 
 def _int_div(body: Body, name: str, a: Scalar, c: Scalar) -> Scalar:
-    zero, one = body.like(0, a), body.like(1, a)
-    by_zero = body.compare("eq", c, zero)
-    body.check(body.invert(by_zero), "ZeroDivisionError")
-    safe = body.select(by_zero, one, c)
+    if body.known(c) not in (None, 0, -1):
+        return body.binary(name, a, c)
+    one = body.like(1, a)
+    safe = _nonzero(body, c)
     if a.dtype in UNSIGNED:
         return body.binary(name, a, safe)
     by_minus_one = body.compare("eq", c, body.like(-1, a))  # the least integer over -1 overflows; torch wraps
@@ -162,14 +162,22 @@ def _remainder(body: Body, a: Scalar, c: Scalar) -> Scalar:
     return body.select(adjust, body.add(rest, c), rest)
 
 
-def _int_rem(body: Body, a: Scalar, c: Scalar) -> Scalar:
-    by_zero = body.compare("eq", c, body.like(0, a))
+def _nonzero(body: Body, c: Scalar) -> Scalar:
+    """The divisor, 1 in place of 0; division by zero is reported after the call."""
+    by_zero = body.compare("eq", c, body.like(0, c))
     body.check(body.invert(by_zero), "ZeroDivisionError")
-    safe = body.select(by_zero, body.like(1, a), c)
+    return body.select(by_zero, body.like(1, c), c)
+
+
+def _int_rem(body: Body, a: Scalar, c: Scalar) -> Scalar:
+    name = "arith.remui" if a.dtype in UNSIGNED else "arith.remsi"
+    if body.known(c) not in (None, 0, -1):
+        return body.binary(name, a, c)
+    safe = _nonzero(body, c)
     if a.dtype in UNSIGNED:
-        return body.binary("arith.remui", a, safe)
+        return body.binary(name, a, safe)
     safe = body.select(body.compare("eq", c, body.like(-1, a)), body.like(1, a), safe)
-    return body.binary("arith.remsi", a, safe)
+    return body.binary(name, a, safe)
 
 
 @pointwise("aten.neg.default", "prims.neg.default")

@@ -48,10 +48,13 @@ def scatter(
 
 
 def positions(b: Builder, index: Tensor, dim: int, size: Size, wraps: bool) -> Tensor:
-    """``index`` as i64 positions, checked."""
+    """``index`` as i64 positions; ``effc.scatter`` itself raises IndexError for one out of range."""
 
     def point(body: Body, value: Scalar) -> Scalar:
-        return place(body, value, dim, size, wraps, True)
+        return place(body, value, dim, size, wraps, False)
+
+    if not wraps:
+        return b.cast(index, torch.int64)
 
     return b.pointwise([index], index.sizes, torch.int64, point)
 

@@ -300,11 +300,15 @@ def _diagonal(op: Op, x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) 
     if is_empty(op.sizes):
         return op.b.empty(x.dtype, op.sizes)
     last = len(op.sizes) - 1
-    rest = iter(range(last))
     shift = {dim1: max(-offset, 0), dim2: max(offset, 0)}
-    index = [f"d{last} + {shift[d]}" if d in shift else f"d{next(rest)}" for d in range(x.rank)]
-    init = op.b.empty(x.dtype, op.sizes)
-    return op.b.generic([(x, index)], init, identity(last + 1), ["parallel"] * (last + 1), lambda body, v: v)
+
+    def read(body: Body) -> Scalar:
+        rest = iter(range(last))
+        along = body.loop_index(last)
+        at = [body.add(along, body.size(shift[d])) if d in shift else body.loop_index(next(rest)) for d in range(x.rank)]
+        return body.extract(x, at)
+
+    return op.b.pointwise([], op.sizes, x.dtype, read)
 
 
 @lowers("aten.unfold.default", "aten.unfold_copy.default")

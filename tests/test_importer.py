@@ -1,0 +1,151 @@
+"""The importer's text: contract of the border, places, mutations, symbols, and reasons for what it refuses."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from importer_harness import Capture, boxed_compiler, compile_and_run
+from torch import nn
+from torch._functorch.aot_autograd import aot_function
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch_mlir import ir
+
+from effc.compiler.capture.decompositions import decompositions
+from effc.compiler.capture.importer import import_region, supported
+from effc.compiler.ir.dialect import new_context, verify
+from effc.compiler.ir.errors import UnsupportedError
+
+
+def refusals(function, *args):
+    """Target -> reason, for each node of the traced function that the importer refuses."""
+    gm = make_fx(torch.func.functionalize(function), decomposition_table=decompositions(), tracing_mode="fake")(*args)
+    calls = [n for n in gm.graph.nodes if n.op == "call_function"]
+    return {str(n.target): r for n in calls if (r := supported(n)) is not None}
+
+
+def test_border_names_symbols_sizes_strides_and_parameters():
+    x = torch.randn(4, 7)
+    torch._dynamo.mark_dynamic(x, 1)
+    _, capture = compile_and_run(lambda x: (x.t() @ torch.ones(4, 5)).relu(), [x], dynamic=None)
+    (region,) = capture.regions
+    (symbol,) = region.symbols
+    head = region.text.splitlines()[1]
+    assert f'%{symbol}: index {{effc.symbol = "{symbol}"}}' in head
+    assert f'effc.sizes = ["4", "{symbol}"], effc.strides = ["{symbol}", "1"]' in head
+    assert region.symbol_sources[0].node.name in ("arg0_1", "arg1_1")
+    assert region.op_counts["aten.mm.default"] == 1
+
+
+def test_parameters_carry_their_names():
+    gm = make_fx(lambda x, w: x + w, tracing_mode="fake")(torch.randn(3), torch.randn(3))
+    x, w, add, out = gm.graph.nodes
+    region = import_region([add], [x, w], [add], params={w: "layer.weight"}, mutations={}, name="r")
+    assert region.text.count('effc.param = "layer.weight"') == 1
+    assert region.inputs == (x, w)
+    assert out.op == "output"
+
+
+def test_every_operation_carries_the_users_line():
+    def model(x):
+        return torch.tanh(x)
+
+    _, capture = compile_and_run(model, [torch.randn(3)])
+    assert 'loc("test_importer.py":' in capture.regions[0].text
+    line = model.__code__.co_firstlineno + 1
+    assert f'loc("test_importer.py":{line}:0)' in capture.regions[0].text
+
+
+def test_a_buffer_update_becomes_a_mutating_result():
+    class Counter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros(3))
+
+        def forward(self, x):
+            self.count.add_(x)
+            return x * 2
+
+    model, x = Counter().eval(), torch.randn(3)
+    y, capture = compile_and_run(model, [x])
+    torch.testing.assert_close(model.count, x)
+    torch.testing.assert_close(y, x * 2)
+    assert "effc.mutates = " in capture.regions[0].text
+
+
+def test_text_verifies_with_the_dialects_rules():
+    def model(x, i):
+        return x.cumsum(0).index_add(0, i, x).argmax(1)
+
+    _, capture = compile_and_run(model, [torch.randn(4, 5), torch.tensor([1, 1, 0, 3])])
+    with new_context():
+        module = ir.Module.parse(capture.regions[0].text)
+        assert module.operation.verify()
+        assert verify(module) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "target", "words"),
+    [
+        (lambda x: torch.sort(x)[0], (torch.randn(4),), "aten.sort.default", "no lowering for aten.sort.default"),
+        (lambda x: x + 1j, (torch.randn(4),), "aten.add.Tensor", "dtype complex64"),
+        (lambda x: x.as_strided((2, 2), (1, 1)), (torch.randn(4),), "aten.as_strided.default", "no lowering"),
+        (
+            lambda x: torch.ops.aten.index_put(x, [x > 0], torch.randn(2)),
+            (torch.ones(2),),
+            "aten.index_put.default",
+            "depends on the data",
+        ),
+        (lambda x: x.to(torch.uint16) + 1, (torch.ones(2),), "prims.convert_element_type.default", "dtype uint16"),
+    ],
+)
+def test_refusals_say_why(function, args, target, words):
+    found = refusals(function, *args)
+    assert words in found[target]
+
+
+def test_import_of_a_refused_node_names_op_and_place():
+    gm = make_fx(lambda x: torch.sort(x)[0], tracing_mode="fake")(torch.randn(4))
+    x, *calls, _ = gm.graph.nodes
+    with pytest.raises(UnsupportedError, match=r"aten\.sort\.default at .* \(sort\): effc has no lowering"):
+        import_region(calls, [x], [calls[-1]], params={}, mutations={}, name="r")
+
+
+def test_a_graph_of_many_nodes_imports_fast():
+    def chain(x):
+        for _ in range(300):
+            x = torch.tanh(x + 1)
+        return x
+
+    gm = make_fx(chain, tracing_mode="fake")(torch.randn(8, 8))
+    x, *calls, _ = gm.graph.nodes
+    assert len(calls) == 600
+    best = min(_seconds(lambda: import_region(calls, [x], [calls[-1]], params={}, mutations={}, name="r")) for _ in range(3))
+    assert best < 0.5
+
+
+def _seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def test_training_graphs_import_forward_and_backward():
+    layer = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.LayerNorm(7))
+    x = torch.randn(3, 5)
+    names = list(dict(layer.named_parameters()))
+
+    def loss(*values):
+        out = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+        return out.square().sum()
+
+    reference = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    mine = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    loss(*reference).backward()
+    capture = Capture()
+    compiler = boxed_compiler(capture)
+    aot_function(loss, fw_compiler=compiler, bw_compiler=compiler, decompositions=decompositions())(*mine).backward()
+    assert len(capture.regions) == 2
+    for a, b in zip(mine, reference, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
