@@ -74,7 +74,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            self._errors, self._closed = tempfile.TemporaryFile(), False
+            self._errors, self._closed = tempfile.TemporaryFile(), False  # noqa: SIM115  (lives as long as the process)
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,

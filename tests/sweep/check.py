@@ -194,5 +194,6 @@ def _shapes(eager: exactness.Run, ours: exactness.Run) -> str:
 
 
 def _first_line(err: BaseException) -> str:
-    lines = [line for line in str(err).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("backend=")]  # Dynamo's own headline
     return f"{type(err).__name__}: {lines[0] if lines else ''}"[:300]
