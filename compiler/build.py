@@ -94,6 +94,7 @@ def build(
             cache.discard("programs", key)
             report = BuildReport()
     compiler = _Compiler(tools or toolchain(), target, cache, report)
+    compiler.tools.warm()  # while one process lowers the graph, the others import MLIR
     with report.phase("lower"):
         program = Program.from_json(compiler.tools.request("lower", {"text": text, "options": dict(options)}))
     artifact = compiler.compile(program)

@@ -69,9 +69,9 @@ class Toolchain:
         return [future.result() for future in pending]
 
     def warm(self) -> None:
-        """Start one process now, so that it is ready when the first request comes; does not wait for it."""
+        """Start every process now, so that they are ready for the requests to come; does not wait for them."""
         with self._changed:
-            if not self._idle and not self._busy:
+            for _ in range(self.size - len(self._idle) - len(self._busy)):
                 self._idle.append(self._start())
 
     # -- processes --------------------------------------------------------------------------------------------------

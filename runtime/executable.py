@@ -124,6 +124,10 @@ class Executable:
         if self.weights is not None:
             self.weights.clear()
 
+    def trim(self) -> None:
+        """Give back the arenas of calls that are not running."""
+        self._frames.clear()
+
     # -- a call's two ends ------------------------------------------------------------------------------------------
     def _enter(
         self, symbols: Sequence[int], tensors: Sequence[torch.Tensor]

@@ -40,9 +40,10 @@ class TensorLayout:
     counter: int
     version: int
 
-    def entries(self, tensor: torch.Tensor) -> list[Entry] | None:
-        """What must stay as it is; no address is read before what proves it valid. None: too many dimensions.
+    def entries(self, tensor: torch.Tensor, versioned: bool) -> list[Entry] | None:
+        """What must stay as it is, with ``versioned`` also the version. None: too many dimensions.
 
+        In this order no address is read before what proves it valid.
         Valid while the tensor's Python object lives and a ``StorageWeakRef`` keeps its storage's address from other use.
         """
         rank = tensor.dim()
@@ -61,7 +62,7 @@ class TensorLayout:
         strides = self.sizes + 8 * (1 + MAX_INLINE_RANK)
         for i, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
             found += [(impl + self.sizes + 8 * (1 + i), _FULL, size), (impl + strides + 8 * i, _FULL, stride)]
-        if counter:
+        if counter and versioned:
             found.append(word32(counter + self.version, tensor._version))
         return found
 
@@ -160,7 +161,7 @@ def _holds(layout: TensorLayout, t: torch.Tensor) -> bool:
     def unchanged(entries: list[Entry]) -> bool:
         return all(_word(address) & mask == expected for address, mask, expected in entries)
 
-    entries = layout.entries(t)
+    entries = layout.entries(t, versioned=True)
     if entries is None or not unchanged(entries):
         return False
     with torch.no_grad():

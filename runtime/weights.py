@@ -63,6 +63,8 @@ class Prepare(Protocol):
 
     def __call__(self, symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]: ...
 
+    def trim(self) -> None: ...
+
 
 class _Table:
     """Entries for ``effc_unchanged`` in native memory."""
@@ -73,6 +75,15 @@ class _Table:
 
     def holds(self) -> bool:
         return self._unchanged(self._address, self._count) == self._count
+
+
+@dataclass(frozen=True)
+class _Slow:
+    """A parameter whose metadata Python must compare; ``place`` among the parameters."""
+
+    place: int
+    versioned: bool
+    known: Fingerprint
 
 
 class _Identities:
@@ -103,36 +114,35 @@ _memcmp = _memcmp_function()
 class State:
     """Derived weights of one set of parameters.
 
-    ``pointers``: (slot, address) of the parameters and of the derived tensors. ``slow``: parameters whose metadata Python must compare, by
-    their place among the parameters. ``serial``: a number that no other state has.
+    ``pointers``: (slot, address) of the parameters and of the derived tensors. ``sources``, ``source_storages``: of the parameters from
+    which something is derived. ``serial``: a number that no other state has.
     """
 
     pointers: list[tuple[int, int]]
     identities: _Identities
-    fingerprints: list[Fingerprint]
+    sources: list[Fingerprint]
+    source_storages: list[StorageReference]
     storages: list[StorageReference]
     metadata: _Table
-    slow: list[
-        tuple[int, Fingerprint]
-    ]  # parameters whose metadata Python must compare, by their place among the parameters
+    slow: list[_Slow]
     content: _Table
     derived: list[torch.Tensor] = field(default_factory=list)
     calls: int = 0
     serial: int = field(default_factory=itertools.count(1).__next__)
 
     def intact(self) -> bool:
-        """Whether the memory of all parameters lives and its sampled content is as it was."""
+        """Whether the sources' memory lives and its sampled content is as it was."""
         return self.alive() and self.content.holds()
 
     def alive(self) -> bool:
-        return not any(storage.expired() for storage in self.storages)
+        return not any(storage.expired() for storage in self.source_storages)
 
     def holds(self, parameters: tuple[torch.Tensor, ...]) -> bool:
         """Whether ``parameters`` are the tensors that the state was derived from, and nothing that is watched has changed."""
         if (
             not self.identities.match(parameters)
             or not self.metadata.holds()
-            or any(fingerprint(parameters[i]) != known for i, known in self.slow)
+            or any(fingerprint(parameters[s.place], s.versioned) != s.known for s in self.slow)
         ):
             return False
         self.calls += 1
@@ -145,6 +155,7 @@ class Weights:
     def __init__(self, program: Program, prepare: Prepare | None, unchanged: int) -> None:
         self.program, self._prepare = program, prepare
         self.inputs = [i for i, given in enumerate(program.inputs) if given.param]
+        self._sources = self._find_sources()
         self._layout = Layout.of(program)
         self._unchanged: Unchanged = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(unchanged)
         single = itemgetter(*self.inputs)
@@ -160,6 +171,16 @@ class Weights:
     def __len__(self) -> int:
         """Sets of living parameters with derived weights."""
         return sum(state.alive() for state in list(self._states.values()))
+
+    def _find_sources(self) -> list[bool]:
+        """For each parameter, whether something is derived from it: of the others only the place matters, not the content."""
+        read = {index for kind, index in (d.source for d in self.program.derived) if kind == "input"}
+        if self._prepare is not None:
+            names = {given.param for given in self._prepare.program.inputs}
+            read |= {i for i in self.inputs if self.program.inputs[i].param in names}
+        if not self.inputs or not read <= set(self.inputs):
+            raise ValueError("a weight is derived from an input that is no parameter")
+        return [i in read for i in self.inputs]
 
     @property
     def note(self) -> str:
@@ -185,7 +206,7 @@ class Weights:
     def forget(self, storages: set[int]) -> None:
         """Forget what was derived from any of these storages (``_cdata``)."""
         with self._lock:
-            self._drop(lambda state: any(f[0] in storages for f in state.fingerprints))
+            self._drop(lambda state: any(f[0] in storages for f in state.sources))
 
     def _drop(self, unwanted: Callable[[State], bool]) -> None:
         for key in [key for key, state in self._states.items() if unwanted(state)]:
@@ -199,8 +220,9 @@ class Weights:
         if known is not None and known is not failed and known.holds(parameters):
             return known  # another thread was faster
         state = self._snapshot(parameters)  # before deriving: a write that comes in between counts as a change
-        alias = next((s for s in self._states.values() if s.fingerprints == state.fingerprints and s.intact()), None)
-        # New objects over the same storages at the same versions (detached aliases, say) need no new derivation.
+        alias = next((s for s in self._states.values() if s.sources == state.sources and s.intact()), None)
+        # New objects over the same storages at the same versions (detached aliases, say) need no new derivation, nor does
+        # a parameter that moved and has nothing derived from it.
         state.derived = alias.derived if alias is not None else self._derive(tensors)
         state.pointers += [(self._layout.derived + k, d.data_ptr()) for k, d in enumerate(state.derived)]
         self._states.pop(id(parameters[0]), None)
@@ -215,34 +237,34 @@ class Weights:
         if self._prepare is not None:
             by_name = {given.param: tensors[i] for i, given in enumerate(self.program.inputs) if given.param}
             prepared = self._prepare((), [by_name[given.param] for given in self._prepare.program.inputs])
+            self._prepare.trim()
         sources = {"input": tensors, "prepared": prepared}
         return [derive(d.function, sources[d.source[0]][d.source[1]], dict(d.attributes)) for d in self.program.derived]
 
     def _snapshot(self, parameters: tuple[torch.Tensor, ...]) -> State:
         """A state without its derived weights."""
-        prints = [fingerprint(p) for p in parameters]
-        entries, slow = self._metadata(parameters, prints)
+        sources = [p for p, is_source in zip(parameters, self._sources, strict=True) if is_source]
+        entries, slow = self._metadata(parameters)
         return State(
             pointers=[(self._layout.inputs + i, p.data_ptr()) for i, p in zip(self.inputs, parameters, strict=True)],
             identities=_Identities(parameters),
-            fingerprints=prints,
+            sources=[fingerprint(p, versioned=True) for p in sources],
+            source_storages=[_storage_reference(p.untyped_storage()) for p in sources],
             storages=[_storage_reference(p.untyped_storage()) for p in parameters],
             metadata=_Table(entries, self._unchanged),
             slow=slow,
-            content=_Table([entry for p in parameters for entry in content_sample(p)], self._unchanged),
+            content=_Table([entry for p in sources for entry in content_sample(p)], self._unchanged),
         )
 
-    def _metadata(
-        self, parameters: Sequence[torch.Tensor], prints: Sequence[Fingerprint]
-    ) -> tuple[list[Entry], list[tuple[int, Fingerprint]]]:
+    def _metadata(self, parameters: Sequence[torch.Tensor]) -> tuple[list[Entry], list[_Slow]]:
         """What to compare natively, and what through Python."""
         layout = tensor_layout()
         entries: list[Entry] = []
         slow = []
-        for i, p in enumerate(parameters):
-            found = layout.entries(p) if layout is not None else None
+        for i, (p, is_source) in enumerate(zip(parameters, self._sources, strict=True)):
+            found = layout.entries(p, is_source) if layout is not None else None
             if found is None:
-                slow.append((i, prints[i]))
+                slow.append(_Slow(i, is_source, fingerprint(p, is_source)))
             else:
                 entries += found
         return entries, slow
@@ -274,9 +296,9 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def fingerprint(tensor: torch.Tensor) -> Fingerprint:
-    """What changes when torch knows of a change; inference tensors have no version."""
-    version = -1 if tensor.is_inference() else tensor._version
+def fingerprint(tensor: torch.Tensor, versioned: bool) -> Fingerprint:
+    """What changes when torch knows of a change, with ``versioned`` also of the content; inference tensors have no version."""
+    version = tensor._version if versioned and not tensor.is_inference() else -1
     storage = tensor.untyped_storage()._cdata
     return (storage, tensor.data_ptr(), version, tensor.shape, tensor.stride(), tensor.dtype)
 

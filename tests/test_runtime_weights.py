@@ -193,6 +193,25 @@ def test_parameter_of_many_dimensions() -> None:
     torch.testing.assert_close(run((), [x, p])[0], x + p.detach().flatten())
 
 
+def test_parameter_that_nothing_is_derived_from_may_be_written_and_moved() -> None:
+    program = weighted_program(2, SIZE)
+    program = replace(
+        program,
+        derived=program.derived[:1],
+        calls=(replace(program.calls[0], pointers=(at("input"), at("derived", 0), at("input", 2), at("output"))),),
+    )
+    run = build(program, [sum_text(3)])
+    x, source, buffer = torch.randn(SIZE), torch.nn.Parameter(torch.randn(SIZE)), torch.randn(SIZE)
+    for step in range(5):
+        torch.testing.assert_close(run((), [x, source, buffer])[0], (x + source + buffer).detach())
+        buffer.add_(1)
+        if step == 2:
+            buffer = torch.randn(SIZE)
+        if step == 3:
+            buffer.data = torch.randn(SIZE)
+    assert run.counters["derivations"] == 1
+
+
 def test_prepared_source_is_computed_by_its_own_program() -> None:
     size = as_expr(SIZE)
     prepare = replace(
