@@ -34,7 +34,7 @@ def effc(
         raise OptionError(
             f"torch.compile handed effc an unknown argument '{name}'; {suggest(name, ('options', 'mode'))}"
         )
-    return compile_with(gm, example_inputs, Options.of(options, mode), _builder)
+    return compile_with(gm, example_inputs, Options.of(options, mode), builder)
 
 
 def compile_with(
@@ -75,7 +75,8 @@ def _warn_eager() -> None:
     )
 
 
-def _builder(options: Options) -> Build:
+def builder(options: Options) -> Build:
+    """Makes executables of regions' graph IR, through the caches."""
     from effc.compiler.build import Built, build
     from effc.runtime.cache import Cache
 

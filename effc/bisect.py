@@ -1,0 +1,141 @@
+"""Finding the smallest part of a model that effc gets wrong: what ``effc bisect`` does.
+
+The model's ATen graphs are run with each region checked against ATen; one that fails is cut down by torch's own graph minifier
+(delta debugging: Zeller and Hildebrandt, IEEE TSE 28(2), 2002) as long as it goes on failing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.descriptors import PlainAOTInput
+from torch._functorch.fx_minifier import minifier
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from effc.compiler.build import Built
+from effc.compiler.capture.backend import builder
+from effc.compiler.capture.decompositions import decompositions
+from effc.compiler.capture.graph import GraphCompiler
+from effc.compiler.ir.errors import LoweringError, OptionError, VerificationError
+from effc.compiler.ir.instruments import reproducer
+from effc.compiler.ir.options import Options
+
+Inputs = list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """``text``: graph IR of the region at fault. ``reason``: what is wrong with its code or its results."""
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """The smallest failing graph found; ``nodes`` and ``of``: its number of ops, and that of the graph it was cut from."""
+
+    failure: Failure
+    nodes: int
+    of: int
+
+    def reproducer(self) -> str:
+        """A file for ``effc-opt``, which prints the kernels made of the region, or fails as effc does."""
+        return reproducer(self.failure.text, "--emit code", self.failure.reason)
+
+
+def bisect(
+    model: Callable[..., Any], inputs: Sequence[Any], options: Options, tried: Callable[[], None] = lambda: None
+) -> Culprit | None:
+    """The smallest failing part of ``model`` on ``inputs``, without gradients; None where every region is right.
+
+    ``tried`` is called after each attempt. What effc leaves to ATen because it has no lowering for it is no failure.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise OptionError(f"bisect takes a module, not {type(model).__name__}: wrap the function in one")
+    tester = _Tester(model, Options.of({**options.to_json(), "check": True}), tried)
+    for graph, example in _graphs(model, inputs):
+        if tester.fails(graph, example):
+            return _minimize(graph, example, tester)
+    return None
+
+
+class _Tester:
+    """Compiles graphs and runs them, and remembers the last failure."""
+
+    def __init__(self, model: torch.nn.Module, options: Options, tried: Callable[[], None]) -> None:
+        self.options, self.tried = options, tried
+        self.weights = {t.data_ptr() for t in [*model.parameters(), *model.buffers()]}
+        self.build = builder(options)
+        self.last: Failure | None = None
+
+    def fails(self, graph: GraphModule, inputs: Sequence[torch.Tensor]) -> bool:
+        failure = self._failure(graph, inputs)
+        self.last = failure or self.last
+        self.tried()
+        return failure is not None
+
+    def _failure(self, graph: GraphModule, inputs: Sequence[torch.Tensor]) -> Failure | None:
+        texts: list[str] = []
+        refused: list[Failure] = []
+
+        def build(text: str) -> Built:
+            texts.append(text)
+            try:
+                return self.build(text)
+            except LoweringError as error:
+                refused.append(Failure(text, f"{type(error).__name__}: {error}"))
+                raise
+
+        traced = make_fx(graph, tracing_mode="fake")(*inputs)  # what is known of each value; the minifier drops it
+        names: dict[int, str] = {}
+        for i, (node, value) in enumerate(zip(traced.graph.find_nodes(op="placeholder"), inputs, strict=True)):
+            if value.data_ptr() in self.weights:
+                names[i] = f"weight{i}"
+                node.meta["desc"] = PlainAOTInput(i)
+        compiled = GraphCompiler(names, self.options, build).compile(traced, "inference")
+        if refused:
+            return refused[0]
+        try:
+            compiled([t if i in names else t.clone() for i, t in enumerate(inputs)])
+        except VerificationError as error:
+            return Failure(texts[-1], str(error))
+        return None
+
+
+def _graphs(model: torch.nn.Module, inputs: Sequence[Any]) -> list[tuple[GraphModule, Inputs]]:
+    """The ATen graphs of a call, each with the tensors that it was called on."""
+    found: list[tuple[GraphModule, Inputs]] = []
+
+    def keep(graph: GraphModule, _example: Any) -> Callable[[Inputs], Any]:
+        def run(arguments: Inputs) -> Any:
+            found.append((graph, [a.detach() for a in arguments]))
+            with torch.no_grad():
+                return graph(*arguments)
+
+        run._boxed_call = True  # type: ignore[attr-defined]
+        return run
+
+    backend = aot_autograd(fw_compiler=keep, decompositions=decompositions())
+    with torch.no_grad():
+        torch.compile(model, backend=backend, dynamic=False)(*inputs)
+    return found
+
+
+def _minimize(graph: GraphModule, inputs: Inputs, tester: _Tester) -> Culprit:
+    total = _size(graph)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):  # it is talkative
+        smallest, _ = minifier(graph, inputs, tester.fails, dump_state=lambda graph, inputs: None)
+    assert tester.last is not None
+    return Culprit(tester.last, _size(smallest), total)
+
+
+def _size(graph: GraphModule) -> int:
+    return sum(node.op == "call_function" for node in graph.graph.nodes)
