@@ -55,7 +55,7 @@ def in_f32(f: Function, low: float, high: float, degree: int) -> list[float]:
 
 def exp_tail(x: mp.mpf) -> mp.mpf:
     """(exp(x) - 1 - x) / x²"""
-    return (mp.expm1(x) - x) / x**2 if x else mp.mpf("0.5")
+    return (mp.expm1(x) - x) / x**2 if abs(x) > mp.mpf(10) ** -12 else mp.mpf(1) / 2 + x / 6
 
 
 def log_tail(x: mp.mpf) -> mp.mpf:
@@ -138,6 +138,12 @@ def main() -> None:
          in_f32(lambda x: erf_exponent(x) + 1, 0.92, 4.0, 6)),
         ("SIN_F32", "(sin(x)/x - 1)/x² of x² in f32, |x| <= pi/4", in_f32(sin_tail, 0, QUARTER_PI_SQUARED, 2)),
         ("COS_F32", "(cos(x) - 1 + x²/2)/x⁴ of x² in f32, |x| <= pi/4", in_f32(cos_tail, 0, QUARTER_PI_SQUARED, 2)),
+        ("EXP_F64", "(exp(x) - 1 - x)/x², |x| <= ln2/2, to 2^-60", in_f64(exp_tail, -HALF_LN2, HALF_LN2, 10)),
+        ("LOG_F64", "(log((1+s)/(1-s))/s - 2)/s² of s², |s| <= 0.1716", in_f64(atanh_tail, 0, 0.02945, 6)),
+        ("SIN_F64", "(sin(x)/x - 1)/x² of x², |x| <= pi/4", in_f64(sin_tail, 0, QUARTER_PI_SQUARED, 5)),
+        ("COS_F64", "(cos(x) - 1 + x²/2)/x⁴ of x², |x| <= pi/4", in_f64(cos_tail, 0, QUARTER_PI_SQUARED, 5)),
+        ("ERF_F64", "erf(x)/x - 1 of x², |x| <= 1", in_f64(lambda z: erf_ratio(z) - 1, 0, 1, 16)),
+        ("ERFC_F64", "exp(x²) erfc(x) (1+2x) of (x-2)/(x+2), 1 <= x <= 6", in_f64(scaled_erfc, -1 / 3, 0.5, 18)),
     ]  # fmt: skip
     print('"""Polynomials, lowest coefficient first; written by ``tools/fit_math.py``, which says how."""')
     for name, what, values in tables:

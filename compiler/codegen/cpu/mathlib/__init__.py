@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from effc.compiler.codegen.cpu.mathlib import exponential, logarithm, power, special, trigonometric
+from effc.compiler.codegen.cpu.mathlib import double, exponential, logarithm, power, special, trigonometric
 from effc.compiler.codegen.cpu.mathlib.builder import Builder, Value
 
 Body = Callable[..., Value]
@@ -54,6 +54,18 @@ FUSED: dict[str, Body] = {
     "math.cos": trigonometric.cos_f32,
 }
 
+#: op → body in f64.
+DOUBLE: dict[str, Body] = {
+    "math.exp": double.exp,
+    "math.expm1": double.expm1,
+    "math.log": double.log,
+    "math.log1p": double.log1p,
+    "math.tanh": double.tanh,
+    "math.erf": double.erf,
+    "math.sin": double.sin,
+    "math.cos": double.cos,
+}
+
 #: op → body in the op's own type, whichever it is.
 GENERIC: dict[str, Body] = {
     "math.rsqrt": power.rsqrt,
@@ -94,10 +106,12 @@ def _body(b: Builder, op: str, dtype: str, arguments: list[Value]) -> Value | No
         if dtype == "f64":
             return b.each_lane("math.powf", [arguments[0], n])
         return b.narrow(power.pow_wide(b, b.widen(arguments[0]), n))
-    if op not in WIDE or (dtype == "f64" and b.lanes == 1):
+    if op not in WIDE:
         return None
+    if dtype == "f64" and op in DOUBLE:
+        return DOUBLE[op](b, *arguments)
     if dtype == "f64":
-        return b.each_lane(op, arguments)
+        return None if b.lanes == 1 else b.each_lane(op, arguments)
     if b.has_fma and op in FUSED:
         return FUSED[op](b, *arguments)
     return b.narrow(WIDE[op](b, *(b.widen(a) for a in arguments)))

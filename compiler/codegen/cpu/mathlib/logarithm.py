@@ -15,20 +15,26 @@ _TWO_THIRDS = struct.unpack("<i", struct.pack("<f", 2 / 3))[0]
 _ROUND_BITS = struct.unpack("<q", struct.pack("<d", 1.5 * 2.0**52))[0]
 
 
-def _split(b: Builder, x: Value) -> tuple[Value, Value]:
-    """(e, log(m)) where x = m 2^e, for x normal and positive."""
+def exponent_and_mantissa(b: Builder, x: Value) -> tuple[Value, Value]:
+    """(e, m) where x = m 2^e, m in [sqrt(1/2), sqrt(2)), for x normal and positive."""
     bits = b.bits(x)
     shifted = bits - _SQRT_HALF
     # An arithmetic shift of i64 and its conversion to f64 need AVX-512: the biased exponent goes through the mantissa.
     exponent = b.op("arith.shrui", [shifted + (2048 << 52 >> 1), b.constant(52, "i64")], "i64")
     e = b.from_bits(exponent + (_ROUND_BITS - 1024)) - 1.5 * 2.0**52
-    f = b.from_bits(bits - ((exponent - 1024) << 52)) - 1.0
+    return e, b.from_bits(bits - ((exponent - 1024) << 52))
+
+
+def _split(b: Builder, x: Value) -> tuple[Value, Value]:
+    """(e, log(m)) of ``exponent_and_mantissa``."""
+    e, m = exponent_and_mantissa(b, x)
+    f = m - 1.0
     z = f * f
     tail = b.fma(b.polynomial(f, table.LOG_TAIL), f, -0.5)
     return e, b.fma(tail, z, f)
 
 
-def _ends(b: Builder, x: Value, result: Value) -> Value:
+def ends(b: Builder, x: Value, result: Value) -> Value:
     """-inf at 0, NaN below, inf and NaN as they are."""
     result = b.select(x < math.inf, result, x)
     result = b.select(x.equals(0.0), -math.inf, result)
@@ -37,17 +43,17 @@ def _ends(b: Builder, x: Value, result: Value) -> Value:
 
 def log_wide(b: Builder, x: Value) -> Value:
     e, m = _split(b, x)
-    return _ends(b, x, b.fma(e, math.log(2), m))
+    return ends(b, x, b.fma(e, math.log(2), m))
 
 
 def log2_wide(b: Builder, x: Value) -> Value:
     e, m = _split(b, x)
-    return _ends(b, x, b.fma(m, math.log2(math.e), e))
+    return ends(b, x, b.fma(m, math.log2(math.e), e))
 
 
 def log10_wide(b: Builder, x: Value) -> Value:
     e, m = _split(b, x)
-    return _ends(b, x, b.fma(e, math.log10(2), m * math.log10(math.e)))
+    return ends(b, x, b.fma(e, math.log10(2), m * math.log10(math.e)))
 
 
 def log1p_wide(b: Builder, x: Value) -> Value:
@@ -91,7 +97,7 @@ def log_f32(b: Builder, x: Value) -> Value:
     exponent = (bits - _TWO_THIRDS) >> 23
     f = b.from_bits(bits - (exponent << 23)) - 1.0
     e = b.cast("arith.sitofp", exponent, "f32") + b.select(subnormal, b.constant(-23.0, "f32"), 0.0)
-    return _ends(b, x, b.fma(e, math.log(2), _log1p_of_part(b, f)))
+    return ends(b, x, b.fma(e, math.log(2), _log1p_of_part(b, f)))
 
 
 def log1p_f32(b: Builder, x: Value) -> Value:

@@ -34,38 +34,36 @@ def _sin_cos_wide(b: Builder, x: Value) -> tuple[Value, Value, Value]:
     return b.bits(biased), sin, cos
 
 
-def _quadrant(b: Builder, n: Value, even: Value, odd: Value, sign_bit: int) -> Value:
+def quadrant(b: Builder, n: Value, even: Value, odd: Value, sign_bit: int) -> Value:
     """``even`` or ``odd`` by bit 0 of n, negated by bit 1."""
     value = b.bits(b.select((n & 1).equals(0), even, odd))
     return b.from_bits(value ^ ((n & 2) << (sign_bit - 1)))
 
 
-def _guarded(b: Builder, op: str, x: Value, fast: Value, bound: float) -> Value:
+def guarded(b: Builder, op: str, x: Value, fast: Value, bound: float) -> Value:
     """``fast`` up to ``bound``; NaN and infinities are libm's too."""
 
     def slow() -> Value:
-        if x.element == "f32":
-            return b.each_lane(op, [x])
-        return b.widen(b.each_lane(op, [b.narrow(x)]))
+        return b.each_lane(op, [x])
 
     return b.where_any(b.abs(x).compare("uge", bound), fast, slow)
 
 
 def sin_wide(b: Builder, x: Value) -> Value:
     n, sin, cos = _sin_cos_wide(b, x)
-    return _guarded(b, "math.sin", x, b.select(x.equals(0.0), x, _quadrant(b, n, sin, cos, 63)), _FAST)
+    return guarded(b, "math.sin", x, b.select(x.equals(0.0), x, quadrant(b, n, sin, cos, 63)), _FAST)
 
 
 def cos_wide(b: Builder, x: Value) -> Value:
     n, sin, cos = _sin_cos_wide(b, x)
-    return _guarded(b, "math.cos", x, _quadrant(b, n + 1, sin, cos, 63), _FAST)
+    return guarded(b, "math.cos", x, quadrant(b, n + 1, sin, cos, 63), _FAST)
 
 
 def tan_wide(b: Builder, x: Value) -> Value:
     n, sin, cos = _sin_cos_wide(b, x)
     even = (n & 1).equals(0)
     ratio = b.select(even, sin, -cos) / b.select(even, cos, sin)
-    return _guarded(b, "math.tan", x, b.select(x.equals(0.0), x, ratio), _FAST)
+    return guarded(b, "math.tan", x, b.select(x.equals(0.0), x, ratio), _FAST)
 
 
 def _sin_cos_f32(b: Builder, x: Value) -> tuple[Value, Value, Value]:
@@ -82,12 +80,12 @@ def _sin_cos_f32(b: Builder, x: Value) -> tuple[Value, Value, Value]:
 
 def sin_f32(b: Builder, x: Value) -> Value:
     n, sin, cos = _sin_cos_f32(b, x)
-    return _guarded(b, "math.sin", x, b.select(x.equals(0.0), x, _quadrant(b, n, sin, cos, 31)), _FAST_F32)
+    return guarded(b, "math.sin", x, b.select(x.equals(0.0), x, quadrant(b, n, sin, cos, 31)), _FAST_F32)
 
 
 def cos_f32(b: Builder, x: Value) -> Value:
     n, sin, cos = _sin_cos_f32(b, x)
-    return _guarded(b, "math.cos", x, _quadrant(b, n + 1, sin, cos, 31), _FAST_F32)
+    return guarded(b, "math.cos", x, quadrant(b, n + 1, sin, cos, 31), _FAST_F32)
 
 
 def _atan_of_unit(b: Builder, t: Value) -> Value:
