@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from effc.compiler.codegen.cpu.emit import emit, kernel_name
 from effc.compiler.codegen.cpu.objects import compile_object
 from effc.compiler.codegen.cpu.target import Target
@@ -14,7 +16,6 @@ from effc.compiler.ir.expr import as_expr
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
 from effc.runtime import elf
 from effc.runtime.threads import threads as thread_pool
-from torch import Tensor
 
 NAMES = {
     torch.float32: "f32",

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from effc.compiler.ir.expr import as_expr
 from loop_kernels import NAMES, Kernel, KernelBuilder
 from torch import Tensor
+
+from effc.compiler.ir.expr import as_expr
 
 TARGETS = ["host", "avx2", "x86-64"]
 
@@ -30,7 +31,7 @@ def test_any_length_from_any_offset(target: str) -> None:
         a, b, out = torch.randn(n + 3)[3:], torch.randn(n + 1)[1:], nans(n + 9)
         kernel([a, b, out[5:]], [n], threads=2)
         assert torch.equal(out[5 : 5 + n], a * b + a)
-        assert out[:5].isnan().all() and out[5 + n :].isnan().all()  # nothing outside is touched
+        assert torch.cat([out[:5], out[5 + n :]]).isnan().all()  # nothing outside is touched
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -95,7 +96,8 @@ def test_strided_store_leaves_the_gaps(target: str) -> None:
     k.store(1, "3*d0 + 1", k.load(0, "d0"))
     x, out = torch.randn(50), nans(150)
     Kernel(k.spec(), target)([x, out])
-    assert torch.equal(out[1::3], x) and out.isnan().sum() == 100
+    assert torch.equal(out[1::3], x)
+    assert out.isnan().sum() == 100
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from effc.compiler.ir.expr import var
 from loop_kernels import NAMES, Kernel, KernelBuilder
 from torch import Tensor
+
+from effc.compiler.ir.expr import var
 
 TARGETS = ["host", "avx2", "x86-64"]
 #: Odd, prime, just under and over a vector and a block of vectors.

@@ -13,7 +13,9 @@ from effc.compiler.ir.expr import Expr, const
 
 @dataclass(frozen=True)
 class Pattern:
-    """How an address moves along the vector dimension: ``uniform``, ``contiguous``, ``strided`` or ``indexed`` (per lane)."""
+    """How an address moves along the vector dimension: ``uniform``, ``contiguous``, ``strided`` or ``indexed`` (per
+    lane).
+    """
 
     kind: str
     stride: Expr = const(0)
@@ -42,9 +44,11 @@ def memory_type(dtype: str) -> str:
 class Access:
     """One load or store about to be emitted.
 
-    ``scalar(name)`` gives the value of a variable in lane 0, ``lane(name)`` in every lane; ``mask`` (i1 a lane, or a scalar i1 where
-    ``lanes`` is 1) switches lanes off. Nothing outside the enabled lanes' addresses is touched. ``limit``: the operand's size, given
-    where the address depends on data: a wrong index then stays inside the operand (a ``check`` reports it), and is not stored.
+    ``scalar(name)`` gives the value of a variable in lane 0, ``lane(name)`` in every lane; ``mask`` (i1 a lane, or a
+    scalar i1 where
+    ``lanes`` is 1) switches lanes off. Nothing outside the enabled lanes' addresses is touched. ``limit``: the
+    operand's size, given where the address depends on data: a wrong index then stays inside the operand (a ``check``
+    reports it), and is not stored.
     """
 
     b: Builder
@@ -106,7 +110,8 @@ class Access:
         types = f"{value.type}, {mask.type} into {pointers.type}"
         self.b.line(f"llvm.intr.masked.scatter {value.name}, {pointers.name}, {mask.name} {align} : {types}")
 
-    # -- internals ------------------------------------------------------------------------------------------------------
+    # -- internals
+    # ------------------------------------------------------------------------------------------------------
     def _load_scalar(self, element: str, fill: Value) -> Value:
         if self.mask is None:
             return self.b.load(self._first(element), element)

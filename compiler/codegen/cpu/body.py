@@ -1,7 +1,8 @@
 """Evaluates a spec's body at a point or a vector of points, emitting each instruction once a scope.
 
-A *scope* says where we are: the values of the loop variables, which dimension is vectorised, and the lanes' mask. Instructions
-that do not vary with the vector dimension are emitted as scalars and shared by the lane scopes under one block.
+A *scope* says where we are: the values of the loop variables, which dimension is vectorised, and the lanes' mask.
+Instructions that do not vary with the vector dimension are emitted as scalars and shared by the lane scopes under one
+block.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from effc.compiler.ir.spec import KernelSpec
 
 @dataclass
 class Scope:
-    """``dims``: loop variable → i64 (the vector dimension's is that of lane 0). ``values``: body values already emitted here.
+    """``dims``: loop variable → i64 (the vector dimension's is that of lane 0). ``values``: body values already emitted
+    here.
 
-    ``lanes`` is 1 and ``vector`` None for a scalar scope. ``mask``: i1 a lane, or None where all lanes are in range. ``shared``: the
-    scalar scope of the same block of code, where values that do not vary with the lanes are kept for all its lane scopes.
+    ``lanes`` is 1 and ``vector`` None for a scalar scope. ``mask``: i1 a lane, or None where all lanes are in range.
+    ``shared``: the scalar scope of the same block of code, where values that do not vary with the lanes are kept for
+    all its lane scopes.
     """
 
     parent: Scope | None = None
@@ -61,7 +64,9 @@ class Scope:
 
 
 class Body:
-    """Emits instructions of ``spec.body`` on demand. ``reduce`` and ``contract`` results are put into scopes by the template."""
+    """Emits instructions of ``spec.body`` on demand. ``reduce`` and ``contract`` results are put into scopes by the
+    template.
+    """
 
     def __init__(
         self,
@@ -114,7 +119,8 @@ class Body:
         access = self.access(i, scope, mask, scope.lanes if varies else 1)
         access.store(value)
 
-    # -- internals ------------------------------------------------------------------------------------------------------
+    # -- internals
+    # ------------------------------------------------------------------------------------------------------
     def _emit(self, i: int, scope: Scope) -> Value:
         instr = self.spec.body[i]
         match instr.op:

@@ -1,7 +1,7 @@
 """bf16 and f16 values: held as their bits in ``i16``, computed in f32.
 
-bf16 conversions are integer arithmetic on every target, correctly rounded: AVX512_BF16's own conversion flushes subnormals to
-zero, which eager does not.
+bf16 conversions are integer arithmetic on every target, correctly rounded: AVX512_BF16's own conversion flushes
+subnormals to zero, which eager does not.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def _f16_to_f32(b: Builder, bits: Value) -> Value:
 
 
 def _f32_to_f16(b: Builder, value: Value) -> Value:
-    """Round by integer addition where the result is normal, by a float addition that aligns the mantissa where subnormal."""
+    """Round by integer addition where the result is normal, by a float addition that aligns the mantissa where
+    subnormal.
+    """
     lanes = split_type(value.type)[0]
 
     def i32(number: int) -> Value:

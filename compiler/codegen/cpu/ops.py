@@ -11,9 +11,22 @@ from effc.compiler.codegen.cpu.text import Builder, Value, split_type, vector_ty
 from effc.compiler.ir.spec import Instr
 
 _CASTS = frozenset(
-    f"arith.{op}" for op in "extf truncf sitofp uitofp fptosi fptoui extsi extui trunci bitcast index_cast".split()
+    f"arith.{op}"
+    for op in [
+        "extf",
+        "truncf",
+        "sitofp",
+        "uitofp",
+        "fptosi",
+        "fptoui",
+        "extsi",
+        "extui",
+        "trunci",
+        "bitcast",
+        "index_cast",
+    ]
 )
-_DIVISIONS = frozenset(f"arith.{op}" for op in "divsi divui remsi remui floordivsi ceildivsi".split())
+_DIVISIONS = frozenset(f"arith.{op}" for op in ["divsi", "divui", "remsi", "remui", "floordivsi", "ceildivsi"])
 
 
 class OpEmitter:
@@ -46,7 +59,8 @@ class OpEmitter:
             return from_f32(self.b, result, instr.dtype, self.target) if instr.dtype in LOW_PRECISION else result
         return self._compute(instr, args, instr.dtype)
 
-    # -- the single ops -------------------------------------------------------------------------------------------------
+    # -- the single ops
+    # -------------------------------------------------------------------------------------------------
     def _compute(self, instr: Instr, args: Sequence[Value], dtype: str) -> Value:
         op = instr.op
         if op in ("arith.cmpf", "arith.cmpi"):
@@ -84,7 +98,9 @@ class OpEmitter:
         return self.b.op(op, *args)
 
     def _divide(self, op: str, x: Value, y: Value) -> Value:
-        """Integer division that never traps: by 0 it divides by 1 (masked-off lanes hold 0), and the lowest value / -1 wraps."""
+        """Integer division that never traps: by 0 it divides by 1 (masked-off lanes hold 0), and the lowest value / -1
+        wraps.
+        """
         lanes, element = split_type(x.type)
         zero, one = self.b.constant(0, element, lanes), self.b.constant(1, element, lanes)
         bad = self.b.compare("arith.cmpi", "eq", y, zero)

@@ -16,7 +16,8 @@ _CONSIDERED = (
     "avx512vl", "avx512cd", "avx512_bf16", "avx512_vnni", "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8",
 )  # fmt: skip
 
-#: A host whose AVX-512 lacks one of these is treated as an AVX2 host: byte and word masks need BW, 64-bit conversions DQ.
+#: A host whose AVX-512 lacks one of these is treated as an AVX2 host: byte and word masks need BW, 64-bit conversions
+#: DQ.
 _AVX512_BASE = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 
 _AVX2 = frozenset({"ssse3", "sse4_1", "sse4_2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2"})
@@ -24,16 +25,17 @@ _AVX2 = frozenset({"ssse3", "sse4_1", "sse4_2", "popcnt", "avx", "avx2", "fma", 
 #: LLVM features to take away, by the vector width that remains; the JIT starts from all that the host has.
 _REMOVED = {
     64: (),
-    32: ("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd", "avx512bf16", "avx512vnni", "avx512fp16", "avx512vbmi",
-         "avx512vbmi2", "avx512ifma", "avx512bitalg", "avx512vpopcntdq", "avx512vp2intersect", "evex512", "avx10.1-512"),
-    16: ("ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma", "f16c", "avxvnni", "xop", "fma4", "sse4a", "vaes", "vpclmulqdq",
-         "gfni", "sha512"),
-}  # fmt: skip
+    32: ("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd", "avx512bf16", "avx512vnni", "avx512fp16",
+    "avx512vbmi", "avx512vbmi2", "avx512ifma", "avx512bitalg", "avx512vpopcntdq", "avx512vp2intersect", "evex512",
+    "avx10.1-512"), 16: ("ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma", "f16c", "avxvnni", "xop", "fma4", "sse4a",
+    "vaes", "vpclmulqdq", "gfni", "sha512"), }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Target:
-    """``vector_bytes``: 64, 32 or 16. ``features``: names as in /proc/cpuinfo (``avx512f``, ``avx512_bf16``, ``fma``, …)."""
+    """``vector_bytes``: 64, 32 or 16. ``features``: names as in /proc/cpuinfo (``avx512f``, ``avx512_bf16``, ``fma``,
+    …).
+    """
 
     name: str
     vector_bytes: int
@@ -93,7 +95,7 @@ class Target:
 
 
 def _from_flags(flags: frozenset[str]) -> Target:
-    if _AVX512_BASE <= flags:
+    if flags >= _AVX512_BASE:
         return Target("host", 64, flags)
     if {"avx2", "fma", "f16c"} <= flags:
         return Target("host", 32, frozenset(f for f in flags if not f.startswith("avx512")))

@@ -1,9 +1,10 @@
 """A builder that writes MLIR text: fresh SSA names, uniqued constants, structured loops.
 
 Kernels are written as text because parsing in C++ is several times faster than making ops one by one through the Python
-bindings. All index arithmetic is ``i64`` (``scf.for`` takes it), pointers are ``!llvm.ptr``, vectors are loaded and stored through
-``llvm.load``/``llvm.store`` with the element's alignment. Functions are ``llvm.func``; ``arith``, ``math``, ``scf``, ``vector`` and ``llvm`` ops
-mix freely inside.
+bindings. All index arithmetic is ``i64`` (``scf.for`` takes it), pointers are ``!llvm.ptr``, vectors are loaded and
+stored through
+``llvm.load``/``llvm.store`` with the element's alignment. Functions are ``llvm.func``; ``arith``, ``math``, ``scf``,
+``vector`` and ``llvm`` ops mix freely inside.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ class Builder:
 
     @contextmanager
     def function(self, name: str, arguments: Sequence[str], *, private: bool = False) -> Iterator[list[Value]]:
-        """Open ``llvm.func @name`` that returns nothing; yields its arguments. Functions do not nest."""
+        """Open ``llvm.func @name`` that returns nothing; yields its arguments. Functions do not nest, nor are they
+        inlined.
+        """
         self._lines, self._constants, self._integers = [], {}, {}
         values = [self._fresh(t) for t in arguments]
         yield values
@@ -91,7 +94,13 @@ class Builder:
         linkage = "internal " if private else ""
         self._finished.append(
             "\n".join(
-                [f"  llvm.func {linkage}@{name}({header}) {{", *constants, *self._lines, "    llvm.return", "  }"]
+                [
+                    f"  llvm.func {linkage}@{name}({header}) attributes {{no_inline}} {{",
+                    *constants,
+                    *self._lines,
+                    "    llvm.return",
+                    "  }",
+                ]
             )
         )
 
@@ -129,9 +138,12 @@ class Builder:
         types = ", ".join(a.type for a in args)
         return self.emit(f"func.call @{function}({', '.join(a.name for a in args)}) : ({types}) -> {result}", result)
 
-    # -- constants ------------------------------------------------------------------------------------------------------
+    # -- constants
+    # ------------------------------------------------------------------------------------------------------
     def constant(self, value: int | float | str | bool, element: str, lanes: int = 1) -> Value:
-        """A constant (splat over ``lanes``); floats are rounded to nearest, and may be ``"nan"``, ``"inf"``, ``"-inf"``."""
+        """A constant (splat over ``lanes``); floats are rounded to nearest, and may be ``"nan"``, ``"inf"``,
+        ``"-inf"``.
+        """
         type_ = vector_type(lanes, element)
         literal = float_literal(value, element) if element[0] in "fb" else integer_literal(int(value), element)
         body = literal if lanes == 1 else f"dense<{literal}>"
@@ -185,7 +197,8 @@ class Builder:
         limit = self.broadcast(self.cast("arith.trunci", count, "i32"), lanes)
         return self.compare("arith.cmpi", "slt", self.iota(lanes, "i32"), limit)
 
-    # -- i64 arithmetic, folded where both sides are constants ------------------------------------------------------------
+    # -- i64 arithmetic, folded where both sides are constants
+    # ------------------------------------------------------------
     def add(self, a: Value, b: Value | int) -> Value:
         return self._fold("arith.addi", a, b, lambda x, y: x + y, 0)
 
@@ -209,7 +222,8 @@ class Builder:
     def maximum(self, a: Value, b: Value | int) -> Value:
         return self._fold("arith.maxsi", a, b, max, None)
 
-    # -- memory ---------------------------------------------------------------------------------------------------------
+    # -- memory
+    # ---------------------------------------------------------------------------------------------------------
     def element_pointer(self, pointer: Value, index: Value, element: str) -> Value:
         """``pointer + index`` in elements; a vector of indices gives a vector of pointers."""
         lanes = split_type(index.type)[0]
@@ -235,10 +249,13 @@ class Builder:
             f"llvm.alloca {count.name} x {element} {{alignment = {alignment} : i64}} : (i64) -> {PTR}", PTR
         )
 
-    # -- structure ------------------------------------------------------------------------------------------------------
+    # -- structure
+    # ------------------------------------------------------------------------------------------------------
     @contextmanager
     def loop(self, lower: Value, upper: Value, step: Value | int = 1, carried: Sequence[Value] = ()) -> Iterator[Loop]:
-        """``scf.for`` over ``i64``; with ``carried`` the body must call ``yield_``, and ``results`` holds what it leaves."""
+        """``scf.for`` over ``i64``; with ``carried`` the body must call ``yield_``, and ``results`` holds what it
+        leaves.
+        """
         step = self.index(step) if isinstance(step, int) else step
         loop = Loop(self._fresh(I64), [self._fresh(v.type) for v in carried])
         head = f"scf.for {loop.index.name} = {lower.name} to {upper.name} step {step.name}"
@@ -293,7 +310,8 @@ class Builder:
         self.line("}")
         return [Value(f"{name}#{i}", t) for i, t in enumerate(types)]
 
-    # -- internals ------------------------------------------------------------------------------------------------------
+    # -- internals
+    # ------------------------------------------------------------------------------------------------------
     def _fresh(self, type_: str) -> Value:
         self._counter += 1
         return Value(f"%{self._counter}", type_)

@@ -1,8 +1,8 @@
 """The kernel entry and its threads, shared by all templates.
 
-``parallel_kernel`` writes three functions: the *body* (the caller's code, over units ``[lo, hi)`` of the outermost work), the *region*
-that ``GOMP_parallel`` runs on each thread (it takes a contiguous, balanced share), and the *entry* ``k_<digest>``, which decides how
-many threads are worth it and runs the body itself where the answer is one.
+``parallel_kernel`` writes three functions: the *body* (the caller's code, over units ``[lo, hi)`` of the outermost
+work), the *region* that ``GOMP_parallel`` runs on each thread (it takes a contiguous, balanced share), and the *entry*
+``k_<digest>``, which decides how many threads are worth it and runs the body itself where the answer is one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ MAX_PARTIALS = 64
 @dataclass
 class Share:
     """What the body of a kernel sees. ``lo``/``hi``: its units; ``index``: which share it is (0 when serial);
-    ``partials``: the stack area of ``partial_bytes`` a share, or None."""
+    ``partials``: the stack area of ``partial_bytes`` a share, or None.
+    """
 
     builder: Builder
     spec: KernelSpec
@@ -76,8 +77,9 @@ def parallel_kernel(
 ) -> Iterator[Share]:
     """Write the kernel of ``spec``; the ``with`` body emits the work of units ``[share.lo, share.hi)``.
 
-    ``units``: how many pieces the work can be cut into (over the spec's symbols); ``cycles_per_unit``: an estimate of what one
-    costs. With ``partial_bytes`` each share owns that many bytes at ``share.partials`` (``finish_partials`` is the caller's to emit).
+    ``units``: how many pieces the work can be cut into (over the spec's symbols); ``cycles_per_unit``: an estimate of
+    what one costs. With ``partial_bytes`` each share owns that many bytes at ``share.partials`` (``finish_partials`` is
+    the caller's to emit).
     """
     name = kernel_name(spec)
     with b.function(f"{name}_body", [PTR, I64, I64, I64, PTR], private=True) as (slots, lo, hi, index, partials):

@@ -1,4 +1,6 @@
-"""The same loop nest with fewer, better ordered dimensions: size-1 dimensions dropped, neighbours merged, dims reordered."""
+"""The same loop nest with fewer, better ordered dimensions: size-1 dimensions dropped, neighbours merged, dims
+reordered.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from effc.compiler.ir.spec import Dim, Instr, KernelSpec
 
 
 def simplify(spec: KernelSpec) -> KernelSpec:
-    """``spec`` without dimensions of size 1, and with dimensions merged wherever every address steps through them as one."""
+    """``spec`` without dimensions of size 1, and with dimensions merged wherever every address steps through them as
+    one.
+    """
     spec = _drop_units(spec)
     merged = _merge_once(spec)
     while merged is not None:

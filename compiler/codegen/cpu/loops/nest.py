@@ -60,7 +60,7 @@ def cut_work(plan: Plan) -> Cut:
         if count >= UNITS:
             break
         leading.append(i)
-        count *= sizes[i].constant if sizes[i].constant is not None else TYPICAL_SIZE
+        count *= _typical(sizes[i])
     inner = [i for i in outer if i not in leading]
     units = product(sizes[i] for i in leading)
     points = product(sizes[i] for i in (*inner, *plan.reduction))
@@ -75,6 +75,10 @@ def cut_work(plan: Plan) -> Cut:
         else:
             points = points * width
     return Cut(tuple(leading), tuple(inner), chunk, units, _cycles(plan, points))
+
+
+def _typical(size: Expr) -> int:
+    return TYPICAL_SIZE if size.constant is None else size.constant
 
 
 def _cycles(plan: Plan, points: Expr) -> Expr:
@@ -149,7 +153,8 @@ class _Nest:
     def _tiles(self, scope: Scope, start: Value) -> None:
         """A row of square tiles at ``start`` of the dimension across; what does not fill a tile goes in strips."""
         b, plan = self.b, self.plan
-        assert plan.across is not None and plan.vector is not None
+        assert plan.across is not None
+        assert plan.vector is not None
         lanes, zero = plan.lanes, b.index(0)
         width, height = self._size(plan.vector), self._size(plan.across)
         end = b.add(start, lanes)

@@ -1,7 +1,8 @@
 """The work at a point (or vectors of points) of the parallel dimensions: passes over the reduction dimensions.
 
-Two shapes share the code. *Vertical*: the vectors run along a parallel dimension, each lane is its own reduction. *Horizontal*: the
-vectors run along the last reduction dimension, there are ``unroll`` accumulators, and lanes are merged after the loop.
+Two shapes share the code. *Vertical*: the vectors run along a parallel dimension, each lane is its own reduction.
+*Horizontal*: the vectors run along the last reduction dimension, there are ``unroll`` accumulators, and lanes are
+merged after the loop.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Sequence
 
 from effc.compiler.codegen.cpu.addresses import expr_value
 from effc.compiler.codegen.cpu.body import Body, Scope
-from effc.compiler.codegen.cpu.loops.plan import Plan, inputs
+from effc.compiler.codegen.cpu.loops.plan import Plan
 from effc.compiler.codegen.cpu.loops.reducers import BLOCK, Accumulator, Reducer
+from effc.compiler.codegen.cpu.loops.staging import inputs
 from effc.compiler.codegen.cpu.lowp import held_as
 from effc.compiler.codegen.cpu.text import Builder, Value, split_type, vector_type
 
@@ -26,42 +28,44 @@ class Passes:
         self.b = b
         self.plan = plan
         self.body = body
+        self.staging = plan.staging
         instrs = plan.spec.body
         self.roots = [i for i, n in enumerate(instrs) if n.op in ("store", "check")]
         self.reduces = [i for i, n in enumerate(instrs) if n.op == "reduce"]
         pure = [i for i, n in enumerate(instrs) if n.op not in ("store", "check", "reduce")]
-        self.outer = [i for i in pure if not plan.inner[i]]
+        self.outer = [i for i in pure if not self.staging.inner[i]]
         after: set[int] = set()
         for i, instr in enumerate(instrs):
             if instr.op == "reduce" or any(a in after for a in inputs(instr)):
                 after.add(i)
         self.before_reductions = [i for i in self.outer if i not in after]
         self.horizontal = bool(plan.reduction) and not plan.vector_is_parallel
-        self.buffers = {i: self._buffer(i) for i in plan.buffered}
+        self.buffers = {i: self._buffer(i) for i in self.staging.buffered}
         self.reducers = {i: self._reducer(i) for i in self.reduces}
 
     def points(self, block: Scope, scopes: Sequence[Scope]) -> None:
         """All that happens at the points of ``scopes`` (lane scopes of ``block``, or ``block`` itself)."""
-        for number in range(self.plan.count):
+        for number in range(self.staging.count):
             for scope in scopes:
                 for i in self.outer:
-                    if self.plan.ready[i] <= number:
+                    if self.staging.ready[i] <= number:
                         self.body.value(i, scope)
             self._run(number, block, scopes)
         for i in self.roots:
-            if not self.plan.inner[i]:
+            if not self.staging.inner[i]:
                 for scope in scopes if self.body.varies(i, scopes[0]) else scopes[:1]:
                     self.body.perform(i, scope)
 
-    # -- one pass -------------------------------------------------------------------------------------------------------
+    # -- one pass
+    # -------------------------------------------------------------------------------------------------------
     def _run(self, number: int, block: Scope, scopes: Sequence[Scope]) -> None:
         plan = self.plan
-        reduces = [i for i in self.reduces if plan.passes[i] == number]
-        roots = [i for i in self.roots if plan.inner[i] and plan.passes[i] == number]
+        reduces = [i for i in self.reduces if self.staging.passes[i] == number]
+        roots = [i for i in self.roots if self.staging.inner[i] and self.staging.passes[i] == number]
         if not reduces and not roots:
             return
-        slots = plan.unroll if self.horizontal else len(scopes)
-        cut = self._cut() if any(self.reducers[i].cascades for i in reduces) else None
+        slots = plan.pass_unroll[number] if self.horizontal else len(scopes)
+        cut = self._cut(number) if any(self.reducers[i].cascades for i in reduces) else None
         one_pass = _Pass(self, number, reduces, roots, scopes, cut)
         state = [[self.reducers[i].identity(plan.lanes, cut is not None) for _ in range(slots)] for i in reduces]
         state = one_pass.loops(0, block, state)
@@ -79,15 +83,17 @@ class Passes:
                 uniform = not self.body.varies(i, scope) and split_type(value.type)[0] > 1
                 scope.values[i] = self.b.extract(value, 0) if uniform else value
 
-    def _cut(self) -> tuple[int, int] | None:
-        """(position among the reduction dims, iterations of it in a block) where a cascade widens; None: too short to need it."""
+    def _cut(self, number: int) -> tuple[int, int] | None:
+        """(position among the reduction dims, iterations of it in a block) where a cascade widens; None: too short to
+        need it.
+        """
         plan = self.plan
         below = 1
         for position in reversed(range(len(plan.reduction))):
             dim = plan.reduction[position]
             size = plan.spec.dims[dim].size.constant
             if dim == plan.vector and size is not None:
-                size = -(-size // (plan.lanes * plan.unroll))
+                size = -(-size // (plan.lanes * plan.pass_unroll[number]))
             if size is None or below * size > 2 * BLOCK:
                 return position, max(1, BLOCK // below)
             below *= size
@@ -121,6 +127,7 @@ class _Pass:
         self.owner = owner
         self.b = owner.b
         self.plan = owner.plan
+        self.staging = owner.plan.staging
         self.number = number
         self.work = sorted([*reduces, *roots])
         self.reduces = list(reduces)
@@ -154,11 +161,13 @@ class _Pass:
             loop.yield_(_flat(after))
         return _shaped(loop.results, state)
 
-    # -- the vector dimension, horizontally -------------------------------------------------------------------------------
+    # -- the vector dimension, horizontally
+    # -------------------------------------------------------------------------------
     def _vectors(self, block: Scope, size: Value, state: State) -> State:
         b, plan = self.b, self.plan
         assert plan.vector is not None
-        lanes, step = plan.lanes, plan.lanes * plan.unroll
+        lanes, unroll = plan.lanes, plan.pass_unroll[self.number]
+        step = lanes * unroll
         constant = plan.spec.dims[plan.vector].size.constant
         blocks = b.mul(b.div(size, step), step)
         zero = b.index(0)
@@ -169,17 +178,17 @@ class _Pass:
                 with b.loop(zero, blocks, length, _flat(state)) as outer:
                     totals = _shaped(outer.carried, state)
                     end = b.minimum(b.add(outer.index, length), blocks)
-                    sums = self._vector_range(block, outer.index, end, plan.unroll, self._fresh(totals))
+                    sums = self._vector_range(block, outer.index, end, unroll, self._fresh(totals))
                     outer.yield_(_flat(self._widen(totals, sums)))
                 state = _shaped(outer.results, state)
             else:
-                state = self._vector_range(block, zero, blocks, plan.unroll, state)
+                state = self._vector_range(block, zero, blocks, unroll, state)
         if constant is not None and constant % step == 0:
             return state
         totals = state
         state = self._fresh(state) if cascades else state
         whole = blocks
-        if plan.unroll > 1 and (constant is None or constant % step >= lanes):
+        if unroll > 1 and (constant is None or constant % step >= lanes):
             whole = b.mul(b.div(size, lanes), lanes)
             state = self._vector_range(block, blocks, whole, 1, state)
         if constant is None or constant % lanes:
@@ -205,7 +214,8 @@ class _Pass:
         starts = [self.b.add(first, u * lanes) for u in range(count)]
         return self._step([block.lanes_of(name, s, lanes, mask) for s in starts], state)
 
-    # -- one iteration ----------------------------------------------------------------------------------------------------
+    # -- one iteration
+    # ----------------------------------------------------------------------------------------------------
     def _step(self, scopes: Sequence[Scope], state: State) -> State:
         """Evaluate the pass's reductions, stores and checks at ``scopes``; slot s takes scope s."""
         after = [list(slots) for slots in state]
@@ -226,7 +236,7 @@ class _Pass:
     def _from_buffers(self, scope: Scope) -> None:
         """Load buffered values of earlier passes; compute and keep those of this pass."""
         for i, buffer in self.owner.buffers.items():
-            first = self.plan.passes[i]
+            first = self.staging.passes[i]
             if first > self.number:
                 continue
             element = split_type(vector_type(1, held_as(self.plan.spec.body[i].dtype)))[1]
@@ -247,7 +257,8 @@ class _Pass:
             index = self.b.add(self.b.mul(index, size), here)
         return index
 
-    # -- cascades -----------------------------------------------------------------------------------------------------------
+    # -- cascades
+    # -----------------------------------------------------------------------------------------------------------
     def _fresh(self, totals: State) -> State:
         """The state in which a block starts: sums from nothing, other kinds from where they are."""
         lanes = self.plan.lanes

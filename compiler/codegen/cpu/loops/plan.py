@@ -1,56 +1,49 @@
 """What the ``loops`` emitter decides before it writes code: the vector dimension, lanes, unrolling, passes, row buffers.
 
-Schedule parameters (all optional): ``vector`` (a dimension of the spec), ``lanes``, ``unroll``.
+Schedule parameters (all optional): ``vector`` (a dimension of the spec, whose dimensions then stay as they are),
+``lanes``, ``unroll``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.access import pattern_of
+from effc.compiler.codegen.cpu.access import Pattern, pattern_of
 from effc.compiler.codegen.cpu.body import dependencies
 from effc.compiler.codegen.cpu.loops.canonical import reorder, simplify
+from effc.compiler.codegen.cpu.loops.costs import cycles, unroll_for, work
+from effc.compiler.codegen.cpu.loops.staging import Staging, stage
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
-from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 
 #: Size assumed of a symbolic dimension where a choice depends on it.
 TYPICAL_SIZE = 256
 
-#: Stack that row buffers may take; half of what a kernel may use, so that LLVM has room to spill.
-BUFFER_BYTES = 32 * 1024
-
 #: Lanes of a transposed tile at most: 16 x 16 already fill half of the registers.
 TILE = 16
 
-#: Instructions of a body that is emitted once for each row of a tile.
+#: Work of a body that is emitted once for each row of a tile.
 TILE_WORK = 24
-
-_HEAVY_ARITH = frozenset(f"arith.{op}" for op in "divsi divui remsi remui floordivsi ceildivsi remf".split())
-_CHEAP_MATH = frozenset(f"math.{op}" for op in "absf absi copysign fma floor ceil trunc roundeven sqrt rsqrt".split())
 
 
 @dataclass(frozen=True)
 class Plan:
     """``spec``: canonical, with the vector dimension last of its kind. ``vector``: its index, or None (a single point).
 
-    ``passes[i]``: for an instruction that varies with the reduction dimensions, a ``reduce``, or an inner store, the pass over the
-    reduction dimensions in which it is first possible (a store: the last). ``ready[i]``: the first pass that can use it. ``buffered``: values kept from that pass in a row buffer.
-    ``across``: the parallel dimension before the vector one with which it spans square tiles, because the loads ``transposed`` are
-    contiguous along it.
+    ``unroll``: vectors of the vector dimension side by side where it is parallel; ``pass_unroll[p]``: where it is a
+    reduction dimension, in pass ``p``. ``across``: the parallel dimension before the vector one with which it spans
+    square tiles, because the loads ``transposed`` are contiguous along it.
     """
 
     spec: KernelSpec
     vector: int | None
     lanes: int
     unroll: int
+    pass_unroll: tuple[int, ...]
     depends: tuple[frozenset[str], ...]
-    inner: tuple[bool, ...]
-    passes: tuple[int, ...]
-    ready: tuple[int, ...]
-    count: int
-    buffered: tuple[int, ...]
+    staging: Staging
     across: int | None = None
     transposed: tuple[int, ...] = ()
 
@@ -84,50 +77,50 @@ def make_plan(original: KernelSpec, target: Target) -> Plan:
     if across is not None:
         lanes = min(lanes, TILE)
     depends = dependencies(spec)
-    reductions = {f"d{i}" for i, d in enumerate(spec.dims) if d.kind == "reduction"}
-    inner = tuple(bool(d & reductions) for d in depends)
-    passes, ready, count = _passes(spec, inner)
-    unroll = int(original.schedule.get("unroll", _unroll(spec)))
-    if spec.dims[vector].size.constant is not None:
-        unroll = max(1, min(unroll, (spec.dims[vector].size.constant or 0) // lanes))
-    buffered = _buffered(spec, inner, passes, count, vector, lanes)
+    staging = stage(spec, depends, _row_elements(spec, vector, lanes))
+    fixed_unroll = original.schedule.get("unroll")
+    size = spec.dims[vector].size.constant
+
+    def unroll(amount: int) -> int:
+        wanted = unroll_for(amount) if fixed_unroll is None else int(fixed_unroll)
+        return wanted if size is None else max(1, min(wanted, size // lanes))
+
     transposed = () if across is None else tuple(_transposed_loads(spec, vector, across))
     return Plan(
-        spec, vector, lanes, unroll, depends, inner, passes, ready, count, buffered, across, transposed
+        spec,
+        vector,
+        lanes,
+        unroll(max(staging.work, default=work(spec, range(len(spec.body))))),
+        tuple(unroll(amount) for amount in staging.work),
+        depends,
+        staging,
+        across,
+        transposed,
     )
-
-
-def _point(spec: KernelSpec) -> Plan:
-    """The plan of a nest without dimensions."""
-    none = (False,) * len(spec.body)
-    zeros = (0,) * len(spec.body)
-    return Plan(spec, None, 1, 1, dependencies(spec), none, zeros, zeros, 0, ())
-
-
-def is_heavy(op: str) -> bool:
-    """Whether recomputing the op costs more than a load: a polynomial, a division, a call."""
-    return op.startswith("libm.") or op in _HEAVY_ARITH or (op.startswith("math.") and op not in _CHEAP_MATH)
 
 
 def vector_cost(plan: Plan) -> float:
     """Estimated cycles of one vector of points; memory from the second-level cache."""
     total = 0.0
     for i, instr in enumerate(plan.spec.body):
-        varies = plan.vector_name in plan.depends[i]
-        lanes = plan.lanes if varies else 1
-        match instr.op.partition(".")[0]:
-            case "load" | "store":
-                kind = pattern_of(
-                    instr["address"], plan.vector_name, lambda v: plan.vector_name in plan.depends[int(v[1:])]
-                )
-                total += 2.0 if kind.kind in ("uniform", "contiguous") else 6.0 if i in plan.transposed else 2.0 * lanes
-            case "libm":
-                total += 40.0 * lanes
-            case "constant" | "index":
-                pass
-            case _:
-                total += 15.0 if is_heavy(instr.op) else 8.0 if instr.op in ("arith.divf", "math.sqrt") else 0.5
+        lanes = plan.lanes if plan.vector_name in plan.depends[i] else 1
+        if instr.op not in ("load", "store"):
+            total += cycles(instr.op, lanes)
+            continue
+        kind = _pattern(plan.spec, i, plan.vector_name, plan.depends).kind
+        total += 2.0 if kind in ("uniform", "contiguous") else 6.0 if i in plan.transposed else 2.0 * lanes
     return total
+
+
+def _point(spec: KernelSpec) -> Plan:
+    """The plan of a nest without dimensions."""
+    depends = dependencies(spec)
+    return Plan(spec, None, 1, 1, (), depends, stage(spec, depends, None))
+
+
+def _pattern(spec: KernelSpec, i: int, vector: str | None, depends: tuple[frozenset[str], ...]) -> Pattern:
+    varies: Callable[[str], bool] = lambda value: vector in depends[int(value[1:])]  # noqa: E731
+    return pattern_of(spec.body[i]["address"], vector, varies)
 
 
 # -- the choices ------------------------------------------------------------------------------------------------------
@@ -164,7 +157,7 @@ def _choose_vector(spec: KernelSpec, lanes: int) -> int | None:
         for i, instr in enumerate(spec.body):
             if instr.op not in ("load", "store"):
                 continue
-            kind = pattern_of(instr["address"], name, lambda value, name=name: name in depends[int(value[1:])]).kind  # type: ignore[misc]
+            kind = _pattern(spec, i, name, depends).kind
             cost += {"uniform": 0.25, "contiguous": 1.0}.get(kind, 8.0 if instr.op == "store" else 6.0)
         size = dim.size.constant or TYPICAL_SIZE
         cost = (cost + 0.1) / min(1.0, size / lanes)
@@ -186,15 +179,11 @@ def _across(spec: KernelSpec, vector: int, lanes: int) -> int | None:
         if u != vector and _fills(dim.size, lanes)
     }
     best = max(counts, key=lambda u: counts[u], default=None)
-    return best if best is not None and counts[best] and sum(_is_work(i.op) for i in spec.body) <= TILE_WORK else None
+    return best if best is not None and counts[best] and work(spec, range(len(spec.body))) <= TILE_WORK else None
 
 
 def _fills(size: Expr, lanes: int) -> bool:
     return size.constant is None or size.constant >= min(lanes, TILE)
-
-
-def _is_work(op: str) -> bool:
-    return op not in ("constant", "index")
 
 
 def _transposed_loads(spec: KernelSpec, vector: int, across: int) -> Iterator[int]:
@@ -216,71 +205,14 @@ def _order(spec: KernelSpec, vector: int, across: int | None) -> tuple[KernelSpe
     return reorder(spec, order), order.index(vector), None if across is None else order.index(across)
 
 
-def _passes(spec: KernelSpec, inner: tuple[bool, ...]) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """The pass of each instruction, the pass from which its value can be used, and how many passes there are."""
-    ready: list[int] = []
-    executed: list[int] = []
-    for instr in spec.body:
-        first = max((ready[a] for a in inputs(instr)), default=0)
-        executed.append(first)
-        ready.append(first + 1 if instr.op == "reduce" else first)
-    rooted = [
-        i for i, instr in enumerate(spec.body) if instr.op == "reduce" or (inner[i] and instr.op in ("store", "check"))
-    ]
-    last = max((executed[i] for i in rooted), default=0)
-    for i in rooted:
-        if spec.body[i].op == "store":  # an in-place result must not be read again by a later pass
-            executed[i] = last
-    return tuple(executed), tuple(ready), last + 1 if rooted else 0
-
-
-def inputs(instr: Instr) -> list[int]:
-    """The instructions whose values ``instr`` uses, as arguments or in its address."""
-    used = list(instr.args)
-    for _, value in instr.attributes:
-        if isinstance(value, Expr):
-            used += [int(n[1:]) for n in value.variables() if n[0] == "v"]
-    return used
-
-
-def _unroll(spec: KernelSpec) -> int:
-    """Vectors in flight: enough to hide latency in a short body, one where the body alone fills the machine."""
-    work = sum(12 if is_heavy(i.op) else _is_work(i.op) for i in spec.body)
-    return 4 if work <= 10 else 2 if work <= 24 else 1
-
-
-def _buffered(
-    spec: KernelSpec, inner: tuple[bool, ...], passes: tuple[int, ...], count: int, vector: int, lanes: int
-) -> tuple[int, ...]:
-    """Inner values that cost much, are needed in a later pass again, and whose row fits the stack."""
-    if spec.dims[vector].kind == "parallel" or count < 2:
-        return ()
-    row = 1
+def _row_elements(spec: KernelSpec, vector: int, lanes: int) -> int | None:
+    """Elements of a buffer that holds a value at all points of the reduction dimensions, in whole vectors."""
+    if spec.dims[vector].kind == "parallel":
+        return None
+    elements = 1
     for i, dim in enumerate(spec.dims):
         if dim.kind == "reduction":
             if dim.size.constant is None:
-                return ()
-            row *= -(-dim.size.constant // lanes) * lanes if i == vector else dim.size.constant
-    kept: list[int] = []
-    first_use: dict[int, int] = {}
-    left = BUFFER_BYTES
-    for number in range(count):
-        roots = [i for i in range(len(spec.body)) if _is_root(spec, inner, i) and passes[i] == number]
-        pending, seen = [a for r in roots for a in inputs(spec.body[r])], set[int]()
-        while pending:
-            i = pending.pop()
-            if i in seen or not inner[i] or i in kept:
-                continue
-            seen.add(i)
-            cost = row * ITEM_SIZE[spec.body[i].dtype]
-            if is_heavy(spec.body[i].op) and first_use.get(i, number) < number and cost <= left:
-                kept.append(i)
-                left -= cost
-                continue
-            first_use.setdefault(i, number)
-            pending += inputs(spec.body[i])
-    return tuple(kept)
-
-
-def _is_root(spec: KernelSpec, inner: tuple[bool, ...], i: int) -> bool:
-    return spec.body[i].op == "reduce" or (inner[i] and spec.body[i].op in ("store", "check"))
+                return None
+            elements *= -(-dim.size.constant // lanes) * lanes if i == vector else dim.size.constant
+    return elements

@@ -1,8 +1,8 @@
 """Accumulators of reductions: vectors that each iteration updates, merged and finished after the loop.
 
-Long float sums are cascaded: blocks of at most ``BLOCK`` additions a lane run in the sum's own type and are added to an f64
-accumulator, so the error of a sum of any length stays at that of a block (torch's own cascade has four levels in f32:
-aten/src/ATen/native/cpu/SumKernel.cpp).
+Long float sums are cascaded: blocks of at most ``BLOCK`` additions a lane run in the sum's own type and are added to an
+f64 accumulator, so the error of a sum of any length stays at that of a block (torch's own cascade has four levels in
+f32: aten/src/ATen/native/cpu/SumKernel.cpp).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.text import Builder, Value, split_type
 from effc.compiler.ir.errors import LoweringError
 
-#: Additions a lane in a row before the sum moves to f64: a block of equal signs is then off by 4 ulp at most typically 2.
+#: Additions a lane in a row before the sum moves to f64: a block of equal signs is then off by 4 ulp at most typically
+#: 2.
 BLOCK = 64
 
 Accumulator = list[Value]
@@ -95,7 +96,9 @@ class Reducer:
         raise LoweringError(f"no reduction {self.kind!r} of {self.dtype}")
 
     def widen(self, total: Accumulator, block: Accumulator) -> Accumulator:
-        """The cascade's ``total`` with a finished block added; other kinds run on through blocks, their block is the total."""
+        """The cascade's ``total`` with a finished block added; other kinds run on through blocks, their block is the
+        total.
+        """
         if not self.cascades:
             return block
         value = block[0] if self.compute == "f64" else self.b.cast("arith.extf", block[0], "f64")
@@ -120,7 +123,8 @@ class Reducer:
             value = self.b.cast("arith.truncf", value, "f32")
         return from_f32(self.b, value, self.dtype, self.ops.target) if self.dtype in LOW_PRECISION else value
 
-    # -- internals ------------------------------------------------------------------------------------------------------
+    # -- internals
+    # ------------------------------------------------------------------------------------------------------
     def _neutral(self) -> int | float | str:
         largest = self.kind in ("max", "argmax")
         if self.kind in ("max", "min", "argmax", "argmin"):

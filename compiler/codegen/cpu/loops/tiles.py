@@ -1,7 +1,7 @@
 """Square register tiles for pointwise kernels that read some operands transposed.
 
-Where a load is contiguous along another dimension (``across``) than the vectors, a tile of ``lanes x lanes`` points is loaded along that
-dimension and transposed in registers, instead of gathering each vector element by element.
+Where a load is contiguous along another dimension (``across``) than the vectors, a tile of ``lanes x lanes`` points is
+loaded along that dimension and transposed in registers, instead of gathering each vector element by element.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ class Tiles:
     """Emits one row of tiles. ``pure``: the instructions to evaluate before the stores, in order."""
 
     def __init__(self, b: Builder, plan: Plan, body: Body, pure: Sequence[int], roots: Sequence[int]) -> None:
-        assert plan.across is not None and plan.vector is not None
         self.b = b
         self.plan = plan
         self.body = body
@@ -26,7 +25,9 @@ class Tiles:
         self.shared = [i for i in pure if self.across not in plan.depends[i] and i not in plan.transposed]
 
     def row(self, scope: Scope, start: Value, end: Value) -> None:
-        """Tiles at ``across`` = start … start + lanes - 1 and the vector dimension from 0 to ``end``, a multiple of lanes."""
+        """Tiles at ``across`` = start … start + lanes - 1 and the vector dimension from 0 to ``end``, a multiple of
+        lanes.
+        """
         b, lanes = self.b, self.plan.lanes
         with b.loop(b.index(0), end, lanes) as loop:
             block = scope.block({})
