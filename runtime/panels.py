@@ -35,7 +35,6 @@ def pack_panels(
     group = GROUP.get(tensor.dtype, 1)
     view = F.pad(view, (0, -prod(sizes[last:]) % group)).flatten(2)
     view = F.pad(view, (0, 0, 0, -columns % nr))
-    panels = view.unflatten(1, (-1, nr)) if columns else view.reshape(view.shape[0], 0, nr, view.shape[2])
-    if group == 1:
-        return panels.transpose(2, 3).contiguous()
-    return panels.unflatten(3, (-1, group)).transpose(2, 3).contiguous()
+    count, filled, steps = view.shape[0], view.shape[1], view.shape[2] // group
+    panels = view.reshape(count, filled // nr, nr, steps, group).transpose(2, 3).contiguous()
+    return panels if group > 1 else panels.squeeze(4)

@@ -28,8 +28,11 @@ def attention_spec(
     turned: bool = False,
     logsumexp: bool = False,
 ) -> KernelSpec:
-    """``sizes``: batch, heads, queries, keys, channels of q and k, of v. ``heads_last``: [b, s, h, d] in memory; ``turned``: [b, h, d, s]."""
-    b, h, q, k, d, e = (as_expr(s) for s in sizes)
+    """``sizes``: batch, heads, queries, keys, channels of q and k, of v.
+
+    ``heads_last``: [b, s, h, d] in memory; ``turned``: [b, h, d, s].
+    """
+    _, h, q, k, d, e = (as_expr(s) for s in sizes)
     kv_heads, kv_head = floordiv(h, as_expr(group)), floordiv(D[1], as_expr(group))
 
     def address(heads: Expr, head: Expr, length: Expr, at: Expr, width: Expr, channel: Expr) -> Expr:

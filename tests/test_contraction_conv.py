@@ -58,7 +58,7 @@ def _strides(sizes: tuple[int, ...], inner: int) -> list[int]:
 
 
 @pytest.mark.parametrize("last", [True, False])
-@pytest.mark.parametrize("stride,dilation", [(1, 1), (2, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (3, 2)])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_ranks_strides_and_dilations(rank: int, stride: int, dilation: int, last: bool) -> None:
     spatial, kernel = (9, 11, 13)[-rank:], (3, 2, 3)[-rank:]
@@ -68,7 +68,7 @@ def test_ranks_strides_and_dilations(rank: int, stride: int, dilation: int, last
 
 
 @pytest.mark.parametrize("last", [True, False])
-@pytest.mark.parametrize("groups,channels,out", [(2, 8, 40), (4, 12, 8), (32, 32, 32), (24, 24, 24), (5, 5, 5), (6, 6, 12)])
+@pytest.mark.parametrize(("groups", "channels", "out"), [(2, 8, 40), (4, 12, 8), (32, 32, 32), (24, 24, 24), (5, 5, 5), (6, 6, 12)])
 def test_groups_and_depthwise(groups: int, channels: int, out: int, last: bool) -> None:
     case = conv_case(2, channels, out, (10, 9), (3, 3), groups=groups, last=last)
     Runner(case).check(threads=2)

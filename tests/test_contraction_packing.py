@@ -15,7 +15,8 @@ def test_linear_weight(n: int, k: int, dtype: torch.dtype) -> None:
     weight = torch.randint(-100, 100, (n, k)).to(dtype)
     out = derive("pack_panels", weight, {"offset": 0, "sizes": (n, k), "strides": (k, 1), "batch": 0, "inner": 1, "nr": 16})
     group = 2 if dtype == torch.bfloat16 else 1
-    assert out.is_contiguous() and out.dtype == dtype
+    assert out.is_contiguous()
+    assert out.dtype == dtype
     flat = out.reshape(1, -(-n // 16), -(-k // group), 16, group)
     for column in range(-(-n // 16) * 16):
         for row in range(-(-k // group) * group):

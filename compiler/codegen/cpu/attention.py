@@ -2,9 +2,9 @@
 
 Layout of the spec
 ------------------
-``dims``, in this order and all present: ``d0`` batch, ``d1`` heads, ``d2`` queries, ``d3`` keys, ``d4`` channels of q and k, ``d5`` channels of
-v and the result. The kinds are ``parallel`` except for ``d3`` and ``d4`` (``reduction``). ``d4`` and ``d5`` are known numbers; the others
-may be symbols. ``body`` is empty.
+``dims``, in this order and all present: ``d0`` batch, ``d1`` heads, ``d2`` queries, ``d3`` keys, ``d4`` channels of q and k, ``d5``
+channels of v and the result. The kinds are ``parallel`` except for ``d3`` and ``d4`` (``reduction``). ``d4`` and ``d5`` are known
+numbers; the others may be symbols. ``body`` is empty.
 
 ``operands``, in this order: q, k, v, the result, then the mask and the logsumexp where there are such. ``attributes`` (by name):
 

@@ -176,10 +176,8 @@ class _Blocks:
         lowest = b.constant("-inf", kind, self.lanes)
         if self.attention.has("mask"):
             mask = b.broadcast(t.load("mask", t.pointer("mask", {**at, "d2": query})), self.lanes)
-            if self.attention.dtype("mask") == "i1":
-                score = b.select(mask, score, lowest)
-            else:
-                score = b.op("arith.addf", score, mask)
+            added = self.attention.dtype("mask") != "i1"
+            score = b.op("arith.addf", score, mask) if added else b.select(mask, score, lowest)
         if self.attention.causal:
             visible = b.compare("arith.cmpi", "sle", b.broadcast(at["d3"], self.lanes), query)
             score = b.select(visible, score, lowest)

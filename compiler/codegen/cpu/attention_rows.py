@@ -122,10 +122,8 @@ class _Rows:
         if self.attention.has("mask"):
             clamped = b.op("arith.minsi", keys, last)
             mask = b.broadcast(t.load("mask", t.pointer("mask", {**at, "d3": clamped})), self.lanes)
-            if self.attention.dtype("mask") == "i1":
-                score = b.select(mask, score, lowest)
-            else:
-                score = b.op("arith.addf", score, mask)
+            added = self.attention.dtype("mask") != "i1"
+            score = b.op("arith.addf", score, mask) if added else b.select(mask, score, lowest)
         return b.select(b.compare("arith.cmpi", "sle", keys, last), score, lowest)
 
     def _add_values(

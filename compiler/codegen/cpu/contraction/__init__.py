@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.roles import find
-from effc.compiler.codegen.cpu.contraction.shape import Shape
 from effc.compiler.codegen.cpu.contraction.schedule import schedule as default_schedule
+from effc.compiler.codegen.cpu.contraction.shape import Shape
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec

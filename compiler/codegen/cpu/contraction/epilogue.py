@@ -56,7 +56,7 @@ class Epilogue:
     def _column_only(self) -> list[int]:
         """Instructions outside the sum that vary with the column and not with the row, in order."""
         nest, body = self.nest, self.nest.spec.body
-        needed = {i for i in range(len(body))}
+        needed = set(range(len(body)))
         for side in (nest.left, nest.right):
             needed -= {side.load, *side.chain}
         after: set[int] = set()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
 from effc.compiler.codegen.cpu.access import memory_type
+from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
 from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.text import PTR, Builder, Value, element_bytes, split_type, vector_type
 from effc.compiler.ir.spec import Instr
@@ -17,7 +17,8 @@ _DOT_BF16 = "llvm.x86.avx512bf16.dpbf16ps.512"
 @dataclass(frozen=True)
 class Step:
     """``lanes`` accumulators of type ``accumulator``; ``group`` neighbours of K lie together in the packed right factor;
-    ``dot``: the target sums such a pair in one instruction."""
+    ``dot``: the target sums such a pair in one instruction.
+    """
 
     b: Builder
     nest: Nest

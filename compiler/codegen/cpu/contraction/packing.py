@@ -21,7 +21,8 @@ from effc.compiler.ir.spec import KernelSpec
 @dataclass(frozen=True)
 class Packing:
     """``operand`` of the spec becomes ``packed``. ``spec`` is the contraction with that role, size and schedule;
-    ``attributes`` are the arguments of ``pack_panels`` for the tensor that the operand pointed to (elements from its first)."""
+    ``attributes`` are the arguments of ``pack_panels`` for the tensor that the operand pointed to (elements from its first).
+    """
 
     operand: int
     spec: KernelSpec

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from effc.compiler.ir.expr import Expr, const, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec
@@ -99,7 +100,8 @@ def _side(spec: KernelSpec, value: int) -> Side | str:
         value = spec.body[value].args[0]
     instr = spec.body[value]
     if instr.op != "load" or instr.args:
-        return f"a factor of contract comes from {instr.op}{' with a mask' if instr.args else ''}; only a plain load (and conversions) is taken"
+        what = f"a masked {instr.op}" if instr.args else instr.op
+        return f"a factor of contract comes from {what}; only a plain load (and conversions of it) is taken"
     operand = instr["operand"]
     return Side(value, tuple(reversed(chain)), operand, spec.operands[operand].role == "packed")
 
@@ -200,7 +202,7 @@ def _merge(
 ) -> tuple[KernelSpec, list[list[int]]]:
     """Merge neighbours of one role that every address walks as one dimension; a packed factor is flat in K by its layout."""
     for role, members in enumerate(classes):
-        for outer, inner in zip(members, members[1:], strict=False):
+        for outer, inner in pairwise(members):
             if _mergeable(spec, outer, inner, right.load if right.packed and role == 3 else None):
                 dims = list(spec.dims)
                 dims[inner] = Dim(dims[outer].size * dims[inner].size, dims[inner].kind)

@@ -14,7 +14,8 @@ from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
 @dataclass(frozen=True)
 class Shape:
     """``mr`` x ``nr``: the register tile; ``unroll``: steps of K in a loop's body; ``lanes``: accumulators a register holds;
-    ``group``: neighbours of K that lie together in the packed factor (2 in bf16); ``dot``: one instruction sums such a pair."""
+    ``group``: neighbours of K that lie together in the packed factor (2 in bf16); ``dot``: one instruction sums such a pair.
+    """
 
     spec: KernelSpec
     mr: int
