@@ -89,10 +89,12 @@ class Report:
         regions = sum(len(g.regions) for g in self.graphs)
         lines = [
             f"{len(self.graphs)} graphs ({', '.join(f'{n} {k}' for k, n in kinds.items())}), {regions} regions",
-            f"ops:  {ours} compiled, {aten} run by ATen ({_share(ours, aten)} compiled)",
-            f"FLOP: {_count(flops)} compiled, {_count(flops_aten)} run by ATen ({_share(flops, flops_aten)} compiled)",
+            f"ops:  {ours} compiled, {aten} run by ATen ({_share(ours, aten)})",
+            f"FLOP: {_count(flops)} compiled, {_count(flops_aten)} run by ATen ({_share(flops, flops_aten)})",
             f"first call {self.seconds:.2f} s, of which effc: {phases or 'nothing'}",
         ]
+        if not self.graphs:
+            lines.append("Dynamo captured nothing of this model (TORCH_LOGS=graph_breaks says why): it ran in eager")
         if kinds["forward"]:
             lines.append("traced for gradients: under torch.no_grad() nothing is kept for a backward, which is faster")
         return lines
@@ -140,7 +142,7 @@ def _rest(total: int, what: str, indent: str) -> list[str]:
 
 
 def _share(part: int, rest: int) -> str:
-    return f"{100 * part / (part + rest):.1f} %" if part + rest else "nothing to"
+    return f"{100 * part / (part + rest):.1f} % compiled" if part + rest else "none at all"
 
 
 def _count(value: int) -> str:

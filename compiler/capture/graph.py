@@ -37,7 +37,7 @@ Build = Callable[[str], "Built"]
 
 #: How often a region is tried again without the op that a refusal names, before all of it goes to ATen.
 _RETRIES = 3
-_NOTHING_TO_COMPUTE = "moves data only: nothing for effc to compute"
+_NOTHING_TO_COMPUTE = "moves data only, or has no elements: nothing for effc to compute"
 _dumps = itertools.count()
 
 
@@ -99,7 +99,7 @@ class _Compilation:
         if node in self.excluded:
             return self.excluded[node]
         if node not in self.reasons:
-            self.reasons[node] = _device_reason(node) or supported(node)
+            self.reasons[node] = _NOTHING_TO_COMPUTE if _is_empty(node) else _device_reason(node) or supported(node)
         return self.reasons[node]
 
     def _fallbacks(self, divided: Partition) -> list[Fallback]:
@@ -186,6 +186,12 @@ def _caller(executable: Executable, validate: bool) -> RegionCall:
         return executable(symbols, tensors, validate=True)
 
     return call
+
+
+def _is_empty(node: Node) -> bool:
+    """Whether the op reads or makes a tensor without elements, whatever the symbolic sizes."""
+    values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
+    return any(isinstance(v, torch.Tensor) and any(isinstance(s, int) and s == 0 for s in v.shape) for v in values)
 
 
 def _device_reason(node: Node) -> str | None:

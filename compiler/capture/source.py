@@ -60,4 +60,6 @@ def _module(node: Node) -> str:
 def op_name(node: Node) -> str:
     """The op as a user knows it: ``aten.add.Tensor``."""
     target = node.target
+    if getattr(target, "__name__", "") == "with_effects" and len(node.args) > 1:
+        target = node.args[1]  # type: ignore[assignment]  # the op whose order among others is kept
     return str(target) if hasattr(target, "_schema") else str(getattr(target, "__name__", target))
