@@ -317,18 +317,18 @@ def _from_ast(node: ast.expr) -> Expr:
         case ast.Call(func=ast.Name(id=fn), args=[a, b]) if fn in ("max", "min"):
             return _extremum(fn, _from_ast(a), _from_ast(b))
         case ast.BinOp(left=left, op=op, right=right):
-            a, b = _from_ast(left), _from_ast(right)
+            lhs, rhs = _from_ast(left), _from_ast(right)
             match op:
                 case ast.Add():
-                    return a + b
+                    return lhs + rhs
                 case ast.Sub():
-                    return a - b
+                    return lhs - rhs
                 case ast.Mult():
-                    return a * b
+                    return lhs * rhs
                 case ast.FloorDiv():
-                    return floordiv(a, b)
+                    return floordiv(lhs, rhs)
                 case ast.Mod():
-                    return mod(a, b)
-                case ast.Pow() if b.constant is not None and b.constant >= 0:
-                    return product([a] * b.constant)
+                    return mod(lhs, rhs)
+                case ast.Pow() if rhs.constant is not None and rhs.constant >= 0:
+                    return product([lhs] * rhs.constant)
     raise ValueError(ast.dump(node))

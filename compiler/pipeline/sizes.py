@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ from effc.compiler.ir.expr import Expr, as_expr, const, floordiv, maximum, minim
 
 DYNAMIC: int = ir.ShapedType.get_dynamic_size()
 
-_BINARY = {
+_BINARY: Mapping[str, Callable[..., Expr]] = {
     "arith.addi": lambda a, b: a + b,
     "arith.subi": lambda a, b: a - b,
     "arith.muli": lambda a, b: a * b,

@@ -51,8 +51,9 @@ def _scatter(op: Op, layout: Layout) -> Kernel:
     if inside is not None:
         builder.instrs.append(Instr("check", (inside,), "", (("message", f"an index of {op.kind} is out of range"),)))
     place = layout.places[op.results[0]]
-    index = tuple(e.substitute(target) for e in op.maps[-1])
-    builder.update(value, inside, op.results[0], place, index, "set" if op.attributes["kind"] == "assign" else op.attributes["kind"])
+    element = tuple(e.substitute(target) for e in op.maps[-1])
+    kind = "set" if op.attributes["kind"] == "assign" else op.attributes["kind"]
+    builder.update(value, inside, op.results[0], place, element, kind)
     independent = (("independent_dims", op.attributes["independent"]),)
     return builder.finish("scatter", f"scatter_{op.attributes['kind']}", op.location, independent)
 

@@ -249,7 +249,7 @@ def _sources(symbols: Sequence[str], inputs: Sequence[Node]) -> tuple[SymbolSour
     for node in inputs:
         value = node.meta["val"]
         if isinstance(value, torch.SymInt):
-            candidates = [(None, as_size(value))]
+            candidates: list[tuple[int | None, int | Expr]] = [(None, as_size(value))]
         elif isinstance(value, torch.Tensor):
             candidates = [(d, as_size(s)) for d, s in enumerate(value.shape)]
         else:

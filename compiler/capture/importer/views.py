@@ -89,7 +89,7 @@ def concat(b: Builder, parts: Sequence[Tensor], dim: int, sizes: Sequence[Size])
         return parts[0]
     # tensor.concat infers its sizes: where one part has a static size that torch knows for all, it holds for the result.
     fixed = tuple(
-        sum(p.sizes[d] for p in parts) if d == dim and all(isinstance(p.sizes[d], int) for p in parts) else sizes[d]  # type: ignore[misc]
+        sum(p.sizes[d] for p in parts) if d == dim and all(isinstance(p.sizes[d], int) for p in parts) else sizes[d]
         for d in range(len(sizes))
     )
     text = (
