@@ -44,10 +44,9 @@ SHAPES = [(1, 1, 1), (2, 7, 1), (3, 5, 16), (2, 33, 31), (1, 9, 67), (0, 3, 4), 
 def test_cumsum_is_as_exact_as_eager(shape: tuple[int, int, int], target: str) -> None:
     x = torch.randn(shape)
     y = torch.full_like(x, math.nan)
-    assert kernel(scan_spec("add", "f32", "f64", ADDRESS), target)([x, y], shape, 2) == 0
+    assert kernel(scan_spec("add", "f32", "f32", ADDRESS), target)([x, y], shape, 2) == 0
     exact = x.double().cumsum(1)
-    assert torch.equal(y, x.cumsum(1)) or torch.allclose(y.double(), exact, rtol=2e-7, atol=1e-6)
-    assert not y.isnan().any()
+    assert torch.equal(y, exact.float())
 
 
 @pytest.mark.parametrize("dtype", ["i64", "i32", "i8", "f64"])
@@ -87,8 +86,8 @@ def test_logcumsumexp(shape: tuple[int, int, int]) -> None:
     x = torch.randn(shape) * 20
     x[0, 0], x[0, 5], x[1, 1] = -math.inf, -math.inf, math.inf
     y = torch.full_like(x, math.nan)
-    kernel(scan_spec("logaddexp", "f32", "f64", ADDRESS))([x, y], shape)
-    torch.testing.assert_close(y.double(), x.double().logcumsumexp(1), rtol=2e-7, atol=1e-7)
+    kernel(scan_spec("logaddexp", "f32", "f32", ADDRESS))([x, y], shape)
+    torch.testing.assert_close(y.double(), x.double().logcumsumexp(1), rtol=6.1e-8, atol=1e-30)
 
 
 def test_the_number_of_threads_does_not_change_a_scan() -> None:

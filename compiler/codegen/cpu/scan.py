@@ -59,9 +59,16 @@ class _Scan:
         self.target = target
         self.scanned = len(spec.dims) - 1
         self.vector = contiguous_dim(spec)
-        widest = max(ITEM_SIZE[i.dtype] for i in spec.body if i.dtype)
+        wide = [self._accumulator(i) for i, instr in enumerate(spec.body) if instr.op == "reduce"]
+        widest = max(ITEM_SIZE[dtype] for dtype in (*wide, *(i.dtype for i in spec.body if i.dtype)))
         self.lanes = _VECTORS * target.lanes(widest) if self.vector is not None else 1
         self.reduces = [i for i, instr in enumerate(spec.body) if instr.op == "reduce"]
+
+    def _accumulator(self, i: int) -> str:
+        """The type in which reduce ``i`` runs: sums and products of f32 in f64, as eager's on CPU (``at::acc_type``)."""
+        instr = self.spec.body[i]
+        dtype = self.spec.body[instr.args[0]].dtype
+        return "f64" if dtype == "f32" and instr["kind"] in ("add", "mul", "logaddexp") else dtype
 
     def emit(self) -> None:
         spec = self.spec
@@ -109,7 +116,7 @@ class _Scan:
             instr = self.spec.body[i]
             lanes = self._lanes_of(body, i)
             kind = instr["kind"]
-            seen = self.spec.body[instr.args[0]].dtype
+            seen = self._accumulator(i)
             neutral = Instr("constant", (), seen, (("value", identity(kind, seen)),))
             start.append(b.broadcast(body.ops.constant(neutral), lanes))
             if kind in ("argmax", "argmin"):
@@ -140,9 +147,18 @@ class _Scan:
                 after.append(self.b.select(replace, args[0], running))
                 after.append(self.b.select(replace, args[1], next(state)))
             else:
-                after.append(combine(body.ops, kind, dtype, running, args[0]))
-            (scope if varies else block).values[i] = after[-1]
+                after.append(self._combined(body, i, running, args[0]))
+            result = after[-1]
+            if instr.dtype == "f32" and self._accumulator(i) == "f64":
+                result = self.b.cast("arith.truncf", result, "f32")
+            (scope if varies else block).values[i] = result
         return after
+
+    def _combined(self, body: Body, i: int, running: Value, value: Value) -> Value:
+        instr, wide = self.spec.body[i], self._accumulator(i)
+        if wide != self.spec.body[instr.args[0]].dtype:
+            value = self.b.cast("arith.extf", value, wide)
+        return combine(body.ops, instr["kind"], wide, running, value)
 
     def _lanes_of(self, body: Body, i: int) -> int:
         varies = self.vector is not None and f"d{self.vector}" in body.depends[i]
