@@ -136,16 +136,16 @@ def test_training_graphs_import_forward_and_backward():
     x = torch.randn(3, 5)
     names = list(dict(layer.named_parameters()))
 
-    def loss(*values):
+    def loss(x, *values):
         out = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
         return out.square().sum()
 
     reference = [p.detach().clone().requires_grad_() for p in layer.parameters()]
     mine = [p.detach().clone().requires_grad_() for p in layer.parameters()]
-    loss(*reference).backward()
+    loss(x, *reference).backward()
     capture = Capture()
     compiler = boxed_compiler(capture)
-    aot_function(loss, fw_compiler=compiler, bw_compiler=compiler, decompositions=decompositions())(*mine).backward()
+    aot_function(loss, fw_compiler=compiler, bw_compiler=compiler, decompositions=decompositions())(x, *mine).backward()
     assert len(capture.regions) == 2
     for a, b in zip(mine, reference, strict=True):
         torch.testing.assert_close(a.grad, b.grad)

@@ -174,7 +174,7 @@ def _extremum_dim(op: Op, x: Tensor, dim: int, keepdim: bool = False) -> list[Te
 # -- scans --------------------------------------------------------------------------------------------------------------
 @lowers("aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default")
 def _scan(op: Op, x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    kind = "add" if "cumsum" in op.name else "mul" if "cumprod" in op.name else "logaddexp"
+    kind = "logaddexp" if "log" in op.name else "add" if "cumsum" in op.name else "mul"
     x = op.b.cast(x, opmath(op.dtype))
     if not x.rank or is_empty(x.sizes):
         return op.b.cast(x, op.dtype)
