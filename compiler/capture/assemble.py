@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def assemble(gm: GraphModule, divided: Partition, compiled: Mapping[int, Compile
             writer.value(step)
     (output,) = (n for n in gm.graph.nodes if n.op == "output")
     writer.graph.output(torch.fx.map_arg(output.args[0], writer.value))
-    return _function(writer.graph, gm)
+    return writer.function(gm)
 
 
 class _Writer:
@@ -56,7 +57,8 @@ class _Writer:
 
     def __init__(self) -> None:
         self.graph = Graph()
-        self.graph.set_codegen(_BoxedCodeGen())
+        self.graph.set_codegen(_ListCodeGen())
+        self.calls: dict[Callable[[], None], RegionCall] = {}
         self.values: dict[Node, Node] = {}
         self.sizes: dict[tuple[Node, int], Node] = {}
 
@@ -75,13 +77,14 @@ class _Writer:
         return self.graph.node_copy(node, self.value)
 
     def call_region(self, number: int, made: CompiledGroup) -> None:
-        def call(symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-            return made.call(symbols, tensors)
+        def region() -> None:
+            """Stands in the graph for ``made.call``, which FX could not name."""
 
-        call.__name__ = call.__qualname__ = f"effc_region_{number}"
+        region.__name__ = region.__qualname__ = f"effc_region_{number}"
+        self.calls[region] = made.call
         symbols = tuple(self._symbol(s.node, s.dim) for s in made.region.symbol_sources)
         tensors = tuple(self.value(n) for n in made.region.inputs)
-        results = self.graph.call_function(call, (symbols, tensors))
+        results = self.graph.call_function(region, (symbols, tensors))
         fresh = [n for n in made.region.outputs if n not in made.group.mutations]
         for i, node in enumerate(fresh):
             result = self.graph.call_function(operator.getitem, (results, i))
@@ -96,22 +99,27 @@ class _Writer:
             self.sizes[node, dim] = self.graph.call_method("size", (self.value(node), dim))
         return self.sizes[node, dim]
 
+    def function(self, root: GraphModule) -> Boxed:
+        """The graph as a Python function; ``root`` holds what its ``get_attr`` nodes name."""
+        code = self.graph.python_code("self")
+        scope = {name: self.calls.get(value, value) for name, value in code.globals.items()}
+        exec(compile(code.src, "<effc graph>", "exec"), scope)
+        run = partial(scope["forward"], root)
+        run._boxed_call = True  # type: ignore[attr-defined]
+        return run
+
+
+class _ListCodeGen(_BoxedCodeGen):
+    """As FX's boxed convention, but takes the list apart in one step: a model has hundreds of weights."""
+
+    def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, *, expanded_def: bool = False) -> str:
+        names = [v.split(":")[0].split("=")[0].strip() for v in free_vars if v != "self"]
+        taken = f"\n    [{', '.join(names)}] = arguments" if names else ""
+        return f"def {self._func_name}(self, arguments){maybe_return_annotation}:{taken}\n    arguments.clear()"
+
 
 def _is_symbolic_arithmetic(node: Node) -> bool:
     return is_scalar(node) and not any(isinstance(n.meta.get("val"), torch.Tensor) for n in node.all_input_nodes)
-
-
-def _function(graph: Graph, root: GraphModule) -> Boxed:
-    code = graph.python_code("self")
-    scope = dict(code.globals)
-    exec(compile(code.src, "<effc graph>", "exec"), scope)
-    forward = scope["forward"]
-
-    def run(arguments: list[Any]) -> Any:
-        return forward(root, arguments)
-
-    run._boxed_call = True  # type: ignore[attr-defined]
-    return run
 
 
 def from_aten(node: Node) -> bool:
