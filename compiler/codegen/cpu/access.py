@@ -110,8 +110,7 @@ class Access:
         types = f"{value.type}, {mask.type} into {pointers.type}"
         self.b.line(f"llvm.intr.masked.scatter {value.name}, {pointers.name}, {mask.name} {align} : {types}")
 
-    # -- internals
-    # ------------------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------------
     def _load_scalar(self, element: str, fill: Value) -> Value:
         if self.mask is None:
             return self.b.load(self._first(element), element)

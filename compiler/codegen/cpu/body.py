@@ -119,8 +119,7 @@ class Body:
         access = self.access(i, scope, mask, scope.lanes if varies else 1)
         access.store(value)
 
-    # -- internals
-    # ------------------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------------
     def _emit(self, i: int, scope: Scope) -> Value:
         instr = self.spec.body[i]
         match instr.op:

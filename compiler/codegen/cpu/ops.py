@@ -59,8 +59,7 @@ class OpEmitter:
             return from_f32(self.b, result, instr.dtype, self.target) if instr.dtype in LOW_PRECISION else result
         return self._compute(instr, args, instr.dtype)
 
-    # -- the single ops
-    # -------------------------------------------------------------------------------------------------
+    # -- the single ops ------------------------------------------------------------------------------------------------
     def _compute(self, instr: Instr, args: Sequence[Value], dtype: str) -> Value:
         op = instr.op
         if op in ("arith.cmpf", "arith.cmpi"):

@@ -138,8 +138,7 @@ class Builder:
         types = ", ".join(a.type for a in args)
         return self.emit(f"func.call @{function}({', '.join(a.name for a in args)}) : ({types}) -> {result}", result)
 
-    # -- constants
-    # ------------------------------------------------------------------------------------------------------
+    # -- constants -----------------------------------------------------------------------------------------------------
     def constant(self, value: int | float | str | bool, element: str, lanes: int = 1) -> Value:
         """A constant (splat over ``lanes``); floats are rounded to nearest, and may be ``"nan"``, ``"inf"``,
         ``"-inf"``.
@@ -197,8 +196,7 @@ class Builder:
         limit = self.broadcast(self.cast("arith.trunci", count, "i32"), lanes)
         return self.compare("arith.cmpi", "slt", self.iota(lanes, "i32"), limit)
 
-    # -- i64 arithmetic, folded where both sides are constants
-    # ------------------------------------------------------------
+    # -- i64 arithmetic, folded where both sides are constants ---------------------------------------------------------
     def add(self, a: Value, b: Value | int) -> Value:
         return self._fold("arith.addi", a, b, lambda x, y: x + y, 0)
 
@@ -222,8 +220,7 @@ class Builder:
     def maximum(self, a: Value, b: Value | int) -> Value:
         return self._fold("arith.maxsi", a, b, max, None)
 
-    # -- memory
-    # ---------------------------------------------------------------------------------------------------------
+    # -- memory --------------------------------------------------------------------------------------------------------
     def element_pointer(self, pointer: Value, index: Value, element: str) -> Value:
         """``pointer + index`` in elements; a vector of indices gives a vector of pointers."""
         lanes = split_type(index.type)[0]
@@ -249,8 +246,7 @@ class Builder:
             f"llvm.alloca {count.name} x {element} {{alignment = {alignment} : i64}} : (i64) -> {PTR}", PTR
         )
 
-    # -- structure
-    # ------------------------------------------------------------------------------------------------------
+    # -- structure -----------------------------------------------------------------------------------------------------
     @contextmanager
     def loop(self, lower: Value, upper: Value, step: Value | int = 1, carried: Sequence[Value] = ()) -> Iterator[Loop]:
         """``scf.for`` over ``i64``; with ``carried`` the body must call ``yield_``, and ``results`` holds what it
@@ -310,8 +306,7 @@ class Builder:
         self.line("}")
         return [Value(f"{name}#{i}", t) for i, t in enumerate(types)]
 
-    # -- internals
-    # ------------------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------------
     def _fresh(self, type_: str) -> Value:
         self._counter += 1
         return Value(f"%{self._counter}", type_)

@@ -123,8 +123,7 @@ class Reducer:
             value = self.b.cast("arith.truncf", value, "f32")
         return from_f32(self.b, value, self.dtype, self.ops.target) if self.dtype in LOW_PRECISION else value
 
-    # -- internals
-    # ------------------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------------
     def _neutral(self) -> int | float | str:
         largest = self.kind in ("max", "argmax")
         if self.kind in ("max", "min", "argmax", "argmin"):
