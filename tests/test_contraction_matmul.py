@@ -104,3 +104,23 @@ def test_results_do_not_depend_on_the_schedule_of_threads() -> None:
     runner.kernel([x, panels, one])
     runner.kernel([x, panels, two], count=2)
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f64", "i8"])
+@pytest.mark.parametrize("k", [3, 16, 64, 300])
+@pytest.mark.parametrize("m", [1, 3, 40])
+def test_weights_in_place(m: int, k: int, dtype: str) -> None:
+    """x @ w.T without packing: few rows sum along K, more rows turn blocks of w first."""
+    result = {"i8": "i32"}.get(dtype, dtype)
+    Runner(Case((m, 50, k), 1, (k, 0, 1), (0, k, 1), (50, 1, 0), dtype=dtype, result=result)).check(threads=2)
+
+
+def test_sums_over_two_dimensions_in_place() -> None:
+    for m in (2, 30):
+        Runner(Case((m, 33, 5, 70), 2, (400, 0, 75, 1), (0, 70, 2400, 1), (33, 1, 0, 0))).check(threads=2)
+
+
+@pytest.mark.parametrize("strides", [(77, 1), (1, 50)], ids=["rows", "columns"])
+def test_matrix_times_vector(strides: tuple[int, int]) -> None:
+    Runner(Case((50, 77), 1, strides, (0, 1), (1, 0))).check(threads=2)
+    Runner(Case((50, 77), 1, (0, 1), strides, (1, 0))).check(threads=2)

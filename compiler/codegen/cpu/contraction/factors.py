@@ -17,7 +17,7 @@ _DOT_BF16 = "llvm.x86.avx512bf16.dpbf16ps.512"
 @dataclass(frozen=True)
 class Step:
     """``lanes`` accumulators of type ``accumulator``; ``group`` neighbours of K lie together in the packed right factor;
-    ``dot``: the target sums such a pair in one instruction.
+    ``dot``: the target sums such a pair in one instruction; ``turned``: the right factor was copied as accumulators.
     """
 
     b: Builder
@@ -27,6 +27,7 @@ class Step:
     group: int
     dot: bool
     ops: OpEmitter
+    turned: bool = False
 
     @property
     def type(self) -> str:
@@ -55,11 +56,11 @@ class Step:
         """The row's factor in all lanes. ``second`` is the pointer of the next K of a group, None where K ends before it."""
         b, side = self.b, self.nest.left
         if self.nest.wise:
-            return [self._convert(side, self.vector(pointer, self.memory(side), mask))]
+            return [self.convert(side, self.vector(pointer, self.memory(side), mask))]
         if self.group == 1:
-            return [b.broadcast(self._convert(side, b.load(pointer, self.memory(side))), self.lanes)]
+            return [b.broadcast(self.convert(side, b.load(pointer, self.memory(side))), self.lanes)]
         if not self.dot:
-            values = [self._convert(side, b.load(p, "i16")) if p else b.constant(0, "f32") for p in (pointer, second)]
+            values = [self.convert(side, b.load(p, "i16")) if p else b.constant(0, "f32") for p in (pointer, second)]
             return [b.broadcast(v, self.lanes) for v in values]
         pair = self._pair(pointer, second)
         wide = b.broadcast(pair, self.lanes)
@@ -81,8 +82,10 @@ class Step:
     def right(self, pointer: Value, mask: Value | None, stride: Value | None) -> list[Value]:
         """``lanes`` columns; ``stride``: a vector of their offsets where they are not contiguous."""
         b, side = self.b, self.nest.right
+        if self.turned:
+            return [b.load(pointer, self.type)]
         if self.group == 1:
-            return [self._convert(side, self.vector(pointer, self.memory(side), mask, stride))]
+            return [self.convert(side, self.vector(pointer, self.memory(side), mask, stride))]
         both = vector_type(2 * self.lanes, "bf16")
         pairs = b.load(pointer, both)
         if self.dot:
@@ -120,7 +123,12 @@ class Step:
         """The element type in memory of the operand that ``side`` reads."""
         return memory_type(self.nest.spec.operands[side.operand].dtype)
 
-    def _convert(self, side: Side, value: Value) -> Value:
+    @property
+    def right_memory(self) -> str:
+        """The element type in which the tile reads the right factor."""
+        return self.accumulator if self.turned else self.memory(self.nest.right)
+
+    def convert(self, side: Side, value: Value) -> Value:
         """From memory's type, through the conversions of the body, to the accumulator's."""
         b, body = self.b, self.nest.spec.body
         dtype = self.nest.spec.operands[side.operand].dtype

@@ -12,7 +12,7 @@ from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
 from effc.compiler.codegen.cpu.contraction.factors import Step
-from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
 from effc.compiler.codegen.cpu.contraction.shape import Shape
 from effc.compiler.codegen.cpu.contraction.tile import Tile
 from effc.compiler.codegen.cpu.ops import OpEmitter
@@ -23,17 +23,21 @@ from effc.compiler.ir.expr import Expr, as_expr, const, floordiv, product
 
 
 class Kernel:
-    """Emits one contraction; ``shape`` holds its schedule."""
+    """Emits one contraction; ``shape`` holds its schedule. Other forms (`form`) replace what a unit is and does."""
+
+    #: Whether the tile reads a copy of the right factor made by the kernel.
+    turned = False
 
     def __init__(self, nest: Nest, shape: Shape, target: Target) -> None:
         self.nest, self.shape, self.target = nest, shape, target
         self.b = Builder()
         self.sizes = [nest.spec.dims[k].size for k in nest.reduction]
+        self.accumulator = nest.spec.body[nest.contract].dtype
 
     def text(self) -> str:
         nest, shape = self.nest, self.shape
         units = product([*(nest.spec.dims[i].size for i in nest.outer), self._panels(), self._row_tiles()])
-        cycles = product(self.sizes) * shape.cycles_per_step + 64
+        cycles = product(self.sizes) * (shape.cycles_per_step * self._rows_of_unit() // shape.mr) + 64
         # The kernel is named for the spec that was asked for; the merged one has the same operands and symbols.
         with parallel_kernel(self.b, shape.spec, units, cycles) as share:
             self._body(share)
@@ -44,15 +48,22 @@ class Kernel:
         return _ceildiv(self.nest.size(self.nest.column), self.shape.nr)
 
     def _row_tiles(self) -> Expr:
-        return _ceildiv(self.nest.size(self.nest.row), self.shape.mr)
+        return _ceildiv(self.nest.size(self.nest.row), self._rows_of_unit())
+
+    def _rows_of_unit(self) -> int:
+        return self.shape.mr
+
+    def _prepare(self, share: Share) -> None:
+        """Reserve what all units of a share use."""
 
     def _body(self, share: Share) -> None:
         b, nest = self.b, self.nest
         self.share = share
         ops = OpEmitter(b, self.target)
         self.step = Step(
-            b, nest, self.shape.lanes, nest.spec.body[nest.contract].dtype, self.shape.group, self.shape.dot, ops
+            b, nest, self.shape.lanes, self.accumulator, self.shape.group, self.shape.dot, ops, self.turned
         )
+        self._prepare(share)
         body = Body(b, nest.spec, self.target, share.pointer, share.symbols, lambda: share.error_cell)
         self.epilogue = Epilogue(b, nest, body)
         axes = self._axes()
@@ -197,6 +208,9 @@ class Kernel:
         nest = self.nest
         side = nest.left if load == nest.left.load else nest.right
         address = nest.address(load).substitute({f"d{k}": const(0) for k in nest.reduction})
+        return self._address(address, side, at)
+
+    def _address(self, address: Expr, side: Side, at: dict[str, Value]) -> Value:
         offset = scalar_expr(self.b, address, {**self.share.symbols, **at})
         return self.b.element_pointer(self.share.pointer(side.operand), offset, self.step.memory(side))
 

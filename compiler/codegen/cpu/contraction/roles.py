@@ -141,13 +141,19 @@ def _exchange(spec: KernelSpec, lhs: Side, rhs: Side) -> bool:
     store = next(i for i in spec.body if i.op == "store")["address"]
     a, b = spec.body[lhs.load]["address"], spec.body[rhs.load]["address"]
 
-    def score(mine: Expr, other: Expr) -> int:
-        """2: the column would be contiguous in output and factor; 1: in the output; 0: not."""
-        own = [f"d{i}" for i, d in enumerate(spec.dims) if d.kind == "parallel" and d.size.constant != 1]
-        own = [d for d in own if d in mine.variables() and d not in other.variables()]
-        best = [d for d in own if (c := store.coefficient(d)) is not None and c.constant == 1]
-        return max((1 + ((c := mine.coefficient(d)) is not None and c.constant == 1) for d in best), default=0)
+    names = [f"d{i}" for i, d in enumerate(spec.dims) if d.kind == "parallel" and d.size.constant != 1]
 
+    def unit(address: Expr, name: str) -> bool:
+        factor = address.coefficient(name)
+        return factor is not None and factor.constant == 1
+
+    def score(mine: Expr, other: Expr) -> int:
+        """2: the column would be contiguous in output and factor; 1: in the output; 0: not; -1: there is none."""
+        own = [d for d in names if d in mine.variables() and d not in other.variables()]
+        return max((unit(store, d) + (unit(store, d) and unit(mine, d)) for d in own), default=-1)
+
+    if any(unit(store, d) and unit(a, d) for d in names if d in b.variables()):
+        return score(a, b) > max(score(b, a), 0)  # the contiguous dimension is one of both factors (depthwise)
     return score(a, b) > score(b, a)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from math import prod
 
+from effc.compiler.codegen.cpu.contraction.form import form, lanes_of
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
-from effc.compiler.ir.spec import ITEM_SIZE, Schedule
+from effc.compiler.ir.spec import Schedule
 
 #: Latency of a multiply-add in cycles, multiply-adds and loads a cycle.
 LATENCY, FMAS, LOADS = 4, 2, 2
@@ -33,6 +34,8 @@ UNROLL = 4
 
 def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
     """``(mr, vectors)`` of all register tiles worth trying: accumulators, one step's columns and one broadcast fit the registers."""
+    if form(nest, target) == "dots":
+        return [(1, 1)]
     registers = 32 if target.vector_bytes == 64 else 16
     if nest.wise:  # LLVM keeps rows that several taps share in registers too: more than half for accumulators spills
         registers = registers // 2 + 1
@@ -70,10 +73,6 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     compute = whole * _step(nest, mr, vectors) + (_step(nest, part, vectors) if part else 0)
     # The streams run beside the arithmetic, but not for free: a quarter of the shorter of the two is lost.
     return panels * (max(compute, streams) + min(compute, streams) / 4 + count * TILE_CYCLES / steps)
-
-
-def lanes_of(nest: Nest, target: Target) -> int:
-    return 1 if nest.column is None else target.lanes(ITEM_SIZE[nest.spec.body[nest.contract].dtype])
 
 
 def _step(nest: Nest, mr: int, vectors: int) -> float:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from effc.compiler.codegen.cpu.contraction.form import lanes_of
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
+from effc.compiler.ir.spec import KernelSpec, Schedule
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Shape:
     @staticmethod
     def of(spec: KernelSpec, nest: Nest, schedule: Schedule, target: Target) -> Shape:
         """ValueError where the schedule does not fit the target."""
-        lanes = 1 if nest.column is None else target.lanes(ITEM_SIZE[nest.spec.body[nest.contract].dtype])
+        lanes = lanes_of(nest, target)
         nr = int(schedule["nr"])
         if nr % lanes:
             raise ValueError(f"nr = {nr} is not a multiple of the {lanes} lanes of {target.name}")

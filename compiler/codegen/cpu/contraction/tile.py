@@ -44,10 +44,9 @@ class Tile:
     def b(self) -> Builder:
         return self.step.b
 
-    def run(self, left: list[Value], right: Value) -> list[list[Value]]:
-        """Sums over K: ``[row][vector]``."""
-        start = [self.step.zero()] * (self.rows * self.vectors)
-        flat = self._reduce(0, left, right, start)
+    def run(self, left: list[Value], right: Value, start: list[Value] | None = None) -> list[list[Value]]:
+        """Sums over K, ``[row][vector]``, on top of ``start`` (flat; default 0)."""
+        flat = self._reduce(0, left, right, start or [self.step.zero()] * (self.rows * self.vectors))
         return [flat[i * self.vectors : (i + 1) * self.vectors] for i in range(self.rows)]
 
     def _reduce(self, depth: int, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
@@ -136,7 +135,7 @@ class Tile:
 
     @property
     def _right_element(self) -> str:
-        return self.step.memory(self.step.nest.right)
+        return self.step.right_memory
 
     def _row(self, left: list[Value], i: int) -> Value:
         if self.row_stride is None:

@@ -1,0 +1,32 @@
+"""Which of three kernels a contraction gets: the one that suits how its right factor lies in memory."""
+
+from __future__ import annotations
+
+from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.spec import ITEM_SIZE
+
+#: Up to this many rows, turning the right factor costs more than it saves: a turned element costs about 0.3 cycles, and each
+#: row then needs 1/32 of a cycle for it.
+FEW_ROWS = 4
+
+
+def lanes_of(nest: Nest, target: Target) -> int:
+    """Accumulators that a register holds; 1 where there is no column to fill it with."""
+    return 1 if nest.column is None else target.lanes(ITEM_SIZE[nest.spec.body[nest.contract].dtype])
+
+
+def form(nest: Nest, target: Target) -> str:
+    """``tiles``: columns are read where they lie, or packed; ``dots``: few rows, lanes along K; ``turned``: K is contiguous (or
+    nothing is), and blocks of columns are copied next to each other first.
+    """
+    if nest.right.packed or nest.wise or nest.column is None or not nest.reduction:
+        return "tiles"
+    if nest.stride(nest.right.load, nest.column).constant == 1:
+        return "tiles"
+    rows, last = nest.size(nest.row).constant, nest.reduction[-1]
+    if rows is None or rows > FEW_ROWS:
+        return "turned"
+    length = nest.size(last).constant
+    contiguous = all(nest.stride(side.load, last).constant == 1 for side in (nest.left, nest.right))
+    return "dots" if contiguous and (length is None or length >= lanes_of(nest, target)) else "tiles"
