@@ -209,3 +209,47 @@ def test_the_same_threads_give_the_same_bits() -> None:
         kernel([x, out], threads=2)
         results.append(out)
     assert all(torch.equal(r, results[0]) for r in results)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(1, 200_003), (3, 70_001), (200_003, 1), (30_011, 5), (9_001, 67)])
+@pytest.mark.parametrize("kind", ["add", "max", "argmax"])
+def test_few_points_share_the_reduction(kind: str, shape: tuple[int, int], target: str) -> None:
+    """Threads take parts of the reduction dimension; the result is the same for one thread and for many."""
+    dim = 0 if shape[0] > shape[1] else 1
+    x = torch.randint(-50, 50, shape).float()
+    x[-1, -1] = 1000 if kind == "argmax" else 0
+    reference = {"add": x.sum, "max": x.amax, "argmax": x.argmax}[kind](dim)
+    kernel = Kernel(reduction(*shape, dim, kind, "f32", NAMES[reference.dtype]).spec(), target)
+    assert "_finish" in kernel.text
+    for threads in (1, 2, 7):
+        out = poisoned(reference.numel(), reference.dtype)
+        kernel([x, out], threads=threads)
+        assert torch.equal(out, reference)
+
+
+def test_mean_of_everything_in_a_symbolic_size() -> None:
+    k = KernelBuilder([("s0", "reduction")], [("f32", "read", "s0"), ("f32", "write", 1)])
+    count = k.op("arith.sitofp", k.op("index", dtype="i64", expr=var("s0")))
+    k.store(1, "0", k.op("arith.divf", k.reduce("add", k.load(0, "d0")), count))
+    kernel = Kernel(k.spec(["s0"]))
+    for n in (1, 15, 4096, 1_000_003):
+        x, out = torch.randn(n) + 1, poisoned(1, torch.float32)
+        kernel([x, out], [n], threads=2)
+        torch.testing.assert_close(out[0], x.mean())
+
+
+def test_all_and_any_over_everything() -> None:
+    k = KernelBuilder([(300_000, "reduction")], [("i1", "read", 300_000), ("i1", "write", 1), ("i1", "write", 1)])
+    x = k.load(0, "d0")
+    k.store(1, "0", k.reduce("and", x, dtype="i1"))
+    k.store(2, "0", k.reduce("or", x, dtype="i1"))
+    kernel = Kernel(k.spec())
+    flags, every, some = torch.ones(300_000, dtype=torch.bool), torch.zeros(1).bool(), torch.zeros(1).bool()
+    kernel([flags, every, some], threads=2)
+    assert (every.item(), some.item()) == (True, True)
+    flags[299_999] = False
+    kernel([flags, every, some], threads=2)
+    assert (every.item(), some.item()) == (False, True)
+    kernel([torch.zeros_like(flags), every, some], threads=2)
+    assert (every.item(), some.item()) == (False, False)

@@ -7,7 +7,7 @@ work), the *region* that ``GOMP_parallel`` runs on each thread (it takes a conti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,8 +23,8 @@ CYCLES_PER_THREAD = 12_000
 
 _FIRST_OPERAND = 4
 
-#: Most threads a region can have where partial results lie on the entry's stack.
-MAX_PARTIALS = 64
+#: Most threads of a kernel whose partial results lie on the entry's stack.
+MAX_PARTIALS = 16
 
 
 @dataclass
@@ -73,13 +73,18 @@ def load_symbols(b: Builder, spec: KernelSpec, slots: Value) -> dict[str, Value]
 
 @contextmanager
 def parallel_kernel(
-    b: Builder, spec: KernelSpec, units: Expr, cycles_per_unit: Expr, partial_bytes: int = 0
+    b: Builder,
+    spec: KernelSpec,
+    units: Expr,
+    cycles_per_unit: Expr,
+    partial_bytes: int = 0,
+    finish: Callable[[Share], None] | None = None,
 ) -> Iterator[Share]:
     """Write the kernel of ``spec``; the ``with`` body emits the work of units ``[share.lo, share.hi)``.
 
     ``units``: how many pieces the work can be cut into (over the spec's symbols); ``cycles_per_unit``: an estimate of
-    what one costs. With ``partial_bytes`` each share owns that many bytes at ``share.partials`` (``finish_partials`` is
-    the caller's to emit).
+    what one costs. With ``partial_bytes`` share number i owns that many bytes at ``share.partials + i * partial_bytes``,
+    and ``finish`` emits what is done with them after all shares (its ``share.hi`` is the number of shares).
     """
     name = kernel_name(spec)
     with b.function(f"{name}_body", [PTR, I64, I64, I64, PTR], private=True) as (slots, lo, hi, index, partials):
@@ -87,6 +92,11 @@ def parallel_kernel(
         share.load_slots()
         yield share
     _region(b, name)
+    if finish is not None:
+        with b.function(f"{name}_finish", [PTR, I64, PTR], private=True) as (slots, count, partials):
+            share = Share(b, spec, slots, b.index(0), count, b.index(0), partials)
+            share.load_slots()
+            finish(share)
     _entry(b, spec, name, units, cycles_per_unit, partial_bytes)
 
 
@@ -149,3 +159,8 @@ def _entry(b: Builder, spec: KernelSpec, name: str, units: Expr, cycles: Expr, p
             return []
 
         b.choose(parallel, (), many, one)
+        if partial_bytes:
+            shares = b.maximum(threads, 1)
+            b.line(
+                f"llvm.call @{name}_finish({slots.name}, {shares.name}, {partials.name}) : ({PTR}, i64, {PTR}) -> ()"
+            )

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.addresses import expr_value
 from effc.compiler.codegen.cpu.body import Body, Scope
+from effc.compiler.codegen.cpu.loops.cut import Cut, cut_work
+from effc.compiler.codegen.cpu.loops.partials import Partials
 from effc.compiler.codegen.cpu.loops.passes import Passes
-from effc.compiler.codegen.cpu.loops.plan import TYPICAL_SIZE, Plan, make_plan, vector_cost
+from effc.compiler.codegen.cpu.loops.plan import Plan, make_plan
 from effc.compiler.codegen.cpu.loops.tiles import Tiles
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value
 from effc.compiler.codegen.cpu.threads import Share, parallel_kernel
-from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.spec import KernelSpec
-
-#: Units into which the outer loops are cut for threads, where there are that many: shares then differ by a few percent.
-UNITS = 32
-
-#: Vectors of the vector dimension that make one unit, where it is the vector dimension that threads share.
-CHUNK_VECTORS = 64
 
 
 def emit(spec: KernelSpec, target: Target) -> str:
@@ -28,63 +22,18 @@ def emit(spec: KernelSpec, target: Target) -> str:
     b = Builder()
     plan = make_plan(spec, target)
     cut = cut_work(plan)
-    with parallel_kernel(b, spec, cut.units, cut.cycles) as share:
-        _Nest(b, plan, cut, target, share).emit()
-    return b.text()
 
+    def finish(share: Share) -> None:
+        _Nest(b, plan, cut, target, share).finish_split()
 
-@dataclass(frozen=True)
-class Cut:
-    """How threads share the work. ``leading``: outer dims whose points are units; the others loop inside a unit.
-
-    ``chunk``: elements of the vector dimension in a unit, or None where a unit spans the whole of it.
-    """
-
-    leading: tuple[int, ...]
-    inner: tuple[int, ...]
-    chunk: int | None
-    units: Expr
-    cycles: Expr
-
-
-def cut_work(plan: Plan) -> Cut:
-    sizes = [d.size for d in plan.spec.dims]
-    outer = [i for i in plan.parallel if i not in (plan.vector, plan.across)]
-    leading: list[int] = []
-    count = 1
-    if plan.across is not None and plan.vector is not None:
-        units = product(sizes[i] for i in outer) * ((sizes[plan.across] + (plan.lanes - 1)) // const(plan.lanes))
-        points = sizes[plan.vector] * plan.lanes
-        return Cut(tuple(outer), (), None, units, _cycles(plan, points))
-    for i in outer:
-        if count >= UNITS:
-            break
-        leading.append(i)
-        count *= _typical(sizes[i])
-    inner = [i for i in outer if i not in leading]
-    units = product(sizes[i] for i in leading)
-    points = product(sizes[i] for i in (*inner, *plan.reduction))
-    chunk = None
-    if plan.vector_is_parallel and plan.vector is not None:
-        width = sizes[plan.vector]
-        if count < UNITS:
-            step = plan.lanes * plan.unroll
-            chunk = step if plan.reduction else max(1, CHUNK_VECTORS // plan.unroll) * step
-            units = units * ((width + (chunk - 1)) // const(chunk))
-            points = points * chunk
+    last = finish if cut.split else None
+    with parallel_kernel(b, spec, cut.units, cut.cycles, cut.partial_bytes, last) as share:
+        nest = _Nest(b, plan, cut, target, share)
+        if cut.split:
+            nest.split()
         else:
-            points = points * width
-    return Cut(tuple(leading), tuple(inner), chunk, units, _cycles(plan, points))
-
-
-def _typical(size: Expr) -> int:
-    return TYPICAL_SIZE if size.constant is None else size.constant
-
-
-def _cycles(plan: Plan, points: Expr) -> Expr:
-    lanes = plan.lanes if plan.vector is not None else 1
-    cost = max(1, round(16 * vector_cost(plan) / lanes))  # sixteenths of a cycle a point
-    return (points * cost + 15) // const(16)
+            nest.emit()
+    return b.text()
 
 
 class _Nest:
@@ -98,7 +47,46 @@ class _Nest:
         if plan.across is not None:
             self.tiles = Tiles(b, plan, self.body, self.passes.before_reductions, self.passes.roots)
 
+        self.leaf = self.passes.points
+
+    def split(self) -> None:
+        """A share of the outermost reduction dimension, at all points; its accumulators are left for ``finish_split``."""
+        b, share, grain = self.b, self.share, self.cut.split
+        size = self._size(self.plan.reduction[0])
+        bounds = b.mul(share.lo, grain), b.minimum(b.mul(share.hi, grain), size)
+        partials = Partials(b, self.plan, share.partials, self.cut.partial_bytes)
+
+        def leave(block: Scope, scopes: Sequence[Scope]) -> None:
+            partials.save(share.index, self.passes.accumulate(0, block, scopes, bounds), scopes)
+
+        self.leaf = leave
+        self._all_points()
+
+    def finish_split(self) -> None:
+        """Merge what the shares have left, at all points, and store the results."""
+        partials = Partials(self.b, self.plan, self.share.partials, self.cut.partial_bytes)
+        reducers = [self.passes.reducers[i] for i in self.passes.reduces]
+
+        def finish(block: Scope, scopes: Sequence[Scope]) -> None:
+            lanes = 1 if self.passes.horizontal else self.plan.lanes
+            shapes = [[r.identity(lanes, self.passes.widens(0))] * len(scopes) for r in reducers]
+            merged = partials.merged(reducers, shapes, self.share.hi, scopes)
+            self.passes.finish(self.passes.reduces, merged, scopes)
+            self.passes.stores(scopes)
+
+        self.leaf = finish
+        self._all_points()
+
+    def _all_points(self) -> None:
+        root = Scope()
+        self._hoist(root, ())
+        vector = self.plan.vector
+        along = self.plan.vector_is_parallel and vector is not None
+        bounds = (self.b.index(0), self._size(vector)) if along and vector is not None else None
+        self._outer(root, list(self.cut.inner), [], bounds)
+
     def emit(self) -> None:
+        """The units of this share."""
         root = Scope()
         self._hoist(root, ())
         chunk, vector = self.cut.chunk, self.plan.vector
@@ -148,7 +136,7 @@ class _Nest:
         elif bounds is not None:
             self._strips(scope, *bounds)
         else:
-            self.passes.points(scope, [scope])
+            self.leaf(scope, [scope])
 
     def _tiles(self, scope: Scope, start: Value) -> None:
         """A row of square tiles at ``start`` of the dimension across; what does not fill a tile goes in strips."""
@@ -189,9 +177,7 @@ class _Nest:
     def _vectors(self, scope: Scope, first: Value, count: int, mask: Value | None) -> None:
         name, lanes = f"d{self.plan.vector}", self.plan.lanes
         block = scope.block({})
-        self.passes.points(
-            block, [block.lanes_of(name, self.b.add(first, u * lanes), lanes, mask) for u in range(count)]
-        )
+        self.leaf(block, [block.lanes_of(name, self.b.add(first, u * lanes), lanes, mask) for u in range(count)])
 
     def _hoist(self, scope: Scope, opened: Sequence[int]) -> None:
         """Emit what varies only with the loops opened so far."""

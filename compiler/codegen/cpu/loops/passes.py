@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.loops.plan import Plan
 from effc.compiler.codegen.cpu.loops.reducers import Accumulator, Reducer
-from effc.compiler.codegen.cpu.loops.reduction import ReductionLoops, State
+from effc.compiler.codegen.cpu.loops.reduction import ReductionLoops, State, cascade_cut
 from effc.compiler.codegen.cpu.loops.staging import inputs
 from effc.compiler.codegen.cpu.lowp import held_as
 from effc.compiler.codegen.cpu.text import Builder, Value, split_type
@@ -68,6 +68,11 @@ class Passes:
         if not self.horizontal:
             return state
         return [[r.across(_merged(r, slots))] for r, slots in zip(reducers.values(), state, strict=True)]
+
+    def widens(self, number: int) -> bool:
+        """Whether sums of pass ``number`` end in f64."""
+        reducers = [r for i, r in self.reducers.items() if self.staging.passes[i] == number]
+        return any(r.cascades for r in reducers) and cascade_cut(self.plan, number) is not None
 
     def finish(self, reduces: Sequence[int], accumulators: State, scopes: Sequence[Scope]) -> None:
         """Make the accumulators the values of ``reduces``."""

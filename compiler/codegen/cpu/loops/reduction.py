@@ -45,7 +45,7 @@ class ReductionLoops:
         self.bounds = bounds
         self.horizontal = bool(plan.reduction) and not plan.vector_is_parallel
         self.slots = plan.pass_unroll[number] if self.horizontal else len(scopes)
-        self.cut = self._cut() if any(r.cascades for r in self.reducers) else None
+        self.cut = cascade_cut(plan, number) if any(r.cascades for r in self.reducers) else None
 
     def run(self, block: Scope) -> State:
         """Emit the loops; the accumulators after them."""
@@ -175,20 +175,6 @@ class ReductionLoops:
         return index
 
     # -- cascades ------------------------------------------------------------------------------------------------------
-    def _cut(self) -> tuple[int, int] | None:
-        """Where a cascade widens: (position among the reduction dims, iterations of it in a block); None: too short."""
-        plan = self.plan
-        below = 1
-        for position in reversed(range(len(plan.reduction))):
-            dim = plan.reduction[position]
-            size = plan.spec.dims[dim].size.constant
-            if dim == plan.vector and size is not None:
-                size = -(-size // (plan.lanes * plan.pass_unroll[self.number]))
-            if size is None or below * size > 2 * BLOCK:
-                return position, max(1, BLOCK // below)
-            below *= size
-        return None
-
     def _fresh(self, totals: State) -> State:
         """The state in which a block starts: sums from nothing, other kinds from where they are."""
         lanes = self.plan.lanes
@@ -205,6 +191,20 @@ class ReductionLoops:
 
     def _size(self, dim: int) -> Value:
         return expr_value(self.b, self.plan.spec.dims[dim].size, self.body.symbols.__getitem__)
+
+
+def cascade_cut(plan: Plan, number: int) -> tuple[int, int] | None:
+    """Where a cascade widens: (position among the reduction dims, iterations of it in a block); None: too short."""
+    below = 1
+    for position in reversed(range(len(plan.reduction))):
+        dim = plan.reduction[position]
+        size = plan.spec.dims[dim].size.constant
+        if dim == plan.vector and size is not None:
+            size = -(-size // (plan.lanes * plan.pass_unroll[number]))
+        if size is None or below * size > 2 * BLOCK:
+            return position, max(1, BLOCK // below)
+        below *= size
+    return None
 
 
 def _flat(state: State) -> list[Value]:
