@@ -90,6 +90,18 @@ def test_logcumsumexp(shape: tuple[int, int, int]) -> None:
     torch.testing.assert_close(y.double(), x.double().logcumsumexp(1), rtol=6.1e-8, atol=1e-30)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4, 17])
+@pytest.mark.parametrize("kind", ["add", "logaddexp"])
+def test_rows_of_a_matrix_are_scanned_side_by_side(kind: str, rows: int) -> None:
+    spec = scan_spec(kind, "f32", "f32", "s1*d0 + d1")
+    spec = KernelSpec("scan", (Dim(S0), Dim(S1, "reduction")), spec.operands, spec.body, spec.symbols)
+    x = torch.randn(rows, 123)
+    y = torch.full_like(x, math.nan)
+    kernel(spec)([x, y], (rows, 123, 1), 2)
+    exact = (torch.cumsum if kind == "add" else torch.logcumsumexp)(x.double(), 1)
+    torch.testing.assert_close(y.double(), exact, rtol=6.1e-8, atol=1e-30)
+
+
 def test_the_number_of_threads_does_not_change_a_scan() -> None:
     x = torch.randn(64, 500, 40)
     results = []

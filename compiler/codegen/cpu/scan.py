@@ -4,11 +4,15 @@ A spec has parallel dimensions and one of kind ``"reduction"``, the scanned one,
 running one, the current point included, at every point; so every ``store`` is an inner one. Kinds: add mul max min and
 or xor, argmax and argmin (the running index; the latest of equal ones), and logaddexp.
 
-Where a parallel dimension is contiguous in memory its points are the lanes of a vector; else points are scanned one by
-one. Threads share the points. A sequence is scanned in order, so results do not depend on the number of threads.
+Where a parallel dimension is contiguous in memory, or the body calls math functions, points are the lanes of a vector;
+else a few are scanned side by side in scalar code. Threads share the points. A sequence is scanned in order, so results do
+not depend on the number of threads.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body, Scope
@@ -22,6 +26,9 @@ from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
 
 #: Vectors scanned side by side: the chain of dependent additions of one leaves the adders idle for most cycles.
 _VECTORS = 2
+#: Sequences scanned side by side where their points are not contiguous and there is no math function to vectorise: on
+#: a 512x1024 f32 tensor, gathers and scatters were five times slower than scalar chains.
+_CHAINS = _FEW = 4
 #: Guesses for the choice of the number of threads: a step of a chain, and a call of a math function.
 _STEP_CYCLES, _MATH_CYCLES = 4, 40
 
@@ -52,16 +59,31 @@ def contiguous_dim(spec: KernelSpec) -> int | None:
     return best if best is not None and votes[best] > 0 else None
 
 
+def longest_dim(spec: KernelSpec) -> int | None:
+    """The parallel dimension of most points, where it has enough of them to scan several side by side."""
+    sizes = {k: d.size.constant for k, d in enumerate(spec.dims) if d.kind == "parallel"}
+    best = max(sizes, key=lambda k: math.inf if sizes[k] is None else sizes[k] or 0, default=None)
+    return best if best is not None and (sizes[best] or _FEW) >= _FEW else None
+
+
+Enter = Callable[[Scope], Scope]
+
+
 class _Scan:
     def __init__(self, builder: Builder, spec: KernelSpec, target: Target) -> None:
         self.b = builder
         self.spec = spec
         self.target = target
         self.scanned = len(spec.dims) - 1
-        self.vector = contiguous_dim(spec)
+        self.maths = sum(i.op.startswith("math.") or i.get("kind") == "logaddexp" for i in spec.body)
+        contiguous = contiguous_dim(spec)
+        #: The dimension of which a unit takes several points, as the lanes of a vector or as so many scalar chains.
+        self.along = longest_dim(spec) if contiguous is None else contiguous
         wide = [self._accumulator(i) for i, instr in enumerate(spec.body) if instr.op == "reduce"]
         widest = max(ITEM_SIZE[dtype] for dtype in (*wide, *(i.dtype for i in spec.body if i.dtype)))
-        self.lanes = _VECTORS * target.lanes(widest) if self.vector is not None else 1
+        vectorised = contiguous is not None or (self.along is not None and self.maths > 0)
+        self.lanes = _VECTORS * target.lanes(widest) if vectorised else 1
+        self.points = self.lanes if vectorised else _CHAINS
         self.reduces = [i for i, instr in enumerate(spec.body) if instr.op == "reduce"]
 
     def _accumulator(self, i: int) -> str:
@@ -73,44 +95,60 @@ class _Scan:
     def emit(self) -> None:
         spec = self.spec
         sizes = [d.size for d in spec.dims[: self.scanned]]
-        if self.vector is not None:
-            sizes[self.vector] = (sizes[self.vector] + (self.lanes - 1)) // as_expr(self.lanes)
-        maths = sum(i.op.startswith("math.") or i.get("kind") == "logaddexp" for i in spec.body)
-        cycles = spec.dims[self.scanned].size * (_STEP_CYCLES + _MATH_CYCLES * maths)
+        if self.along is not None:
+            sizes[self.along] = (sizes[self.along] + (self.points - 1)) // as_expr(self.points)
+        cycles = spec.dims[self.scanned].size * (_STEP_CYCLES + _MATH_CYCLES * self.maths)
         with parallel_kernel(self.b, spec, product(sizes), cycles) as share:
             body = Body(self.b, spec, self.target, share.pointer, share.symbols, lambda: share.error_cell)
             with self.b.loop(share.lo, share.hi) as unit:
                 self._unit(body, share, unit.index, sizes)
 
     def _unit(self, body: Body, share: Share, unit: Value, sizes: list[Expr]) -> None:
-        """Scan the sequences of one unit: one point of the parallel dimensions, or ``lanes`` of them."""
+        """Scan the sequences of one unit: one point of the parallel dimensions, or ``self.points`` of them."""
         b = self.b
         dims: dict[str, Value] = {}
         for k in reversed(range(self.scanned)):
             size = scalar_expr(b, sizes[k], share.symbols)
             dims[f"d{k}"], unit = (b.rem(unit, size), b.div(unit, size)) if k else (unit, unit)
-        outer = Scope(dims=dims)
-        if self.vector is None:
-            self._sequence(body, share, outer, None, None)
+        if self.along is None:
+            self._sequences(body, share, dims, [lambda block: block])
             return
-        name = f"d{self.vector}"
-        first = b.mul(dims.pop(name), self.lanes)
-        left = b.sub(scalar_expr(b, self.spec.dims[self.vector].size, share.symbols), first)
-        full = b.compare("arith.cmpi", "sge", left, b.index(self.lanes))
+        name = f"d{self.along}"
+        first = b.mul(dims.pop(name), self.points)
+        end = scalar_expr(b, self.spec.dims[self.along].size, share.symbols)
+        left = b.sub(end, first)
+        full = b.compare("arith.cmpi", "sge", left, b.index(self.points))
 
-        def all_lanes() -> list[Value]:
-            self._sequence(body, share, Scope(dims=dict(dims)), first, None)
+        def all_points() -> list[Value]:
+            if self.lanes > 1:
+                self._sequences(body, share, dims, [lambda block: block.lanes_of(name, first, self.lanes)])
+                return []
+            rows = [b.add(first, j) for j in range(self.points)]
+            self._sequences(body, share, dims, [lambda block, row=row: block.block({name: row}) for row in rows])
             return []
 
-        def some_lanes() -> list[Value]:
-            mask = b.compare("arith.cmpi", "slt", b.iota(self.lanes), b.broadcast(left, self.lanes))
-            self._sequence(body, share, Scope(dims=dict(dims)), first, mask)
+        def some_points() -> list[Value]:
+            if self.lanes > 1:
+                mask = b.compare("arith.cmpi", "slt", b.iota(self.lanes), b.broadcast(left, self.lanes))
+                self._sequences(body, share, dims, [lambda block: block.lanes_of(name, first, self.lanes, mask)])
+                return []
+            with b.loop(first, end) as row:
+                self._sequences(body, share, dims, [lambda block: block.block({name: row.index})])
             return []
 
-        b.choose(full, (), all_lanes, some_lanes)
+        b.choose(full, (), all_points, some_points)
 
-    def _sequence(self, body: Body, share: Share, outer: Scope, first: Value | None, mask: Value | None) -> None:
+    def _sequences(self, body: Body, share: Share, dims: Mapping[str, Value], enter: Sequence[Enter]) -> None:
+        """Scan side by side, one sequence (or vector of them) for each of ``enter``, which opens its scope in the loop."""
         b = self.b
+        start = [value for _ in enter for value in self._start(body)]
+        end = scalar_expr(b, self.spec.dims[self.scanned].size, share.symbols)
+        with b.loop(b.index(0), end, 1, start) as loop:
+            block = Scope(dims=dict(dims)).block({f"d{self.scanned}": loop.index})
+            state = iter(loop.carried)
+            loop.yield_([value for open_scope in enter for value in self._step(body, open_scope(block), state)])
+
+    def _start(self, body: Body) -> list[Value]:
         start: list[Value] = []
         for i in self.reduces:
             instr = self.spec.body[i]
@@ -118,20 +156,13 @@ class _Scan:
             kind = instr["kind"]
             seen = self._accumulator(i)
             neutral = Instr("constant", (), seen, (("value", identity(kind, seen)),))
-            start.append(b.broadcast(body.ops.constant(neutral), lanes))
+            start.append(self.b.broadcast(body.ops.constant(neutral), lanes))
             if kind in ("argmax", "argmin"):
-                start.append(b.constant(0, instr.dtype, lanes))
-        end = scalar_expr(b, self.spec.dims[self.scanned].size, share.symbols)
-        with b.loop(b.index(0), end, 1, start) as loop:
-            block = outer.block({f"d{self.scanned}": loop.index})
-            scope = block
-            if self.vector is not None and first is not None:
-                scope = block.lanes_of(f"d{self.vector}", first, self.lanes, mask)
-            loop.yield_(self._step(body, block, scope, loop.carried))
+                start.append(self.b.constant(0, instr.dtype, lanes))
+        return start
 
-    def _step(self, body: Body, block: Scope, scope: Scope, carried: list[Value]) -> list[Value]:
-        """One point of the scanned dimension: update what is carried, then store."""
-        state = iter(carried)
+    def _step(self, body: Body, scope: Scope, state: Iterator[Value]) -> list[Value]:
+        """One point of the scanned dimension: update what is carried, and store."""
         after: list[Value] = []
         for i, instr in enumerate(self.spec.body):
             if instr.op in ("store", "check"):
@@ -151,7 +182,8 @@ class _Scan:
             result = after[-1]
             if instr.dtype == "f32" and self._accumulator(i) == "f64":
                 result = self.b.cast("arith.truncf", result, "f32")
-            (scope if varies else block).values[i] = result
+            home = scope if varies or scope.shared is None else scope.shared
+            home.values[i] = result
         return after
 
     def _combined(self, body: Body, i: int, running: Value, value: Value) -> Value:
@@ -161,5 +193,4 @@ class _Scan:
         return combine(body.ops, instr["kind"], wide, running, value)
 
     def _lanes_of(self, body: Body, i: int) -> int:
-        varies = self.vector is not None and f"d{self.vector}" in body.depends[i]
-        return self.lanes if varies else 1
+        return self.lanes if f"d{self.along}" in body.depends[i] else 1
