@@ -124,7 +124,7 @@ class _Scan:
                 self._sequences(body, share, dims, [lambda block: block.lanes_of(name, first, self.lanes)])
                 return []
             rows = [b.add(first, j) for j in range(self.points)]
-            self._sequences(body, share, dims, [lambda block, row=row: block.block({name: row}) for row in rows])
+            self._sequences(body, share, dims, [_entering(name, row) for row in rows])
             return []
 
         def some_points() -> list[Value]:
@@ -133,7 +133,7 @@ class _Scan:
                 self._sequences(body, share, dims, [lambda block: block.lanes_of(name, first, self.lanes, mask)])
                 return []
             with b.loop(first, end) as row:
-                self._sequences(body, share, dims, [lambda block: block.block({name: row.index})])
+                self._sequences(body, share, dims, [_entering(name, row.index)])
             return []
 
         b.choose(full, (), all_points, some_points)
@@ -194,3 +194,7 @@ class _Scan:
 
     def _lanes_of(self, body: Body, i: int) -> int:
         return self.lanes if f"d{self.along}" in body.depends[i] else 1
+
+
+def _entering(name: str, value: Value) -> Enter:
+    return lambda block: block.block({name: value})
