@@ -14,6 +14,7 @@ from torch_mlir import ir
 
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Expr, as_expr, const, product
+from effc.compiler.pipeline.attention import describe
 from effc.compiler.pipeline.bodies import BodyReader, identity_of, split_reduction
 from effc.compiler.pipeline.graph import Body, BodyInstr, Graph, GraphInput, GraphOutput, Op, Tensor
 from effc.compiler.pipeline.sizes import Sizes, affine_expr
@@ -273,6 +274,8 @@ class _Reader:
         node.attributes.update(attributes)
         if kind == "scatter":
             self._scatter(node)
+        if kind == "attention":
+            describe(node)
         if kind in ("argreduce", "scan"):
             dims = tuple(as_expr(f"d{i}") for i in range(len(shape)))
             node.dims, node.maps = shape, (dims,)

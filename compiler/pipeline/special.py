@@ -7,6 +7,7 @@ from collections.abc import Callable
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Expr, var
 from effc.compiler.ir.spec import Instr
+from effc.compiler.pipeline.attention import build_attention
 from effc.compiler.pipeline.graph import Op
 from effc.compiler.pipeline.kernels import Kernel, KernelBuilder
 from effc.compiler.pipeline.placement import Layout
@@ -58,7 +59,7 @@ def _scatter(op: Op, layout: Layout) -> Kernel:
     return builder.finish("scatter", f"scatter_{op.attributes['kind']}", op.location, independent)
 
 
-SPECIAL: dict[str, Callable[[Op, Layout], Kernel]] = {"scan": _scan, "scatter": _scatter}
+SPECIAL: dict[str, Callable[[Op, Layout], Kernel]] = {"scan": _scan, "scatter": _scatter, "attention": build_attention}
 
 
 def build_special(op: Op, layout: Layout) -> Kernel:
