@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from graph_ir_eval import evaluate
 from torch._dynamo.backends.common import aot_autograd
 from torch.fx import GraphModule, Node
-
-from graph_ir_eval import evaluate
 
 from effc.compiler.capture.decompositions import decompositions
 from effc.compiler.capture.importer import Region, import_region, supported

@@ -121,7 +121,9 @@ def test_a_graph_of_many_nodes_imports_fast():
     gm = make_fx(chain, tracing_mode="fake")(torch.randn(8, 8))
     x, *calls, _ = gm.graph.nodes
     assert len(calls) == 600
-    best = min(_seconds(lambda: import_region(calls, [x], [calls[-1]], params={}, mutations={}, name="r")) for _ in range(3))
+    best = min(
+        _seconds(lambda: import_region(calls, [x], [calls[-1]], params={}, mutations={}, name="r")) for _ in range(3)
+    )
     assert best < 0.5
 
 

@@ -30,7 +30,12 @@ def test_products(dynamic):
     agrees(lambda b, x, y: torch.addmm(b, x, y, beta=0.5, alpha=2), torch.randn(3), a, b, dynamic=dynamic)
     agrees(torch.baddbmm, torch.randn(2, 5, 3), torch.randn(2, 5, 7), torch.randn(2, 7, 3), dynamic=dynamic)
     agrees(torch.matmul, torch.randn(4, 1, 5, 7), torch.randn(2, 7, 3), dynamic=dynamic)
-    agrees(lambda x, y: torch.einsum("bhid,bhjd->bhij", x, y), torch.randn(2, 3, 4, 5), torch.randn(2, 3, 6, 5), dynamic=dynamic)
+    agrees(
+        lambda x, y: torch.einsum("bhid,bhjd->bhij", x, y),
+        torch.randn(2, 3, 4, 5),
+        torch.randn(2, 3, 6, 5),
+        dynamic=dynamic,
+    )
 
 
 def test_products_of_one_row_stay_contractions():
@@ -42,7 +47,12 @@ def test_products_over_nothing_and_of_integers():
     agrees(torch.mm, torch.zeros(3, 0), torch.zeros(0, 4))
     agrees(torch.mm, torch.zeros(0, 3), torch.zeros(3, 4))
     agrees(torch.mm, torch.arange(6).reshape(2, 3), torch.arange(12).reshape(3, 4), tolerance=0)
-    agrees(lambda b, x, y: torch.addmm(b, x, y, beta=0), torch.full((2, 4), float("nan")), torch.ones(2, 3), torch.ones(3, 4))
+    agrees(
+        lambda b, x, y: torch.addmm(b, x, y, beta=0),
+        torch.full((2, 4), float("nan")),
+        torch.ones(2, 3),
+        torch.ones(3, 4),
+    )
 
 
 def test_16_bit_products_accumulate_in_float32():

@@ -81,7 +81,9 @@ def test_embedding_refuses_negative_tokens():
 WRITES = {
     "index_put": lambda x, i, j: x.index_put((i,), torch.ones(5, 6)),
     "index_put_two": lambda x, i, j: x.index_put((i, j), torch.zeros(6)),
-    "index_put_apart": lambda x, i, j: torch.ops.aten.index_put(x, [i, None, j], x[0, :, :1, None].permute(1, 2, 0)[0] * 0 + 2),
+    "index_put_apart": lambda x, i, j: torch.ops.aten.index_put(
+        x, [i, None, j], x[0, :, :1, None].permute(1, 2, 0)[0] * 0 + 2
+    ),
     "accumulate": lambda x, i, j: x.index_put((torch.cat([j.abs(), j.abs()]),), torch.ones(4, 5, 6), accumulate=True),
     "masked": lambda x, i, j: x.index_put((x > 0,), torch.tensor(-1.0)),
     "index_add": lambda x, i, j: x.index_add(1, torch.tensor([1, 1, 4]), x[:, :3], alpha=2),
@@ -91,9 +93,10 @@ WRITES = {
     "scatter_value": lambda x, i, j: x.scatter(2, torch.tensor([[[5, 0]]]), 7.0),
     "scatter_add": lambda x, i, j: x.scatter_add(0, torch.zeros(4, 5, 6, dtype=torch.int64), x),
     "scatter_max": lambda x, i, j: x.scatter_reduce(1, x.argmax(1, keepdim=True), x[:, :1], "amax"),
-    "scatter_prod": lambda x, i, j: x.scatter_reduce(1, torch.ones(4, 3, 6, dtype=torch.int64), x[:, :3], "prod", include_self=False),
+    "scatter_prod": lambda x, i, j: x.scatter_reduce(
+        1, torch.ones(4, 3, 6, dtype=torch.int64), x[:, :3], "prod", include_self=False
+    ),
     "scatter_mean": lambda x, i, j: x.scatter_reduce(1, torch.ones(4, 3, 6, dtype=torch.int64), x[:, :3], "mean"),
-    "one_hot": lambda x, i, j: F.one_hot(i.abs(), 5),
     "masked_scatter_value": lambda x, i, j: x.masked_fill(x > 0, 1.0),
 }
 

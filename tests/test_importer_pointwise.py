@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from importer_harness import compile_and_run
 
-SPECIAL = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 3.7, -3.7, 88.0, -104.0, math.inf, -math.inf, math.nan])
+SPECIAL = torch.tensor(
+    [0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 3.7, -3.7, 88.0, -104.0, math.inf, -math.inf, math.nan]
+)
 INTS = torch.tensor([0, 1, -1, 2, 7, -7, 127, -128])
 
 
@@ -47,7 +49,9 @@ def test_unary_rounds_once_in_16_bits(function, dtype):
     agrees(lambda x: function(x), torch.rand(257).to(dtype) + 0.25, tolerance=0)
 
 
-@pytest.mark.parametrize("function", [operator.add, operator.mul, operator.sub, operator.truediv, torch.maximum, torch.fmod])
+@pytest.mark.parametrize(
+    "function", [operator.add, operator.mul, operator.sub, operator.truediv, torch.maximum, torch.fmod]
+)
 @pytest.mark.parametrize("left", [torch.float32, torch.bfloat16, torch.float64, torch.int32, torch.uint8, torch.bool])
 @pytest.mark.parametrize("right", [torch.float32, torch.float16, torch.int64, torch.int8])
 def test_binary_promotion(function, left, right):
@@ -155,7 +159,9 @@ def test_rounding_half_to_even_and_decimals():
     agrees(lambda a: torch.round(a, decimals=-1), x)
 
 
-@pytest.mark.parametrize("target", [torch.float64, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "target", [torch.float64, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool]
+)
 @pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.int64, torch.int16, torch.uint8, torch.bool])
 def test_conversions(source, target):
     x = torch.tensor([0.0, 1.0, 1.5, 2.9, 100.0, 7.0]).to(source)
@@ -173,7 +179,9 @@ def test_functions_of_libm():
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0), (1, 5, 1), (7, 1)])
 def test_odd_shapes_and_broadcasting(shape):
-    agrees(lambda a, b: a * 2 + b, torch.randn(shape), torch.randn(3, 1, 5, 1)[0] if shape == (1, 5, 1) else torch.randn(1))
+    agrees(
+        lambda a, b: a * 2 + b, torch.randn(shape), torch.randn(3, 1, 5, 1)[0] if shape == (1, 5, 1) else torch.randn(1)
+    )
 
 
 def test_broadcasting_with_symbolic_sizes():

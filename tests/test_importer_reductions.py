@@ -24,7 +24,9 @@ DIMS = [None, 0, -1, (0, 2), (0, 1, 2)]
 
 @pytest.mark.parametrize("keepdim", [False, True])
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("function", [torch.sum, torch.mean, torch.amax, torch.amin, torch.var, torch.std, torch.logsumexp])
+@pytest.mark.parametrize(
+    "function", [torch.sum, torch.mean, torch.amax, torch.amin, torch.var, torch.std, torch.logsumexp]
+)
 def test_over_dimensions(function, dim, keepdim):
     if dim is None and function in (torch.amax, torch.amin, torch.logsumexp):
         dim = (0, 1, 2)
@@ -39,7 +41,13 @@ def test_with_symbolic_sizes(function):
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.uint8, torch.bool, torch.int64])
 def test_of_integers(dtype):
     x = torch.arange(24).reshape(4, 6).remainder(5).to(dtype)
-    for function in (lambda a: a.sum(), lambda a: a.sum(1), lambda a: a.prod(0), lambda a: a.any(1), lambda a: a.all(0)):
+    for function in (
+        lambda a: a.sum(),
+        lambda a: a.sum(1),
+        lambda a: a.prod(0),
+        lambda a: a.any(1),
+        lambda a: a.all(0),
+    ):
         agrees(function, x)
     agrees(lambda a: a.sum(0, dtype=torch.float32), x)
     if dtype != torch.bool:

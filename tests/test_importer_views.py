@@ -111,4 +111,6 @@ def test_creation():
     agrees(lambda x: torch.full_like(x, 7, dtype=torch.int32) + torch.eye(3, dtype=torch.int32), torch.zeros(3, 3))
     agrees(lambda x: x.new_full((2, 3), float("inf")), torch.zeros(1))
     agrees(lambda x: torch.ones(x.shape[0], 2) * x.shape[1], torch.zeros(5, 4), dynamic=True)
-    agrees(lambda x: torch.arange(x.shape[0]) * 2 + torch.zeros_like(x, dtype=torch.int64), torch.zeros(5), dynamic=True)
+    agrees(
+        lambda x: torch.arange(x.shape[0]) * 2 + torch.zeros_like(x, dtype=torch.int64), torch.zeros(5), dynamic=True
+    )

@@ -16,8 +16,8 @@ import torch
 from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.builder import literal
 from effc.compiler.capture.importer.registry import Op, lowers
+from effc.compiler.capture.importer.shapes import reshape
 from effc.compiler.capture.importer.types import Scalar, Tensor, is_empty
-from effc.compiler.capture.importer.views import reshape
 from effc.compiler.ir.errors import UnsupportedError
 
 
@@ -40,7 +40,9 @@ def _attention(
         raise UnsupportedError("attention over nothing")
     operands = [q, k, v]
     if attn_mask is not None:
-        operands.append(reshape(b, _float_mask(op, attn_mask, q.dtype), (*[1] * (4 - attn_mask.rank), *attn_mask.sizes)))
+        operands.append(
+            reshape(b, _float_mask(op, attn_mask, q.dtype), (*[1] * (4 - attn_mask.rank), *attn_mask.sizes))
+        )
     out = Tensor("", op.dtype, op.sizes)
     sums = Tensor("", op.dtypes[1], op.results[1])
     name = b.fresh()

@@ -29,6 +29,7 @@ from effc.compiler.ir.expr import Call, Expr, Var
 #: What a ``linalg.generic`` computes at one point: values of the inputs -> value of the output.
 PointFunction = Callable[..., Scalar]
 
+
 class Builder:
     """Collects the text of one function. ``location`` is the alias that the next operations carry."""
 
@@ -113,7 +114,9 @@ class Builder:
                     factors.append(operands.setdefault(f"%{atom.name}", f"s{len(operands)}"))
                 elif atom.fn in ("//", "%"):
                     word = "floordiv" if atom.fn == "//" else "mod"
-                    factors.append(f"(({self._affine(atom.lhs, operands)}) {word} ({self._affine(atom.rhs, operands)}))")
+                    factors.append(
+                        f"(({self._affine(atom.lhs, operands)}) {word} ({self._affine(atom.rhs, operands)}))"
+                    )
                 else:
                     factors.append(operands.setdefault(self._extremum(atom), f"s{len(operands)}"))
             terms.append(" * ".join(factors))
@@ -185,7 +188,9 @@ class Builder:
         self.lines.append(f"    }} -> {init.type} loc({self.location})")
         return Tensor(name, init.dtype, init.sizes)
 
-    def pointwise(self, inputs: Sequence[Tensor], sizes: Sequence[Size], dtype: torch.dtype, function: PointFunction) -> Tensor:
+    def pointwise(
+        self, inputs: Sequence[Tensor], sizes: Sequence[Size], dtype: torch.dtype, function: PointFunction
+    ) -> Tensor:
         """``function`` at each point of ``sizes``; inputs broadcast to it from the right, as torch's do."""
         init = self.empty(dtype, sizes)
         if is_empty(sizes):

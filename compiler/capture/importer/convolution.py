@@ -16,8 +16,8 @@ from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.builder import Builder
 from effc.compiler.capture.importer.padding import insert_slice, pad
 from effc.compiler.capture.importer.registry import Op, lowers
+from effc.compiler.capture.importer.shapes import reshape
 from effc.compiler.capture.importer.types import Scalar, Size, Tensor, is_empty, is_float, opmath, simplify
-from effc.compiler.capture.importer.views import reshape
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import as_expr
 
@@ -72,9 +72,7 @@ def convolve(
     rank = len(sizes)
     g = ["d1"] if groups > 1 else []
     o, c = f"d{rank - n - 1}", f"d{rank}"
-    at = [
-        moving(f"d{rank - n + i}", window.stride[i], f"d{rank + 1 + i}", window.dilation[i]) for i in range(n)
-    ]
+    at = [moving(f"d{rank - n + i}", window.stride[i], f"d{rank + 1 + i}", window.dilation[i]) for i in range(n)]
     taps = [f"d{rank + 1 + i}" for i in range(n)]
     result = b.generic(
         [(x, ["d0", *g, c, *at]), (w, [*g, *((c, o) if transposed else (o, c)), *taps])],

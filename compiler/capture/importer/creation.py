@@ -9,7 +9,7 @@ import torch
 from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.builder import identity
 from effc.compiler.capture.importer.registry import Op, lowers
-from effc.compiler.capture.importer.types import Quotient, Scalar, Size, Tensor, is_empty, is_float, opmath
+from effc.compiler.capture.importer.types import Quotient, Scalar, Size, Tensor, is_empty, is_float
 from effc.compiler.ir.expr import Expr
 
 
@@ -125,6 +125,3 @@ def _tril(op: Op, x: Tensor, diagonal: int = 0) -> Tensor:
 @lowers("aten.triu.default")
 def _triu(op: Op, x: Tensor, diagonal: int = 0) -> Tensor:
     return _triangle(op, x, diagonal, False)
-
-
-__all__ = ["opmath"]

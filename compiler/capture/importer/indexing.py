@@ -10,8 +10,8 @@ import torch
 from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.builder import Builder, broadcast_map, identity
 from effc.compiler.capture.importer.registry import Op, lowers
+from effc.compiler.capture.importer.shapes import reshape, wrap
 from effc.compiler.capture.importer.types import Scalar, Size, Tensor, is_empty, numel
-from effc.compiler.capture.importer.views import reshape, unsqueeze, wrap
 from effc.compiler.ir.errors import UnsupportedError
 
 
@@ -148,6 +148,3 @@ def _take(op: Op, x: Tensor, index: Tensor) -> Tensor:
         return body.extract(flat, [body.to_index(place(body, value, 0, flat.sizes[0], True, True))])
 
     return _gather(op.b, [(index, identity(index.rank))], op.sizes, x.dtype, read)
-
-
-__all__ = ["advanced", "index_maps", "place", "unsqueeze"]

@@ -7,8 +7,8 @@ from typing import Any
 
 from effc.compiler.capture.importer.builder import Builder
 from effc.compiler.capture.importer.registry import Op, lowers
+from effc.compiler.capture.importer.shapes import clamp_index, extract_slice, unsqueeze, wrap
 from effc.compiler.capture.importer.types import Size, Tensor, is_empty, simplify, tensor_type
-from effc.compiler.capture.importer.views import clamp_index, extract_slice, unsqueeze, wrap
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import as_expr
 

@@ -46,7 +46,6 @@ def pointwise(*names: str, kind: Any = Promotion.DEFAULT) -> Callable[[ScalarFun
     return register
 
 
-_LOGIC = Promotion.ALWAYS_BOOL
 _FLOAT = Promotion.INT_TO_FLOAT
 
 
@@ -87,97 +86,8 @@ def _mul(body: Body, a: Scalar, c: Scalar) -> Scalar:
 
 
 @pointwise("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor", kind=_FLOAT)
-def _div(body: Body, a: Scalar, c: Scalar) -> Scalar:
+def true_div(body: Body, a: Scalar, c: Scalar) -> Scalar:
     return body.binary("arith.divf", a, c)
-
-
-@lowers("prims.div.default")
-def _prims_div(op: Op, x: Any, y: Any) -> Tensor:
-    return apply(op, lambda body, a, c: _div(body, a, c) if is_float(a.dtype) else trunc_div(body, a, c), [x, y])
-
-
-@lowers("aten.div.Tensor_mode", "aten.div.Scalar_mode", "aten.floor_divide.default", "aten.floor_divide.Scalar")
-def _div_mode(op: Op, x: Any, y: Any, rounding_mode: str | None = "floor") -> Tensor:
-    if rounding_mode is None:
-        return apply(op, _div, [x, y], _FLOAT)
-    return apply(op, trunc_div if rounding_mode == "trunc" else floor_div, [x, y])
-
-
-def trunc_div(body: Body, a: Scalar, c: Scalar) -> Scalar:
-    """The quotient cut towards zero. An integer division by zero gives 0 (eager raises)."""
-    if is_float(a.dtype):
-        return body.unary("math.trunc", body.binary("arith.divf", a, c))
-    return _int_div(body, "arith.divui" if a.dtype in UNSIGNED else "arith.divsi", a, c)
-
-
-def floor_div(body: Body, a: Scalar, c: Scalar) -> Scalar:
-    """The floored quotient; for floats by Python's rule, from the remainder (c10's div_floor_floating)."""
-    if not is_float(a.dtype):
-        if a.dtype in UNSIGNED:
-            return _int_div(body, "arith.divui", a, c)
-        return _int_div(body, "arith.floordivsi", a, c)
-    zero, one = body.like(0, a), body.like(1, a)
-    rest = body.binary("arith.remf", a, c)
-    quotient = body.binary("arith.divf", body.sub(a, rest), c)
-    opposite = body.binary("arith.xori", body.compare("lt", c, zero), body.compare("lt", rest, zero))
-    adjust = body.binary("arith.andi", body.compare("ne", rest, zero), opposite)
-    quotient = body.select(adjust, body.sub(quotient, one), quotient)
-    floored = body.unary("math.floor", quotient)
-    above = body.compare("gt", body.sub(quotient, floored), body.like(0.5, a))
-    floored = body.select(above, body.add(floored, one), floored)
-    plain = body.binary("arith.divf", a, c)
-    signed_zero = body.binary("math.copysign", zero, plain)
-    result = body.select(body.compare("ne", quotient, zero), floored, signed_zero)
-    return body.select(body.compare("eq", c, zero), plain, result)
-
-
-def _int_div(body: Body, name: str, a: Scalar, c: Scalar) -> Scalar:
-    if body.known(c) not in (None, 0, -1):
-        return body.binary(name, a, c)
-    one = body.like(1, a)
-    safe = _nonzero(body, c)
-    if a.dtype in UNSIGNED:
-        return body.binary(name, a, safe)
-    by_minus_one = body.compare("eq", c, body.like(-1, a))  # the least integer over -1 overflows; torch wraps
-    quotient = body.binary(name, a, body.select(by_minus_one, one, safe))
-    return body.select(by_minus_one, body.negate(a), quotient)
-
-
-@pointwise("aten.fmod.Tensor", "aten.fmod.Scalar", "prims.fmod.default")
-def _fmod(body: Body, a: Scalar, c: Scalar) -> Scalar:
-    if is_float(a.dtype):
-        return body.binary("arith.remf", a, c)
-    return _int_rem(body, a, c)
-
-
-@pointwise("aten.remainder.Tensor", "aten.remainder.Scalar", "aten.remainder.Scalar_Tensor", "prims.remainder.default")
-def _remainder(body: Body, a: Scalar, c: Scalar) -> Scalar:
-    """The remainder with the divisor's sign."""
-    zero = body.like(0, a)
-    rest = body.binary("arith.remf", a, c) if is_float(a.dtype) else _int_rem(body, a, c)
-    if a.dtype in UNSIGNED:
-        return rest
-    opposite = body.binary("arith.xori", body.compare("lt", c, zero), body.compare("lt", rest, zero))
-    adjust = body.binary("arith.andi", body.compare("ne", rest, zero), opposite)
-    return body.select(adjust, body.add(rest, c), rest)
-
-
-def _nonzero(body: Body, c: Scalar) -> Scalar:
-    """The divisor, 1 in place of 0; division by zero is reported after the call."""
-    by_zero = body.compare("eq", c, body.like(0, c))
-    body.check(body.invert(by_zero), "ZeroDivisionError")
-    return body.select(by_zero, body.like(1, c), c)
-
-
-def _int_rem(body: Body, a: Scalar, c: Scalar) -> Scalar:
-    name = "arith.remui" if a.dtype in UNSIGNED else "arith.remsi"
-    if body.known(c) not in (None, 0, -1):
-        return body.binary(name, a, c)
-    safe = _nonzero(body, c)
-    if a.dtype in UNSIGNED:
-        return body.binary(name, a, safe)
-    safe = body.select(body.compare("eq", c, body.like(-1, a)), body.like(1, a), safe)
-    return body.binary(name, a, safe)
 
 
 @pointwise("aten.neg.default", "prims.neg.default")
@@ -226,80 +136,17 @@ def _fma(body: Body, a: Scalar, c: Scalar, d: Scalar) -> Scalar:
     return Scalar(body.emit(f"math.fma {a.name}, {c.name}, {d.name} : {a.type}"), a.dtype)
 
 
-# -- comparison, logic, bits ------------------------------------------------------------------------------------------
-def _relation(name: str) -> ScalarFunction:
-    return lambda body, a, c: body.compare(name, a, c)
-
-
-for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    pointwise(f"aten.{_name}.Tensor", f"aten.{_name}.Scalar", f"prims.{_name}.default", kind=_LOGIC)(_relation(_name))
-
-
-def _bits(name: str) -> ScalarFunction:
-    return lambda body, a, c: body.binary(f"arith.{name}i", a, c)
-
-
-def _logical(name: str) -> ScalarFunction:
-    return lambda body, a, c: body.binary(f"arith.{name}i", body.cast(a, torch.bool), body.cast(c, torch.bool))
-
-
-for _name in ("and", "or", "xor"):
-    pointwise(
-        f"aten.bitwise_{_name}.Tensor", f"aten.bitwise_{_name}.Scalar", f"aten.bitwise_{_name}.Scalar_Tensor",
-        f"prims.bitwise_{_name}.default",
-    )(_bits(_name))  # fmt: skip
-    pointwise(f"aten.logical_{_name}.default", kind=_LOGIC)(_logical(_name))
-
-
-@pointwise("aten.bitwise_not.default", "prims.bitwise_not.default")
-def _bitwise_not(body: Body, a: Scalar) -> Scalar:
-    return body.binary("arith.xori", a, body.like(1 if a.dtype == torch.bool else -1, a))
-
-
-@pointwise("aten.logical_not.default", kind=_LOGIC)
-def _logical_not(body: Body, a: Scalar) -> Scalar:
-    return body.invert(body.cast(a, torch.bool))
-
-
-def _shift(body: Body, a: Scalar, c: Scalar, op: str, overflow: Scalar) -> Scalar:
-    """A count outside [0, bits) gives ``overflow``, as torch's kernels do."""
-    bits = body.like(torch.iinfo(a.dtype or torch.int64).bits, a)
-    wrong = body.compare("ge", c, bits)
-    if a.dtype not in UNSIGNED:
-        wrong = body.binary("arith.ori", wrong, body.compare("lt", c, body.like(0, a)))
-    return body.select(wrong, overflow, body.binary(op, a, body.select(wrong, body.like(0, a), c)))
-
-
-@pointwise(
-    "aten.bitwise_left_shift.Tensor", "aten.bitwise_left_shift.Tensor_Scalar", "aten.bitwise_left_shift.Scalar_Tensor",
-    "prims.shift_left.default", "aten.__lshift__.Scalar", "aten.__lshift__.Tensor",
-)  # fmt: skip
-def _shift_left(body: Body, a: Scalar, c: Scalar) -> Scalar:
-    return _shift(body, a, c, "arith.shli", body.like(0, a))
-
-
-@pointwise(
-    "aten.bitwise_right_shift.Tensor", "aten.bitwise_right_shift.Tensor_Scalar", "prims.shift_right_arithmetic.default",
-    "aten.bitwise_right_shift.Scalar_Tensor", "aten.__rshift__.Scalar", "aten.__rshift__.Tensor",
-)  # fmt: skip
-def _shift_right(body: Body, a: Scalar, c: Scalar) -> Scalar:
-    if a.dtype in UNSIGNED:
-        return _shift(body, a, c, "arith.shrui", body.like(0, a))
-    last = body.like(torch.iinfo(a.dtype or torch.int64).bits - 1, a)
-    return _shift(body, a, c, "arith.shrsi", body.binary("arith.shrsi", a, last))
-
-
 # -- selection and limits -----------------------------------------------------------------------------------------------
-@lowers("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar", "prims.where.default")
+@lowers(
+    "aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar", "prims.where.default"
+)
 def _where(op: Op, condition: Any, x: Any, y: Any) -> Tensor:
     tensors = [a for a in (condition, x, y) if isinstance(a, Tensor)]
 
     def point(body: Body, *values: Scalar) -> Scalar:
         read = iter(values)
         chosen = body.cast(next(read), torch.bool)
-        a, c = (
-            body.cast(next(read), op.dtype) if isinstance(v, Tensor) else body.number(v, op.dtype) for v in (x, y)
-        )
+        a, c = (body.cast(next(read), op.dtype) if isinstance(v, Tensor) else body.number(v, op.dtype) for v in (x, y))
         return body.select(chosen, a, c)
 
     return op.b.pointwise(tensors, op.sizes, op.dtype, point)
@@ -321,8 +168,12 @@ def extremum(kind: str) -> ScalarFunction:
     return function
 
 
-pointwise("aten.maximum.default", "prims.maximum.default", "aten.clamp_min.default", "aten.clamp_min.Tensor")(extremum("max"))
-pointwise("aten.minimum.default", "prims.minimum.default", "aten.clamp_max.default", "aten.clamp_max.Tensor")(extremum("min"))
+pointwise("aten.maximum.default", "prims.maximum.default", "aten.clamp_min.default", "aten.clamp_min.Tensor")(
+    extremum("max")
+)
+pointwise("aten.minimum.default", "prims.minimum.default", "aten.clamp_max.default", "aten.clamp_max.Tensor")(
+    extremum("min")
+)
 
 
 @pointwise("aten.fmax.default", "prims.fmax.default")

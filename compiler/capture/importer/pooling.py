@@ -14,14 +14,21 @@ from effc.compiler.capture.importer.padding import pad
 from effc.compiler.capture.importer.reductions import arg_reduce
 from effc.compiler.capture.importer.registry import Op, lowers
 from effc.compiler.capture.importer.scatter import scatter
+from effc.compiler.capture.importer.shapes import reshape
 from effc.compiler.capture.importer.types import Scalar, Size, Tensor, is_empty, is_float, opmath, simplify
-from effc.compiler.capture.importer.views import reshape
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import as_expr
 
 
 def _padded(
-    b: Builder, x: Tensor, out: tuple[Size, ...], kernel: Any, stride: Any, padding: Any, dilation: Any, value: float | int
+    b: Builder,
+    x: Tensor,
+    out: tuple[Size, ...],
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    value: float | int,
 ) -> Tensor:
     """``x`` padded so far that every window lies inside, also those that ceil_mode adds at the end."""
     n = len(kernel)
@@ -112,7 +119,15 @@ def _positions(
 
 @lowers("aten.max_pool2d_with_indices_backward.default")
 def _max_pool_backward(
-    op: Op, grad: Tensor, x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Tensor
+    op: Op,
+    grad: Tensor,
+    x: Tensor,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    indices: Tensor,
 ) -> Tensor:
     """Each gradient added to the place that gave its maximum."""
     b = op.b

@@ -10,10 +10,10 @@ import torch
 from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.builder import Builder
 from effc.compiler.capture.importer.registry import Op, lowers
+from effc.compiler.capture.importer.shapes import reshape, wrap
 from effc.compiler.capture.importer.types import Scalar, Size, Tensor, is_empty, is_float, numel, opmath, simplify
-from effc.compiler.capture.importer.views import reshape, wrap
 from effc.compiler.ir.errors import UnsupportedError
-from effc.compiler.ir.expr import Expr, as_expr, product
+from effc.compiler.ir.expr import as_expr, product
 
 
 def dimensions(dims: Any, rank: int) -> list[int]:
@@ -105,9 +105,7 @@ def _var(op: Op, x: Tensor, dims: Any = None, correction: Any = 1, keepdim: bool
 
 
 @lowers("aten.var_mean.correction")
-def _var_mean(
-    op: Op, x: Tensor, dims: Any = None, correction: Any = 1, keepdim: bool = False
-) -> list[Tensor]:
+def _var_mean(op: Op, x: Tensor, dims: Any = None, correction: Any = 1, keepdim: bool = False) -> list[Tensor]:
     over = dimensions(dims, x.rank)
     return [_finish(op, v) for v in moments(op.b, x, over, 1 if correction is None else correction)]
 
@@ -201,6 +199,3 @@ def _scan_extremum(op: Op, x: Tensor, dim: int) -> list[Tensor]:
     name = b.fresh()
     b.lines.append(f"    {name}:2 = {text} loc({b.location})")
     return [Tensor(f"{name}#0", x.dtype, x.sizes), Tensor(f"{name}#1", torch.int64, x.sizes)]
-
-
-__all__ = ["Expr", "arg_reduce", "count", "dimensions", "mean", "moments"]

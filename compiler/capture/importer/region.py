@@ -165,7 +165,8 @@ def _reason(attempt: Any) -> str | None:
 def _lower(b: Builder, node: Node, values: Mapping[Node, Any]) -> Any:
     if node.target is operator.getitem:
         source, position = node.args
-        assert isinstance(source, Node) and isinstance(position, int)
+        assert isinstance(source, Node)
+        assert isinstance(position, int)
         item = values[source][position]
         if item is None:
             raise UnsupportedError(f"result {position} of {source.target}")
@@ -260,5 +261,7 @@ def _sources(symbols: Sequence[str], inputs: Sequence[Node]) -> tuple[SymbolSour
                     found[symbol] = SymbolSource(node, dim)
     missing = [s for s in symbols if s not in found]
     if missing:
-        raise UnsupportedError(f"no input of the region has the size {', '.join(missing)}; pass its SymInt node as an input")
+        raise UnsupportedError(
+            f"no input of the region has the size {', '.join(missing)}; pass its SymInt node as an input"
+        )
     return tuple(found[s] for s in symbols)

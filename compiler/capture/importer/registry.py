@@ -8,14 +8,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as Promotion
-from torch._prims_common import elementwise_dtypes
+from torch import _prims_common
 
 from effc.compiler.capture.importer.builder import Builder
 from effc.compiler.capture.importer.types import Quotient, Size, Tensor
 from effc.compiler.ir.expr import Expr
 
-__all__ = ["LOWERINGS", "Op", "Promotion", "lowers", "promote"]
+Promotion = _prims_common.ELEMENTWISE_TYPE_PROMOTION_KIND
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,8 @@ def _key(a: Any) -> tuple[torch.dtype, bool] | type:
 
 @lru_cache(maxsize=4096)
 def _promote(keys: tuple[tuple[torch.dtype, bool] | type, ...], kind: Any) -> tuple[torch.dtype, torch.dtype]:
-    args = [torch.empty((1,) if k[1] else (), dtype=k[0], device="meta") if isinstance(k, tuple) else k(1) for k in keys]
-    computation, result = elementwise_dtypes(*args, type_promotion_kind=kind)
+    args = [
+        torch.empty((1,) if k[1] else (), dtype=k[0], device="meta") if isinstance(k, tuple) else k(1) for k in keys
+    ]
+    computation, result = _prims_common.elementwise_dtypes(*args, type_promotion_kind=kind)
     return computation, result

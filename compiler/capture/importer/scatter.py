@@ -15,11 +15,11 @@ import torch
 
 from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.builder import Builder, identity, neutral
+from effc.compiler.capture.importer.division import floor_div
 from effc.compiler.capture.importer.indexing import advanced, index_maps, place
-from effc.compiler.capture.importer.pointwise import floor_div
 from effc.compiler.capture.importer.registry import Op, lowers
+from effc.compiler.capture.importer.shapes import expand, extract_slice, reshape, wrap
 from effc.compiler.capture.importer.types import Scalar, Size, Tensor, is_empty, is_float, numel, opmath
-from effc.compiler.capture.importer.views import expand, extract_slice, reshape, wrap
 from effc.compiler.ir.errors import UnsupportedError
 
 
@@ -89,9 +89,7 @@ def _combine(
 
 
 @lowers("aten.index_put.default", "aten._unsafe_index_put.default")
-def _index_put(
-    op: Op, x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False
-) -> Tensor:
+def _index_put(op: Op, x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
     b = op.b
     if any(i is not None and i.dtype == torch.bool for i in indices):
         return _masked_put(op, x, indices, values, accumulate)
@@ -170,10 +168,7 @@ def _index_write(
         return x
     if base.sizes[dim] == 0:
         raise UnsupportedError("an index into a dimension without elements")
-    if isinstance(source, Tensor):
-        updates = reshape(b, source, space)
-    else:
-        updates = b.fill(source, base.dtype, space)
+    updates = reshape(b, source, space) if isinstance(source, Tensor) else b.fill(source, base.dtype, space)
     if alpha != 1:
         wide = opmath(base.dtype)
         updates = b.pointwise(
@@ -185,6 +180,3 @@ def _index_write(
     direct = {d: d for d in range(rank) if d != dim}
     result = _combine(op, base, updates, {dim: (ready, [f"d{dim}"])}, direct, kind, include_self)
     return reshape(b, result, op.sizes)
-
-
-__all__ = ["scatter"]

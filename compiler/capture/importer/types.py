@@ -29,7 +29,17 @@ MLIR_TYPE: Mapping[torch.dtype, str] = {
     torch.uint8: "i8",
     torch.bool: "i1",
 }
-BITS: Mapping[str, int] = {"f64": 64, "f32": 32, "bf16": 16, "f16": 16, "i64": 64, "i32": 32, "i16": 16, "i8": 8, "i1": 1}
+BITS: Mapping[str, int] = {
+    "f64": 64,
+    "f32": 32,
+    "bf16": 16,
+    "f16": 16,
+    "i64": 64,
+    "i32": 32,
+    "i16": 16,
+    "i8": 8,
+    "i1": 1,
+}
 
 #: dtypes whose MLIR integer is read without a sign.
 UNSIGNED = frozenset({torch.uint8, torch.bool})
