@@ -70,6 +70,7 @@ class Stand:
         self.executables: dict[str, AtenExecutable] = {}
         self.params: list[str] = []
         self.failures: list[Exception] = []
+        self.cannot_build: Callable[[Group], Exception | None] = lambda group: None
 
     def install(self, patch: pytest.MonkeyPatch) -> Stand:
         patch.setattr(capture_graph, "supported", lambda node: "refused by the test" if self.refuse(node) else None)
@@ -86,6 +87,9 @@ class Stand:
         def build(text: str) -> Any:
             if self.failures:
                 raise self.failures.pop(0)
+            error = self.cannot_build(self.executables[text].group)
+            if error is not None:
+                raise error
             report = SimpleNamespace(seconds={"emit": 0.001}, from_cache=False)
             return SimpleNamespace(executable=self.executables[text], report=report)
 

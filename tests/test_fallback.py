@@ -12,6 +12,7 @@ from capture_fakes import Stand
 from torch import Tensor
 
 from effc.compiler.capture import backend, record
+from effc.compiler.capture.partition import Group
 from effc.compiler.ir.errors import LoweringError, ToolchainCrash, UnsupportedError
 
 
@@ -55,7 +56,7 @@ def test_nothing_is_refused_where_all_compiles(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("error", [LoweringError, ToolchainCrash, UnsupportedError])
 def test_a_region_that_does_not_build_runs_by_aten(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     stand = Stand().install(monkeypatch)
-    stand.failures = [error("the lowering gave up")]
+    stand.cannot_build = lambda group: error("the lowering gave up")
     x = torch.randn(4, 3)
     with record() as recording:
         ours = torch.compile(lambda x: (x.exp() + 1) * 2, backend=stand.backend)(x)
@@ -65,28 +66,49 @@ def test_a_region_that_does_not_build_runs_by_aten(error: type[Exception], monke
     assert {f.reason for f in graph.fallbacks} == {"the lowering gave up"}
 
 
-def test_only_the_named_op_leaves_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
-    def f(x: Tensor) -> Tensor:
-        a = x.exp() + 1
-        b = a.cos()
-        return b * 2
+def holds(target: str, text: str) -> Callable[[Group], Exception | None]:
+    """Refuses regions that hold an op."""
+    return lambda group: LoweringError(text) if any(target in str(n.target) for n in group.nodes) else None
 
+
+def many_ops(x: Tensor) -> Tensor:
+    for _ in range(3):
+        x = (x.exp() + 1).cos() * 2 - x.t().reshape(x.shape)
+    return x.split(2, 0)[1] + 1
+
+
+@pytest.mark.parametrize("text", ["no schedule", "no schedule for it (cos)"])
+def test_only_the_op_at_fault_leaves_the_region(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stand = Stand().install(monkeypatch)
-    stand.failures = [LoweringError(f"no schedule for math.cos at test_fallback.py:{f.__code__.co_firstlineno + 2}")]
+    stand.cannot_build = holds("cos", text)
     x = torch.randn(4, 3)
     with record() as recording:
-        ours = torch.compile(f, backend=stand.backend)(x)
-    torch.testing.assert_close(ours, f(x))
+        ours = torch.compile(many_ops, backend=stand.backend)(x)
+    torch.testing.assert_close(ours, many_ops(x))
     (graph,) = recording.graphs
-    assert [f.op for f in graph.fallbacks] == ["aten.cos.default"]
-    assert len(graph.regions) == 2
+    assert [(f.op, f.reason) for f in graph.fallbacks] == [("aten.cos.default", text)] * 3  # all of a kind at once
+    assert len(graph.regions) == 4
+
+
+def test_ops_that_only_fail_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(group: Group) -> Exception | None:
+        found = {str(n.target) for n in group.nodes}
+        return ToolchainCrash("it died") if {"aten.exp.default", "aten.sin.default"} <= found else None
+
+    def f(x: Tensor) -> Tensor:
+        return (x.exp() + 1).sin() * 3
+
+    stand = Stand().install(monkeypatch)
+    stand.cannot_build = refuse
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(torch.compile(f, backend=stand.backend)(x), f(x))
 
 
 def test_a_region_that_keeps_failing_ends_with_aten(monkeypatch: pytest.MonkeyPatch) -> None:
     stand = Stand().install(monkeypatch)
-    stand.failures = [LoweringError("no reason") for _ in range(50)]
+    stand.cannot_build = lambda group: LoweringError("no reason")
     x = torch.randn(4, 3)
-    torch.testing.assert_close(torch.compile(model, backend=stand.backend)(x), model(x))
+    torch.testing.assert_close(torch.compile(many_ops, backend=stand.backend)(x), many_ops(x))
 
 
 def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

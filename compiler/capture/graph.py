@@ -1,7 +1,7 @@
 """Compiles one ATen graph: divide it, import and build each region, put everything together again.
 
-A region that a later stage refuses is tried again without the op that the refusal names, and goes to ATen as a whole
-where it names none; the report says so.
+A region that a later stage refuses is tried again without the op that the refusal is about, which is searched for where
+the message does not name it, and goes to ATen as a whole after that; the report says so.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from torch.fx.experimental.symbolic_shapes import optimization_hint
 
 from effc.compiler.capture.assemble import Boxed, CompiledGroup, RegionCall, assemble, from_aten
 from effc.compiler.capture.check import checked
+from effc.compiler.capture.culprit import alike, smallest_refused
 from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
+from effc.compiler.capture.normalize import normalize
 from effc.compiler.capture.parameters import params_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
 #: ``build(text)`` gives the executable of a region's graph IR, or raises LoweringError or UnsupportedError.
 Build = Callable[[str], "Built"]
 
-#: How often a region is tried again without the op that a refusal names, before all of it goes to ATen.
-_RETRIES = 3
+#: How often a graph is searched for the op that a refusal does not name, before a refused region goes to ATen whole.
+_SEARCHES = 4
+_HANG = "did not answer within"  # a stage that hangs costs minutes a trial: nothing is searched for
 _NOTHING_TO_COMPUTE = "moves data only, or has no elements: nothing for effc to compute"
 _dumps = itertools.count()
 
@@ -69,7 +72,7 @@ class _Compilation:
         self.facts = facts
         self.excluded: dict[Node, str] = {}
         self.reasons: dict[Node, str | None] = {}
-        self.retries = _RETRIES
+        self.searches = _SEARCHES
         self.built: dict[str, Built] = {}
         self.notes: list[str] = []
         self.params = params_of(gm.graph, owner.names) if facts.kind == "inference" else {}
@@ -79,6 +82,7 @@ class _Compilation:
         self.dump = _Dump(facts.kind)
 
     def run(self) -> Boxed:
+        normalize(self.gm.graph)
         self.dump.write("graph.txt", lambda: self.gm.print_readable(print_output=False))
         while True:
             with self.facts.phase("divide"):
@@ -124,8 +128,18 @@ class _Compilation:
         return compiled
 
     def _compile_group(self, name: str, group: Group) -> CompiledGroup:
+        region = self._import(name, group)
+        self.dump.write(f"{name}.mlir", lambda: region.text)
+        built = self._build(region)
+        self.facts.regions.append(_region_facts(name, group, region, built))
+        call = _caller(built.executable, validate=self._must_validate(region))
+        if self.owner.options.check:
+            call = checked(call, name, group, region)
+        return CompiledGroup(group, region, call)
+
+    def _import(self, name: str, group: Group) -> Region:
         with self.facts.phase("import"):
-            region = import_region(
+            return import_region(
                 group.nodes,
                 list(dict.fromkeys([*group.inputs, *self.symints])),
                 group.outputs,
@@ -133,36 +147,39 @@ class _Compilation:
                 mutations=group.mutations,
                 name=name,
             )
-        self.dump.write(f"{name}.mlir", lambda: region.text)
+
+    def _build(self, region: Region) -> Built:
         if region.text not in self.built:
             with unset_fake_temporarily():  # building makes real tensors
                 self.built[region.text] = built = self.owner.build(region.text)
                 self.notes += built.executable.notes
             for phase, seconds in built.report.seconds.items():
                 self.facts.phases[phase] = self.facts.phases.get(phase, 0.0) + seconds
-        executable = self.built[region.text].executable
-        self.facts.regions.append(_region_facts(name, group, region, self.built[region.text]))
-        call = _caller(executable, validate=self._must_validate(region))
-        if self.owner.options.check:
-            call = checked(call, name, group, region)
-        return CompiledGroup(group, region, call)
+        return self.built[region.text]
 
     def _must_validate(self, region: Region) -> bool:
         """Whether an input's strides may differ from FakeTensor's: ATen made it, now or in the forward graph."""
         return self.facts.kind == "backward" or any(from_aten(n) for n in region.inputs)
 
-    def _exclude(self, group: Group, error: Exception) -> None:
-        message = str(error).strip().splitlines() or [type(error).__name__]
-        reason = message[0]
+    def _exclude(self, group: Group, error: LoweringError | UnsupportedError) -> None:
+        """Give to ATen what the refusal of ``group`` is about: the named op, or the smallest part refused, or all of it."""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         computing = [n for n in group.nodes if not is_view(n)]
-        named = [n for n in computing if f"({n.name})" in reason] or [
-            n for n in computing if str(source_of(n)) in reason and str(source_of(n)) != "<unknown>"
-        ]
-        if self.retries > 0 and 0 < len(named) < len(computing):
-            self.retries -= 1
-            self.excluded.update(dict.fromkeys(named, reason))
-        else:
-            self.excluded.update(dict.fromkeys(computing, reason))
+        culprits = [n for n in computing if f"({n.name})" in reason]
+        if not culprits and self.searches > 0 and _HANG not in reason:
+            self.searches -= 1
+            with self.facts.phase("search"):
+                culprits = smallest_refused(group, self._is_refused)
+        kinds = {alike(n) for n in culprits}
+        repeated = [n for n in computing if alike(n) in kinds] if kinds else computing
+        self.excluded.update(dict.fromkeys(repeated, reason))
+
+    def _is_refused(self, part: Group) -> bool:
+        try:
+            self._build(self._import("part", part))
+        except (LoweringError, UnsupportedError):
+            return True
+        return False
 
 
 def _refuse(fallbacks: Sequence[Fallback]) -> None:

@@ -1,0 +1,46 @@
+"""Rewrites of an ATen graph before it is divided: the same values, in ops that say more.
+
+``as_strided(x, sizes, strides)`` of a contiguous ``x``, where sizes and strides are contiguous too, becomes ``view(x,
+sizes)``: the decompositions of group norms write reshapes that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+_aten = torch.ops.aten
+
+
+def normalize(graph: Graph) -> None:
+    """Rewrite ``graph`` in place."""
+    for node in graph.find_nodes(op="call_function", target=_aten.as_strided.default):
+        base = node.args[0]
+        if isinstance(base, Node) and _is_reshape(node, base):
+            node.target = _aten.view.default
+            node.args, node.kwargs = (base, node.args[1]), {}
+
+
+def _is_reshape(node: Node, base: Node) -> bool:
+    own_offset = len(node.args) < 4 and node.kwargs.get("storage_offset") is None
+    x, y = base.meta["val"], node.meta["val"]
+    return (
+        own_offset
+        and statically_known_true(x.numel() == y.numel())
+        and _contiguous(x.shape, x.stride())
+        and _contiguous(y.shape, y.stride())
+    )
+
+
+def _contiguous(sizes: Sequence[Any], strides: Sequence[Any]) -> bool:
+    """Whether the strides are the products of the later sizes; a dimension of one element has any."""
+    expected: Any = 1
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if not statically_known_true(size == 1) and not statically_known_true(stride == expected):
+            return False
+        expected = expected * size
+    return True
