@@ -100,7 +100,7 @@ def _side(spec: KernelSpec, value: int) -> Side | str:
         value = spec.body[value].args[0]
     instr = spec.body[value]
     if instr.op != "load" or instr.args:
-        what = f"a masked {instr.op}" if instr.args else instr.op
+        what = "a masked load" if instr.op == "load" else instr.op
         return f"a factor of contract comes from {what}; only a plain load (and conversions of it) is taken"
     operand = instr["operand"]
     return Side(value, tuple(reversed(chain)), operand, spec.operands[operand].role == "packed")
