@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import torch
 import zoo
-from exactness import clone_tree, compare
+from exactness import compare
+from float64 import clone_tree
 from rich.progress import track
 
 from effc.cli.timing import race

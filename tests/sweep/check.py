@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import exactness
+import float64
 import torch
+from copies import COPIES
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from .copies import COPIES
 
 #: Results that eager leaves undefined: only shapes and dtypes compare.
 _UNDEFINED = (
@@ -91,10 +91,10 @@ def check(op: Any, sample: Any, backend: str) -> Verdict:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            eager, log = exactness.run(call, inputs), _Log()
+            eager, log = float64.run(call, inputs), _Log()
             with log:
                 torch.manual_seed(1)
-                again = exactness.run(call, inputs)
+                again = float64.run(call, inputs)
         except Exception as err:
             return Verdict("skipped", f"eager: {_first_line(err)}")
         undefined = op.name.split(".")[-1] in _UNDEFINED or not _same(eager, again)
@@ -108,14 +108,14 @@ def check(op: Any, sample: Any, backend: str) -> Verdict:
 
 
 def _failure(
-    call: Callable[..., Any], inputs: Any, eager: exactness.Run, backend: str, undefined: bool
+    call: Callable[..., Any], inputs: Any, eager: float64.Run, backend: str, undefined: bool
 ) -> Verdict | None:
     """What is wrong with the compiled run, if anything; only shapes and dtypes compare where values are
     ``undefined``.
     """
     torch._dynamo.reset()
     try:
-        ours = exactness.run(torch.compile(call, backend=backend, dynamic=False), inputs)
+        ours = float64.run(torch.compile(call, backend=backend, dynamic=False), inputs)
     except Exception as err:
         return Verdict("error", _first_line(err))
     if undefined:
@@ -124,7 +124,7 @@ def _failure(
     return None if _same(eager, ours) else _close(call, inputs, eager, ours)
 
 
-def _close(call: Callable[..., Any], inputs: Any, eager: exactness.Run, ours: exactness.Run) -> Verdict | None:
+def _close(call: Callable[..., Any], inputs: Any, eager: float64.Run, ours: float64.Run) -> Verdict | None:
     """None where ``ours`` is exact; it differs from eager in some bits."""
     try:
         torch.testing.assert_close(ours.tensors(), eager.tensors(), equal_nan=True)
@@ -167,7 +167,7 @@ def _recording(backend: str) -> Iterator[Any]:
         yield recording
 
 
-def _same(a: exactness.Run, b: exactness.Run) -> bool:
+def _same(a: float64.Run, b: float64.Run) -> bool:
     """Bit for bit, NaN equal to NaN."""
     x, y = a.tensors(), b.tensors()
     return x.keys() == y.keys() and all(_equal(x[k], y[k]) for k in x)
@@ -185,7 +185,7 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(torch.equal(a, b) or ((a == b) | ((a != a) & (b != b))).all())
 
 
-def _shapes(eager: exactness.Run, ours: exactness.Run) -> str:
+def _shapes(eager: float64.Run, ours: float64.Run) -> str:
     a, b = (
         [(t.dtype, t.shape) for t in pytree.tree_leaves(r.outputs) if isinstance(t, torch.Tensor)]
         for r in (eager, ours)

@@ -1,7 +1,7 @@
 """Which ATen ops do no arithmetic."""
 
 #: ATen ops that move, create or index data, by base name.
-COPIES = frozenset((
+COPIES: frozenset[str] = frozenset((
     "_conj", "_local_scalar_dense", "_neg_view", "_reshape_alias", "_reshape_copy", "_to_copy", "_unsafe_index",
     "_unsafe_view", "alias", "arange", "as_strided", "as_strided_copy", "as_strided_scatter", "broadcast_to", "cat",
     "channel_shuffle", "clone", "constant_pad_nd", "contiguous", "copy", "copy_", "detach", "diag_embed",

@@ -1,0 +1,67 @@
+"""Training through ``backend="effc"`` follows eager's loss curve."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from zoo.vision import FashionResNet
+
+
+def batches(steps: int, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Images ``[size, 1, 28, 28]`` of ten noisy prototypes, and their labels: learnable in a few steps."""
+    g = torch.Generator().manual_seed(7)
+    prototypes = torch.randn(10, 1, 28, 28, generator=g)
+    found = []
+    for _ in range(steps):
+        labels = torch.randint(0, 10, (size,), generator=g)
+        found.append((prototypes[labels] + torch.randn(size, 1, 28, 28, generator=g), labels))
+    return found
+
+
+def losses(model: nn.Module, compiled: nn.Module, data: list[tuple[Tensor, Tensor]]) -> list[float]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    curve = []
+    for images, labels in data:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(compiled(images), labels)
+        loss.backward()
+        optimizer.step()
+        curve.append(loss.item())
+    return curve
+
+
+def test_follows_eagers_loss_curve() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    eager = FashionResNet(8).train()
+    ours = copy.deepcopy(eager)
+    data = batches(12, 16)
+    expected = losses(eager, eager, data)
+    found = losses(ours, torch.compile(ours, backend="effc"), data)
+    assert expected[-1] < 0.5 * expected[0]
+    for step, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert abs(a - b) <= 1e-4 * (step + 1), (step, found, expected)
+    for (name, a), b in zip(ours.state_dict().items(), eager.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-2, atol=1e-3), name
+
+
+def test_gradients_are_exact() -> None:
+    """One step: each parameter's gradient against float64, held to eager's error."""
+    torch._dynamo.reset()
+    torch.manual_seed(1)
+    model = FashionResNet(8).train()
+    ((images, labels),) = batches(1, 8)
+    wide = copy.deepcopy(model).double()
+    ours = copy.deepcopy(model)
+    F.cross_entropy(wide(images.double()), labels).backward()
+    F.cross_entropy(model(images), labels).backward()
+    F.cross_entropy(torch.compile(ours, backend="effc")(images), labels).backward()
+    for (name, a), b, r in zip(ours.named_parameters(), model.parameters(), wide.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert r.grad is not None
+        error, eager = ((g.double() - r.grad).norm() / r.grad.norm() for g in (a.grad, b.grad))
+        assert error <= max(2 * eager, 4 * torch.finfo(torch.float32).eps), name
