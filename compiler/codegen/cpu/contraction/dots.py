@@ -61,7 +61,7 @@ class DotsKernel(Kernel):
     def _add(
         self, left: Value, right: list[Value], at: Value, mask: Value | None, totals: list[Value]
     ) -> list[Value]:
-        b, nest, step = self.b, self.nest, self.step
+        step = self.step
         x = self._vector(left, at, mask, left=True)
         return [
             step.accumulate(total, [x], [self._vector(p, at, mask, left=False)])

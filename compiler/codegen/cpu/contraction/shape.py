@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.contraction.form import lanes_of
+from effc.compiler.codegen.cpu.contraction.form import form, lanes_of
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
@@ -15,7 +15,7 @@ from effc.compiler.ir.spec import KernelSpec, Schedule
 @dataclass(frozen=True)
 class Shape:
     """``mr`` x ``nr``: the register tile; ``unroll``: steps of K in a loop's body; ``lanes``: accumulators a register holds;
-    ``group``: neighbours of K that lie together in the packed factor (2 in bf16); ``dot``: one instruction sums such a pair.
+    ``group``: neighbours of K that lie together in the packed or turned factor (2 in bf16); ``dot``: one instruction sums a pair.
     """
 
     spec: KernelSpec
@@ -33,9 +33,13 @@ class Shape:
         nr = int(schedule["nr"])
         if nr % lanes:
             raise ValueError(f"nr = {nr} is not a multiple of the {lanes} lanes of {target.name}")
-        group = 2 if nest.right.packed and nest.spec.operands[nest.right.operand].dtype == "bf16" else 1
-        pairs = group == 2 and nest.spec.operands[nest.left.operand].dtype == "bf16"
-        dot = pairs and target.has("avx512_bf16")
+        low = [nest.spec.operands[side.operand].dtype == "bf16" for side in (nest.left, nest.right)]
+        dot = all(low) and target.has("avx512_bf16") and lanes == 16
+        pairs = nest.right.packed or (
+            dot and form(nest, target) == "turned" and nest.stride(nest.right.load, nest.reduction[-1]).constant == 1
+        )
+        group = 2 if low[1] and pairs else 1
+        dot = dot and group == 2
         return Shape(spec, int(schedule["mr"]), nr, int(schedule["unroll"]), lanes, group, dot)
 
     @property

@@ -1,14 +1,17 @@
 """Products whose right factor is not constant and has no contiguous columns: ``x @ w.T`` with weights in place, ``q @ k.T``.
 
 A unit is a panel of ``nr`` columns and a block of rows. K runs in blocks: each block of the panel is turned on the stack into what a
-packed factor looks like, ``[K block][nr]``, already as accumulators; the rows' sums so far wait on the stack too.
+packed factor looks like: ``[K block][nr]``, already as accumulators, or ``[K block / 2][nr][2]`` where bf16 pairs are summed in one
+instruction. The rows' sums so far wait on the stack too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.tile import Tile
-from effc.compiler.codegen.cpu.text import Value, vector_type
+from effc.compiler.codegen.cpu.text import PTR, Value, vector_type
 from effc.compiler.codegen.cpu.threads import Share
 from effc.compiler.codegen.cpu.transpose import transpose
 from effc.compiler.ir.expr import const, var
@@ -32,8 +35,9 @@ class TurnedKernel(Kernel):
 
     def _prepare(self, share: Share) -> None:
         b, shape = self.b, self.shape
-        self.steps = BLOCK_BYTES // (shape.nr * ITEM_SIZE[self.accumulator]) // shape.lanes * shape.lanes
-        self.block = b.stack(self.steps * shape.nr, self.accumulator)
+        rows = BLOCK_BYTES // (shape.nr * ITEM_SIZE[self.accumulator]) // shape.lanes * shape.lanes
+        self.steps = rows * shape.group
+        self.block = b.stack(rows * shape.nr, self.accumulator)
         self.sums = b.stack(self._rows_of_unit() * shape.nr, self.accumulator)
 
     def _unit(self, at: dict[str, Value]) -> None:
@@ -55,7 +59,7 @@ class TurnedKernel(Kernel):
             split = [totals[i * shape.vectors : (i + 1) * shape.vectors] for i in range(shape.mr)]
             self.epilogue.write(outer, indices, columns, masks, split)
 
-    def _blocks(self, depth: int, at: dict[str, Value], visit: object) -> None:
+    def _blocks(self, depth: int, at: dict[str, Value], visit: Callable[[dict[str, Value]], None]) -> None:
         """Run ``visit`` for each block of K: every point of the outer sums, slices of the innermost one."""
         b, nest = self.b, self.nest
         name, size = f"d{nest.reduction[depth]}", self._value(self.sizes[depth])
@@ -65,7 +69,6 @@ class TurnedKernel(Kernel):
             return
         with b.loop(b.index(0), size, self.steps) as loop:
             count = b.minimum(b.sub(size, loop.index), self.steps)
-            assert callable(visit)
             visit({**at, name: loop.index, _STEPS: count})
 
     def _add_block(self, at: dict[str, Value], row: Value, rows: Value, last: Value, column: Value) -> None:
@@ -79,12 +82,12 @@ class TurnedKernel(Kernel):
             None,
             [var(_STEPS)],
             [nest.stride(nest.left.load, inner)],
-            [const(shape.nr)],
+            [const(shape.nr * shape.group)],
             {**self.share.symbols, _STEPS: at[_STEPS]},
             shape.unroll,
             None,
             None,
-            b.index(shape.lanes),
+            b.index(shape.lanes * shape.group),
         )
         with b.loop(b.index(0), rows, shape.mr) as loop:
             left = []
@@ -101,33 +104,47 @@ class TurnedKernel(Kernel):
     # -- turning ----------------------------------------------------------------------------------------------------
     def _turn(self, at: dict[str, Value], column: Value) -> None:
         """Copy ``[columns][K]`` to ``[K][columns]``; columns beyond the last repeat it, and are never stored."""
-        b, nest, shape, step = self.b, self.nest, self.shape, self.step
-        inner, count = nest.reduction[-1], at[_STEPS]
+        b, nest, shape = self.b, self.nest, self.shape
+        inner = nest.reduction[-1]
         end = b.sub(self._value(nest.size(nest.column)), 1)
+        whole = b.div(at[_STEPS], shape.group)
         contiguous = nest.stride(nest.right.load, inner).constant == 1
-        memory = step.memory(nest.right)
-        squares = b.mul(b.div(count, shape.lanes), shape.lanes) if contiguous else b.index(0)
-        along = self._value(nest.stride(nest.right.load, inner))
+        squares = b.mul(b.div(whole, shape.lanes), shape.lanes) if contiguous else b.index(0)
+        along = b.mul(self._value(nest.stride(nest.right.load, inner)), shape.group)
         for j in range(shape.vectors):
             first = b.add(column, j * shape.lanes)
             if contiguous:
-                lines = [
-                    self._at(nest.right.load, {**at, f"d{nest.column}": b.minimum(b.add(first, r), end)})
-                    for r in range(shape.lanes)
-                ]
+                places = [b.minimum(b.add(first, r), end) for r in range(shape.lanes)]
+                lines = [self._at(nest.right.load, {**at, f"d{nest.column}": p}) for p in places]
                 with b.loop(b.index(0), squares, shape.lanes) as loop:
-                    rows = [
-                        step.convert(nest.right, b.load(b.element_pointer(p, loop.index, memory), vector_type(shape.lanes, memory)))
-                        for p in lines
-                    ]
+                    rows = [self._units(self._moved(p, b.mul(loop.index, along)), None) for p in lines]
                     for r, turned in enumerate(transpose(b, rows)):
                         b.store(turned, self._place(self.block, b.add(loop.index, r), j))
             base = self._at(nest.right.load, {**at, f"d{nest.column}": b.minimum(first, end)})
             offsets = self._clamped_offsets(first, end)
-            with b.loop(squares, count) as loop:
-                pointer = b.element_pointer(base, b.mul(loop.index, along), memory)
-                value = step.convert(nest.right, step.vector(pointer, memory, None, offsets))
+            with b.loop(squares, whole) as loop:
+                value = self._units(self._moved(base, b.mul(loop.index, along)), offsets)
                 b.store(value, self._place(self.block, loop.index, j))
+            if shape.group == 2:
+                with b.when(b.compare("arith.cmpi", "slt", b.mul(whole, 2), at[_STEPS])):
+                    half = self.step.vector(self._moved(base, b.mul(whole, along)), "i16", None, offsets)
+                    b.store(b.cast("arith.extui", half, "i32"), self._place(self.block, whole, j))
+
+    def _units(self, pointer: Value, offsets: Value | None) -> Value:
+        """``lanes`` neighbours from ``pointer``, or one for each of ``offsets``: accumulators, or pairs of bf16 as i32."""
+        step, right, lanes = self.step, self.nest.right, self.shape.lanes
+        if self.shape.group == 1:
+            return step.convert(right, step.vector(pointer, step.memory(right), None, offsets))
+        if offsets is None:  # pairs lie at even addresses only
+            type_ = vector_type(lanes, "i32")
+            return self.b.emit(f"llvm.load {pointer.name} {{alignment = 2 : i64}} : {PTR} -> {type_}", type_)
+        low = self.b.cast("arith.extui", step.vector(pointer, "i16", None, offsets), "i32")
+        second = self._moved(pointer, self.b.index(1))
+        high = self.b.cast("arith.extui", step.vector(second, "i16", None, offsets), "i32")
+        return self.b.op("arith.ori", low, self.b.op("arith.shli", high, self.b.constant(16, "i32", lanes)))
+
+    def _moved(self, pointer: Value, elements: Value) -> Value:
+        return self.b.element_pointer(pointer, elements, self.step.memory(self.nest.right))
 
     def _clamped_offsets(self, first: Value, end: Value) -> Value:
         """Elements from the first column of a vector (or the last that exists) to the column of each lane."""
