@@ -101,13 +101,16 @@ BINARY: dict[str, Callable[..., torch.Tensor]] = {
     "arith.shrui": lambda a, b: (unsigned(a) >> unsigned(b)).to(a.dtype),
     "math.powf": torch.pow, "math.atan2": torch.atan2, "math.copysign": torch.copysign,
 }  # fmt: skip
-_SAME_NAME = "acos acosh asin asinh atan atanh ceil cos cosh erf erfc exp exp2 expm1 floor log log10 log1p log2 rsqrt sin sinh sqrt tan tanh trunc"
+_SAME_NAME = (
+    *("acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1"),
+    *("floor", "log", "log10", "log1p", "log2", "rsqrt", "sin", "sinh", "sqrt", "tan", "tanh", "trunc"),
+)
 UNARY: dict[str, Callable[..., torch.Tensor]] = {
     "arith.negf": torch.neg,
     "math.absf": torch.abs,
     "math.absi": torch.abs,
     "math.roundeven": torch.round,
-    **{f"math.{name}": getattr(torch, name) for name in _SAME_NAME.split(" ")},
+    **{f"math.{name}": getattr(torch, name) for name in _SAME_NAME},
 }
 LIBM: dict[str, Callable[..., torch.Tensor]] = {
     "lgamma": torch.lgamma, "hypot": torch.hypot, "nextafter": torch.nextafter,
