@@ -6,8 +6,10 @@ subnormals to zero, which eager does not.
 
 from __future__ import annotations
 
+import struct
+
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.codegen.cpu.text import Builder, Value, split_type
+from effc.compiler.codegen.cpu.text import Builder, Value, float32_bits, split_type
 
 LOW_PRECISION = frozenset({"bf16", "f16"})
 
@@ -39,16 +41,12 @@ def from_f32(b: Builder, value: Value, dtype: str, target: Target) -> Value:
 
 def bits_of(value: int | float | str, dtype: str) -> int:
     """The 16 bits of a constant, rounded to nearest even."""
-    import struct
-
     number = float(value)
     if dtype == "f16":
         try:
             return int(struct.unpack("<H", struct.pack("<e", number))[0])
         except OverflowError:
             return 0xFC00 if number < 0 else 0x7C00
-    from effc.compiler.codegen.cpu.text import float32_bits
-
     bits = float32_bits(number)
     if number != number:
         return 0x7FC0
