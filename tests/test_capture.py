@@ -320,3 +320,22 @@ def test_a_single_view_of_a_result_is_the_regions_own(monkeypatch: pytest.Monkey
     (executable,) = stand.executables.values()
     (output,) = executable.region.outputs
     assert tuple(output.meta["val"].shape) == (2, 3, 6)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_reshape_written_as_strided_is_a_view(dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand(lambda n: "as_strided" in str(n.target)).install(monkeypatch)
+    norm = nn.GroupNorm(2, 6)
+    x = torch.randn(3, 6, 5, 4)
+    with torch.no_grad(), record() as recording:
+        same(torch.compile(norm, backend=stand.backend, dynamic=dynamic)(x), norm(x))
+    assert [len(g.regions) for g in recording.graphs] == [1]
+
+
+def test_what_only_looks_like_a_reshape_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def f(x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.as_strided(x + 1, (3, 4), (1, 3)) * 2, torch.as_strided(x + 1, (2, 4), (4, 1), 4) * 2
+
+    stand = Stand(lambda n: "as_strided" in str(n.target)).install(monkeypatch)
+    x = torch.randn(3, 4)
+    same(torch.compile(f, backend=stand.backend)(x), f(x))

@@ -31,7 +31,7 @@ class Net(nn.Module):
 @pytest.fixture
 def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
     made = Stand(lambda n: "sort" in str(n.target)).install(monkeypatch)
-    monkeypatch.setattr(backend, "_builder", made.builder)
+    monkeypatch.setattr(backend, "builder", made.builder)
     return made
 
 
