@@ -180,12 +180,6 @@ class Builder:
         picked = ", ".join(map(str, lanes))
         return self.emit(f"vector.shuffle {value.name}, {value.name} [{picked}] : {value.type}, {value.type}", to)
 
-    def shuffle2(self, x: Value, y: Value, lanes: Sequence[int]) -> Value:
-        """The chosen lanes of two vectors of one type; those of ``y`` count on from ``x``'s."""
-        to = f"vector<{len(lanes)}x{split_type(x.type)[1]}>"
-        picked = ", ".join(map(str, lanes))
-        return self.emit(f"vector.shuffle {x.name}, {y.name} [{picked}] : {x.type}, {y.type}", to)
-
     def extract(self, value: Value, lane: int) -> Value:
         """One lane of a vector."""
         element = split_type(value.type)[1]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.loops.plan import Plan
 from effc.compiler.codegen.cpu.text import Builder, Value
+from effc.compiler.codegen.cpu.transpose import transpose
 
 
 class Tiles:
@@ -43,15 +44,3 @@ class Tiles:
             for point in points:
                 for i in self.roots:
                     self.body.perform(i, point)
-
-
-def transpose(b: Builder, rows: Sequence[Value]) -> list[Value]:
-    """``n`` vectors of ``n`` lanes, n a power of two, transposed by log2(n) rounds of interleaving the halves."""
-    n = len(rows)
-    low = [lane for k in range(n // 2) for lane in (k, n + k)]
-    high = [lane for k in range(n // 2, n) for lane in (k, n + k)]
-    current = list(rows)
-    for _ in range(n.bit_length() - 1):
-        pairs = list(zip(current[: n // 2], current[n // 2 :], strict=True))
-        current = [b.shuffle2(x, y, lanes) for x, y in pairs for lanes in (low, high)]
-    return current
