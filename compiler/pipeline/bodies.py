@@ -39,8 +39,8 @@ _AFFINE: dict[str, Callable[[Expr, Expr], Expr]] = {
 }
 _REDUCE = {
     "arith.addf": "add", "arith.addi": "add", "arith.mulf": "mul", "arith.muli": "mul",
-    "arith.maximumf": "max", "arith.maxsi": "max", "arith.maxui": "maxui",
-    "arith.minimumf": "min", "arith.minsi": "min", "arith.minui": "minui",
+    "arith.maximumf": "max", "arith.maxsi": "max", "arith.maxui": "umax",
+    "arith.minimumf": "min", "arith.minsi": "min", "arith.minui": "umin",
     "arith.andi": "and", "arith.ori": "or", "arith.xori": "xor",
 }  # fmt: skip
 _SIGNED_BITS = {"i8": 8, "i16": 16, "i32": 32, "i64": 64}
@@ -51,11 +51,11 @@ def identity_of(kind: str, dtype: str) -> tuple[Any, ...]:
     floating = dtype.startswith(("f", "bf"))
     bits = _SIGNED_BITS.get(dtype, 1)
     match kind:
-        case "add" | "or" | "xor" | "maxui":
+        case "add" | "or" | "xor" | "umax":
             return (0, 0.0, False)
         case "mul":
             return (1, 1.0)
-        case "and" | "minui":
+        case "and" | "umin":
             return (-1, 1, True)
         case "max":
             return ("-inf",) if floating else (-(1 << (bits - 1)),)

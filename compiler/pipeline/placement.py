@@ -16,6 +16,10 @@ from effc.compiler.pipeline.graph import Graph, GraphOutput, Op, Tensor
 from effc.compiler.pipeline.views import Index, chain, source_index
 
 
+#: Operations whose result is their last operand with some elements changed.
+_UPDATES = ("insert", "scatter")
+
+
 @dataclass(frozen=True)
 class Base:
     """A region of memory: ``input``, ``output`` or ``buffer`` (in the arena) number ``index``."""
@@ -110,20 +114,29 @@ def _place_output(graph: Graph, fusion: Fusion, layout: Layout, output: GraphOut
     strides = _strides_before(views, target.strides)
     computed = root.producer is not None and not is_free(root.producer)
     if computed and root not in layout.places and strides is not None:
-        if output.mutates is None or _writes_in_place(graph, fusion, root, output.mutates):
+        if output.mutates is None or _writes_in_place(graph, fusion, root, strides, output.mutates):
             layout.places[root] = Placement(target.base, target.offset, strides)
             return
     layout.copies.append((output.tensor, target, None))
 
 
-def _writes_in_place(graph: Graph, fusion: Fusion, root: Tensor, number: int) -> bool:
+def _writes_in_place(
+    graph: Graph, fusion: Fusion, root: Tensor, strides: tuple[Expr, ...], number: int
+) -> bool:
     """Whether the producer of ``root`` may write straight into input ``number``: nobody else needs the old value elsewhere."""
     source = graph.inputs[number].tensor
+    if root.sizes != source.sizes or strides != graph.inputs[number].strides:
+        return False
     producer = root.producer
     assert producer is not None
     readers = _readers(source)
-    if producer.kind in ("insert", "scatter"):
-        return readers == [producer] and chain(producer.operands[-1])[0] is source and producer.operands[-1] is source
+    if producer.kind in _UPDATES:
+        while _updates_alone(producer):
+            below = producer.operands[-1].producer
+            assert below is not None
+            producer = below
+        new_values = [t for t in producer.operands[:-1] if chain(t)[0] is source]
+        return readers == [producer] and producer.operands[-1] is source and not new_values
     group = fusion.of.get(producer)
     if group is None or group.kind != "loops":
         return False
@@ -137,6 +150,12 @@ def _writes_in_place(graph: Graph, fusion: Fusion, root: Tensor, number: int) ->
             if tensor is source and (i >= plain or tuple(e.substitute(values) for e in reader.maps[i]) != target):
                 return False
     return True
+
+
+def _updates_alone(op: Op) -> bool:
+    """Whether the tensor that ``op`` updates is itself an update's result, which nobody else reads."""
+    old = op.operands[-1]
+    return old.producer is not None and old.producer.kind in _UPDATES and _readers(old) == [op] and old.users == [op]
 
 
 def _readers(tensor: Tensor) -> list[Op]:
@@ -198,6 +217,8 @@ def _place_scatter(layout: Layout, op: Op) -> None:
     result, old = op.results[0], op.operands[-1]
     if result not in layout.places:
         layout.places[result] = layout.buffer(result, row_major(result.sizes))
+    if _updates_alone(op) and old not in layout.places:
+        layout.places[old] = layout.places[result]
     if layout.places.get(old) != layout.places[result]:
         layout.copies.append((old, layout.places[result], op))
 
@@ -213,7 +234,9 @@ def _place_assembly(layout: Layout, op: Op, stored: set[Tensor]) -> None:
     for part, offset, strides in parts(op, home):
         target = Placement(home.base, offset, strides)
         if op.kind == "insert":
-            if part is op.operands[1] and layout.places.get(chain(part)[0]) == home and chain(part)[0] is part:
+            if part is op.operands[1] and _updates_alone(op) and part not in layout.places:
+                layout.places[part] = home
+            if part is op.operands[1] and layout.places.get(part) == home:
                 continue  # in place: the destination is already there
             layout.copies.append((part, target, op))
             continue

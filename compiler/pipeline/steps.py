@@ -63,7 +63,7 @@ class _Planner:
     # -- making steps -----------------------------------------------------------------------------------------------
     def _group(self, group: Group) -> None:
         stored = [t for op in group.ops for t in op.results if t in self.layout.places]
-        if not stored and not any(op.kind == "check" for op in group.ops):
+        if not stored:
             return
         reads = {
             root
@@ -71,7 +71,7 @@ class _Planner:
             for t in op.operands
             if (root := chain(t)[0]) in self.layout.places and root.producer not in group.coords
         }
-        base = self.layout.places[stored[0]].base if stored else Base("none", 0)
+        base = self.layout.places[stored[0]].base
 
         def build() -> Kernel:
             founder = group.ops[0]
