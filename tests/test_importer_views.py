@@ -114,3 +114,8 @@ def test_creation():
     agrees(
         lambda x: torch.arange(x.shape[0]) * 2 + torch.zeros_like(x, dtype=torch.int64), torch.zeros(5), dynamic=True
     )
+
+
+def test_as_strided_inside_a_contiguous_tensor():
+    agrees(lambda x: torch.as_strided(x + 0, (3, 4), (8, 2), 1) * 2, torch.randn(5, 6))
+    agrees(lambda x: torch.as_strided(x + 0, (6, 5), (5, 1)) * 2, torch.randn(5, 6))

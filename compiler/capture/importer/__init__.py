@@ -14,6 +14,7 @@ from effc.compiler.capture.importer import (  # noqa: F401  (each registers its 
     pooling,
     reductions,
     scatter,
+    strided,
     views,
 )
 from effc.compiler.capture.importer.decompositions import decompositions

@@ -10,6 +10,7 @@ import torch
 from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.pointwise import ScalarFunction, apply, extremum, pointwise
 from effc.compiler.capture.importer.registry import Op, Promotion, lowers
+from effc.compiler.capture.importer.shapes import extract_slice, wrap
 from effc.compiler.capture.importer.types import UNSIGNED, Scalar, Tensor, is_float
 from effc.compiler.ir.errors import UnsupportedError
 
@@ -236,6 +237,14 @@ def _softplus(op: Op, x: Tensor, beta: Any = 1, threshold: Any = 20) -> Tensor:
         return body.select(body.compare("gt", scaled, body.like(threshold, a)), a, soft)
 
     return apply(op, function, [x])
+
+
+@lowers("aten.glu.default")
+def _glu(op: Op, x: Tensor, dim: int = -1) -> Tensor:
+    dim = wrap(dim, x.rank)
+    half = op.sizes[dim]
+    parts = [extract_slice(op.b, x, dim, start, half) for start in (0, half)]
+    return apply(op, lambda body, a, c: body.mul(a, sigmoid(body, c)), parts)
 
 
 @lowers("aten.leaky_relu.default")

@@ -180,7 +180,7 @@ def _lower(b: Builder, node: Node, values: Mapping[Node, Any]) -> Any:
     used = frozenset(range(len(metas)))
     if isinstance(meta, (tuple, list)):
         used = frozenset(u.args[1] for u in node.users if u.target is operator.getitem)  # type: ignore[misc]
-    op = Op(b, str(node.target), tuple(d[0] for d in described), tuple(d[1] for d in described), used)
+    op = Op(b, str(node.target), tuple(d[0] for d in described), tuple(d[1] for d in described), used, node)
     args = [_resolve(a, values) for a in node.args]
     kwargs = {k: _resolve(a, values) for k, a in node.kwargs.items()}
     result = lowering(op, *args, **kwargs)

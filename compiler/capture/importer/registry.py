@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import _prims_common
+from torch.fx import Node
 
 from effc.compiler.capture.importer.builder import Builder
 from effc.compiler.capture.importer.types import Quotient, Size, Tensor
@@ -29,6 +30,7 @@ class Op:
     dtypes: tuple[torch.dtype, ...]
     results: tuple[tuple[Size, ...], ...]
     used: frozenset[int]
+    node: Node
 
     @property
     def dtype(self) -> torch.dtype:
