@@ -29,7 +29,7 @@ class AtenExecutable:
 
     def __init__(self, group: Group, region: Region) -> None:
         self.group, self.region = group, region
-        self.program = SimpleNamespace(calls=())
+        self.program = SimpleNamespace(calls=(), kernels=())
         self.notes = ["a note from the runtime"]
 
     def __call__(

@@ -33,7 +33,7 @@ def test_options_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"fallbck": "eager"}, "unknown option 'fallbck': did you mean 'fallback'? (known: cache_dir, check, "),
+        ({"fallbck": "eager"}, "unknown option 'fallbck': did you mean 'fallback'? (known: accuracy_budget, cache_dir, check, "),
         ({"fallback": "eagr"}, "option 'fallback' is 'eagr': allowed are 'eager', 'error'; did you mean 'eager'?"),
         ({"fallback": []}, "option 'fallback' is []: allowed are 'eager', 'error'"),
         ({"check": 1}, "option 'check' is 1: allowed are True, False"),
@@ -93,3 +93,26 @@ def test_the_first_call_shows_the_whole_text() -> None:
         torch._dynamo.exc.BackendCompilerFailed, match="OptionError: unknown option 'fallbak': did you mean"
     ):
         compiled(torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"plan": 3}, "option 'plan' is 3: expected what effc.plan returns, or the path of a saved plan"),
+        ({"plan": {"model": ""}}, "option 'plan' is a dict that is no plan (KeyError('calibration'))"),
+        ({"accuracy_budget": -0.1}, "option 'accuracy_budget' is -0.1: expected a number of at least 0"),
+        ({"accuracy_budget": float("nan")}, "option 'accuracy_budget' is nan: expected a number of at least 0"),
+        ({"accuracy_budget": "1 %"}, "option 'accuracy_budget' is '1 %': expected a number of at least 0"),
+        ({"metric": "perplexty"}, "option 'metric' is 'perplexty': expected a callable (reference_outputs, outputs, batch) -> "
+                                  "float, or a name; did you mean 'perplexity'?"),
+    ],
+)  # fmt: skip
+def test_refusals_of_planning(values: dict[str, object], text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Options(**values)
+    assert str(caught.value).startswith(text)
+
+
+def test_options_of_their_own_json_are_equal() -> None:
+    options = Options(accuracy_budget=0.01, metric="kl", check=True)
+    assert Options.of(options.to_json()) == options

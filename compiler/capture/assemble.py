@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -20,6 +20,9 @@ from torch.fx.graph import _BoxedCodeGen
 from effc.compiler.capture.importer.region import Region
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view
 
+if TYPE_CHECKING:
+    from effc.compiler.build import Built
+
 #: ``call(symbols, tensors)`` gives the region's results less those that are mutations.
 RegionCall = Callable[[Sequence[int], Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 Boxed = Callable[[list[Any]], Any]
@@ -27,15 +30,41 @@ Boxed = Callable[[list[Any]], Any]
 
 @dataclass(frozen=True)
 class CompiledGroup:
-    """A group of the partition with its import and the callable that runs it."""
+    """A group of the partition with its import and the callable that runs it.
+
+    ``validates``: the call copies inputs whose placement is not as the program expects.
+    """
 
     group: Group
     region: Region
+    built: Built
     call: RegionCall
+    validates: bool
 
 
-def assemble(gm: GraphModule, divided: Partition, compiled: Mapping[int, CompiledGroup]) -> Boxed:
-    """The function for ``gm``; ``compiled`` holds each group by its position in ``divided.groups``."""
+@dataclass(frozen=True)
+class Assembled:
+    """``graph``: calls of regions (each a function of ``regions``) and of ATen ops; ``root`` holds what its ``get_attr`` nodes
+    name.
+    """
+
+    graph: Graph
+    regions: Mapping[Callable[[], None], CompiledGroup]
+    root: GraphModule
+
+    def function(self) -> Boxed:
+        """The graph as a Python function."""
+        code = self.graph.python_code("self")
+        calls = {stub: made.call for stub, made in self.regions.items()}
+        scope = {name: calls.get(value, value) for name, value in code.globals.items()}
+        exec(compile(code.src, "<effc graph>", "exec"), scope)
+        run = partial(scope["forward"], self.root)
+        run._boxed_call = True  # type: ignore[attr-defined]
+        return run
+
+
+def assemble(gm: GraphModule, divided: Partition, compiled: Mapping[int, CompiledGroup]) -> Assembled:
+    """``gm`` put together again; ``compiled`` holds each group by its position in ``divided.groups``."""
     writer = _Writer()
     for node in gm.graph.nodes:
         if node.op == "placeholder":
@@ -49,7 +78,7 @@ def assemble(gm: GraphModule, divided: Partition, compiled: Mapping[int, Compile
             writer.value(step)
     (output,) = (n for n in gm.graph.nodes if n.op == "output")
     writer.graph.output(torch.fx.map_arg(output.args[0], writer.value))
-    return writer.function(gm)
+    return Assembled(writer.graph, writer.regions, gm)
 
 
 class _Writer:
@@ -58,7 +87,7 @@ class _Writer:
     def __init__(self) -> None:
         self.graph = Graph()
         self.graph.set_codegen(_ListCodeGen())
-        self.calls: dict[Callable[[], None], RegionCall] = {}
+        self.regions: dict[Callable[[], None], CompiledGroup] = {}
         self.values: dict[Node, Node] = {}
         self.sizes: dict[tuple[Node, int], Node] = {}
 
@@ -81,7 +110,7 @@ class _Writer:
             """Stands in the graph for ``made.call``, which FX could not name."""
 
         region.__name__ = region.__qualname__ = f"effc_region_{number}"
-        self.calls[region] = made.call
+        self.regions[region] = made
         symbols = tuple(self._symbol(s.node, s.dim) for s in made.region.symbol_sources)
         tensors = tuple(self.value(n) for n in made.region.inputs)
         results = self.graph.call_function(region, (symbols, tensors))
@@ -98,15 +127,6 @@ class _Writer:
         if (node, dim) not in self.sizes:
             self.sizes[node, dim] = self.graph.call_method("size", (self.value(node), dim))
         return self.sizes[node, dim]
-
-    def function(self, root: GraphModule) -> Boxed:
-        """The graph as a Python function; ``root`` holds what its ``get_attr`` nodes name."""
-        code = self.graph.python_code("self")
-        scope = {name: self.calls.get(value, value) for name, value in code.globals.items()}
-        exec(compile(code.src, "<effc graph>", "exec"), scope)
-        run = partial(scope["forward"], root)
-        run._boxed_call = True  # type: ignore[attr-defined]
-        return run
 
 
 class _ListCodeGen(_BoxedCodeGen):

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from effc.compiler.capture.decompositions import decompositions
 from effc.compiler.capture.graph import Build, GraphCompiler
 from effc.compiler.capture.parameters import static_names
+from effc.compiler.capture.planned import code_options
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options, suggest
 
@@ -80,9 +81,9 @@ def builder(options: Options) -> Build:
     from effc.compiler.build import Built, build
     from effc.runtime.cache import Cache
 
-    cache = Cache(options.cache_dir)
+    cache, code = Cache(options.cache_dir), code_options(options)
 
     def make(text: str) -> Built:
-        return build(text, options=options.of_code(), cache=cache)
+        return build(text, options=code, cache=cache)
 
     return make

@@ -10,14 +10,14 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import optimization_hint
 
-from effc.compiler.capture.assemble import Boxed, CompiledGroup, RegionCall, assemble, from_aten
+from effc.compiler.capture.assemble import Assembled, Boxed, CompiledGroup, RegionCall, assemble, from_aten
 from effc.compiler.capture.check import checked
 from effc.compiler.capture.culprit import alike, smallest_refused
 from effc.compiler.capture.flops import flops_of
@@ -25,10 +25,12 @@ from effc.compiler.capture.importer import Region, import_region, supported
 from effc.compiler.capture.normalize import normalize
 from effc.compiler.capture.parameters import params_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
+from effc.compiler.capture.planned import check_kind, plan_notes
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
 from effc.compiler.capture.source import op_name, source_of
 from effc.compiler.ir.errors import LoweringError, UnsupportedError
 from effc.compiler.ir.options import Options
+from effc.compiler.ir.program import Call, Program
 
 if TYPE_CHECKING:
     from effc.compiler.build import Built
@@ -54,15 +56,22 @@ class GraphCompiler:
 
     def compile(self, gm: GraphModule, kind: str) -> Boxed:
         """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``."""
+        return self.assembled(gm, kind).function()
+
+    def assembled(self, gm: GraphModule, kind: str) -> Assembled:
+        """``gm`` with its regions compiled, as a graph. OptionError: a budget for errors where gradients are taken."""
+        check_kind(self.options, kind)
         facts = GraphFacts(kind)
         recording = active()
         if recording is not None:
             recording.graphs.append(facts)
         compilation = _Compilation(self, gm, facts)
-        function = compilation.run()
+        assembled = compilation.run()
         if recording is not None:
-            recording.notes += compilation.notes
-        return function
+            recording.plan = self.options.plan
+            recording.programs += compilation.programs
+            recording.notes += [*compilation.notes, *plan_notes(self.options, [p for p, _ in compilation.programs])]
+        return assembled
 
 
 class _Compilation:
@@ -75,13 +84,14 @@ class _Compilation:
         self.searches = _SEARCHES
         self.built: dict[str, Built] = {}
         self.notes: list[str] = []
+        self.programs: list[tuple[Program, Mapping[str, int]]] = []
         self.params = params_of(gm.graph, owner.names) if facts.kind == "inference" else {}
         self.symints = [
             n for n in gm.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), torch.SymInt)
         ]
         self.dump = _Dump(facts.kind)
 
-    def run(self) -> Boxed:
+    def run(self) -> Assembled:
         normalize(self.gm.graph)
         self.dump.write("graph.txt", lambda: self.gm.print_readable(print_output=False))
         while True:
@@ -118,6 +128,7 @@ class _Compilation:
     def _compile_groups(self, divided: Partition) -> dict[int, CompiledGroup] | None:
         """All regions, or None where an op or a region was excluded and the graph must be divided anew."""
         self.facts.regions.clear()
+        self.programs.clear()
         compiled: dict[int, CompiledGroup] = {}
         for number, group in enumerate(divided.groups):
             try:
@@ -131,11 +142,16 @@ class _Compilation:
         region = self._import(name, group)
         self.dump.write(f"{name}.mlir", lambda: region.text)
         built = self._build(region)
-        self.facts.regions.append(_region_facts(name, group, region, built))
-        call = _caller(built.executable, validate=self._must_validate(region))
+        program, hints = built.executable.program, _hints(region)
+        self.programs.append((program, hints))
+        kernels = [_kernel_facts(program, call, hints) for call in program.calls]
+        ops = sum(1 for n in group.nodes if not is_view(n))
+        self.facts.regions.append(RegionFacts(name, ops, flops_of(group.nodes), kernels, built.report.from_cache))
+        validates = self._must_validate(region)
+        call = _caller(built.executable, validates)
         if self.owner.options.check:
             call = checked(call, name, group, region)
-        return CompiledGroup(group, region, call)
+        return CompiledGroup(group, region, built, call, validates)
 
     def _import(self, name: str, group: Group) -> Region:
         with self.facts.phase("import"):
@@ -219,16 +235,12 @@ def _device_reason(node: Node) -> str | None:
     return None
 
 
-def _region_facts(name: str, group: Group, region: Region, built: Built) -> RegionFacts:
-    hints = {s: _hint(source.node, source.dim) for s, source in zip(region.symbols, region.symbol_sources, strict=True)}
-    program = built.executable.program
-    kernels = [_kernel_facts(program, i, hints) for i in range(len(program.calls))]
-    ops = sum(1 for n in group.nodes if not is_view(n))
-    return RegionFacts(name, ops, flops_of(group.nodes), kernels, built.report.from_cache)
+def _hints(region: Region) -> dict[str, int]:
+    """The value of each symbol in the example."""
+    return {s: _hint(source.node, source.dim) for s, source in zip(region.symbols, region.symbol_sources, strict=True)}
 
 
-def _kernel_facts(program: Any, index: int, hints: Mapping[str, int]) -> KernelFacts:
-    call = program.calls[index]
+def _kernel_facts(program: Program, call: Call, hints: Mapping[str, int]) -> KernelFacts:
     return KernelFacts(call.name, call.location, program.kernels[call.kernel].template, call.flops.evaluate(hints))
 
 

@@ -10,12 +10,14 @@ A context variable holds the recording, so that compilations of other threads do
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from effc.compiler.capture.source import Source
+from effc.compiler.ir.plan import Plan
+from effc.compiler.ir.program import Program
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,15 @@ class GraphFacts:
 
 @dataclass
 class Recording:
-    """The graphs compiled while it was active, in order, and notes that concern the whole."""
+    """The graphs compiled while it was active, in order, and notes that concern the whole.
+
+    ``programs``: of all regions in order, each with the values that its symbols had; ``plan``: what they were compiled by.
+    """
 
     graphs: list[GraphFacts] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    programs: list[tuple[Program, Mapping[str, int]]] = field(default_factory=list)
+    plan: Plan | None = None
 
 
 _current: ContextVar[Recording | None] = ContextVar("effc_recording", default=None)

@@ -15,6 +15,10 @@ class UnsupportedError(EffcError):
     """A graph holds something that effc does not compile (ATen runs it, unless ``fallback="error"``)."""
 
 
+class InputError(EffcError, ValueError):
+    """Inputs that a calibration or a saved model does not take: their number, structure, dtype, shape or content."""
+
+
 class LoweringError(EffcError):
     """A stage of the compiler failed on a graph that it had accepted; the region goes to ATen."""
 

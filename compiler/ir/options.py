@@ -14,15 +14,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from effc.compiler.ir.errors import OptionError
+from effc.compiler.ir.plan import METRICS, Plan
 
 #: Options of one pass: ``False`` switches it off; else (option, value) pairs, sorted.
 PassChoice = bool | tuple[tuple[str, Any], ...]
 
 #: Known options whose feature this version does not have, and what that is.
 UNAVAILABLE: Mapping[str, str] = {
-    "plan": "applying a plan",
-    "accuracy_budget": "planning within an accuracy budget",
-    "metric": "planning within an accuracy budget",
     "cost_model": "choosing rewrites by a cost model",
     "release_weights": "releasing the original weights",
     "trace": "writing traces",
@@ -38,6 +36,8 @@ class Options:
     target: ``"cpu"``, or None for the device of the inputs.
     passes: by name, ``False`` or ``{option: value}``; stored as sorted pairs.
     cache_dir: where compiled programs are kept; None: the user's cache directory.
+    plan: a ``Plan``, or the path of a saved one; it brings its budget and metric.
+    accuracy_budget, metric: without a plan; the metric is a name or a callable ``(reference_outputs, outputs, batch) -> float``.
     """
 
     fallback: str
@@ -45,6 +45,9 @@ class Options:
     target: str | None
     passes: tuple[tuple[str, PassChoice], ...]
     cache_dir: str | None
+    plan: Plan | None
+    accuracy_budget: float
+    metric: str | Callable[..., float]
 
     def __init__(self, **values: Any) -> None:
         for name in values:
@@ -53,6 +56,10 @@ class Options:
         for item in fields(self):
             read, default = _READ[item.name]
             object.__setattr__(self, item.name, read(values[item.name]) if item.name in values else default)
+        if self.plan is not None and (self.accuracy_budget or "metric" in values):
+            raise OptionError(
+                "options 'plan' and 'accuracy_budget' or 'metric' exclude each other: a plan has both in it"
+            )
 
     @staticmethod
     def of(options: Options | Mapping[str, Any] | None, mode: str | None = None) -> Options:
@@ -68,16 +75,23 @@ class Options:
 
     def of_code(self) -> dict[str, Any]:
         """Those that decide what code is made, as JSON values: they are part of the cache's key."""
-        return {"passes": {name: choice if isinstance(choice, bool) else dict(choice) for name, choice in self.passes}}
+        schedules = self.plan.schedules() if self.plan is not None else {}
+        return {
+            "passes": {name: choice if isinstance(choice, bool) else dict(choice) for name, choice in self.passes},
+            "schedules": {key: dict(schedule.parameters) for key, schedule in sorted(schedules.items())},
+        }
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, the same for equal options."""
+        """Arguments that make equal options, in plain data (but for a metric that is a callable)."""
+        planned = {"plan": self.plan.to_json()} if self.plan is not None else {"metric": self.metric}
         return {
             "fallback": self.fallback,
             "check": self.check,
             "target": self.target,
             "cache_dir": self.cache_dir,
-            **self.of_code(),
+            "passes": self.of_code()["passes"],
+            "accuracy_budget": self.accuracy_budget,
+            **planned,
         }
 
 
@@ -170,6 +184,39 @@ def _pass_choice(name: str, choice: Any, known: list[str]) -> PassChoice:
     return tuple(sorted(choice.items()))
 
 
+def _plan(value: Any) -> Plan | None:
+    if value is None or isinstance(value, Plan):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return Plan.load(value)
+    if isinstance(value, Mapping):
+        try:
+            return Plan.from_json(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise OptionError(f"option 'plan' is a dict that is no plan ({error!r})") from None
+    raise OptionError(f"option 'plan' is {value!r}: expected what effc.plan returns, or the path of a saved plan")
+
+
+def budget(value: Any) -> float:
+    """A number of a metric's unit, at least 0; OptionError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise OptionError(f"option 'accuracy_budget' is {value!r}: expected a number of at least 0, such as 0.01")
+    return float(value)
+
+
+def metric(value: Any) -> str | Callable[..., float]:
+    """A metric's name, or the user's own; OptionError for anything else."""
+    if callable(value):
+        found: Callable[..., float] = value
+        return found
+    if value not in METRICS:
+        raise OptionError(
+            f"option 'metric' is {value!r}: expected a callable (reference_outputs, outputs, batch) -> float, or a name; "
+            f"{suggest(str(value), METRICS)}"
+        )
+    return str(value)
+
+
 #: Reader and default of every option.
 _READ: Mapping[str, tuple[Callable[[Any], Any], Any]] = {
     "fallback": (_choice("fallback", "eager", "error"), "eager"),
@@ -177,4 +224,7 @@ _READ: Mapping[str, tuple[Callable[[Any], Any], Any]] = {
     "target": (_choice("target", "cpu", None), None),
     "passes": (_passes, ()),
     "cache_dir": (_directory("cache_dir"), None),
+    "plan": (_plan, None),
+    "accuracy_budget": (budget, 0.0),
+    "metric": (metric, METRICS[0]),
 }

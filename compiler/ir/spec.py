@@ -147,6 +147,11 @@ class KernelSpec:
         """A hash of the content: equal specs, and only they, share it."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
 
+    def key(self) -> str:
+        """A hash that specs of one computation share, whatever their schedule and the layout of what they read packed."""
+        operands = tuple(replace(o, size=as_expr(0)) if o.role == "packed" else o for o in self.operands)
+        return replace(self, operands=operands, schedule=Schedule()).digest()
+
     def levels(self) -> tuple[int, ...]:
         """For each instruction the number of leading dims it varies with: 0 = invariant, ``len(dims)`` = every point."""
         parallel = sum(d.kind == "parallel" for d in self.dims)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packing
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Output, Pointer, Program, TensorSpec
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
 from effc.compiler.pipeline.graph import Graph
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.memory import Life, plan_arena
@@ -17,10 +17,16 @@ from effc.compiler.pipeline.placement import Layout
 
 
 def assemble(
-    graph: Graph, layout: Layout, kernels: Sequence[Kernel], prepared: int, prepare: Program | None, target: Target
+    graph: Graph,
+    layout: Layout,
+    kernels: Sequence[Kernel],
+    prepared: int,
+    prepare: Program | None,
+    target: Target,
+    schedules: Mapping[str, Schedule],
 ) -> Program:
-    """``prepared``: how many of the graph's last inputs are results of ``prepare``."""
-    return _Assembler(graph, layout, kernels, prepared, prepare, target).run()
+    """``prepared``: how many of the graph's last inputs are results of ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``."""
+    return _Assembler(graph, layout, kernels, prepared, prepare, target, schedules).run()
 
 
 class _Assembler:
@@ -32,8 +38,10 @@ class _Assembler:
         prepared: int,
         prepare: Program | None,
         target: Target,
+        schedules: Mapping[str, Schedule],
     ) -> None:
-        self.graph, self.layout, self.kernels, self.prepare, self.target = graph, layout, kernels, prepare, target
+        self.graph, self.layout, self.kernels, self.prepare = graph, layout, kernels, prepare
+        self.target, self.schedules = target, schedules
         self.real = len(graph.inputs) - prepared
         self.derived: list[Derived] = [Derived("as_is", ("prepared", i)) for i in range(prepared)]
         self.specs: dict[KernelSpec, int] = {}
@@ -78,9 +86,10 @@ class _Assembler:
     def _pack(self, kernel: Kernel, pointers: list[Pointer]) -> KernelSpec:
         """Let a contraction read a constant factor in packed form."""
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
-        found = packing(kernel.spec, constant, self.target)
+        found = packing(kernel.spec, constant, self.target, self.schedules)
         if not isinstance(found, Packing):
-            return replace(kernel.spec, schedule=default_schedule(kernel.spec, self.target))
+            wanted = self.schedules.get(kernel.spec.key())
+            return replace(kernel.spec, schedule=default_schedule(kernel.spec, self.target, wanted))
         site = kernel.sites[found.operand]
         attributes = dict(found.attributes)
         attributes["offset"] += site.offset.constant

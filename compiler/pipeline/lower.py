@@ -13,6 +13,7 @@ from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.pass_text import parse_pipeline
 from effc.compiler.ir.passes import Instrument, PassManager
 from effc.compiler.ir.program import Program
+from effc.compiler.ir.spec import Schedule
 from effc.compiler.pipeline.assemble import assemble
 from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.fusion import fuse
@@ -31,16 +32,18 @@ GRAPH_PASSES = "mlir:func.func(cse)"
 def lower(text: str, options: Mapping[str, Any]) -> Program:
     """Compile graph IR ``text`` to a program for ``options["target"]`` (default: the host).
 
+    ``options["schedules"]``: a plan's schedules, ``{KernelSpec.key(): {parameter: value}}``; other kernels choose their own.
     LoweringError says which op of the region cannot be compiled, and where in the user's model it stands.
     """
     name = options.get("target", "host")
     target = Target.named(name)
+    schedules = {key: Schedule(tuple(sorted(s.items()))) for key, s in options.get("schedules", {}).items()}
     dump = RegionDump.of(text)
     with dump.reproduced(text, f"--emit kernels --target {name}"):
         graph = read_graph(rewrite(text, dump.instruments()))
         prepared_graph, prepared = split_prepared(graph)
-        prepare = _program(prepared_graph, [], None, target) if prepared_graph is not None else None
-        program = _program(cut(graph, prepared), prepared, prepare, target)
+        prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None
+        program = _program(cut(graph, prepared), prepared, prepare, target, schedules)
     dump.program(program)
     return program
 
@@ -59,8 +62,14 @@ def rewrite(text: str, instruments: tuple[Instrument, ...] = ()) -> ir.Module:
         return module
 
 
-def _program(graph: Graph, prepared: Sequence[Any], prepare: Program | None, target: Target) -> Program:
+def _program(
+    graph: Graph,
+    prepared: Sequence[Any],
+    prepare: Program | None,
+    target: Target,
+    schedules: Mapping[str, Schedule],
+) -> Program:
     fusion = fuse(graph)
     layout: Layout = place(graph, fusion)
     kernels: list[Kernel] = [step.build() for step in order_steps(graph, fusion, layout)]
-    return assemble(graph, layout, kernels, len(prepared), prepare, target)
+    return assemble(graph, layout, kernels, len(prepared), prepare, target, schedules)

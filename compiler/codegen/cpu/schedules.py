@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from effc.compiler.codegen.cpu import attention
 from effc.compiler.codegen.cpu.contraction import schedule as contraction
-from effc.compiler.codegen.cpu.contraction.packing import Packing, packing
+from effc.compiler.codegen.cpu.contraction.packing import Packing, packing, repacked
 from effc.compiler.codegen.cpu.contraction.roles import find
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec, Schedule
 
-__all__ = ["Packing", "candidates", "default_schedule", "packing", "supports"]
+__all__ = ["Packing", "alternatives", "candidates", "default_schedule", "packing", "supports"]
 
 #: Most schedules that are worth measuring for one kernel.
 MOST = 24
@@ -24,8 +24,8 @@ def supports(spec: KernelSpec, target: Target) -> str | None:
     return nest if isinstance(nest, str) else None
 
 
-def default_schedule(spec: KernelSpec, target: Target) -> Schedule:
-    """The schedule of the lowest estimate; LoweringError where ``supports`` says no.
+def default_schedule(spec: KernelSpec, target: Target, wanted: Schedule | None = None) -> Schedule:
+    """``wanted`` where the template has it, else the schedule of the lowest estimate; LoweringError where ``supports`` says no.
 
     ``mr`` x ``nr``: rows and columns of the register tile; ``unroll``: steps of the sum in a loop body. Of a packed factor ``nr`` is
     fixed by its layout: take it from ``packing``, which chooses it.
@@ -35,7 +35,7 @@ def default_schedule(spec: KernelSpec, target: Target) -> Schedule:
     nest = find(spec)
     if isinstance(nest, str):
         raise LoweringError(f"this contraction is not supported: {nest}")
-    return contraction.schedule(nest, target)
+    return contraction.chosen(nest, target, wanted)
 
 
 def candidates(spec: KernelSpec, target: Target) -> list[Schedule]:
@@ -49,3 +49,10 @@ def candidates(spec: KernelSpec, target: Target) -> list[Schedule]:
         contraction.tiles(nest, target), key=lambda t: (contraction.estimate(nest, target, *t), -t[0] * t[1], t)
     )
     return [contraction.as_schedule(nest, target, *t) for t in tiles[:MOST]]
+
+
+def alternatives(spec: KernelSpec, target: Target) -> list[KernelSpec]:
+    """``spec`` under each schedule that its template offers, the template's own choice first; a packed factor's size follows."""
+    if spec.template != "contraction":
+        return [spec]
+    return [repacked(spec, schedule) for schedule in candidates(spec, target)]

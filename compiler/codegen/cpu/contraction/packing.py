@@ -6,16 +6,16 @@ returned size, keeps the schedule, and derives the panels by ``runtime/derive.py
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, find
-from effc.compiler.codegen.cpu.contraction.schedule import schedule
+from effc.compiler.codegen.cpu.contraction.schedule import chosen
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, const
-from effc.compiler.ir.spec import KernelSpec
+from effc.compiler.ir.spec import KernelSpec, Schedule
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,13 @@ class Packing:
     attributes: tuple[tuple[str, Any], ...]
 
 
-def packing(spec: KernelSpec, constants: Collection[int], target: Target) -> Packing | str:
+def packing(
+    spec: KernelSpec, constants: Collection[int], target: Target, wanted: Mapping[str, Schedule] | None = None
+) -> Packing | str:
     """How to pack one of the operands ``constants`` of ``spec``, or the reason why none can be.
 
-    Where both factors are constant, the one that the kernel would read by columns is packed.
+    Where both factors are constant, the one that the kernel would read by columns is packed. ``wanted``: a plan's schedules
+    by ``KernelSpec.key()``.
     """
     nest = find(spec)
     if isinstance(nest, str):
@@ -40,14 +43,14 @@ def packing(spec: KernelSpec, constants: Collection[int], target: Target) -> Pac
     reason = "no factor of the contraction is constant"
     for side in (nest.right, nest.left):
         if side.operand in constants:
-            found = _pack(spec, side.operand, target)
+            found = _pack(spec, side.operand, target, wanted or {})
             if isinstance(found, Packing):
                 return found
             reason = found
     return reason
 
 
-def _pack(spec: KernelSpec, operand: int, target: Target) -> Packing | str:
+def _pack(spec: KernelSpec, operand: int, target: Target, wanted: Mapping[str, Schedule]) -> Packing | str:
     loads = [i for i, instr in enumerate(spec.body) if instr.op == "load" and instr["operand"] == operand]
     if len(loads) != 1:
         return "the constant factor is read more than once"
@@ -66,8 +69,8 @@ def _pack(spec: KernelSpec, operand: int, target: Target) -> Packing | str:
     counts = [_known(size) for size in sizes]
     if offset is None or None in counts or None in strides or any(s is not None and s < 0 for s in strides):
         return "the sizes and strides of the constant factor are not known numbers"
-    chosen = schedule(nest, target)
-    nr, reduce = int(chosen["nr"]), len(summed)
+    schedule = chosen(nest, target, wanted.get(packed.key()))
+    nr, reduce = int(schedule["nr"]), len(summed)
     whole = [c for c in counts if c is not None]
     inner = _inner_count(spec, nest)
     group = 2 if spec.operands[operand].dtype == "bf16" else 1
@@ -83,7 +86,22 @@ def _pack(spec: KernelSpec, operand: int, target: Target) -> Packing | str:
         "inner": inner,
         "nr": nr,
     }
-    return Packing(operand, replace(packed, operands=operands, schedule=chosen), tuple(sorted(attributes.items())))
+    return Packing(operand, replace(packed, operands=operands, schedule=schedule), tuple(sorted(attributes.items())))
+
+
+def repacked(spec: KernelSpec, schedule: Schedule) -> KernelSpec:
+    """``spec`` under another schedule, whose ``nr`` is that of its packed factor too."""
+    nest = find(spec)
+    assert not isinstance(nest, str), nest
+    if not nest.right.packed:
+        return replace(spec, schedule=schedule)
+    columns, size = nest.size(nest.column).constant, spec.operands[nest.right.operand].size.constant
+    assert columns is not None, "only factors of known sizes are packed"
+    assert size is not None, "only factors of known sizes are packed"
+    old, new = (-(-columns // s["nr"]) * s["nr"] for s in (spec.schedule, schedule))
+    operand = replace(spec.operands[nest.right.operand], size=const(size // old * new))
+    operands = tuple(operand if i == nest.right.operand else o for i, o in enumerate(spec.operands))
+    return replace(spec, operands=operands, schedule=schedule)
 
 
 def _summed(spec: KernelSpec, load: int) -> list[tuple[Expr, Expr | None]]:

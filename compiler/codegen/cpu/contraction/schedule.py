@@ -56,6 +56,16 @@ def schedule(nest: Nest, target: Target) -> Schedule:
     return as_schedule(nest, target, mr, vectors)
 
 
+def chosen(nest: Nest, target: Target, wanted: Schedule | None) -> Schedule:
+    """``wanted`` where the template has such a tile for this contraction, else ``schedule``'s choice."""
+    lanes = lanes_of(nest, target)
+    if wanted is not None and (wanted.get("mr"), wanted.get("nr", 0) // lanes) in tiles(nest, target):
+        found = as_schedule(nest, target, wanted["mr"], wanted["nr"] // lanes)
+        if found == wanted:
+            return found
+    return schedule(nest, target)
+
+
 def as_schedule(nest: Nest, target: Target, mr: int, vectors: int) -> Schedule:
     return Schedule((("mr", mr), ("nr", vectors * lanes_of(nest, target)), ("unroll", UNROLL)))
 

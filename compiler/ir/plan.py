@@ -1,0 +1,177 @@
+"""``Plan``: which candidate runs at each site, and why. Plain data, kept as a JSON file that carries its own digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from effc.compiler.ir.candidate import Latency
+from effc.compiler.ir.errors import ArtifactError
+from effc.compiler.ir.spec import KernelSpec, Schedule
+
+FORMAT = "effc plan 1"
+
+#: Metrics that have a name; a callable ``(reference_outputs, outputs, batch) -> float`` serves too.
+METRICS = ("relative_l2", "top1_disagreement", "kl", "perplexity")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What runs at ``site``. ``kernels``: the kernels with the schedules chosen; ``changed``: whether one of these is not what
+    the template takes by itself. ``dense``: predicted latency of the site as it was; ``error``: estimated, 0 is exact.
+    """
+
+    site: str
+    pass_name: str
+    options: tuple[tuple[str, Any], ...]
+    kernels: tuple[KernelSpec, ...]
+    changed: bool
+    latency: Latency
+    dense: Latency
+    error: float
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "site": self.site,
+            "pass": self.pass_name,
+            "options": dict(self.options),
+            "kernels": [k.to_json() for k in self.kernels],
+            "changed": self.changed,
+            "latency": self.latency.to_json(),
+            "dense": self.dense.to_json(),
+            "error": self.error,
+            "reason": self.reason,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Decision:
+        return Decision(
+            site=data["site"],
+            pass_name=data["pass"],
+            options=tuple(sorted(data["options"].items())),
+            kernels=tuple(KernelSpec.from_json(k) for k in data["kernels"]),
+            changed=data["changed"],
+            latency=Latency.from_json(data["latency"]),
+            dense=Latency.from_json(data["dense"]),
+            error=data["error"],
+            reason=data["reason"],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """``model``, ``calibration``: digests of what it was made from; ``hardware``: key of the CPU that it was made for.
+
+    ``budget``: of ``metric``; ``measured``: the metric on the calibration data with this plan, None where it was not run.
+    Two plans are equal where their content is.
+    """
+
+    model: str
+    calibration: str
+    hardware: str
+    metric: str
+    budget: float
+    measured: float | None
+    decisions: tuple[Decision, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether every decision leaves the model's function as it is."""
+        return all(d.error == 0.0 for d in self.decisions)
+
+    @property
+    def latency(self) -> Latency:
+        """Predicted for all sites, one after the other."""
+        return sum((d.latency for d in self.decisions), Latency(0.0))
+
+    def schedules(self) -> dict[str, Schedule]:
+        """The schedules that differ from what the templates take, by ``KernelSpec.key()``."""
+        return {k.key(): k.schedule for d in self.decisions if d.changed for k in d.kernels}
+
+    # -- content ----------------------------------------------------------------------------------------------------
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "calibration": self.calibration,
+            "hardware": self.hardware,
+            "metric": self.metric,
+            "budget": self.budget,
+            "measured": self.measured,
+            "decisions": [d.to_json() for d in self.decisions],
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Plan:
+        """The plan that ``to_json`` wrote; KeyError, TypeError or ValueError where ``data`` is not one."""
+        return Plan(
+            model=data["model"],
+            calibration=data["calibration"],
+            hardware=data["hardware"],
+            metric=data["metric"],
+            budget=data["budget"],
+            measured=data["measured"],
+            decisions=tuple(Decision.from_json(d) for d in data["decisions"]),
+            notes=tuple(data["notes"]),
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the content."""
+        return _digest(self.to_json())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __str__(self) -> str:
+        measured = "not measured" if self.measured is None else f"measured {self.measured:.3g}"
+        head = (
+            f"plan of {len(self.decisions)} sites for {self.metric} <= {self.budget:g} ({measured}), "
+            f"predicted {1e3 * self.latency.seconds:.3g} ms"
+        )
+        lines = [f"  {d.site}: {d.pass_name}, {1e6 * d.latency.seconds:.3g} us, {d.reason}" for d in self.decisions]
+        return "\n".join([head, *lines, *(f"note: {n}" for n in self.notes)])
+
+    # -- files ------------------------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan; a file that is there is replaced in one step."""
+        content = self.to_json()
+        text = json.dumps({"format": FORMAT, "digest": _digest(content), "plan": content}, indent=1)
+        temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """The plan that ``save`` wrote. ArtifactError: unreadable, truncated, edited, or of another version."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as err:
+            raise ArtifactError(f"the plan {path} cannot be read: {err.strerror}") from err
+        except ValueError as err:
+            raise ArtifactError(f"{path} is no plan, or is cut short; make it again by effc.plan") from err
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ArtifactError(
+                f"{path} is not a plan of this version of effc ('{FORMAT}'); make it again by effc.plan"
+            )
+        if data.get("digest") != _digest(data.get("plan")):
+            raise ArtifactError(f"the plan {path} was edited or damaged: its digest is not that of its content")
+        try:
+            return Plan.from_json(data["plan"])
+        except (KeyError, TypeError, ValueError) as err:
+            raise ArtifactError(f"the plan {path} does not hold what a plan holds ({err!r})") from err
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
