@@ -29,6 +29,8 @@ FUNCTIONS: Mapping[str, Derivation] = {"as_is": as_is, "contiguous": contiguous,
 def derive(function: str, source: torch.Tensor, attributes: Mapping[str, Any]) -> torch.Tensor:
     """Apply the derivation named ``function``; ArtifactError where this version of effc has none of that name."""
     if function not in FUNCTIONS:
-        raise ArtifactError(f"a program asks for the derivation '{function}', which this version of effc lacks; compile it again")
+        raise ArtifactError(
+            f"a program asks for the derivation '{function}', which this version of effc lacks; compile it again"
+        )
     with torch.no_grad():
         return FUNCTIONS[function](source, **attributes)

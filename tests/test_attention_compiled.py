@@ -21,9 +21,7 @@ class SelfAttention(nn.Module):
         batch, length, _ = x.shape
         heads = self.project(x).view(batch, length, -1, 16).transpose(1, 2)
         q, k, v = heads.split([4, self.kv_heads, self.kv_heads], dim=1)
-        y = scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=self.causal, enable_gqa=self.kv_heads != 4
-        )
+        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal, enable_gqa=self.kv_heads != 4)
         return x + self.out(y.transpose(1, 2).reshape(batch, length, 64))
 
 

@@ -71,9 +71,16 @@ def check(spec: KernelSpec, runner: KernelRunner | None = None, threads: int = 1
     kv_head = [(spec.get("k").evaluate({**symbols, **_point(d1=i)})) for i in range(h)]
     group = 1 + max(kv_head.count(x) for x in kv_head) - 1
     views = {}
-    for name, sizes in (("q", (b, h, q, d)), ("k", (b, h // group, k, d)), ("v", (b, h // group, k, e)), ("out", (b, h, q, e))):
+    for name, sizes in (
+        ("q", (b, h, q, d)),
+        ("k", (b, h // group, k, d)),
+        ("v", (b, h // group, k, e)),
+        ("out", (b, h, q, e)),
+    ):
         dims = {"q": "0124", "k": "0134", "v": "0135", "out": "0125"}[name]
-        strides = [_stride(spec.get(name), f"d{dims[i]}", symbols, group if i == 1 and name in "kv" else 1) for i in range(4)]
+        strides = [
+            _stride(spec.get(name), f"d{dims[i]}", symbols, group if i == 1 and name in "kv" else 1) for i in range(4)
+        ]
         memory = torch.randn(torch.Size(sizes).numel()).to(dtype)
         views[name] = memory.as_strided(sizes, strides)
     views["out"].fill_(float("nan"))
@@ -164,7 +171,9 @@ def test_nan_and_infinity_spread_as_in_torch(queries: int) -> None:
     v[0, 1, 7, 2] = float("inf")
     out = torch.zeros_like(q)
     KernelRunner(spec)([q, k, v, out])
-    torch.testing.assert_close(out, scaled_dot_product_attention(q, k, v, scale=0.25), equal_nan=True, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        out, scaled_dot_product_attention(q, k, v, scale=0.25), equal_nan=True, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_unknown_channels_are_refused_with_the_reason() -> None:

@@ -43,7 +43,14 @@ def conv_case(
         window *= k
     n = len(spatial)
     sizes = (batch, groups, o, *outs, *kernel, c)
-    lhs = (volume * channels, c * x_channel, 0, *(s * stride for s in x_space), *(s * dilation for s in x_space), x_channel)
+    lhs = (
+        volume * channels,
+        c * x_channel,
+        0,
+        *(s * stride for s in x_space),
+        *(s * dilation for s in x_space),
+        x_channel,
+    )
     rhs = (0, o * c * window, c * window, *([0] * n), *taps, window)
     out = (out_volume * out_channels, o * y_channel, y_channel, *y_space, *([0] * n), 0)
     bias = (0, o, 1, *([0] * n))
@@ -68,7 +75,9 @@ def test_ranks_strides_and_dilations(rank: int, stride: int, dilation: int, last
 
 
 @pytest.mark.parametrize("last", [True, False])
-@pytest.mark.parametrize(("groups", "channels", "out"), [(2, 8, 40), (4, 12, 8), (32, 32, 32), (24, 24, 24), (5, 5, 5), (6, 6, 12)])
+@pytest.mark.parametrize(
+    ("groups", "channels", "out"), [(2, 8, 40), (4, 12, 8), (32, 32, 32), (24, 24, 24), (5, 5, 5), (6, 6, 12)]
+)
 def test_groups_and_depthwise(groups: int, channels: int, out: int, last: bool) -> None:
     case = conv_case(2, channels, out, (10, 9), (3, 3), groups=groups, last=last)
     Runner(case).check(threads=2)

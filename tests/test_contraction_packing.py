@@ -13,7 +13,9 @@ from effc.runtime.derive import derive
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_linear_weight(n: int, k: int, dtype: torch.dtype) -> None:
     weight = torch.randint(-100, 100, (n, k)).to(dtype)
-    out = derive("pack_panels", weight, {"offset": 0, "sizes": (n, k), "strides": (k, 1), "batch": 0, "inner": 1, "nr": 16})
+    out = derive(
+        "pack_panels", weight, {"offset": 0, "sizes": (n, k), "strides": (k, 1), "batch": 0, "inner": 1, "nr": 16}
+    )
     group = 2 if dtype == torch.bfloat16 else 1
     assert out.is_contiguous()
     assert out.dtype == dtype

@@ -66,7 +66,10 @@ def _divided_sum(spec: KernelSpec) -> KernelSpec:
     ("change", "reason"),
     [
         (_second_sum, "v0, a factor of contract, is used elsewhere too"),
-        (_squared_factor, "a factor of contract comes from arith.mulf; only a plain load (and conversions of it) is taken"),
+        (
+            _squared_factor,
+            "a factor of contract comes from arith.mulf; only a plain load (and conversions of it) is taken",
+        ),
         (_divided_sum, "an address is not linear in the reduction dimension d2"),
     ],
 )

@@ -15,7 +15,9 @@ SYMBOLS = {"s0": 13, "s1": 1}
 def _check(sizes: list[Expr], lives: dict[int, Life], symbols: dict[str, int]) -> int:
     offsets, total = plan_arena(sizes, lives)
     assert offsets.keys() == lives.keys()
-    spans = {i: (offsets[i].evaluate(symbols), offsets[i].evaluate(symbols) + sizes[i].evaluate(symbols)) for i in lives}
+    spans = {
+        i: (offsets[i].evaluate(symbols), offsets[i].evaluate(symbols) + sizes[i].evaluate(symbols)) for i in lives
+    }
     for i, (start, end) in spans.items():
         assert start % ALIGNMENT == 0
         assert 0 <= start <= end <= max(total.evaluate(symbols), end if start == end else 0)

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo.vision import FashionResNet
+from effc.bench.models.vision import FashionResNet
 
 
 def batches(steps: int, size: int) -> list[tuple[Tensor, Tensor]]:

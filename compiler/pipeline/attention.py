@@ -22,7 +22,11 @@ def describe(op: Op) -> None:
     op.iterators = ITERATORS
     shared = floordiv(heads, floordiv(q.sizes[1], k.sizes[1]), {"d1": q.sizes[1]})
     point = (batch, heads, queries, head)
-    maps: list[Index] = [(batch, heads, queries, channel), (batch, shared, keys, channel), (batch, shared, keys, out_channel)]
+    maps: list[Index] = [
+        (batch, heads, queries, channel),
+        (batch, shared, keys, channel),
+        (batch, shared, keys, out_channel),
+    ]
     maps += [tuple(const(0) if s.constant == 1 else e for s, e in zip(m.sizes, point, strict=True)) for m in masks]
     op.maps = tuple(maps)
     op.result_maps = ((batch, heads, queries, out_channel), (batch, heads, queries))[: len(op.results)]

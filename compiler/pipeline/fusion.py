@@ -181,9 +181,9 @@ def _unify(op: Op, group: Group, taken: list[tuple[Index, Tensor, Tensor, list[O
             continue
         for e, position in zip(amap, index, strict=True):
             names = e.variables()
-            if len(names) == 1 and e == var(next(iter(names))):
-                if recombine(found.setdefault(str(e), position) - position) != const(0):
-                    return None
+            alone = len(names) == 1 and e == var(next(iter(names)))
+            if alone and recombine(found.setdefault(str(e), position) - position) != const(0):
+                return None
     missing = [i for i in range(len(op.dims)) if f"d{i}" not in found]
     spare = sorted(group.reduction - {int(n[1:]) for e in found.values() for n in e.variables() if n[0] == "d"})
     for i in missing:

@@ -3,7 +3,8 @@
 ``read.py`` makes it from MLIR; nothing here imports MLIR. A ``Tensor`` is an SSA value with symbolic sizes. An ``Op`` is one of
 
 - *compute*: ``generic``, ``contract``, ``conv``, ``argreduce``, ``scan``, ``scatter``, ``attention``, ``check``: it runs in a kernel;
-- *view*: ``slice``, ``expand``, ``collapse``, ``transpose``, ``broadcast``, ``cast``: an index transformation, never computed;
+- *view*: ``slice``, ``expand``, ``collapse``, ``remap``, ``cast``: an index transformation, never computed. ``remap`` is a transpose, a
+  broadcast or a copy: attribute ``map`` gives the source index over the result's ``d0, d1, …`` (plain dims, or 0);
 - *assemble*: ``pad``, ``concat``, ``insert``: its operands are placed into parts of its result's buffer;
 - ``fill``: a constant everywhere.
 """
@@ -16,7 +17,7 @@ from typing import Any
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import Instr
 
-VIEWS = frozenset({"slice", "expand", "collapse", "transpose", "broadcast", "cast"})
+VIEWS = frozenset({"slice", "expand", "collapse", "remap", "cast"})
 ASSEMBLIES = frozenset({"pad", "concat", "insert"})
 CONTRACTIONS = frozenset({"contract", "conv"})
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from effc.compiler.ir.expr import Expr, as_expr, const, product, recombine
 from effc.compiler.pipeline.fusion import Fusion, Group, is_free
 from effc.compiler.pipeline.graph import Graph, GraphOutput, Op, Tensor
-from effc.compiler.pipeline.views import Index, chain, source_index
-
+from effc.compiler.pipeline.views import Index, chain, permutation, source_index
 
 #: Operations whose result is their last operand with some elements changed.
 _UPDATES = ("insert", "scatter")
@@ -113,16 +113,18 @@ def _place_output(graph: Graph, fusion: Fusion, layout: Layout, output: GraphOut
         target = Placement(Base("input", output.mutates), const(0), graph.inputs[output.mutates].strides)
     strides = _strides_before(views, target.strides)
     computed = root.producer is not None and not is_free(root.producer)
-    if computed and root not in layout.places and strides is not None:
-        if output.mutates is None or _writes_in_place(graph, fusion, root, strides, output.mutates):
-            layout.places[root] = Placement(target.base, target.offset, strides)
-            return
+    if (
+        computed
+        and root not in layout.places
+        and strides is not None
+        and (output.mutates is None or _writes_in_place(graph, fusion, root, strides, output.mutates))
+    ):
+        layout.places[root] = Placement(target.base, target.offset, strides)
+        return
     layout.copies.append((output.tensor, target, None))
 
 
-def _writes_in_place(
-    graph: Graph, fusion: Fusion, root: Tensor, strides: tuple[Expr, ...], number: int
-) -> bool:
+def _writes_in_place(graph: Graph, fusion: Fusion, root: Tensor, strides: tuple[Expr, ...], number: int) -> bool:
     """Whether the producer of ``root`` may write straight into input ``number``: nobody else needs the old value elsewhere."""
     source = graph.inputs[number].tensor
     if root.sizes != source.sizes or strides != graph.inputs[number].strides:
@@ -178,9 +180,12 @@ def _strides_before(views: Sequence[Op], strides: tuple[Expr, ...]) -> tuple[Exp
         match view.kind:
             case "cast":
                 pass
-            case "transpose":
+            case "remap":
+                order = permutation(view)
+                if order is None:
+                    return None
                 found = list(current)
-                for i, axis in enumerate(view.attributes["permutation"]):
+                for i, axis in enumerate(order):
                     found[axis] = current[i]
                 current = tuple(found)
             case "expand":
@@ -197,7 +202,7 @@ def _merged(view: Op, strides: tuple[Expr, ...]) -> tuple[Expr, ...] | None:
     found: list[Expr] = []
     for group in view.attributes["groups"]:
         wide = [i for i in group if sizes[i].constant != 1] or list(group[-1:])
-        for outer, inner in zip(wide, wide[1:], strict=False):
+        for outer, inner in pairwise(wide):
             if strides[outer] != strides[inner] * sizes[inner]:
                 return None
         found.append(strides[wide[-1]])

@@ -119,6 +119,9 @@ class _Reader:
         ]
         iterators = tuple("reduction" if "reduction" in str(i) else "parallel" for i in op.attributes["iterator_types"])
         body, captured, reads_init = self.bodies.generic(op, len(inputs))
+        if _is_copy(op, body, maps):
+            self._remap(op, self.sizes.shape(inits[0]), maps[0])
+            return
         reduces = "reduction" in iterators
         operands = [self._tensor(v) for v in inputs]
         input_maps = maps[: len(inputs)]
@@ -225,12 +228,15 @@ class _Reader:
         )
 
     def _transpose(self, op: ir.Operation) -> None:
-        node = self._op(op, "transpose", [self._tensor(op.operands[0])], [self.sizes.shape(op.operands[1])])
-        node.attributes["permutation"] = tuple(int(p) for p in op.attributes["permutation"])
+        order = [int(p) for p in op.attributes["permutation"]]
+        self._remap(op, self.sizes.shape(op.operands[1]), tuple(as_expr(f"d{order.index(i)}") for i in range(len(order))))
 
     def _broadcast(self, op: ir.Operation) -> None:
-        node = self._op(op, "broadcast", [self._tensor(op.operands[0])], [self.sizes.shape(op.operands[1])])
-        node.attributes["added"] = tuple(int(d) for d in op.attributes["dimensions"])
+        sizes, added = self.sizes.shape(op.operands[1]), [int(d) for d in op.attributes["dimensions"]]
+        self._remap(op, sizes, tuple(as_expr(f"d{i}") for i in range(len(sizes)) if i not in added))
+
+    def _remap(self, op: ir.Operation, sizes: tuple[Expr, ...], amap: tuple[Expr, ...]) -> None:
+        self._op(op, "remap", [self._tensor(op.operands[0])], [sizes]).attributes["map"] = amap
 
     def _cast(self, op: ir.Operation) -> None:
         self._op(op, "cast", [self._tensor(op.operands[0])], [self.sizes.shape(op.operands[0])])
@@ -362,7 +368,7 @@ def _dropped_dims(sizes: tuple[Expr, ...], result: list[int]) -> frozenset[int]:
     for i, size in enumerate(sizes):
         left = len(sizes) - i - (len(result) - position)
         matches = position < len(result) and (size.constant is None or size.constant == result[position])
-        if (size.constant == 1 and left > 0 and not (matches and _rest_matches(sizes[i + 1 :], result[position + 1 :]))) or (left > 0 and not matches):
+        if left > 0 and not (matches and (size.constant != 1 or _rest_matches(sizes[i + 1 :], result[position + 1 :]))):
             dropped.add(i)
         else:
             position += 1
@@ -380,6 +386,15 @@ def _rest_matches(sizes: tuple[Expr, ...], result: list[int]) -> bool:
     ):
         return True
     return sizes[0].constant == 1 and _rest_matches(sizes[1:], result)
+
+
+def _is_copy(op: ir.Operation, body: Body, maps: list[tuple[Expr, ...]]) -> bool:
+    """Whether a generic only moves its one operand: a copy, transpose or broadcast written out."""
+    if len(maps) != 2 or maps[1] != tuple(as_expr(f"d{i}") for i in range(len(maps[1]))):
+        return False
+    instr = body.instrs[body.yields[0]]
+    plain = all(e == const(0) or str(e) in {str(d) for d in maps[1]} for e in maps[0])
+    return plain and instr.op == "operand" and len(set(maps[0])) == len(maps[0]) and "effc.op" not in op.attributes
 
 
 def _accumulators_as_operands(body: Body, inputs: int) -> Body:

@@ -44,14 +44,9 @@ def backward(view: Op, index: Index, ranges: Ranges) -> Index:
             return tuple(
                 offsets[i] if i in dropped else offsets[i] + next(kept) * strides[i] for i in range(len(source.sizes))
             )
-        case "transpose":
-            found = [const(0)] * len(index)
-            for i, axis in enumerate(view.attributes["permutation"]):
-                found[axis] = index[i]
-            return tuple(found)
-        case "broadcast":
-            added = view.attributes["added"]
-            return tuple(e for i, e in enumerate(index) if i not in added)
+        case "remap":
+            at = {f"d{i}": e for i, e in enumerate(index)}
+            return tuple(e.substitute(at) for e in view.attributes["map"])
         case "expand":
             sizes = view.results[0].sizes
             return tuple(linearize([index[i] for i in g], [sizes[i] for i in g]) for g in view.attributes["groups"])
@@ -66,14 +61,24 @@ def forward(view: Op, index: Index, ranges: Ranges) -> Index | None:
     match view.kind:
         case "cast":
             return index
-        case "transpose":
-            return tuple(index[axis] for axis in view.attributes["permutation"])
+        case "remap":
+            order = permutation(view)
+            return tuple(index[axis] for axis in order) if order is not None else None
         case "expand":
             return _split_groups(view, index, result.sizes, ranges)
         case "collapse":
             sizes = view.operands[0].sizes
             return tuple(linearize([index[i] for i in g], [sizes[i] for i in g]) for g in view.attributes["groups"])
     return None
+
+
+def permutation(remap: Op) -> tuple[int, ...] | None:
+    """Of each result dim, the source dim that it is, where a remap only reorders dims; else None."""
+    position = {str(e): axis for axis, e in enumerate(remap.attributes["map"])}
+    rank = len(remap.results[0].sizes)
+    if len(remap.attributes["map"]) != rank or any(f"d{i}" not in position for i in range(rank)):
+        return None
+    return tuple(position[f"d{i}"] for i in range(rank))
 
 
 def _split_groups(view: Op, index: Index, sizes: Sequence[Expr], ranges: Ranges) -> Index:

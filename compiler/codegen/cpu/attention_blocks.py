@@ -118,7 +118,13 @@ class _Blocks:
                 self._put(self.q, loop.index, j, b.op("arith.mulf", value, scale))
 
     def _finish(
-        self, at: dict[str, Value], first: Value, last: Value, index: list[Value], highest: list[Value], total: list[Value]
+        self,
+        at: dict[str, Value],
+        first: Value,
+        last: Value,
+        index: list[Value],
+        highest: list[Value],
+        total: list[Value],
     ) -> None:
         """Divide by the sums and write the result; a query that saw nothing has sum 0 and result 0."""
         b, t, kind = self.b, self.tensors, self.attention.accumulator

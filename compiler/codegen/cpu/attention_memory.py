@@ -72,7 +72,11 @@ class Tensors:
         """To neighbours from ``pointer`` on, or each lane to its own of a vector of pointers."""
         b, dtype = self.b, self.attention.dtype(name)
         narrow = Instr("arith.truncf", (0,), dtype)
-        value = value if dtype == self.attention.accumulator else self.ops.emit(narrow, [value], [self.attention.accumulator])
+        value = (
+            value
+            if dtype == self.attention.accumulator
+            else self.ops.emit(narrow, [value], [self.attention.accumulator])
+        )
         if split_type(pointer.type)[0] == 1:
             b.store(value, pointer)
             return
@@ -100,5 +104,3 @@ class Tensors:
         if dtype in LOW_PRECISION or kind == "f64":
             return self.ops.emit(Instr("arith.extf", (0,), kind), [value], [dtype])
         return self.ops.emit(Instr("arith.truncf", (0,), kind), [value], [dtype])
-
-

@@ -58,9 +58,7 @@ class DotsKernel(Kernel):
         mask = b.compare("arith.cmpi", "slt", b.iota(lanes), b.broadcast(rest, lanes))
         return self._add(left, right, whole, mask, loop.results)
 
-    def _add(
-        self, left: Value, right: list[Value], at: Value, mask: Value | None, totals: list[Value]
-    ) -> list[Value]:
+    def _add(self, left: Value, right: list[Value], at: Value, mask: Value | None, totals: list[Value]) -> list[Value]:
         step = self.step
         x = self._vector(left, at, mask, left=True)
         return [
@@ -72,5 +70,3 @@ class DotsKernel(Kernel):
         side = self.nest.left if left else self.nest.right
         memory = self.step.memory(side)
         return self.step.convert(side, self.step.vector(self.b.element_pointer(pointer, at, memory), memory, mask))
-
-

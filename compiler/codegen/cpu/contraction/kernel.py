@@ -61,7 +61,14 @@ class Kernel:
         self.share = share
         ops = OpEmitter(b, self.target)
         self.step = Step(
-            b, nest, self.shape.lanes, self.accumulator, self.shape.group, self.shape.dot, ops, self.turned and self.shape.group == 1
+            b,
+            nest,
+            self.shape.lanes,
+            self.accumulator,
+            self.shape.group,
+            self.shape.dot,
+            ops,
+            self.turned and self.shape.group == 1,
         )
         self._prepare(share)
         body = Body(b, nest.spec, self.target, share.pointer, share.symbols, lambda: share.error_cell)

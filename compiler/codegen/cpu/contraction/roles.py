@@ -170,12 +170,8 @@ def _rename(spec: KernelSpec, keep: Sequence[int], values: dict[str, Expr], dims
     def rewrite(value: object) -> object:
         return value.substitute(first).substitute(second) if isinstance(value, Expr) else value
 
-    body = tuple(
-        Instr(i.op, i.args, i.dtype, tuple((k, rewrite(v)) for k, v in i.attributes)) for i in spec.body
-    )
-    return KernelSpec(
-        spec.template, tuple(dims), spec.operands, body, spec.symbols, spec.attributes, spec.schedule
-    )
+    body = tuple(Instr(i.op, i.args, i.dtype, tuple((k, rewrite(v)) for k, v in i.attributes)) for i in spec.body)
+    return KernelSpec(spec.template, tuple(dims), spec.operands, body, spec.symbols, spec.attributes, spec.schedule)
 
 
 def _tag(value: Expr) -> Expr:
@@ -203,9 +199,7 @@ def _classes(spec: KernelSpec, left: Side, right: Side) -> list[list[int]]:
     return roles
 
 
-def _merge(
-    spec: KernelSpec, classes: list[list[int]], left: Side, right: Side
-) -> tuple[KernelSpec, list[list[int]]]:
+def _merge(spec: KernelSpec, classes: list[list[int]], left: Side, right: Side) -> tuple[KernelSpec, list[list[int]]]:
     """Merge neighbours of one role that every address walks as one dimension; a packed factor is flat in K by its layout."""
     for role, members in enumerate(classes):
         for outer, inner in pairwise(members):
@@ -237,9 +231,7 @@ def _linear(address: Expr, dim: int) -> bool:
     return factor is not None and not any(v[0] == "d" for v in factor.variables())
 
 
-def _cast(
-    spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list[int]]
-) -> Nest | str:
+def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list[int]]) -> Nest | str:
     m, n, batch, k = classes
     a, b = spec.body[left.load]["address"], spec.body[right.load]["address"]
     for dim in k:

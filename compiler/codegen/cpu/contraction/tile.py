@@ -106,9 +106,7 @@ class Tile:
             total = self._step(lefts, second, self._at(right, b.mul(along, u), self._right_element), total)
         return total
 
-    def _step(
-        self, left: list[Value], second: list[Value] | None, right: Value, total: Accumulators
-    ) -> Accumulators:
+    def _step(self, left: list[Value], second: list[Value] | None, right: Value, total: Accumulators) -> Accumulators:
         b, step = self.b, self.step
         columns = [self._column(right, j) for j in range(self.vectors)]
         result: Accumulators = []

@@ -171,5 +171,3 @@ class TurnedKernel(Kernel):
         b = self.b
         line = b.element_pointer(base, b.mul(row, self.shape.nr), self.accumulator)
         return b.element_pointer(line, b.index(j * self.shape.lanes), self.accumulator)
-
-
