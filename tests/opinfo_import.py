@@ -29,7 +29,7 @@ from effc.compiler.capture.decompositions import decompositions
 from effc.compiler.ir.errors import EffcError
 
 
-def check(function: Callable[..., Any], arguments: Any) -> tuple[str, str]:
+def check(function: Callable[..., Any], arguments: Any, tolerance: float) -> tuple[str, str]:
     """("whole" | "not" | "wrong" | "raised", detail) for one sample."""
     leaves, spec = pytree.tree_flatten(arguments)
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
@@ -55,7 +55,7 @@ def check(function: Callable[..., Any], arguments: Any) -> tuple[str, str]:
             if not capture.regions:
                 return "not", "no graph"
             for mine, right in zip(found, expected, strict=True):
-                torch.testing.assert_close(mine, right, equal_nan=True, rtol=2e-5, atol=2e-5)
+                torch.testing.assert_close(mine, right, equal_nan=True, rtol=tolerance, atol=tolerance)
         except EffcError as err:
             return "raised", f"{err}"
         except (DataDependentOutputException, DynamicOutputShapeException) as err:
@@ -75,6 +75,7 @@ def main() -> int:
     options = parser.parse_args()
     wanted = set(options.ops.split(",")) - {""}
     dtype = getattr(torch, options.dtype)
+    tolerance = 2e-5 if dtype.itemsize >= 4 or not dtype.is_floating_point else 4 * torch.finfo(dtype).eps
     warnings.simplefilter("ignore")
     totals: collections.Counter[str] = collections.Counter()
     reasons: collections.Counter[str] = collections.Counter()
@@ -87,7 +88,7 @@ def main() -> int:
             if i == options.limit:
                 break
             torch.manual_seed(0)
-            verdicts.append(check(info.op, ((sample.input, *sample.args), sample.kwargs)))
+            verdicts.append(check(info.op, ((sample.input, *sample.args), sample.kwargs), tolerance))
         kinds = {v[0] for v in verdicts}
         name = f"{info.name}.{info.variant_test_name}" if info.variant_test_name else info.name
         if kinds & {"wrong", "raised"}:

@@ -17,7 +17,6 @@ from effc.compiler.capture.importer import (  # noqa: F401  (each registers its 
     strided,
     views,
 )
-from effc.compiler.capture.importer.decompositions import decompositions
 from effc.compiler.capture.importer.region import Region, SymbolSource, import_region, supported
 
-__all__ = ["Region", "SymbolSource", "decompositions", "import_region", "supported"]
+__all__ = ["Region", "SymbolSource", "import_region", "supported"]
