@@ -47,6 +47,12 @@ def _driver(payload: Mapping[str, Any]) -> str:
     return base64.b64encode(compile_object(text, _target(payload), opt_level=0)).decode()
 
 
+def _object(payload: Mapping[str, Any]) -> str:
+    from effc.compiler.codegen.cpu.objects import compile_object
+
+    return base64.b64encode(compile_object(payload["text"], _target(payload))).decode()
+
+
 def _target(payload: Mapping[str, Any]) -> Any:
     from effc.compiler.codegen.cpu.target import Target
 
@@ -54,7 +60,12 @@ def _target(payload: Mapping[str, Any]) -> Any:
     return Target(name, vector_bytes, frozenset(features))
 
 
-HANDLERS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {"lower": _lower, "emit": _emit, "driver": _driver}
+HANDLERS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "lower": _lower,
+    "emit": _emit,
+    "driver": _driver,
+    "object": _object,
+}
 
 
 def answer(line: bytes) -> dict[str, Any]:

@@ -9,10 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from effc.calibration import Calibration, calibrate
     from effc.compiler.ir.errors import (
         ArtifactError,
         CacheError,
         EffcError,
+        InputError,
         LoweringError,
         OptionError,
         ToolchainCrash,
@@ -20,24 +22,39 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from effc.compiler.ir.options import Options
+    from effc.compiler.ir.plan import Plan
     from effc.explainer import explain
+    from effc.planning import plan
     from effc.report import Report
 
 __all__ = [
     "ArtifactError",
     "CacheError",
+    "Calibration",
     "EffcError",
+    "InputError",
     "LoweringError",
     "OptionError",
     "Options",
+    "Plan",
     "Report",
     "ToolchainCrash",
     "UnsupportedError",
     "VerificationError",
+    "calibrate",
     "explain",
+    "plan",
 ]
 
-_WHERE = {"Options": "effc.compiler.ir.options", "Report": "effc.report", "explain": "effc.explainer"}
+_WHERE = {
+    "Calibration": "effc.calibration",
+    "Options": "effc.compiler.ir.options",
+    "Plan": "effc.compiler.ir.plan",
+    "Report": "effc.report",
+    "calibrate": "effc.calibration",
+    "explain": "effc.explainer",
+    "plan": "effc.planning",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -73,6 +73,11 @@ class Options:
             raise OptionError(f"options={options!r}: expected a dict from option names to values, or effc.Options")
         return Options(**options)
 
+    def with_plan(self, plan: Plan) -> Options:
+        """These, with ``plan`` in place of a budget and a metric."""
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("accuracy_budget", "metric")}
+        return Options(**{**kept, "plan": plan})
+
     def of_code(self) -> dict[str, Any]:
         """Those that decide what code is made, as JSON values: they are part of the cache's key."""
         schedules = self.plan.schedules() if self.plan is not None else {}

@@ -20,6 +20,8 @@ def supports(spec: KernelSpec, target: Target) -> str | None:
     """None where the template's emitter makes a kernel of ``spec``, else the reason why it does not."""
     if spec.template == "attention":
         return attention.supports(spec, target)
+    if spec.template != "contraction":
+        return None
     nest = find(spec)
     return nest if isinstance(nest, str) else None
 

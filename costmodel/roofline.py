@@ -1,0 +1,88 @@
+"""The roofline: a kernel takes at least as long as its arithmetic at the machine's peak, and as its bytes at the bandwidth.
+
+``latency = max(operations / peak, bytes / bandwidth) + overhead`` (Williams, Waterman, Patterson: "Roofline: an insightful
+visual performance model for multicore architectures", CACM 52(4), 2009). It knows nothing of schedules: those of one kernel
+get one price, and the template's own choice, which comes first, is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from effc.compiler.ir.candidate import Latency
+from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
+from effc.costmodel.hardware import Hardware
+
+#: Seconds of one kernel's call and one parallel region of torch's pool, measured at 0.8–0.9 us.
+OVERHEAD = 1e-6
+#: Half the width of the likely range: kernels were seen between the roof and half of its speed, so 1.5 times the bound +-0.5 of it.
+UNCERTAINTY = 0.5
+#: Float32 operations that one function of `math` or of libm costs: a polynomial of about ten terms, with range reduction.
+_MATH = 20
+#: Speed of a dtype's multiply-adds against float32's: by the width of its vectors, and by instructions for it where there are.
+_RATE: Mapping[str, float] = {"f64": 0.5, "i64": 0.5}
+_NATIVE: Mapping[str, tuple[str, float]] = {
+    "bf16": ("avx512_bf16", 2.0),
+    "f16": ("avx512_fp16", 2.0),
+    "i8": ("avx512_vnni", 4.0),
+}
+
+
+def latency(spec: KernelSpec, symbols: Sequence[int], hardware: Hardware) -> Latency:
+    """Predicted time of one call with these values of the spec's symbols."""
+    known = dict(zip(spec.symbols, symbols, strict=True))
+    compute = operations(spec, known) / (hardware.speed.flops * _rate(spec, hardware))
+    memory = bytes_touched(spec, known) / hardware.speed.bandwidth
+    return Latency(max(compute, memory) + OVERHEAD, UNCERTAINTY)
+
+
+def operations(spec: KernelSpec, known: Mapping[str, int]) -> int:
+    """Arithmetic of the whole loop nest; a multiply-add counts as two, a transcendental function as `_MATH`."""
+    if spec.template == "attention":
+        return _attention(spec, known)
+    sizes = [d.size.evaluate(known) for d in spec.dims]
+    total = 0
+    for instr, level in zip(spec.body, spec.levels(), strict=True):
+        inner = instr.op in ("reduce", "contract")  # of the outer level, but it runs at every point
+        total += _cost(instr) * prod(sizes if inner else sizes[:level])
+    return total
+
+
+def bytes_touched(spec: KernelSpec, known: Mapping[str, int]) -> int:
+    """Bytes of all operands, each element once; of one that is gathered from, no more than is read."""
+    points = prod(d.size.evaluate(known) for d in spec.dims)
+    total = 0
+    for number, operand in enumerate(spec.operands):
+        size = operand.size.evaluate(known)
+        gathered = any(
+            i.op in ("load", "store") and i["operand"] == number and any(v[0] == "v" for v in i["address"].variables())
+            for i in spec.body
+        )
+        passes = 2 if operand.role == "readwrite" else 1
+        total += passes * ITEM_SIZE[operand.dtype] * (min(size, points) if gathered else size)
+    return total
+
+
+def _cost(instr: Instr) -> int:
+    if instr.op == "contract":
+        return 2
+    if instr.op.startswith(("math.", "libm.")):
+        return _MATH
+    return 1 if instr.op.startswith("arith.") or instr.op == "reduce" else 0
+
+
+def _attention(spec: KernelSpec, known: Mapping[str, int]) -> int:
+    """Two products, and the softmax, of every query with every key."""
+    batch, heads, queries, keys, channels, out_channels = (d.size.evaluate(known) for d in spec.dims)
+    return batch * heads * queries * keys * (2 * (channels + out_channels) + 2 + _MATH)
+
+
+def _rate(spec: KernelSpec, hardware: Hardware) -> float:
+    """Of the dtype in which the kernel computes."""
+    contracts = [i for i in spec.body if i.op == "contract"]
+    if not contracts:
+        return min((_RATE.get(i.dtype, 1.0) for i in spec.body if i.dtype), default=1.0)
+    read = spec.operands[0].dtype
+    feature, rate = _NATIVE.get(read, ("", 1.0))
+    return rate if feature in hardware.isa else _RATE.get(contracts[0].dtype, 1.0)

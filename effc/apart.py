@@ -1,0 +1,49 @@
+"""Compiling a model anew, whatever the user has compiled of it: what the report and the planner do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._dynamo.exc import BackendCompilerFailed
+
+from effc.compiler.capture.backend import effc as backend
+from effc.compiler.ir.errors import EffcError
+from effc.compiler.ir.options import Options
+from effc.identity import original
+
+
+def compiled_apart(model: Callable[..., Any], options: Options) -> Callable[..., Any]:
+    """``model`` through effc, with nothing in common with what the user has compiled of it. Errors are effc's own."""
+
+    def compile_graph(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        return backend(gm, example_inputs, options=options)
+
+    compiled = torch.compile(_caller_of(original(model)), backend=compile_graph)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _own_errors():
+            return compiled(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Takes Dynamo's wrapping off effc's errors: their text is for the user."""
+    try:
+        yield
+    except BackendCompilerFailed as error:
+        if isinstance(error.inner_exception, EffcError):
+            raise error.inner_exception from None
+        raise
+
+
+def _caller_of(model: object) -> Callable[..., Any]:
+    """A function with code of its own, so that Dynamo's cache entry for it lies apart from the user's."""
+    scope: dict[str, Any] = {"model": model}
+    exec("def explained(*inputs, **named):\n    return model(*inputs, **named)\n", scope)
+    function: Callable[..., Any] = scope["explained"]
+    return function
