@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
 from effc.bench.models.vision import FashionResNet
 
 

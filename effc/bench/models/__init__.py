@@ -11,21 +11,32 @@ import torch
 from . import language, sequence, unet, vision, vision_transformers
 from .entry import Case, Entry
 
-#: Every model by name, in the order in which tables show them.
+#: Every architecture by name, in the order in which tables show them.
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
     for group in (sequence.ENTRIES, vision.ENTRIES, vision_transformers.ENTRIES, language.ENTRIES, unet.ENTRIES)
     for entry in group
 }
+#: More sizes of the same architectures, which only measurements need.
+SIZES: dict[str, Entry] = {
+    "resnet50_b8": Entry("resnet50_b8", lambda small: vision.resnet50(small, batch=8)),
+    "vit_small": Entry("vit_small", lambda small: vision_transformers.vit(small, 384, 6)),
+}
+#: What ``effc bench`` measures unless told otherwise.
+MEASURED: tuple[str, ...] = (
+    "resnet50", "resnet50_b8", "mobilenet_v2", "convnext_tiny", "bert_base", "minilm_l6", "vit_small", "vit_base",
+    "gpt2_prefill", "llama_prefill", "llama_decode", "unet3d", "mlp",
+)  # fmt: skip
 
 
 def build(name: str, small: bool) -> Case:
     """The model with weights that are the same in every process; KeyError lists the names."""
-    if name not in ENTRIES:
-        raise KeyError(f"no model {name!r}; there are: {', '.join(ENTRIES)}")
+    known = ENTRIES | SIZES
+    if name not in known:
+        raise KeyError(f"no model {name!r}; there are: {', '.join(known)}")
     with torch.random.fork_rng():
         torch.manual_seed(20)
-        return ENTRIES[name].build(small)
+        return known[name].build(small)
 
 
-__all__ = ["ENTRIES", "Case", "Entry", "build"]
+__all__ = ["ENTRIES", "MEASURED", "SIZES", "Case", "Entry", "build"]

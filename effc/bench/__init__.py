@@ -1,0 +1,1 @@
+"""``effc bench``: models and kernels timed against PyTorch and its other compilers, in turn."""
