@@ -394,7 +394,7 @@ def _is_copy(op: ir.Operation, body: Body, maps: list[tuple[Expr, ...]]) -> bool
         return False
     instr = body.instrs[body.yields[0]]
     plain = all(e == const(0) or str(e) in {str(d) for d in maps[1]} for e in maps[0])
-    return plain and instr.op == "operand" and len(set(maps[0])) == len(maps[0]) and "effc.op" not in op.attributes
+    return plain and instr.op == "operand" and "effc.op" not in op.attributes
 
 
 def _accumulators_as_operands(body: Body, inputs: int) -> Body:
