@@ -38,11 +38,17 @@ def _run(args: argparse.Namespace) -> int:
         model.float()
         progress.update(step, total=1, completed=1)
 
-        step = progress.add_task("torch.compile(model, backend='effc'), first call")
+        step = progress.add_task("effc.explain(model, images): compiling, and reporting on it")
+        start = time.perf_counter()
+        report = effc.explain(model, images)
+        compiling = time.perf_counter() - start
+        progress.update(step, total=1, completed=1)
+
+        step = progress.add_task("torch.compile(model, backend='effc'), from the cache")
         compiled = torch.compile(model, backend="effc")
         start = time.perf_counter()
         ours = compiled(images)
-        first_call = time.perf_counter() - start
+        cached = time.perf_counter() - start
         progress.update(step, total=1, completed=1)
 
         step = progress.add_task(f"{args.rounds} rounds, in turn", total=args.rounds)
@@ -55,11 +61,10 @@ def _run(args: argparse.Namespace) -> int:
     errors = {"eager": _relative_l2(eager, exact), "effc": _relative_l2(ours, exact)}
     console.print(_table({name: Latency.of(s) for name, s in samples.items()}, errors))
     console.print(
-        f"{torch.get_num_threads()} threads, batch {args.batch}, float32; "
-        f"the first call, compilation included, took {first_call:.1f} s\n"
+        f"{torch.get_num_threads()} threads, batch {args.batch}, float32. The first call took {compiling:.1f} s, "
+        f"the next compilation of the same model {cached:.1f} s.\n"
     )
-    with torch.no_grad():
-        print(effc.explain(model, images))
+    print(report)
     return 0
 
 
