@@ -47,7 +47,7 @@ def generate(seed: int, dynamic: bool = False) -> Program:
 
 
 def _inputs(rng: Random, dynamic: bool) -> tuple[Input, ...]:
-    base = [rng.choice(_SIZES) for _ in range(4)]
+    base = [rng.choice(_SIZES) for _ in range(3)]
     special, empty = rng.random() < 0.1, rng.random() < 0.05
 
     def size() -> str:
@@ -59,7 +59,7 @@ def _inputs(rng: Random, dynamic: bool) -> tuple[Input, ...]:
 
     found = []
     for i in range(rng.randint(1, 4)):
-        rank = rng.choice((0, 1, 2, 2, 2, 3, 3, 4))
+        rank = rng.choice((0, 1, 2, 2, 2, 3, 3, 4, 4))
         shape = f"({', '.join(size() for _ in range(rank))}{',' * (rank == 1)})"
         layout = rng.choice(LAYOUTS) if rng.random() < 0.5 else "contiguous"
         found.append(Input(f"x{i}", rng.choice(_DTYPES), shape, layout, special))

@@ -157,15 +157,16 @@ def normalization(c: Chooser) -> Draw:
 def matmul(c: Chooser) -> Draw:
     v = c.floating(2)
     inner, dtype = c.tensors[v].shape[-1], c.tensors[v].dtype
-    w = c.any(lambda t: t.dtype == dtype and inner in t.shape[-2:])
+    mates = [n for n, t in c.tensors.items() if t.dtype == dtype and inner in t.shape[-2:]]
+    w = c.rng.choice(mates)
     return Draw(c.fill(templates.MATMUL, v, w))
 
 
 def convolution(c: Chooser) -> Draw:
     v = c.any(lambda t: t.is_floating_point() and t.ndim in (3, 4) and t.shape[1] > 0)
     like = c.tensors[v]
-    if c.rng.random() < 0.3:
-        return Draw(c.fill(templates.POOLING, v))
+    if c.rng.random() < 0.6:
+        return Draw(c.fill(templates.OWN_WINDOWS, v))
     w = c.any(lambda t: t.dtype == like.dtype and t.ndim == like.ndim and t.shape[1] == like.shape[1])
     stride, padding, dilation = c.rng.choice((1, 2)), c.rng.choice((0, 1, 2)), c.rng.choice((1, 1, 2))
     return Draw(f"F.conv{like.ndim - 2}d({v}, {w}, stride={stride}, padding={padding}, dilation={dilation})")
@@ -220,12 +221,12 @@ WEIGHTS: dict[Op, int] = {
     reduction: 10,
     exact_reduction: 5,
     normalization: 7,
-    matmul: 8,
-    convolution: 5,
+    matmul: 10,
+    convolution: 10,
     view: 14,
     joined: 5,
-    indexed: 4,
-    accumulated: 2,
+    indexed: 6,
+    accumulated: 3,
     created: 2,
     update: 6,
 }

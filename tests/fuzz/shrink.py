@@ -33,6 +33,11 @@ def _candidates(program: Program, step: int) -> Iterator[Program]:
             yield _prune(replace(program, results=(name,)))
         for i in range(len(program.results)):
             yield _prune(replace(program, results=program.results[:i] + program.results[i + 1 :]))
+    for statement in program.statements:
+        if statement.target and program.results != (statement.target,):
+            ancestor = _prune(replace(program, results=(statement.target,)))
+            if len(ancestor.statements) < len(program.statements):
+                yield ancestor
     for i in reversed(range(len(program.statements))):
         shorter = _without(program, i, step)
         if shorter is not None:

@@ -157,12 +157,18 @@ MATMUL = _lines(
     F.linear({v}, {w})
     torch.einsum('...ij,...kj->...ik', {v}, {w})
     {v}.transpose(-1, -2) @ {v}
+    {v} @ {v}.transpose(-1, -2)
     torch.baddbmm({v} @ {v}.mT, {v}, {v}.mT)
     """
 )
-#: ``{r}``: spatial rank.
-POOLING = _lines(
+#: ``{r}``: spatial rank. The input is its own weight and is pooled.
+OWN_WINDOWS = _lines(
     """
+    F.conv{r}d({v}, {v}[:2], padding=1)
+    F.conv{r}d({v}, {v}[:3, :, :3])
+    F.conv{r}d({v}, {v}[:2, :, :2], stride=2, padding=1)
+    F.conv_transpose{r}d({v}, {v}.transpose(0, 1)[:, :3, :2])
+    F.conv{r}d({v}, {v}[:1, :1].repeat({v}.shape[1], 1, *[1] * {r})[..., :3], padding=1, groups={v}.shape[1])
     F.avg_pool{r}d({v}, 2)
     F.max_pool{r}d({v}, 3, 1, 1)
     F.adaptive_avg_pool{r}d({v}, 1)
@@ -223,13 +229,14 @@ INDEXED = _lines(
     {v}.index_select({d}, {w}.flatten() % {v}.shape[{d}])
     F.embedding({w} % {v}.shape[0], {v})
     {v}.gather(0, ({w} % {v}.shape[0]).expand_as({v}))
+    {v}.gather({d}, (torch.arange({v}.numel()).reshape({v}.shape) * 7 + 3) % {v}.shape[{d}])
     """
 )
 #: Adds into places that may repeat: rounding depends on the order.
 ACCUMULATED = _lines(
     """
     torch.zeros_like({v}).index_add({d}, torch.arange({v}.shape[{d}]) // 2, {v})
-    torch.zeros_like({v}).scatter_add(0, ({w} % {v}.shape[0]).expand_as({v}), {v})
+    torch.zeros_like({v}).scatter_add({d}, (torch.arange({v}.numel()).reshape({v}.shape) * 7) % {v}.shape[{d}], {v})
     """
 )
 CREATED = _lines(
