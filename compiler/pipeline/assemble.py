@@ -119,7 +119,10 @@ class _Assembler:
 
 def _flops(kernel: Kernel) -> Expr:
     """Multiplications and additions of a contraction or attention (an elementwise kernel is bound by memory, not by these)."""
-    if kernel.spec.template != "contraction":
-        return const(0)
     back = {f"s{i}": e for i, e in enumerate(kernel.symbols)}
-    return 2 * product(d.size.substitute(back) for d in kernel.spec.dims)
+    sizes = [d.size.substitute(back) for d in kernel.spec.dims]
+    if kernel.spec.template == "contraction":
+        return 2 * product(sizes)
+    if kernel.spec.template == "attention":
+        return 2 * product(sizes[:4]) * (sizes[4] + sizes[5])
+    return const(0)
