@@ -10,7 +10,7 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
@@ -101,6 +101,14 @@ class Weights:
         with self._lock:
             return self._renew(tensors, parameters, state)
 
+    def adopt(self, tensors: Sequence[torch.Tensor], derived: Sequence[torch.Tensor]) -> None:
+        """Take ``derived`` as what is derived from the parameters among ``tensors``, which are as they were then."""
+        if len(derived) != len(self.program.derived):
+            raise ValueError(f"{len(derived)} derived tensors for {len(self.program.derived)}")
+        with self._lock:
+            parameters = self._parameters(tensors)
+            self._keep(Guard(parameters, self._is_source, self._unchanged), parameters, list(derived))
+
     def clear(self) -> None:
         """Forget everything derived."""
         with self._lock:
@@ -127,7 +135,10 @@ class Weights:
         # New objects over the same storages at the same versions (detached aliases, say) need no new derivation, nor does
         # a parameter that moved and has nothing derived from it.
         same = next((s for s in self._states.values() if s.guard.covers(guard)), None)
-        derived = same.derived if same is not None else self._derive(tensors)
+        return self._keep(guard, parameters, same.derived if same is not None else self._derive(tensors))
+
+    def _keep(self, guard: Guard, parameters: tuple[torch.Tensor, ...], derived: list[torch.Tensor]) -> State:
+        key = id(parameters[0])
         pointers = [(self._layout.inputs + i, p.data_ptr()) for i, p in zip(self.inputs, parameters, strict=True)]
         pointers += [(self._layout.derived + k, d.data_ptr()) for k, d in enumerate(derived)]
         self._states.pop(key, None)
@@ -148,6 +159,13 @@ class Weights:
 
 
 _ALL: weakref.WeakSet[Weights] = weakref.WeakSet()
+
+
+def forget(tensors: Iterable[torch.Tensor]) -> None:
+    """Have everything that is derived from these tensors derived anew at the next call."""
+    storages = {t.untyped_storage()._cdata for t in tensors}
+    for weights in list(_ALL):
+        weights.forget(storages)
 
 
 @lru_cache(maxsize=1)
