@@ -78,8 +78,9 @@ class _Rows:
             factor = b.broadcast(t.math("math.exp", b.op("arith.subf", running, shift)), self.lanes)
             share = t.math("math.exp", b.op("arith.subf", score, b.broadcast(shift, self.lanes)))
             total = b.op("math.fma", total, factor, share)
-            result = [b.op("arith.mulf", r, factor) for r in result]
-            loop.yield_([highest, total, *self._add_values(at, share, loop.index, seen, result)])
+            here = self._values(at, share, loop.index, seen)
+            result = [b.op("math.fma", r, factor, v) for r, v in zip(result, here, strict=True)]
+            loop.yield_([highest, total, *result])
         highest, total, *result = loop.results
         whole = b.emit(f"vector.reduction <add>, {total.name} : {total.type} into {kind}", kind)
         nothing = b.compare("arith.cmpf", "oeq", whole, b.constant(0, kind))
@@ -126,11 +127,11 @@ class _Rows:
             score = b.op("arith.addf", score, mask) if added else b.select(mask, score, lowest)
         return b.select(b.compare("arith.cmpi", "sle", keys, last), score, lowest)
 
-    def _add_values(
-        self, at: dict[str, Value], share: Value, first: Value, seen: Value, result: list[Value]
-    ) -> list[Value]:
+    def _values(self, at: dict[str, Value], share: Value, first: Value, seen: Value) -> list[Value]:
+        """The sum of ``lanes`` keys' values by their shares, apart from those before: a chain of all would round too often."""
         b, kind = self.b, self.attention.accumulator
         _, e = self.attention.channels
+        result = [b.constant(0, kind, self.lanes)] * (e // self.lanes)
         b.store(share, self.shares)
         for r in range(self.lanes):
             weight = b.broadcast(b.load(b.element_pointer(self.shares, b.index(r), kind), kind), self.lanes)

@@ -33,6 +33,12 @@ class Step:
     def type(self) -> str:
         return vector_type(self.lanes, self.accumulator)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether rounding errors of a long sum show in the result: those of low precision factors are far below theirs."""
+        dtypes = {self.nest.spec.operands[side.operand].dtype for side in (self.nest.left, self.nest.right)}
+        return bool(dtypes & {"f32", "f64"}) and self.accumulator[0] == "f" and self.group == 1
+
     def zero(self) -> Value:
         return self.b.constant(0, self.accumulator, self.lanes)
 

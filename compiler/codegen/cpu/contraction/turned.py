@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
-from effc.compiler.codegen.cpu.contraction.tile import Tile
+from effc.compiler.codegen.cpu.contraction.tile import CHAIN, Tile
 from effc.compiler.codegen.cpu.text import PTR, Value, vector_type
 from effc.compiler.codegen.cpu.threads import Share
 from effc.compiler.codegen.cpu.transpose import transpose
@@ -36,7 +36,7 @@ class TurnedKernel(Kernel):
     def _prepare(self, share: Share) -> None:
         b, shape = self.b, self.shape
         rows = BLOCK_BYTES // (shape.nr * ITEM_SIZE[self.accumulator]) // shape.lanes * shape.lanes
-        self.steps = rows * shape.group
+        self.steps = min(rows * shape.group, CHAIN) if self.step.rounds else rows * shape.group
         self.block = b.stack(rows * shape.nr, self.accumulator)
         self.sums = b.stack(self._rows_of_unit() * shape.nr, self.accumulator)
 
@@ -96,10 +96,10 @@ class TurnedKernel(Kernel):
                 if nest.row is not None:
                     place[f"d{nest.row}"] = b.minimum(b.add(b.add(row, loop.index), i), last)
                 left.append(self._at(nest.left.load, place))
-            sums = tile.run(left, self.block, self._waiting(loop.index))
-            for i, totals in enumerate(sums):
-                for j, total in enumerate(totals):
-                    b.store(total, self._place(self.sums, b.add(loop.index, i), j))
+            sums = tile.add(left, self.block, self._waiting(loop.index))
+            for n, total in enumerate(sums):
+                i, j = divmod(n, shape.vectors)
+                b.store(total, self._place(self.sums, b.add(loop.index, i), j))
 
     # -- turning ----------------------------------------------------------------------------------------------------
     def _turn(self, at: dict[str, Value], column: Value) -> None:
