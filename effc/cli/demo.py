@@ -23,13 +23,14 @@ def _run(args: argparse.Namespace) -> int:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     import effc
-    from effc.cli.resnet import resnet50
+    from effc.bench.models.vision import resnet50
 
     console = Console()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with torch.no_grad(), Progress(*columns, console=console) as progress:
         step = progress.add_task("building ResNet-50")
-        model, (images,) = resnet50(args.batch)
+        case = resnet50(small=False, batch=args.batch)
+        model, (images,) = case.module, case.inputs(0, 0)
         progress.update(step, total=1, completed=1)
 
         step = progress.add_task("eager, and in float64 for reference")
