@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
 from effc.compiler.build import digest
 from effc.compiler.codegen.cpu.target import Target
@@ -27,8 +28,8 @@ from effc.runtime.elf import LoadedObject, load
 _ACCUMULATORS = 12
 _STEPS = 1 << 17  # some 0.25 ms a run
 _LOADS = 8
-_BUFFER = 128 << 20  # four times a usual L3: a slice is evicted before its turn comes again
-_SLICE = 8 << 20
+_BUFFER = 128 << 20  # four times a usual L3: what was read is evicted before its turn comes again
+_GRAIN = 4096  # bytes: a multiple of what one step of the reading loop takes
 _RUNS = 40
 
 
@@ -51,42 +52,54 @@ def host_hardware(cache: Cache) -> Hardware:
 def measure(target: Target) -> Speed | None:
     """This machine's speed; None where the toolchain makes no code for it."""
     try:
-        text = probe_text(target.vector_bytes)
-        code = toolchain().request(
-            "object", {"text": text, "target": [target.name, target.vector_bytes, sorted(target.features)]}
-        )
+        probe = Probe(target)
     except LoweringError:
         return None
-    loaded = load(base64.b64decode(code))
-    cores = len(os.sched_getaffinity(0))
-    return Speed(_peak(loaded, target.vector_bytes) * cores, _bandwidth(loaded, cores))
+    return probe.speed(len(os.sched_getaffinity(0)))
 
 
-def _peak(loaded: LoadedObject, vector_bytes: int) -> float:
-    """FLOP/s of one core."""
-    run, result = _function(loaded, "effc_peak"), torch.zeros(vector_bytes // 4)
-    seconds = _best(lambda: run(result.data_ptr(), _STEPS))
-    return 2 * (vector_bytes // 4) * _ACCUMULATORS * _STEPS / seconds
+class Probe:
+    """The two kernels, compiled and loaded; LoweringError where the toolchain makes no code for ``target``."""
 
+    def __init__(self, target: Target) -> None:
+        code = toolchain().request(
+            "object",
+            {
+                "text": probe_text(target.vector_bytes),
+                "target": [target.name, target.vector_bytes, sorted(target.features)],
+            },
+        )
+        loaded = load(base64.b64decode(code))
+        self._lanes = target.vector_bytes // 4
+        self._multiply, self._read = _function(loaded, "effc_peak"), _function(loaded, "effc_read")
+        self._buffer = torch.ones(_BUFFER // 4)
 
-def _bandwidth(loaded: LoadedObject, cores: int) -> float:
-    """Bytes a second that all cores read together."""
-    run, buffer, results = _function(loaded, "effc_read"), torch.ones(_BUFFER // 4), torch.zeros(cores, 64)
-    places = [buffer.data_ptr() + at for at in range(0, _BUFFER - _SLICE * cores + 1, _SLICE * cores)]
-    with ThreadPoolExecutor(cores) as threads:
+    def speed(self, threads: int, runs: int = _RUNS) -> Speed:
+        """Of that many threads together, the best of ``runs`` runs of each kernel."""
+        results = torch.zeros(threads, 64)
+        with ThreadPoolExecutor(threads) as pool:
+            each = pool.map(lambda i: self._peak(results[i].data_ptr(), runs), range(threads))
+            return Speed(sum(each), self._bandwidth(pool, results, runs))
+
+    def _peak(self, result: int, runs: int) -> float:
+        """FLOP/s of this thread."""
+        seconds = _best(lambda: self._multiply(result, _STEPS), runs)
+        return 2 * self._lanes * _ACCUMULATORS * _STEPS / seconds
+
+    def _bandwidth(self, pool: ThreadPoolExecutor, results: Tensor, runs: int) -> float:
+        """Bytes a second; each thread reads its part of the buffer."""
+        threads, start = len(results), self._buffer.data_ptr()
+        part = _BUFFER // threads // _GRAIN * _GRAIN
 
         def read_all() -> None:
-            start = places[0]
-            places.append(places.pop(0))
-            list(threads.map(lambda i: run(start + i * _SLICE, _SLICE, results[i].data_ptr()), range(cores)))
+            list(pool.map(lambda i: self._read(start + i * part, part, results[i].data_ptr()), range(threads)))
 
-        seconds = _best(read_all)
-    return cores * _SLICE / seconds
+        return threads * part / _best(read_all, runs)
 
 
-def _best(run: Callable[[], object]) -> float:
+def _best(run: Callable[[], object], runs: int) -> float:
     best = float("inf")
-    for _ in range(_RUNS):
+    for _ in range(runs):
         start = time.perf_counter()
         run()
         best = min(best, time.perf_counter() - start)
@@ -109,8 +122,8 @@ def probe_text(vector_bytes: int) -> str:
     floats, words = f"vector<{lanes}xf32>", f"vector<{lanes}xi32>"
     accumulators = [f"%a{i}" for i in range(_ACCUMULATORS)]
     sums = [f"%s{i}" for i in range(_LOADS)]
-    starts = "\n".join(  # all different, or LLVM would keep one of them
-        f"    %b{i} = llvm.mlir.constant(dense<{i}.0> : {floats}) : {floats}" for i in range(_ACCUMULATORS)
+    starts = "\n".join(  # all different, and none 2, which x / 2 + 1 maps to itself: or LLVM would keep fewer of them
+        f"    %b{i} = llvm.mlir.constant(dense<{i}.5> : {floats}) : {floats}" for i in range(_ACCUMULATORS)
     )
     fma = "\n".join(f"    %f{i} = llvm.intr.fma(%a{i}, %scale, %one) : ({floats}, {floats}, {floats}) -> {floats}"
                     for i in range(_ACCUMULATORS))  # fmt: skip
