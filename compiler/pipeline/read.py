@@ -14,6 +14,7 @@ from torch_mlir import ir
 
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Expr, as_expr, const, product
+from effc.compiler.pipeline import read_views as views
 from effc.compiler.pipeline.attention import describe
 from effc.compiler.pipeline.bodies import BodyReader, identity_of, split_reduction
 from effc.compiler.pipeline.graph import Body, BodyInstr, Graph, GraphInput, GraphOutput, Op, Tensor
@@ -25,16 +26,18 @@ def read_graph(module: ir.Module) -> Graph:
     main = next((f for f in module.body.operations if "main" in str(f.operation.attributes.get("sym_name", ""))), None)
     if main is None:
         raise LoweringError("the module has no function @main")
-    return _Reader(main.operation).read()
+    return Reader(main.operation).read()
 
 
-class _Reader:
+class Reader:
+    """Reads one function; the handlers of single ops add to ``ops``."""
+
     def __init__(self, function: ir.Operation) -> None:
         self.function = function
         self.sizes = Sizes()
         self.tensors: dict[ir.Value, Tensor] = {}
         self.ops: list[Op] = []
-        self.bodies = BodyReader(self.sizes, self._tensor)
+        self.bodies = BodyReader(self.sizes, self.tensor)
 
     def read(self) -> Graph:
         block = self.function.regions[0].blocks[0]
@@ -75,7 +78,7 @@ class _Reader:
         )
         found = []
         for value, attribute in zip(ret.operands, attributes, strict=True):
-            tensor = self._tensor(value)
+            tensor = self.tensor(value)
             mutates = attribute["effc.mutates"].value if "effc.mutates" in attribute else None
             found.append(GraphOutput(tensor, _texts(attribute, "effc.strides") or row_major(tensor.sizes), mutates))
         return found
@@ -107,7 +110,7 @@ class _Reader:
 
     def _fill_op(self, op: ir.Operation, sizes: tuple[Expr, ...], body: Body) -> None:
         dims = tuple(as_expr(f"d{i}") for i in range(len(sizes)))
-        node = self._op(op, "fill", [], [sizes])
+        node = self.add(op, "fill", [], [sizes])
         node.dims, node.iterators, node.body = sizes, ("parallel",) * len(sizes), body
         node.result_maps = (dims,)
 
@@ -120,17 +123,17 @@ class _Reader:
         iterators = tuple("reduction" if "reduction" in str(i) else "parallel" for i in op.attributes["iterator_types"])
         body, captured, reads_init = self.bodies.generic(op, len(inputs))
         if _is_copy(op, body, maps):
-            self._remap(op, self.sizes.shape(inits[0]), maps[0])
+            self.remap(op, self.sizes.shape(inits[0]), maps[0])
             return
         reduces = "reduction" in iterators
-        operands = [self._tensor(v) for v in inputs]
+        operands = [self.tensor(v) for v in inputs]
         input_maps = maps[: len(inputs)]
         if not reduces and reads_init:  # an init that is read is one more operand
-            operands += [self._tensor(v) for v in inits]
+            operands += [self.tensor(v) for v in inits]
             input_maps = maps
             body = _accumulators_as_operands(body, len(inputs))
         kind = "conv" if "effc.op" in op.attributes and "conv" in str(op.attributes["effc.op"]) else "generic"
-        node = self._op(op, kind, [*operands, *captured], [self.sizes.shape(v) for v in inits])
+        node = self.add(op, kind, [*operands, *captured], [self.sizes.shape(v) for v in inits])
         node.dims = self._dims(len(iterators), inputs, inits, maps)
         node.iterators, node.maps, node.result_maps = iterators, tuple(input_maps), tuple(maps[len(inputs) :])
         node.attributes["captured"] = len(operands)
@@ -149,7 +152,7 @@ class _Reader:
             tuple(affine_expr(str(r)) for r in ir.AffineMapAttr(m).value.results)
             for m in op.attributes["indexing_maps"]
         ]
-        node = self._op(op, "contract", [self._tensor(v) for v in inputs], [self.sizes.shape(inits[0])])
+        node = self.add(op, "contract", [self.tensor(v) for v in inputs], [self.sizes.shape(inits[0])])
         count = max(int(name[1:]) for m in maps for e in m for name in e.variables()) + 1
         output = {name for e in maps[2] for name in e.variables()}
         node.iterators = tuple("parallel" if f"d{i}" in output else "reduction" for i in range(count))
@@ -161,7 +164,7 @@ class _Reader:
         node.attributes["captured"] = 2
 
     def _require_identity(self, init: ir.Value, kind: str, dtype: str, where: str) -> None:
-        producer = self._tensor(init).producer
+        producer = self.tensor(init).producer
         constant = (
             producer.body.instrs[-1].get("value") if producer and producer.kind == "fill" and producer.body else None
         )
@@ -185,87 +188,14 @@ class _Reader:
             raise LoweringError(f"no operand fixes the size of the loop dimensions {', '.join(missing)}")
         return tuple(found[f"d{i}"] for i in range(count))
 
-    def _slice(self, op: ir.Operation) -> None:
-        offsets, sizes, strides = self._offsets_sizes_strides(op, 1)
-        dropped = _dropped_dims(sizes, [int(d) for d in op.results[0].type.shape])
-        node = self._op(
-            op, "slice", [self._tensor(op.operands[0])], [tuple(s for i, s in enumerate(sizes) if i not in dropped)]
-        )
-        node.attributes.update(offsets=offsets, strides=strides, dropped=dropped)
-
-    def _insert(self, op: ir.Operation) -> None:
-        offsets, sizes, strides = self._offsets_sizes_strides(op, 2)
-        source, dest = self._tensor(op.operands[0]), self._tensor(op.operands[1])
-        node = self._op(op, "insert", [source, dest], [dest.sizes])
-        dropped = _dropped_dims(sizes, [int(d) for d in op.operands[0].type.shape])
-        node.attributes.update(offsets=offsets, strides=strides, dropped=dropped)
-
-    def _offsets_sizes_strides(
-        self, op: ir.Operation, first: int
-    ) -> tuple[tuple[Expr, ...], tuple[Expr, ...], tuple[Expr, ...]]:
-        counts = [int(n) for n in op.attributes["operandSegmentSizes"]][-3:]
-        values = list(op.operands)[first:]
-        a, b = counts[0], counts[0] + counts[1]
-        return (
-            self.sizes.mixed(op.attributes["static_offsets"], values[:a]),
-            self.sizes.mixed(op.attributes["static_sizes"], values[a:b]),
-            self.sizes.mixed(op.attributes["static_strides"], values[b:]),
-        )
-
-    def _expand(self, op: ir.Operation) -> None:
-        sizes = self.sizes.mixed(op.attributes["static_output_shape"], list(op.operands)[1:])
-        self._reshape(op, "expand", sizes)
-
-    def _collapse(self, op: ir.Operation) -> None:
-        source = self.sizes.shape(op.operands[0])
-        groups = [[ir.IntegerAttr(i).value for i in g] for g in op.attributes["reassociation"]]
-        self._reshape(op, "collapse", tuple(product(source[i] for i in g) for g in groups))
-
-    def _reshape(self, op: ir.Operation, kind: str, sizes: tuple[Expr, ...]) -> None:
-        node = self._op(op, kind, [self._tensor(op.operands[0])], [sizes])
-        node.attributes["groups"] = tuple(
-            tuple(ir.IntegerAttr(i).value for i in g) for g in op.attributes["reassociation"]
-        )
-
-    def _transpose(self, op: ir.Operation) -> None:
-        order = [int(p) for p in op.attributes["permutation"]]
-        self._remap(op, self.sizes.shape(op.operands[1]), tuple(as_expr(f"d{order.index(i)}") for i in range(len(order))))
-
-    def _broadcast(self, op: ir.Operation) -> None:
-        sizes, added = self.sizes.shape(op.operands[1]), [int(d) for d in op.attributes["dimensions"]]
-        self._remap(op, sizes, tuple(as_expr(f"d{i}") for i in range(len(sizes)) if i not in added))
-
-    def _remap(self, op: ir.Operation, sizes: tuple[Expr, ...], amap: tuple[Expr, ...]) -> None:
-        self._op(op, "remap", [self._tensor(op.operands[0])], [sizes]).attributes["map"] = amap
-
-    def _cast(self, op: ir.Operation) -> None:
-        self._op(op, "cast", [self._tensor(op.operands[0])], [self.sizes.shape(op.operands[0])])
-
-    def _pad(self, op: ir.Operation) -> None:
-        source = self._tensor(op.operands[0])
-        counts = [int(n) for n in op.attributes["operandSegmentSizes"]]
-        values = list(op.operands)[1:]
-        low = self.sizes.mixed(op.attributes["static_low"], values[: counts[1]])
-        high = self.sizes.mixed(op.attributes["static_high"], values[counts[1] :])
-        node = self._op(
-            op, "pad", [source], [tuple(a + s + b for a, s, b in zip(low, source.sizes, high, strict=True))]
-        )
-        yielded = op.regions[0].blocks[0].operations[-1 + len(op.regions[0].blocks[0].operations)].operands[0]
-        node.body = self.bodies.scalar(yielded)
-        node.attributes.update(low=low)
-
-    def _concat(self, op: ir.Operation) -> None:
-        operands = [self._tensor(v) for v in op.operands]
-        axis = ir.IntegerAttr(op.attributes["dim"]).value
-        sizes = list(operands[0].sizes)
-        for other in operands[1:]:
-            sizes[axis] = sizes[axis] + other.sizes[axis]
-        self._op(op, "concat", operands, [tuple(sizes)]).attributes["axis"] = axis
+    def remap(self, op: ir.Operation, sizes: tuple[Expr, ...], amap: tuple[Expr, ...]) -> None:
+        """A view that reads its source at ``amap`` of its own index."""
+        self.add(op, "remap", [self.tensor(op.operands[0])], [sizes]).attributes["map"] = amap
 
     def _effc(self, op: ir.Operation) -> None:
         """An op of the effc dialect (see ``compiler/ir/dialect.py``)."""
         kind = op.name.removeprefix("effc.")
-        operands = [self._tensor(v) for v in op.operands]
+        operands = [self.tensor(v) for v in op.operands]
         attributes = {name: _plain(op.attributes[name]) for name in op.attributes}
         shape = operands[0].sizes
         shapes = {
@@ -276,7 +206,7 @@ class _Reader:
         }
         if kind not in shapes:
             raise LoweringError(f"{op.name} is not an op of the effc dialect, at {location(op)}")
-        node = self._op(op, kind, operands, shapes[kind]())
+        node = self.add(op, kind, operands, shapes[kind]())
         node.attributes.update(attributes)
         if kind == "scatter":
             self._scatter(node)
@@ -302,7 +232,7 @@ class _Reader:
         node.attributes["independent"] = next((i for i in range(len(own)) if i not in direct), len(own))
 
     # -- helpers ----------------------------------------------------------------------------------------------------
-    def _op(self, op: ir.Operation, kind: str, operands: list[Tensor], shapes: list[tuple[Expr, ...]]) -> Op:
+    def add(self, op: ir.Operation, kind: str, operands: list[Tensor], shapes: list[tuple[Expr, ...]]) -> Op:
         node = Op(kind, operands, [], location(op))
         for tensor in operands:
             tensor.users.append(node)
@@ -316,25 +246,25 @@ class _Reader:
         self.tensors[value] = tensor
         return tensor
 
-    def _tensor(self, value: ir.Value) -> Tensor:
+    def tensor(self, value: ir.Value) -> Tensor:
         return self.tensors[value]
 
 
-_HANDLERS: dict[str, Callable[[_Reader, ir.Operation], None]] = {
-    "tensor.empty": _Reader._empty,
-    "arith.constant": _Reader._constant,
-    "linalg.fill": _Reader._fill,
-    "linalg.generic": _Reader._generic,
-    "linalg.contract": _Reader._contract,
-    "linalg.transpose": _Reader._transpose,
-    "linalg.broadcast": _Reader._broadcast,
-    "tensor.extract_slice": _Reader._slice,
-    "tensor.insert_slice": _Reader._insert,
-    "tensor.expand_shape": _Reader._expand,
-    "tensor.collapse_shape": _Reader._collapse,
-    "tensor.cast": _Reader._cast,
-    "tensor.pad": _Reader._pad,
-    "tensor.concat": _Reader._concat,
+_HANDLERS: dict[str, Callable[[Reader, ir.Operation], None]] = {
+    "tensor.empty": Reader._empty,
+    "arith.constant": Reader._constant,
+    "linalg.fill": Reader._fill,
+    "linalg.generic": Reader._generic,
+    "linalg.contract": Reader._contract,
+    "linalg.transpose": views.read_transpose,
+    "linalg.broadcast": views.read_broadcast,
+    "tensor.extract_slice": views.read_slice,
+    "tensor.insert_slice": views.read_insert,
+    "tensor.expand_shape": views.read_expand,
+    "tensor.collapse_shape": views.read_collapse,
+    "tensor.cast": views.read_cast,
+    "tensor.pad": views.read_pad,
+    "tensor.concat": views.read_concat,
 }
 
 
@@ -359,33 +289,6 @@ def _split_operands(op: ir.Operation) -> tuple[list[ir.Value], list[ir.Value]]:
     count = int(ir.DenseI32ArrayAttr(op.attributes["operandSegmentSizes"])[0])
     values = list(op.operands)
     return values[:count], values[count:]
-
-
-def _dropped_dims(sizes: tuple[Expr, ...], result: list[int]) -> frozenset[int]:
-    """Which unit dims a rank-reducing slice drops: the earliest that let the rest match the result's static sizes."""
-    dropped: set[int] = set()
-    position = 0
-    for i, size in enumerate(sizes):
-        left = len(sizes) - i - (len(result) - position)
-        matches = position < len(result) and (size.constant is None or size.constant == result[position])
-        if left > 0 and not (matches and (size.constant != 1 or _rest_matches(sizes[i + 1 :], result[position + 1 :]))):
-            dropped.add(i)
-        else:
-            position += 1
-    return frozenset(dropped)
-
-
-def _rest_matches(sizes: tuple[Expr, ...], result: list[int]) -> bool:
-    """Whether ``result`` is ``sizes`` without some of its unit dims."""
-    if not sizes:
-        return not result
-    if (
-        result
-        and (sizes[0].constant is None or sizes[0].constant == result[0])
-        and _rest_matches(sizes[1:], result[1:])
-    ):
-        return True
-    return sizes[0].constant == 1 and _rest_matches(sizes[1:], result)
 
 
 def _is_copy(op: ir.Operation, body: Body, maps: list[tuple[Expr, ...]]) -> bool:
