@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from effc.compiler.ir.options import Options
     from effc.compiler.ir.plan import Plan
     from effc.explainer import explain
+    from effc.loading import Loaded, load
     from effc.planning import plan
+    from effc.refresher import refresh
     from effc.report import Report
+    from effc.saving import save
 
 __all__ = [
     "ArtifactError",
@@ -33,6 +36,7 @@ __all__ = [
     "Calibration",
     "EffcError",
     "InputError",
+    "Loaded",
     "LoweringError",
     "OptionError",
     "Options",
@@ -43,17 +47,24 @@ __all__ = [
     "VerificationError",
     "calibrate",
     "explain",
+    "load",
     "plan",
+    "refresh",
+    "save",
 ]
 
 _WHERE = {
     "Calibration": "effc.calibration",
+    "Loaded": "effc.loading",
     "Options": "effc.compiler.ir.options",
     "Plan": "effc.compiler.ir.plan",
     "Report": "effc.report",
     "calibrate": "effc.calibration",
     "explain": "effc.explainer",
+    "load": "effc.loading",
     "plan": "effc.planning",
+    "refresh": "effc.refresher",
+    "save": "effc.saving",
 }
 
 

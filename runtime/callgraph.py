@@ -9,9 +9,9 @@ A *step* is ``{"to": n, "call": [kind, target], "args": [...], "kwargs": {...}}`
 ``method``  ``size`` or ``view`` of the first argument
 ==========  ====================================================================================
 
-An argument is ``{"value": n}``, a plain JSON value under ``"plain"``, a ``"list"`` or ``"tuple"`` of arguments, or a thing of torch's by
-its name (``"dtype"``, ``"device"``, ``"layout"``, ``"memory_format"``); NaN and infinities are text under ``"float"``. Values ``0 …`` are the
-graph's inputs. Nothing else is called, and every value is dropped after its last use.
+An argument is ``{"value": n}``, a plain JSON value under ``"plain"``, a ``"list"`` or ``"tuple"`` of arguments, or a thing of
+torch's by its name (``"dtype"``, ``"device"``, ``"layout"``, ``"memory_format"``); NaN and infinities are text under ``"float"``. Values
+``0 …`` are the graph's inputs. Nothing else is called, and every value is dropped after its last use.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class _Writer:
             arguments = [self._argument(a) for a in step["args"]]
             arguments += [f"**{{{self._constant(k)}: {self._argument(a)}}}" for k, a in step["kwargs"].items()]
             self.lines.append(f"  v{int(step['to'])} = {self._callee(*step['call'])}({', '.join(arguments)})")
-            self._drop([v for v in {*_values([step["args"], step["kwargs"]]), int(step["to"])} if last.get(v, 0) <= position])
+            self._drop(
+                [v for v in {*_values([step["args"], step["kwargs"]]), int(step["to"])} if last.get(v, 0) <= position]
+            )
         self.lines.append(f"  return ({''.join(f'{self._argument(o)}, ' for o in outputs)})")
         exec("\n".join(self.lines), self.scope)
         run: Callable[[list[Any]], tuple[Any, ...]] = self.scope["run"]

@@ -52,6 +52,36 @@ def _flatten(value: Any, leaves: list[Any], is_leaf: Callable[[Any], bool]) -> T
     )
 
 
+def leaves_of(tree: Tree, value: Any, place: str) -> list[Any]:
+    """The leaves of ``value``, which must be built as ``tree`` is; InputError names the place where it is not."""
+    found: dict[int, Any] = {}
+    _match(tree, value, place, found)
+    return [found[i] for i in range(len(found))]
+
+
+def _match(tree: Tree, value: Any, place: str, found: dict[int, Any]) -> None:
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        found[content] = value
+    elif kind == "dict":
+        keys = [k for k, _ in content]
+        if is_dataclass(value) and not isinstance(value, Mapping | type):
+            value = {f.name: getattr(value, f.name) for f in fields(value)}
+        if not isinstance(value, Mapping) or set(value) != set(keys):
+            given = sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+            raise InputError(f"{place}: expected {', '.join(map(str, keys)) or 'none'} by name, got {given}")
+        for key, part in content:
+            _match(part, value[key], f"{place}[{key!r}]", found)
+    elif kind in ("tuple", "list"):
+        if not isinstance(value, tuple | list) or len(value) != len(content):
+            length = str(len(value)) if isinstance(value, tuple | list) else type(value).__name__
+            raise InputError(f"{place}: expected {len(content)} in a {kind}, got {length}")
+        for number, (part, item) in enumerate(zip(content, value, strict=True)):
+            _match(part, item, f"{place}[{number}]", found)
+    elif value != unflatten(tree, ()):
+        raise InputError(f"{place}: expected {unflatten(tree, ())!r}, got {value!r}")
+
+
 def unflatten(tree: Tree, leaves: Sequence[Any]) -> Any:
     """The value of a tree."""
     ((kind, content),) = tree.items()

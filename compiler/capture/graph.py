@@ -87,7 +87,10 @@ class _Compilation:
         self.programs: list[tuple[Program, Mapping[str, int]]] = []
         self.params = params_of(gm.graph, owner.names) if facts.kind == "inference" else {}
         self.symints = [
-            n for n in gm.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), torch.SymInt)
+            n
+            for n in gm.graph.nodes
+            if n.op == "placeholder" or n.target is torch.ops.aten.sym_size.int
+            if isinstance(n.meta.get("val"), torch.SymInt)
         ]
         self.dump = _Dump(facts.kind)
 

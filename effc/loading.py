@@ -1,0 +1,125 @@
+"""``effc.load``: run what ``effc.save`` wrote. It needs no source of the model, and starts neither Dynamo nor MLIR.
+
+On a CPU that lacks what the code was compiled for, the regions are compiled again from their graph IR, if the toolchain is there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.errors import ArtifactError, LoweringError
+from effc.costmodel.hardware import flags
+from effc.runtime import archive
+from effc.runtime.artifact import Artifact
+from effc.runtime.callgraph import function_of
+from effc.runtime.executable import Executable
+from effc.runtime.interface import Interface
+from effc.runtime.structure import unflatten
+
+FILE = "model.effc"
+KIND = "model 1"
+
+#: Beginnings of the names, in /proc/cpuinfo, of instruction sets that code may use; other flags do not matter to it.
+_ISA = ("avx", "sse", "ssse", "pni", "fma", "bmi", "amx", "f16c", "popcnt", "abm", "movbe", "adx", "aes", "vaes", "sha", "gfni",
+        "pclmul", "vpclmul")  # fmt: skip
+
+
+class Loaded:
+    """A saved model. Call it as the model; it computes without gradients. Calls may come from any threads at once."""
+
+    def __init__(
+        self,
+        interface: Interface,
+        order: Sequence[torch.Tensor | int],
+        function: Callable[[list[Any]], tuple[Any, ...]],
+        outputs: Mapping[str, Any],
+    ) -> None:
+        self._interface, self._order, self._function, self._outputs = interface, order, function, outputs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's outputs; dataclasses and named tuples among them come as dicts. InputError: inputs that do not fit."""
+        with torch.no_grad():
+            given = self._interface.bind(args, kwargs)
+            values = [given[place] if isinstance(place, int) else place for place in self._order]
+            return unflatten(self._outputs, self._function(values))
+
+    def __repr__(self) -> str:
+        guards = [f"{g.dtype}[{', '.join(map(str, g.sizes))}]" for g in self._interface.guards]
+        return f"effc model({', '.join(guards)})"
+
+
+def load(directory: str | os.PathLike[str]) -> Loaded:
+    """The model in ``directory``.
+
+    ArtifactError: there is none; it is truncated, edited, of another version, or needs ops that this PyTorch lacks; or it was
+    saved for another CPU and cannot be compiled for this one.
+    """
+    path = Path(directory) / FILE
+    found = archive.read(path, KIND)
+    try:
+        return _Decoder(found).model()
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ArtifactError(f"{path} does not hold what a saved model holds ({error!r}); save it again") from error
+
+
+class _Decoder:
+    def __init__(self, found: archive.Archive) -> None:
+        self.values, self.tensors = found.values, found.tensors
+        self.weights = {name: self.tensors[number] for name, number in self.values["weights"].items()}
+        missing = sorted(f for f in set(self.values["isa"]) - set(flags()) if f.startswith(_ISA))
+        self.fits = not missing
+        if missing and importlib.util.find_spec("torch_mlir") is None:
+            raise ArtifactError(
+                f"the model was saved for a CPU with {', '.join(missing)}, which this one lacks, and the package torch-mlir, "
+                "which would compile it for this one, is not installed: install it, or save the model on such a machine"
+            )
+
+    def model(self) -> Loaded:
+        values = self.values
+        interface = Interface.from_json(values["interface"])
+        order: list[torch.Tensor | int] = []
+        for place in values["order"]:
+            order.append(self.weights[place] if isinstance(place, str) else interface.tensor_number(place))
+        order += [self.tensors[number] for number in values["constants"]]
+        regions = [self._region(data) for data in values["regions"]]
+        return Loaded(
+            interface, order, function_of(len(order), values["steps"], values["results"], regions), values["outputs"]
+        )
+
+    def _region(self, data: Mapping[str, Any]) -> Callable[..., Sequence[torch.Tensor]]:
+        executable = self._adopted(data) if self.fits else self._built(data["text"])
+        if not data["validates"]:
+            return executable
+
+        def call(symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+            return executable(symbols, tensors, validate=True)
+
+        return call
+
+    def _adopted(self, data: Mapping[str, Any]) -> Executable:
+        """The region's saved code, with the weights that were derived for it."""
+        executable = Artifact.from_bytes(self.tensors[data["code"]].numpy().tobytes()).executable()
+        if executable.weights is not None:
+            inputs = [self.weights.get(name, torch.empty(0)) for name in data["inputs"]]
+            executable.weights.adopt(inputs, [self.tensors[number] for number in data["derived"]])
+        return executable
+
+    def _built(self, text: str) -> Executable:
+        """The region compiled for this CPU."""
+        from effc.compiler.build import build
+        from effc.runtime.cache import Cache
+
+        options = {**self.values["options"], "schedules": {}}  # of the other CPU
+        try:
+            return build(text, options=options, cache=Cache(None), target=Target.host()).executable
+        except LoweringError as error:
+            raise ArtifactError(
+                f"the model was saved for another CPU, and does not compile for this one: {error}"
+            ) from error
