@@ -11,21 +11,45 @@ from pathlib import Path
 from typing import Any
 
 from effc.compiler.capture.recording import Fallback, GraphFacts, Recording
+from effc.compiler.ir.site import sites_of
 
 _SHOWN = 20  # kernels and fallbacks listed by str(); JSON and HTML hold all
 
 
 @dataclass(frozen=True)
+class DecisionFacts:
+    """A plan's decision at a site of this model; latencies predicted, in seconds; ``followed``: the kernel is the one chosen."""
+
+    site: str
+    chosen: str
+    latency: float
+    uncertainty: float
+    error: float
+    reason: str
+    followed: bool
+
+    def __str__(self) -> str:
+        error = "exact" if self.error == 0 else f"error {self.error:.2g}"
+        ignored = "" if self.followed else "; not followed"
+        return f"{self.site}: {self.chosen}, {1e6 * self.latency:.3g} us ± {100 * self.uncertainty:.0f} %, {error}: {self.reason}{ignored}"
+
+
+@dataclass(frozen=True)
 class Report:
-    """``graphs`` in the order of compilation; ``seconds``: the whole first call, each graph's ``phases`` included."""
+    """``graphs`` in the order of compilation; ``seconds``: the whole first call, each graph's ``phases`` included.
+
+    ``decisions``: of the plan by which the model was compiled, at the sites that it has here.
+    """
 
     graphs: tuple[GraphFacts, ...]
     notes: tuple[str, ...]
     seconds: float
+    decisions: tuple[DecisionFacts, ...] = ()
 
     @staticmethod
     def of(recording: Recording, seconds: float) -> Report:
-        return Report(tuple(recording.graphs), tuple(dict.fromkeys(recording.notes)), seconds)
+        notes = tuple(dict.fromkeys(recording.notes))
+        return Report(tuple(recording.graphs), notes, seconds, _decisions(recording))
 
     @property
     def ops(self) -> tuple[int, int]:
@@ -75,6 +99,10 @@ class Report:
                     for k in region.kernels[:_SHOWN]
                 ]
                 lines += _rest(len(region.kernels), "kernels", "    ")
+        if self.decisions:
+            lines.append("decisions of the plan, with predicted latencies:")
+            lines += [f"  {d}" for d in self.decisions[:_SHOWN]]
+            lines += _rest(len(self.decisions), "decisions", "  ")
         if self.fallbacks:
             lines.append("run by ATen:")
             lines += [f"  {n:>4} x {f.op} at {f.source}: {f.reason}" for f, n in self.fallbacks[:_SHOWN]]
@@ -107,6 +135,7 @@ class Report:
             "seconds": self.seconds,
             "phases": self.phases,
             "notes": list(self.notes),
+            "decisions": [asdict(d) for d in self.decisions],
             "graphs": [asdict(g) for g in self.graphs],
         }
 
@@ -118,6 +147,11 @@ class Report:
             for k in region.kernels
         ]
         fallbacks = [(n, f.op, f.source.describe(), f.reason, f"{f.flops:,}") for f, n in self.fallbacks]
+        decisions = [
+            (d.site, d.chosen, f"{1e6 * d.latency:.3g} us", d.error, d.reason, "yes" if d.followed else "no")
+            for d in self.decisions
+        ]
+        planned = _table(("site", "chosen", "predicted", "error", "reason", "followed"), decisions)
         summary = "".join(f"<p>{html.escape(line)}</p>" for line in [*self._summary(), *self.notes])
         return (
             '<!doctype html><html lang="en"><meta charset="utf-8"><title>effc report</title><style>'
@@ -125,8 +159,29 @@ class Report:
             "td,th{border:1px solid #ccc;padding:3px 8px;text-align:left}p{margin:.2em 0}</style>"
             f"<h1>effc report</h1>{summary}"
             f"<h2>Kernels</h2>{_table(('graph', 'region', 'kernel', 'template', 'FLOP', 'line'), kernels)}"
+            f"<h2>Decisions</h2>{planned if decisions else '<p>no plan</p>'}"
             f"<h2>Run by ATen</h2>{_table(('times', 'op', 'line', 'reason', 'FLOP'), fallbacks)}</html>\n"
         )
+
+
+def _decisions(recording: Recording) -> tuple[DecisionFacts, ...]:
+    plan = recording.plan
+    if plan is None:
+        return ()
+    made = {decision.site: decision for decision in plan.decisions}
+    found = [(made[site.name], site.spec) for site in sites_of(recording.programs) if site.name in made]
+    return tuple(
+        DecisionFacts(
+            site=decision.site,
+            chosen=decision.pass_name,
+            latency=decision.latency.seconds,
+            uncertainty=decision.latency.uncertainty,
+            error=decision.error,
+            reason=decision.reason,
+            followed=spec in decision.kernels,
+        )
+        for decision, spec in found
+    )
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -1,0 +1,351 @@
+"""Sites, plans and the planner: what a user sees of planning, and that a plan's schedules reach the kernels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from exactness import assert_exact
+from torch import Tensor, nn
+
+import effc
+from effc.compiler.capture import record
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.candidate import Candidate, Latency, dense
+from effc.compiler.ir.expr import const, var
+from effc.compiler.ir.plan import Decision, Plan
+from effc.compiler.ir.site import Site, sites_of
+from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
+from effc.costmodel.planner import Goal, Planner
+from effc.planning import host_capability
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 20, 3)
+        self.norm = nn.BatchNorm2d(20)
+        self.head = nn.Linear(20, 37)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+        return y
+
+
+def net() -> Net:
+    return Net().eval()
+
+
+def batches(count: int = 2) -> list[Tensor]:
+    return [torch.randn(3, 3, 9, 9) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def planned() -> tuple[Net, effc.Calibration, Plan]:
+    torch.manual_seed(1)
+    model = net()
+    calibration = effc.calibrate(model, batches())
+    return model, calibration, effc.plan(model, calibration, accuracy_budget=0.01)
+
+
+def sites(model: nn.Module, x: Tensor) -> list[Site]:
+    with torch.no_grad(), record() as recording:
+        torch.compile(model, backend="effc")(x)
+    return sites_of(recording.programs)
+
+
+def other_schedules(plan: Plan) -> Plan:
+    """The plan with the last of its schedules at every contraction, which nobody would choose."""
+    capability = host_capability()
+    found = []
+    for decision in plan.decisions:
+        kernels = tuple(list(capability.alternatives(k))[-1] for k in decision.kernels)
+        found.append(replace(decision, kernels=kernels, changed=kernels != decision.kernels))
+    return replace(plan, decisions=tuple(found))
+
+
+# -- sites ----------------------------------------------------------------------------------------------------------
+def test_sites_are_named_after_their_weights_and_survive_json() -> None:
+    found = sites(net(), torch.randn(3, 3, 9, 9))
+    by_param = {site.param: site for site in found if site.spec.template == "contraction"}
+    assert set(by_param) == {"conv.weight", "head.weight"}
+    assert by_param["head.weight"].name.startswith("head.weight/contract")
+    assert by_param["head.weight"].flops == 2 * 3 * 20 * 37
+    assert by_param["conv.weight"].flops == 2 * 3 * 20 * 49 * 27
+    assert len({site.name for site in found}) == len(found)
+    assert [Site.from_json(json.loads(json.dumps(s.to_json()))) for s in found] == found
+
+
+def test_sites_keep_their_names_in_another_compilation() -> None:
+    model, x = net(), torch.randn(3, 3, 9, 9)
+    first = [site.name for site in sites(model, x)]
+    torch._dynamo.reset()
+    assert [site.name for site in sites(model, x)] == first
+
+
+# -- effc.plan ------------------------------------------------------------------------------------------------------
+def test_a_plan_is_exact_verified_and_says_why(planned: tuple[Net, effc.Calibration, Plan]) -> None:
+    model, calibration, plan = planned
+    assert plan.exact
+    assert plan.measured is not None
+    assert plan.measured < 1e-5
+    assert (plan.calibration, plan.metric, plan.budget) == (calibration.digest, "relative_l2", 0.01)
+    assert {d.pass_name for d in plan.decisions} == {"dense"}
+    assert all("the only candidate" in d.reason and d.latency.seconds > 0 for d in plan.decisions)
+    fast = torch.compile(model, backend="effc", options={"plan": plan})
+    with torch.no_grad():
+        assert_exact(model, (torch.randn(3, 3, 9, 9),), fast)
+
+
+def test_the_chosen_schedules_are_the_kernels_schedules(planned: tuple[Net, effc.Calibration, Plan]) -> None:
+    model, _, plan = planned
+    other = other_schedules(plan)
+    assert len(other.schedules()) == 2
+    assert other != plan
+    x = torch.randn(3, 3, 9, 9)
+    with torch.no_grad(), record() as recording:
+        assert_exact(model, (x,), torch.compile(model, backend="effc", options={"plan": other}))
+    run = {spec.key(): spec.schedule for program, _ in recording.programs for spec in program.kernels}
+    assert {key: run[key] for key in other.schedules()} == other.schedules()
+    assert recording.notes == []
+
+
+def test_every_schedule_on_offer_computes_the_same(planned: tuple[Net, effc.Calibration, Plan]) -> None:
+    """Of the linear layer, whose packed weights follow the schedule's width."""
+    model, _, plan = planned
+    (decision,) = [d for d in plan.decisions if d.site.startswith("head.weight")]
+    for spec in host_capability().alternatives(decision.kernels[0]):
+        one = replace(plan, decisions=(replace(decision, kernels=(spec,), changed=True),))
+        torch._dynamo.reset()
+        with torch.no_grad():
+            assert_exact(model, (torch.randn(3, 3, 9, 9),), torch.compile(model, backend="effc", options={"plan": one}))
+
+
+def test_a_schedule_that_the_template_does_not_have_is_not_used(planned: tuple[Net, effc.Calibration, Plan]) -> None:
+    model, _, plan = planned
+    odd = tuple(
+        replace(d, changed=True, kernels=tuple(k.with_schedule(mr=99, nr=7, unroll=4) for k in d.kernels))
+        for d in plan.decisions
+    )
+    with torch.no_grad():
+        fast = torch.compile(model, backend="effc", options={"plan": replace(plan, decisions=odd)})
+        assert_exact(model, (torch.randn(3, 3, 9, 9),), fast)
+
+
+@pytest.mark.parametrize("metric", ["top1_disagreement", "kl"])
+def test_metrics_by_name(planned: tuple[Net, effc.Calibration, Plan], metric: str) -> None:
+    model, calibration, _ = planned
+    plan = effc.plan(model, calibration, accuracy_budget=0.01, metric=metric)
+    assert plan.metric == metric
+    assert plan.measured == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_metric_of_the_users_own(planned: tuple[Net, effc.Calibration, Plan]) -> None:
+    model, calibration, _ = planned
+    seen = []
+
+    def worst(reference: Tensor, output: Tensor, batch: tuple[Tensor, ...]) -> float:
+        seen.append(batch[0].shape)
+        return float((reference - output).abs().max())
+
+    plan = effc.plan(model, calibration, metric=worst)
+    assert seen == [torch.Size([3, 3, 9, 9])] * 2
+    assert plan.metric.endswith("worst")
+    assert any("rounding" in note for note in plan.notes) == (plan.measured is not None and plan.measured > 0)
+
+
+def test_another_models_calibration_is_refused(planned: tuple[Net, effc.Calibration, Plan]) -> None:
+    _, calibration, _ = planned
+    with pytest.raises(effc.OptionError, match="made from another model, or its weights have changed"):
+        effc.plan(net(), calibration)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"accuracy_budget": -1}, "option 'accuracy_budget' is -1"),
+        ({"metric": "l2"}, "option 'metric' is 'l2'"),
+        ({"options": {"accuracy_budget": 0.1}}, "give it accuracy_budget= and metric=, not in options"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(planned: tuple[Net, effc.Calibration, Plan], arguments: Mapping[str, Any], text: str) -> None:
+    with pytest.raises(effc.OptionError, match=text):
+        effc.plan(*planned[:2], **arguments)
+
+
+# -- a plan as an option --------------------------------------------------------------------------------------------
+def notes_of(model: nn.Module, x: Tensor, **options: Any) -> list[str]:
+    with torch.no_grad():
+        return list(effc.explain(model, x, options=options).notes)
+
+
+def test_a_plan_for_another_cpu_is_reported_and_not_followed(planned: tuple[Net, effc.Calibration, Plan]) -> None:
+    model, _, plan = planned
+    other = replace(other_schedules(plan), hardware="host/32/avx2,fma")
+    (note,) = notes_of(model, torch.randn(3, 3, 9, 9), plan=other)
+    assert note.startswith("the plan was made for another CPU (host/32/avx2,fma)")
+
+
+def test_a_plan_for_another_model_is_reported(planned: tuple[Net, effc.Calibration, Plan]) -> None:
+    (note,) = notes_of(nn.Linear(5, 6).eval(), torch.randn(4, 5), plan=planned[2])
+    assert note.startswith("no kernel of this graph is in the plan")
+
+
+def test_a_budget_without_a_plan_is_met_by_exact_code_and_said_so() -> None:
+    (note,) = notes_of(nn.Linear(5, 6).eval(), torch.randn(4, 5), accuracy_budget=0.02)
+    assert note.startswith("accuracy_budget=0.02: this version of effc has exact rewrites only")
+
+
+def test_a_budget_and_gradients_exclude_each_other() -> None:
+    fast = torch.compile(nn.Linear(3, 4), backend="effc", options={"accuracy_budget": 0.01})
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match=r"OptionError: an accuracy budget of 0\.01 and"):
+        fast(torch.randn(2, 3))
+
+
+def test_a_plan_and_a_budget_exclude_each_other(planned: tuple[Net, effc.Calibration, Plan]) -> None:
+    with pytest.raises(effc.OptionError, match="exclude each other: a plan has both in it"):
+        effc.Options(plan=planned[2], accuracy_budget=0.1)
+
+
+def test_the_report_shows_the_decisions(planned: tuple[Net, effc.Calibration, Plan]) -> None:
+    model, _, plan = planned
+    with torch.no_grad():
+        report = effc.explain(model, torch.randn(3, 3, 9, 9), options={"plan": plan})
+    shown = {d["site"]: d for d in json.loads(report.to_json())["decisions"]}
+    assert set(shown) == {d.site for d in plan.decisions}
+    assert all(d["followed"] for d in shown.values())
+    (line,) = [line for line in str(report).splitlines() if "head.weight/contract" in line and "dense" in line]
+    assert "us" in line
+    assert "the only candidate" in line
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+def test_a_plan_in_a_file(planned: tuple[Net, effc.Calibration, Plan], tmp_path: Path) -> None:
+    plan = planned[2]
+    plan.save(tmp_path / "plan.json")
+    again = Plan.load(tmp_path / "plan.json")
+    assert again == plan
+    assert hash(again) == hash(plan)
+    assert effc.Options(plan=tmp_path / "plan.json") == effc.Options(plan=plan)
+    assert effc.Options.of(effc.Options(plan=plan).to_json()) == effc.Options(plan=plan)
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (lambda text: text[: len(text) // 2], "is no plan, or is cut short"),
+        (lambda text: text.replace('"budget": 0.01', '"budget": 0.5'), "was edited or damaged"),
+        (lambda text: text.replace("effc plan 1", "effc plan 0"), "is not a plan of this version"),
+        (lambda text: "", "is no plan, or is cut short"),
+    ],
+)  # fmt: skip
+def test_damaged_plans(
+    planned: tuple[Net, effc.Calibration, Plan], tmp_path: Path, edit: Callable[[str], str], text: str
+) -> None:
+    path = tmp_path / "plan.json"
+    planned[2].save(path)
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(effc.ArtifactError, match=text):
+        Plan.load(path)
+
+
+def test_a_plan_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(effc.ArtifactError, match="cannot be read: No such file"):
+        effc.Options(plan=tmp_path / "none.json")
+
+
+# -- the planner, on candidates that no pass proposes yet --------------------------------------------------------------
+SECONDS = {"small": 1.0, "half": 0.5, "tiny": 0.1, "unsure": 0.95, "whole": 1.0}
+
+
+def fake_site(name: str) -> Site:
+    copy = (Instr("load", (), "f32", (("address", var("d0")), ("operand", 0))),
+            Instr("store", (0,), "", (("address", var("d0")), ("operand", 1))))  # fmt: skip
+    operands = (Operand("f32", "read", const(8)), Operand("f32", "write", const(8)))
+    return Site(name, "copy", "", "", KernelSpec("loops", (Dim(const(8)),), operands, copy), (), 0, 64)
+
+
+def candidate(site: Site, name: str, error: float) -> Candidate:
+    spec = replace(site.spec, attributes=(("name", name),))
+    return Candidate(name, ((spec,),), (site.symbols,), error=error)
+
+
+def price(spec: Any, symbols: Any) -> Latency:
+    return Latency(SECONDS[spec.get("name", "whole")], 0.1)
+
+
+def goal(budget: float, errors: Callable[[Plan], float]) -> Goal:
+    return Goal("m", "c", "h", "relative_l2", budget, errors)
+
+
+def total_error(plan: Plan) -> float:
+    return float(sum(d.error**2 for d in plan.decisions) ** 0.5)
+
+
+def choices(plan: Plan) -> list[str]:
+    return [d.pass_name for d in plan.decisions]
+
+
+@pytest.fixture(scope="module")
+def two_sites() -> tuple[list[Site], dict[str, list[Candidate]]]:
+    found = [fake_site("a"), fake_site("b")]
+    offered = {
+        s.name: [dense(s, host_capability()), candidate(s, "half", 0.01), candidate(s, "tiny", 0.05)] for s in found
+    }
+    return found, offered
+
+
+def test_the_budget_is_spent_where_it_saves_most(two_sites: tuple[list[Site], dict[str, list[Candidate]]]) -> None:
+    planner = Planner(price)
+    assert choices(planner.plan(*two_sites, goal(0.0, total_error))) == ["dense", "dense"]
+    assert choices(planner.plan(*two_sites, goal(0.015, total_error))) == ["half", "half"]
+    assert choices(planner.plan(*two_sites, goal(0.012, total_error))) == ["half", "dense"]
+    assert sorted(choices(planner.plan(*two_sites, goal(0.055, total_error)))) == ["half", "tiny"]
+    assert choices(planner.plan(*two_sites, goal(0.1, total_error))) == ["tiny", "tiny"]
+
+
+def test_the_whole_model_decides(two_sites: tuple[list[Site], dict[str, list[Candidate]]]) -> None:
+    plan = Planner(price).plan(*two_sites, goal(0.1, lambda p: 5 * total_error(p)))
+    assert plan.measured is not None
+    assert plan.measured <= 0.1
+    assert choices(plan) == ["half", "half"]
+    assert plan.notes[0].startswith("tightened")
+    for never in (float("nan"), float("inf"), 1.0):
+        kept = Planner(price).plan(*two_sites, goal(0.1, lambda p, e=never: 0.0 if p.exact else e))  # type: ignore[misc]
+        assert choices(kept) == ["dense", "dense"]
+
+
+def test_what_is_not_surely_faster_is_not_taken() -> None:
+    site = fake_site("a")
+    offered = {"a": [dense(site, host_capability()), candidate(site, "unsure", 0.0)]}
+    plan = Planner(price).plan([site], offered, goal(1.0, total_error))
+    assert choices(plan) == ["dense"]
+    assert plan.decisions[0].reason == "exact; none of 1 other candidates is surely faster"
+
+
+def test_the_best_of_a_candidates_schedules_is_chosen() -> None:
+    site = fake_site("a")
+    slow, fast = (replace(site.spec, schedule=Schedule((("mr", i),))) for i in (1, 2))
+
+    def by_schedule(spec: Any, symbols: Any) -> Latency:
+        return Latency(1.0 / spec.schedule["mr"])
+
+    plan = Planner(by_schedule).plan(
+        [site], {"a": [Candidate("dense", ((slow, fast),), ((),))]}, goal(0.0, total_error)
+    )
+    (decision,) = plan.decisions
+    assert decision.kernels == (fast,)
+    assert decision.changed
+    assert plan.schedules() == {fast.key(): fast.schedule}
+
+
+def test_a_plan_of_no_decisions_is_a_plan() -> None:
+    empty = Plan("m", "c", Target.host().key, "kl", 0.0, 0.0, ())
+    assert Plan.from_json(json.loads(json.dumps(empty.to_json()))) == empty
+    assert isinstance(empty.decisions, tuple)
+    assert not any(isinstance(d, Decision) for d in empty.decisions)
