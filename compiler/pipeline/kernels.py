@@ -102,16 +102,26 @@ class KernelBuilder:
                 self._members[op] = [self._contract(op, coords)]
             else:
                 found = self._body(op, coords)
-                if op.kind == "argreduce":
-                    along = self.add(Instr("index", (), "i64", (("expr", coords[op.reduction_dims[0]]),)))
-                    found = [
-                        self.add(Instr("reduce", (found[0], along), "i64", (("kind", f"arg{op.attributes['kind']}"),)))
-                    ]
-                for i, kind in enumerate(op.attributes.get("reduce", ())):
-                    dtype = op.results[i].dtype
-                    found[i] = self.add(Instr("reduce", (found[i],), dtype, (("kind", kind),)))
-                self._members[op] = found
+                self._members[op] = self._reduced(op, coords, found) if op.reduction_dims else found
         return self._members[op]
+
+    def _reduced(self, op: Op, coords: Index, found: list[int]) -> list[int]:
+        """The member's reductions of ``found``. Over dims of size 1 none runs: the kernel's own may be another member's."""
+        runs = any(op.dims[i].constant != 1 for i in op.reduction_dims)
+        if op.kind == "argreduce":
+            along = self.add(Instr("index", (), "i64", (("expr", coords[op.reduction_dims[0]]),)))
+            attributes = (("kind", f"arg{op.attributes['kind']}"),)
+            return [self.add(Instr("reduce", (found[0], along), "i64", attributes)) if runs else along]
+        out: list[int] = []
+        for value, kind, result in zip(found, op.attributes["reduce"], op.results, strict=True):
+            if runs:
+                out.append(self.add(Instr("reduce", (value,), result.dtype, (("kind", kind),))))
+            elif kind == "add" and result.dtype[0] in "bf":  # a sum starts from 0: that of -0 is +0
+                zero = self.add(Instr("constant", (), result.dtype, (("value", 0.0),)))
+                out.append(self.add(Instr("arith.addf", (value, zero), result.dtype)))
+            else:
+                out.append(value)
+        return out
 
     def _evaluate(self, op: Op, index: Index) -> list[int]:
         """A free operation at a result index (its result maps are permutations of its dims)."""
