@@ -15,9 +15,24 @@ from torch.utils import _pytree as pytree
 from .generate import STEPS
 from .program import Function, load
 
-#: A zero that a contraction sums has the sign that the library's inner loop gives it: oneDNN and MKL leave -0 for one
-#: term, +0 for two or more.
-_CONTRACTIONS = ("@", "linear", "einsum", "baddbmm", "conv")
+#: Where eager's own sign of a zero depends on how a library's loop goes: contractions (MKL leaves -0 for one term, +0
+#: for two or more), and extrema of zeros of both signs (``torch.maximum(-0, 0)`` is 0 in a vector and -0 in its
+#: remainder).
+_UNSIGNED = (
+    "@",
+    "linear",
+    "einsum",
+    "baddbmm",
+    "conv",
+    "amax",
+    "amin",
+    "maximum",
+    "minimum",
+    ".max(",
+    "sort",
+    "topk",
+    "max_pool",
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ def _run(source: str, seed: int, backend: str, dynamic: bool) -> Outcome:
     graph, inputs = load(source)
     torch._dynamo.reset()
     compiled = torch.compile(graph, backend=backend, dynamic=dynamic)
-    zero_signs = not any(word in source for word in _CONTRACTIONS)
+    zero_signs = not any(word in source for word in _UNSIGNED)
     calls = [(seed, step) for step in STEPS] if dynamic else [(seed, 0), (seed + 1, 0)]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -71,7 +86,9 @@ def _run(source: str, seed: int, backend: str, dynamic: bool) -> Outcome:
 
 
 def _strides_are_known(graph: Function, arguments: Any, eager: float64.Run) -> bool:
-    """Whether tracing predicts eager's strides; for some ops (an index that is transposed) torch's own meta does not."""
+    """Whether tracing predicts eager's strides; for some ops (an index that is transposed) torch's own meta does
+    not.
+    """
     with FakeTensorMode() as mode:
         fake = graph(*pytree.tree_map(mode.from_tensor, arguments))
     predicted = [t.stride() for t in pytree.tree_leaves(fake)]
