@@ -1,0 +1,159 @@
+"""Measuring: every system in a process of its own, all of them timed in turn, with the machine's limits, in each round."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from effc.bench.remote import Remote, RemoteError
+from effc.bench.result import Measurement, Outcome
+from effc.bench.runner import Limits, Prepared, Reference, Runner, Subject
+from effc.bench.spread import Spread
+from effc.bench.systems import SYSTEMS, Setting
+from effc.bench.work import Work
+from effc.costmodel.hardware import Speed, flags
+
+#: Seconds of calls that one sample is the mean of.
+_ROUND = 0.02
+#: Seconds for everything but the first call of a system.
+_PATIENCE = 300.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``timeout``: seconds for a system's first call. ``fresh``: a new process for each subject, so that memory is the subject's own."""
+
+    systems: tuple[str, ...]
+    setting: Setting
+    rounds: int
+    timeout: float
+    fresh: bool
+
+
+@dataclass
+class _Entrant:
+    """A system that takes part, and what it has shown."""
+
+    remote: Remote
+    prepared: Prepared
+    seconds: list[float] = field(default_factory=list)
+    failure: str = ""
+
+
+class Session:
+    """The processes of a measurement; a context manager that ends them. ``watch(text)`` hears of every step."""
+
+    def __init__(self, plan: Plan, watch: Callable[[str], None]) -> None:
+        self._plan, self._watch = plan, watch
+        self._open: dict[str, Remote] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Session:
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="effc-bench-")))
+        threads = self._plan.setting.threads
+        self._reference = self._start("reference", partial(Reference, threads))
+        self._limits = self._start("limits", partial(Limits, threads))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for remote in (*self._open.values(), self._reference, self._limits):
+            remote.close()
+        self._stack.close()
+
+    def measure(self, subject: Subject) -> Measurement:
+        """All systems on ``subject``."""
+        self._watch(f"{subject.name}: float64")
+        results = self._folder / "reference.pt"
+        work: Work = self._reference.call("prepare", subject, results, timeout=self._plan.timeout)
+        outcomes: dict[str, Outcome] = {}
+        entrants: dict[str, _Entrant] = {}
+        for name in self._plan.systems:
+            self._watch(f"{subject.name}: {name}, first call")
+            reason = SYSTEMS[name].absent(self._plan.setting)
+            if reason is not None:
+                outcomes[name] = Outcome(name, "absent", reason)
+                continue
+            remote = self._open.get(name) or self._start(name, partial(Runner, name, self._plan.setting))
+            self._open[name] = remote
+            try:
+                entrants[name] = _Entrant(remote, remote.call("prepare", subject, results, timeout=self._plan.timeout))
+            except RemoteError as error:
+                outcomes[name] = Outcome(name, "failed", str(error))
+                self._end(name)
+        speeds = self._rounds(subject, entrants)
+        peak = Spread.of([s.flops * self._rate() for s in speeds])
+        bandwidth = Spread.of([s.bandwidth for s in speeds])
+        floor = work.floor(peak.median, bandwidth.median, 2 if self._plan.setting.dtype == "bfloat16" else 1)
+        for name, entrant in entrants.items():
+            outcomes[name] = self._outcome(name, entrant, floor)
+        if self._plan.fresh:
+            for name in entrants:
+                self._end(name)
+        ordered = tuple(outcomes[name] for name in self._plan.systems)
+        return Measurement(subject.name, work.flops, work.bytes, peak, bandwidth, floor, ordered)
+
+    def _rounds(self, subject: Subject, entrants: dict[str, _Entrant]) -> list[Speed]:
+        """Each round takes one sample of every entrant; who goes first changes from round to round."""
+        speeds = []
+        for i in range(self._plan.rounds):
+            self._watch(f"{subject.name}: round {i + 1} of {self._plan.rounds}")
+            speeds.append(self._limits.call("speed", timeout=_PATIENCE))
+            names = [n for n, e in entrants.items() if not e.failure]
+            turn = i % max(1, len(names))
+            for name in names[turn:] + names[:turn]:
+                entrant = entrants[name]
+                try:
+                    entrant.seconds.append(entrant.remote.call("seconds", _ROUND, timeout=_PATIENCE))
+                except RemoteError as error:
+                    entrant.failure = str(error)
+        return speeds
+
+    def _outcome(self, name: str, entrant: _Entrant, floor: float) -> Outcome:
+        try:
+            memory: int = entrant.remote.call("peak_memory", timeout=_PATIENCE) if not entrant.failure else 0
+        except RemoteError as error:
+            entrant.failure = str(error)
+        if entrant.failure:
+            self._end(name)
+            return Outcome(name, "failed", entrant.failure)
+        latency = Spread.of(entrant.seconds)
+        return Outcome(
+            system=name,
+            status="ok",
+            seconds=tuple(entrant.seconds),
+            latency=latency,
+            first_call=entrant.prepared.first_call,
+            error=entrant.prepared.error,
+            memory_first=entrant.prepared.peak_memory,
+            memory=memory,
+            share=floor / latency.median,
+        )
+
+    def _rate(self) -> float:
+        """The peak in the dtype over float32's, which is what the probe measures: dot products of pairs do twice as much."""
+        return 2.0 if self._plan.setting.dtype == "bfloat16" and "avx512_bf16" in flags() else 1.0
+
+    def _start(self, name: str, make: Callable[[], object]) -> Remote:
+        threads = str(self._plan.setting.threads)
+        cache = tempfile.mkdtemp(dir=self._folder)  # empty: the first call is timed
+        environment = {
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "EFFC_CACHE_DIR": f"{cache}/effc",
+            "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
+        }
+        return Remote(make, environment, self._folder / f"{name}.log")
+
+    def _end(self, name: str) -> None:
+        remote = self._open.pop(name, None)
+        if remote is not None:
+            remote.close()
+
+
+def steps(plan: Plan, subjects: Sequence[Subject]) -> int:
+    """How often ``watch`` will be called."""
+    return len(subjects) * (1 + len(plan.systems) + plan.rounds)

@@ -1,0 +1,137 @@
+"""What the processes of a measurement serve: one system each, the reference in float64, and the machine's limits."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch import Tensor, nn
+
+from effc.bench import kernels, memory, models
+from effc.bench.models import Case
+from effc.bench.systems import SYSTEMS, Setting
+from effc.bench.systems.system import Call, cast, tensors
+from effc.bench.work import Work, work_of
+from effc.compiler.codegen.cpu.target import Target
+from effc.costmodel.hardware import Speed
+from effc.speed import Probe
+
+#: Runs of each probe in a round: 20 ms or so.
+_PROBES = 6
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a model by name, or a kernel; ``small`` as in ``models.build``, of models."""
+
+    kind: str
+    name: str
+    small: bool = False
+
+    def build(self) -> tuple[nn.Module, tuple[Any, ...]]:
+        """With the same weights and inputs in every process."""
+        case: Case = models.build(self.name, self.small) if self.kind == "model" else kernels.build(self.name)
+        return case.module, case.inputs(0, 0)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """``first_call``: seconds from the float32 model to the first result. ``error``: relative L2 to the reference, of the worst
+    output. ``peak_memory``: bytes of this process until then.
+    """
+
+    first_call: float
+    error: float
+    peak_memory: int
+
+
+class Runner:
+    """One system in this process."""
+
+    def __init__(self, system: str, setting: Setting) -> None:
+        torch.set_num_threads(setting.threads)
+        torch.set_grad_enabled(False)
+        self._system, self._setting = SYSTEMS[system], setting
+        self._call: Call = list
+        self._estimate = 0.0
+
+    def prepare(self, subject: Subject, reference: Path) -> Prepared:
+        """Compile and call once, with an empty cache where the process's environment names an empty one."""
+        gc.enable()
+        torch._dynamo.reset()  # or many kernels of one class would meet its limit of recompilations
+        module, inputs = subject.build()
+        start = time.perf_counter()
+        self._call = self._system.prepare(module, inputs, self._setting)
+        results = self._call()
+        first_call = time.perf_counter() - start
+        error = relative_error(results, torch.load(reference))
+        peak = memory.peak()
+        del module, inputs, results
+        self.seconds(0.0)  # the first calls after compilation may still adapt
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        memory.reset()
+        return Prepared(first_call, error, peak)
+
+    def seconds(self, at_least: float) -> float:
+        """Of one call: the mean of as many as fill ``at_least`` seconds, after one that is not timed."""
+        self._call()
+        count = max(1, math.ceil(at_least / self._estimate)) if self._estimate else 1
+        start = time.perf_counter()
+        for _ in range(count):
+            self._call()
+        self._estimate = (time.perf_counter() - start) / count
+        return self._estimate
+
+    def peak_memory(self) -> int:
+        """Bytes of this process since ``prepare`` ended."""
+        return memory.peak()
+
+
+class Reference:
+    """The model in float64, and the work that it is."""
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+
+    def prepare(self, subject: Subject, path: Path) -> Work:
+        """Writes the results to ``path``."""
+        module, inputs = subject.build()
+        work = work_of(module, inputs)
+        widened, inputs = cast(*subject.build(), torch.float64)
+        torch.set_default_dtype(torch.float64)  # of what the model itself creates
+        results = tensors(widened(*inputs))
+        torch.set_default_dtype(torch.float32)
+        torch.save(results, path)
+        return work
+
+
+class Limits:
+    """The peak of multiply-adds and the read bandwidth, of that many threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._probe, self._threads = Probe(Target.host()), threads
+
+    def speed(self) -> Speed:
+        return self._probe.speed(self._threads, _PROBES)
+
+
+def relative_error(results: list[Tensor], reference: list[Tensor]) -> float:
+    """``||y - r|| / ||r||`` of the worst output; infinite where NaN, shape or number of outputs differ."""
+    if [r.shape for r in results] != [r.shape for r in reference]:
+        return math.inf
+    worst = 0.0
+    for ours, exact in zip(results, reference, strict=True):
+        distance, scale = float((ours.double() - exact.double()).norm()), float(exact.double().norm())
+        if not math.isfinite(distance):
+            return math.inf
+        worst = max(worst, distance / scale if scale else distance)
+    return worst

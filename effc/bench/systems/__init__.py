@@ -1,0 +1,17 @@
+"""What is compared: eager PyTorch, its other compilers, and effc; one adapter each."""
+
+from __future__ import annotations
+
+from effc.bench.systems.in_torch import Eager, Effc, Inductor
+from effc.bench.systems.onnx import OnnxRuntime
+from effc.bench.systems.openvino import OpenVino
+from effc.bench.systems.system import DTYPES, Setting, System
+
+#: In the order in which tables show them; the last is ours.
+SYSTEMS: dict[str, System] = {
+    system.name: system
+    for system in (Eager(), Inductor(freezing=False), Inductor(freezing=True), OpenVino(), OnnxRuntime(), Effc())
+}
+OURS = "effc"
+
+__all__ = ["DTYPES", "OURS", "SYSTEMS", "Setting", "System"]
