@@ -19,9 +19,6 @@ from effc.compiler.pipeline.placement import Base, Layout, Placement
 from effc.compiler.pipeline.special import build_special
 from effc.compiler.pipeline.views import chain
 
-#: A padded tensor of up to this many elements is filled whole, which is one kernel instead of one a side.
-_FILL_WHOLE = 1 << 12
-
 
 @dataclass(eq=False)
 class Step:
@@ -112,36 +109,38 @@ class _Planner:
 
     def _border(self, op: Op) -> None:
         """Steps that fill a pad's border; they touch nothing that the operand's own values occupy."""
-        place, result, source = self.layout.places[op.results[0]], op.results[0], op.operands[0]
+        home, result, source = self.layout.places[op.results[0]], op.results[0], op.operands[0]
         low: tuple[Expr, ...] = op.attributes["low"]
-        boxes: list[tuple[list[Expr], list[Expr]]] = []
         inside_low, inside_size = [const(0)] * len(low), list(result.sizes)
         for i, size in enumerate(source.sizes):
-            high = result.sizes[i] - low[i] - size
-            for start, width in ((const(0), low[i]), (low[i] + size, high)):
-                if width.constant != 0:
-                    starts, sizes = list(inside_low), list(inside_size)
-                    starts[i], sizes[i] = start, width
-                    boxes.append((starts, sizes))
+            after = low[i] + size
+            high = result.sizes[i] - after
+            sides = [(const(0), low[i]), (after, high)]
+            for start, width in sides[:1] if low[i] == high else sides:
+                if width.constant == 0:
+                    continue
+                starts, sizes, strides = list(inside_low), list(inside_size), list(home.strides)
+                starts[i], sizes[i] = start, width
+                if low[i] == high:  # both sides at once: one more dim, of size 2, steps from one to the other
+                    sizes, strides = [const(2), *sizes], [after * home.strides[i], *strides]
+                offset = home.offset + home.address(tuple(starts))
+                self._fill(op, tuple(sizes), Placement(home.base, offset, tuple(strides)))
             inside_low[i], inside_size[i] = low[i], size
-        for starts, sizes in boxes:
-            self._fill(op, starts, sizes, place)
 
-    def _fill(self, op: Op, starts: list[Expr], sizes: list[Expr], place: Placement) -> None:
+    def _fill(self, op: Op, sizes: tuple[Expr, ...], target: Placement) -> None:
         result = op.results[0]
-        target = Placement(place.base, place.offset + place.address(tuple(starts)), place.strides)
-        box = Tensor(f"{result.name}.border", result.dtype, tuple(sizes))
+        box = Tensor(f"{result.name}.border", result.dtype, sizes)
+        index = tensor_index(box)
 
         def build() -> Kernel:
-            dims = tuple(sizes)
-            builder = KernelBuilder(self.layout, dims, frozenset())
-            fill = Op("fill", [], [box], op.location, dims, ("parallel",) * len(dims), body=op.body)
-            fill.result_maps = (tensor_index(box),)
+            builder = KernelBuilder(self.layout, sizes, frozenset())
+            fill = Op("fill", [], [box], op.location, sizes, ("parallel",) * len(sizes), body=op.body)
+            fill.result_maps = (index,)
             box.producer = fill
-            builder.store(builder.value(box, tensor_index(box)), box, target, tensor_index(box))
+            builder.store(builder.value(box, index), box, target, index)
             return builder.finish("loops", "pad", op.location)
 
-        step = Step(self.position[op], build, set(), place.base)
+        step = Step(self.position[op], build, set(), target.base)
         self.steps.append(step)
         self.owned.setdefault(op, []).append(step)
 
