@@ -41,11 +41,11 @@ def work_of(module: nn.Module, inputs: tuple[Any, ...]) -> Work:
     return Work(counter.get_total_flops(), reads.bytes() + _size((inputs, outputs)))
 
 
-class _Reads(TorchDispatchMode):
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Which of the storages ``state`` the ops read, and how much of each."""
 
     def __init__(self, state: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._state = state
         self._read: dict[int, int] = {}
 

@@ -1,0 +1,236 @@
+"""``effc bench``: its statistics, its roofline, its adapters, what it writes, and what it says of a mistake."""
+
+from __future__ import annotations
+
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bench_served import Served
+from rich.console import Console
+from torch import nn
+
+from effc import cli
+from effc.bench import kernels, plot, table
+from effc.bench.load import Load
+from effc.bench.remote import Remote, RemoteError
+from effc.bench.result import Measurement, Outcome, Report
+from effc.bench.runner import relative_error
+from effc.bench.spread import Spread
+from effc.bench.systems import SYSTEMS, Setting
+from effc.bench.work import Work, work_of
+
+FLOAT32 = Setting(2, "float32")
+BFLOAT16 = Setting(2, "bfloat16")
+
+
+def test_a_spread_is_the_median_and_two_percentiles() -> None:
+    assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0, 6.0]) == Spread(3.5, 2.0, 5.0)
+    assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
+
+
+def test_what_slows_a_whole_round_cancels_in_ratios() -> None:
+    assert Spread.of_ratios([2.0, 20.0, 4.0], [1.0, 10.0, 2.0]) == Spread(2.0, 2.0, 2.0)
+
+
+def test_the_work_of_a_linear() -> None:
+    assert work_of(nn.Linear(7, 5), (torch.ones(3, 7),)) == Work(2 * 3 * 7 * 5, 4 * (7 * 5 + 5 + 3 * 7 + 3 * 5))
+
+
+def test_of_an_embedding_only_rows_are_read() -> None:
+    assert work_of(nn.Embedding(1000, 8), (torch.tensor([1, 2, 3]),)).bytes == 3 * 8 * 4 + 3 * 8 + 3 * 8 * 4
+
+
+def test_a_weight_that_is_used_twice_is_read_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(100, 8)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.words(ids) @ self.words.weight.T
+            return y
+
+    assert work_of(Tied(), (torch.tensor([1, 2]),)).bytes == 100 * 8 * 4 + 2 * 8 + 2 * 100 * 4
+
+
+def test_the_roofline_is_the_slower_of_arithmetic_and_memory() -> None:
+    assert Work(1000, 10).floor(peak=100.0, bandwidth=10.0) == 10.0
+    assert Work(10, 1000).floor(peak=100.0, bandwidth=10.0) == 100.0
+    assert Work(10, 1000).floor(peak=100.0, bandwidth=10.0, narrow=2) == 50.0
+
+
+def test_the_error_is_of_the_worst_output() -> None:
+    exact = [torch.ones(4).double(), torch.full((2,), 2.0).double()]
+    assert relative_error([torch.ones(4), torch.full((2,), 2.5)], exact) == 0.25
+    assert relative_error([torch.ones(4), torch.tensor([2.0, math.nan])], exact) == math.inf
+    assert relative_error([torch.ones(4)], exact) == math.inf
+    assert relative_error([torch.ones(2, 2), torch.full((2,), 2.0)], exact) == math.inf
+
+
+@pytest.mark.parametrize("name", ["eager", "effc"])
+@pytest.mark.parametrize(("setting", "bound"), [(FLOAT32, 1e-6), (BFLOAT16, 1e-2)])
+def test_adapters_run_the_model_in_the_dtype(name: str, setting: Setting, bound: float) -> None:
+    torch._dynamo.reset()
+    module, x = nn.Sequential(nn.Linear(20, 9), nn.Tanh()).eval(), torch.randn(5, 20)
+    with torch.no_grad():
+        exact = [module.double()(x.double())]
+        assert SYSTEMS[name].absent(setting) is None
+        results = SYSTEMS[name].prepare(module.float(), (x,), setting)()
+    assert [str(r.dtype) for r in results] == [f"torch.{setting.dtype}"]
+    assert relative_error(results, exact) < bound
+
+
+@pytest.mark.parametrize(("name", "package"), [("openvino", "openvino"), ("onnxruntime", "onnxruntime")])
+def test_rivals_agree_with_float64(name: str, package: str) -> None:
+    pytest.importorskip(package)
+    module, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), torch.randn(1, 3, 9, 9)
+    with torch.no_grad():
+        exact = [module.double()(x.double())]
+        results = SYSTEMS[name].prepare(module.float(), (x,), FLOAT32)()
+    assert relative_error(results, exact) < 1e-6
+
+
+def test_a_rival_that_is_not_installed_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import PackageNotFoundError
+
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert SYSTEMS["openvino"].absent(FLOAT32) == "openvino is not installed"
+    assert SYSTEMS["onnxruntime"].absent(FLOAT32) == "onnxruntime is not installed"
+    assert SYSTEMS["onnxruntime"].absent(BFLOAT16) == "its CPU kernels do not compute in bfloat16"
+    assert "C++ compiler" in str(SYSTEMS["inductor"].absent(FLOAT32))
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Remote]:
+    remote = Remote(Served, {"EFFC_TEST_VARIABLE": "set"}, tmp_path / "log")
+    yield remote
+    remote.close(kill=True)
+
+
+def test_a_remote_has_its_own_environment_and_survives_an_error(served: Remote) -> None:
+    with pytest.raises(RemoteError, match=r"^ValueError: not like this$"):
+        served.call("refuse", timeout=60)
+    assert served.call("variable", "EFFC_TEST_VARIABLE", timeout=60) == "set"
+
+
+def test_a_crash_of_a_remote_is_an_error(served: Remote) -> None:
+    with pytest.raises(RemoteError, match="ended with status 7"):
+        served.call("die", timeout=60)
+
+
+def test_a_remote_that_hangs_is_ended(served: Remote) -> None:
+    with pytest.raises(RemoteError, match="no answer in 1 s"):
+        served.call("wait", 60, timeout=1)
+
+
+def outcome(system: str, *seconds: float) -> Outcome:
+    latency = Spread.of(seconds)
+    return Outcome(system, "ok", "", seconds, latency, 1.5, 2e-7, 9 << 20, 8 << 20, 0.5 / latency.median)
+
+
+@pytest.fixture
+def report() -> Report:
+    outcomes = (
+        outcome("eager", 4.0, 4.0, 8.0),
+        outcome("inductor", 3.0, 3.0, 6.0),
+        Outcome("openvino", "absent", "openvino is not installed"),
+        outcome("effc", 2.0, 2.0, 4.0),
+    )
+    limits = Spread(100.0, 90.0, 110.0)
+    load = Load((0.1, 0.2, 0.3), (("other", 0.5),))
+    settings = {"threads": 2, "dtype": "float32", "rounds": 3, "systems": ("eager", "inductor", "openvino", "effc")}
+    measurement = Measurement("mlp", 50, 10, limits, limits, 0.5, outcomes)
+    return Report("2026-01-01T00:00:00+00:00", {"cpu": "one"}, settings, load, load, (measurement,))
+
+
+def test_the_json_holds_samples_and_ratios(report: Report, tmp_path: Path) -> None:
+    report.write(tmp_path / "report.json")
+    data: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
+    assert data["format"] == 1
+    assert data["over_best_rival"] == pytest.approx(1.5)
+    assert data["load_start"] == {"average": [0.1, 0.2, 0.3], "processes": [["other", 0.5]]}
+    (mlp,) = data["measurements"]
+    assert mlp["best_rival"] == "inductor"
+    assert mlp["over_best_rival"] == {"median": 1.5, "low": 1.5, "high": 1.5}
+    assert mlp["over_eager"]["median"] == 2.0
+    assert [o["status"] for o in mlp["outcomes"]] == ["ok", "ok", "absent", "ok"]
+    assert mlp["outcomes"][3]["seconds"] == [2.0, 2.0, 4.0]
+    assert mlp["outcomes"][3]["share"] == 0.25
+
+
+@pytest.mark.parametrize("shown", [table.models, table.kernels])
+def test_the_tables_show_every_subject(report: Report, shown: Any) -> None:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(shown(report))
+    text = console.export_text()
+    assert "mlp" in text
+    assert "1.50" in text or "2.00 (2.00-2.00)" in text
+    assert "others at work: other 50%" in text
+    assert ("absent: openvino is not installed" in text) == (shown is table.models)
+
+
+def test_the_plot_is_svg_with_every_system_that_ran(report: Report, tmp_path: Path) -> None:
+    plot.write(report, tmp_path / "plot.svg")
+    texts = [e.text for e in ElementTree.parse(tmp_path / "plot.svg").iter() if e.text and e.text.strip()]
+    assert "mlp, effc: 2.00" in texts
+    assert "mlp, inductor: 1.33" in texts
+    assert not any("mlp, openvino" in t for t in texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models", "resnet51"], "unknown model 'resnet51': did you mean 'resnet5"),
+        (["--models", ","], "no model is named in ','"),
+        (["--systems", "effc,inductr"], "unknown system 'inductr': did you mean 'inductor'?"),
+        (["--kernels", "--models", "softmx"], "unknown kernel 'softmx': did you mean 'softmax'?"),
+        (["--kernels", "--small"], "--small is of models"),
+        (["--threads", "0"], "--threads must be between 1 and"),
+        (["--rounds", "1"], "--rounds must be at least 2"),
+        (["--plot", "speed.png"], "--plot writes SVG: speed.png does not end in .svg"),
+        (["--json", "no/such/folder/x.json"], "there is no folder"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_error(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["softmax/128x768", "conv3x3/512x7x7", "attention decode/12x1x128x64", "add/131072"])
+def test_kernels_are_the_same_each_time(name: str) -> None:
+    first, second = kernels.build(name), kernels.build(name)
+    with torch.no_grad():
+        assert torch.equal(first.module(*first.inputs(0, 0)), second.module(*second.inputs(0, 0)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--models", "mlp", "--small"], ["--kernels", "--models", "softmax/128x768"]])
+def test_a_measurement_from_end_to_end(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "out.json"
+    assert cli.main(["bench", *arguments, "--systems", "eager,effc", "--rounds", "2", "--json", str(path)]) == 0
+    (found,) = json.loads(path.read_text())["measurements"]
+    for one in found["outcomes"]:
+        assert one["status"] == "ok"
+        assert len(one["seconds"]) == 2
+        assert one["error"] < 1e-6
+        assert 0 < one["share"] < 2
+        assert one["memory"] > 1 << 20
+    assert found["over_best_rival"]["median"] > 0
+    assert "geometric mean" in capsys.readouterr().out
