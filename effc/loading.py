@@ -56,7 +56,7 @@ class Loaded:
 
 
 def load(directory: str | os.PathLike[str]) -> Loaded:
-    """The model in ``directory``.
+    """The model in ``directory``. It is machine code: load only what you trust.
 
     ArtifactError: there is none; it is truncated, edited, of another version, or needs ops that this PyTorch lacks; or it was
     saved for another CPU and cannot be compiled for this one.

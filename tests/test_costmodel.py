@@ -86,6 +86,14 @@ def test_a_gather_reads_what_it_takes_not_the_whole_table() -> None:
     assert roofline.bytes_touched(spec, {}) == 4 * 3 * 100
 
 
+def test_a_border_writes_what_it_touches_not_what_it_encloses() -> None:
+    fill = (
+        Instr("constant", (), "f32", (("value", 0.0),)),
+        Instr("store", (0,), "", (("address", 1000 * var("d0")), ("operand", 0))),
+    )
+    assert roofline.bytes_touched(loops(*fill, points=10, sizes=(9001,)), {}) == 4 * 10
+
+
 def test_symbols_take_their_values() -> None:
     spec = loops(load(0), Instr("math.exp", (0,), "f32"), store(1, 1), symbols=("s0",))
     assert roofline.operations(spec, {"s0": 7}) == 7 * roofline.operations(spec, {"s0": 1})
