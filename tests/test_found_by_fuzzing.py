@@ -46,3 +46,14 @@ def test_a_sum_over_size_1_has_no_negative_zero() -> None:
         return x.sum(0)
 
     assert_exact(graph, (torch.tensor([[-0.0, 0.0, 1.0]]),), torch.compile(graph, backend="effc"))
+
+
+def test_a_convolution_with_symbolic_groups_goes_to_aten() -> None:
+    torch._dynamo.reset()
+
+    def graph(x: Tensor) -> Tensor:
+        return F.conv1d(x, x[:1, :1].repeat(x.shape[1], 1, 1), padding=1, groups=x.shape[1])
+
+    compiled = torch.compile(graph, backend="effc", dynamic=True)
+    for channels in (8, 5):
+        assert_exact(graph, (torch.randn(1, channels, 4),), compiled)

@@ -135,11 +135,13 @@ def _window(n: int, stride: Any, padding: Any, dilation: Any, output_padding: An
 @lowers("aten.convolution.default")
 def _convolution(
     op: Op, x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, transposed: bool,
-    output_padding: Any, groups: int,
+    output_padding: Any, groups: Size,
 ) -> Tensor:  # fmt: skip
     b, n = op.b, x.rank - 2
     if not is_float(x.dtype) or x.dtype != w.dtype:
         raise UnsupportedError(f"a convolution of {x.dtype} with {w.dtype}")
+    if not isinstance(groups, int):
+        raise UnsupportedError("a convolution with a symbolic number of groups")
     if not n or is_empty(op.sizes):
         return b.empty(op.dtype, op.sizes)
     window = _window(n, stride, padding, dilation, output_padding)
