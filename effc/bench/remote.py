@@ -10,8 +10,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from effc.compiler.ir.errors import EffcError
 
-class RemoteError(Exception):
+
+class RemoteError(EffcError):
     """The call raised, or its process ended or gave no answer; the text says which."""
 
 

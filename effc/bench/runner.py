@@ -63,8 +63,11 @@ class Runner:
 
     def prepare(self, subject: Subject, reference: Path) -> Prepared:
         """Compile and call once, with an empty cache where the process's environment names an empty one."""
-        gc.enable()
+        self._call, self._estimate = list, 0.0
         torch._dynamo.reset()  # or many kernels of one class would meet its limit of recompilations
+        gc.unfreeze()  # what the last subject left behind is garbage now
+        gc.enable()
+        gc.collect()
         module, inputs = subject.build()
         start = time.perf_counter()
         self._call = self._system.prepare(module, inputs, self._setting)
