@@ -9,7 +9,7 @@ from typing import Any
 import exactness
 import float64
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from .generate import STEPS
@@ -89,7 +89,10 @@ def _strides_are_known(graph: Function, arguments: Any, eager: float64.Run) -> b
     """Whether tracing predicts eager's strides; for some ops (an index that is transposed) torch's own meta does
     not.
     """
-    with FakeTensorMode() as mode:
-        fake = graph(*pytree.tree_map(mode.from_tensor, arguments))
+    try:
+        with FakeTensorMode() as mode:
+            fake = graph(*pytree.tree_map(mode.from_tensor, arguments))
+    except DataDependentOutputException:
+        return False
     predicted = [t.stride() for t in pytree.tree_leaves(fake)]
     return predicted == [t.stride() for t in pytree.tree_leaves(eager.outputs)]

@@ -163,7 +163,12 @@ def matmul(c: Chooser) -> Draw:
 
 
 def convolution(c: Chooser) -> Draw:
-    v = c.any(lambda t: t.is_floating_point() and t.ndim in (3, 4) and t.shape[1] > 0)
+    def fits(
+        t: Tensor,
+    ) -> bool:  # an infinite weight over padding is NaN or absent, as eager's algorithm for the size has it
+        return t.is_floating_point() and t.ndim in (3, 4) and t.shape[1] > 0 and bool(t.isfinite().all())
+
+    v = c.any(fits)
     like = c.tensors[v]
     if c.rng.random() < 0.6:
         return Draw(c.fill(templates.OWN_WINDOWS, v))
