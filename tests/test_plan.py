@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import effc
 from effc.compiler.capture import record
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir import candidate as candidates
 from effc.compiler.ir.candidate import Candidate, Latency, dense
 from effc.compiler.ir.expr import const, var
 from effc.compiler.ir.plan import Decision, Plan
@@ -318,6 +319,29 @@ def test_the_whole_model_decides(two_sites: tuple[list[Site], dict[str, list[Can
     for never in (float("nan"), float("inf"), 1.0):
         kept = Planner(price).plan(*two_sites, goal(0.1, lambda p, e=never: 0.0 if p.exact else e))  # type: ignore[misc]
         assert choices(kept) == ["dense", "dense"]
+
+
+def test_passes_propose_and_are_asked_only_where_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "_PROPOSERS", {})
+
+    @candidates.proposes("halve")
+    def halve(site: Site, calibration: Any, capability: Any) -> Iterator[Candidate]:
+        yield candidate(site, "half", 0.01)
+        yield replace(candidate(site, "tiny", 0.02), kernels=((replace(site.spec, template="unknown"),),))
+
+    def supports(spec: KernelSpec) -> str | None:
+        return "no such template" if spec.template == "unknown" else None
+
+    capability = replace(host_capability(), supports=supports)
+    site = fake_site("a")
+
+    def offered(allowed: bool) -> list[str]:
+        return [c.pass_name for c in candidates.candidates_at(site, None, capability, lambda name: allowed)]
+
+    assert offered(True) == ["dense", "half"]
+    assert offered(False) == ["dense"]
+    with pytest.raises(effc.EffcError, match="two functions propose candidates of the pass 'halve'"):
+        candidates.proposes("halve")(lambda site, calibration, capability: [])
 
 
 def test_what_is_not_surely_faster_is_not_taken() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.site import Site
-from effc.compiler.ir.spec import KernelSpec, Schedule
+from effc.compiler.ir.spec import KernelSpec
 
 #: The pass name of the candidate that changes nothing but the schedule.
 DENSE = "dense"
@@ -84,9 +84,10 @@ def proposes(pass_name: str) -> Callable[[Propose], Propose]:
     """Decorator: the function proposes candidates of the pass ``pass_name``. Two for one pass are a mistake."""
 
     def register(propose: Propose) -> Propose:
-        known = _PROPOSERS.setdefault(pass_name, propose)
+        known = _PROPOSERS.get(pass_name, propose)
         if pass_name == DENSE or (known.__module__, known.__qualname__) != (propose.__module__, propose.__qualname__):
             raise EffcError(f"two functions propose candidates of the pass '{pass_name}'; rename one")
+        _PROPOSERS[pass_name] = propose
         return propose
 
     return register
@@ -112,8 +113,3 @@ def candidates_at(
             for candidate in propose(site, calibration, capability):
                 if all(capability.supports(kernel[0]) is None for kernel in candidate.kernels):
                     yield candidate
-
-
-def default_schedule(candidate: Candidate) -> tuple[Schedule, ...]:
-    """The schedule that each kernel has where nobody chooses one."""
-    return tuple(kernel[0].schedule for kernel in candidate.kernels)
