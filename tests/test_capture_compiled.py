@@ -263,3 +263,24 @@ def test_a_second_process_starts_no_toolchain(cache_dir: Path, tmp_path: Path) -
     assert (hits, misses, mlir) == ("0", "1", "False")
     assert int(started) > 0
     assert run() == "1 0 False 0"
+
+
+def test_what_depends_on_weights_and_sizes_follows_the_sizes() -> None:
+    """A row of a table spread over a symbolic size is no constant, though it reads nothing but a parameter."""
+
+    class Positions(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(64, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = self.table(torch.arange(x.shape[0])).sin()
+            return x.shape[0] * rows + self.table(torch.zeros(x.shape[:1], dtype=torch.int64)) * x
+
+    model = Positions()
+    with torch.no_grad(), record() as recording:
+        compiled = torch.compile(model, backend="effc", dynamic=True)
+        for size in (5, 9, 33):
+            x = torch.randn(size, 8)
+            torch.testing.assert_close(compiled(x), model(x))
+    assert not [f.reason for g in recording.graphs for f in g.fallbacks]

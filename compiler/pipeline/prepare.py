@@ -1,11 +1,16 @@
 """Work that depends on parameters alone moves to a program of its own, run once and again when they change.
 
-Batch-norm scales, casts of weights under autocast, masks from buffers: whatever has no operand but parameters and constants. The
-values that the rest of the region needs become extra inputs of it, called *prepared*.
+Batch-norm scales, casts of weights under autocast, masks from buffers: whatever has no operand but parameters and constants, and no
+symbol, whose value may be another at the next call. The values that the rest of the region needs become extra inputs of it, called
+*prepared*.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+from effc.compiler.ir.expr import Expr
 from effc.compiler.pipeline.fusion import is_free
 from effc.compiler.pipeline.graph import Graph, GraphInput, GraphOutput, Op, Tensor
 from effc.compiler.pipeline.placement import row_major
@@ -22,6 +27,8 @@ def split_prepared(graph: Graph) -> tuple[Graph | None, list[Tensor]]:
     inside: set[Op] = set()
     free: set[Tensor] = set()
     for op in graph.ops:
+        if _symbolic(op, frozenset(graph.symbols)):
+            continue
         if is_free(op) or (op.is_view and op.operands[0] in free):
             free.update(op.results)
         elif op.kind not in ("scatter", "attention") and all(t in static or t in free for t in op.operands):
@@ -34,11 +41,28 @@ def split_prepared(graph: Graph) -> tuple[Graph | None, list[Tensor]]:
     _collect([o.tensor for o in graph.outputs], inside, results)
     if not results:
         return None, []
-    ops = [op for op in graph.ops if op in inside or is_free(op) or all(t in free for t in op.results)]
+    ops = [op for op in graph.ops if op in inside or any(t in free for t in op.results)]
     outputs = [GraphOutput(t, row_major(t.sizes), None) for t in results]
     read = {t for op in ops for t in op.operands} | set(results)
     inputs = [source for source in graph.inputs if source.tensor in static and source.tensor in read]
     return Graph((), inputs, ops, outputs), results
+
+
+def _symbolic(op: Op, symbols: frozenset[str]) -> bool:
+    """Whether a size, a bound or a value of ``op`` depends on a symbol."""
+    sizes = [t.sizes for t in (*op.operands, *op.results)]
+    body = [i.attributes for i in op.body.instrs] if op.body else []
+    parts = _exprs((sizes, op.dims, op.maps, op.result_maps, tuple(op.attributes.values()), body))
+    return any(not symbols.isdisjoint(e.variables()) for e in parts)
+
+
+def _exprs(value: Any) -> Iterator[Expr]:
+    """Every ``Expr`` in nested sequences."""
+    if isinstance(value, Expr):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _exprs(item)
 
 
 def _collect(tensors: list[Tensor], inside: set[Op], results: list[Tensor]) -> None:
