@@ -1,6 +1,7 @@
 """``effc.load``: run what ``effc.save`` wrote. It needs no source of the model, and starts neither Dynamo nor MLIR.
 
-On a CPU that lacks what the code was compiled for, the regions are compiled again from their graph IR, if the toolchain is there.
+On a CPU that lacks what the code was compiled for, or with another version of effc, the regions are compiled again from their graph
+IR, if the toolchain is there.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +71,24 @@ def load(directory: str | os.PathLike[str]) -> Loaded:
         raise ArtifactError(f"{path} does not hold what a saved model holds ({error!r}); save it again") from error
 
 
+def _misfit(values: Mapping[str, Any]) -> str:
+    """Why the saved code cannot be used here, or ``""``. The calling convention is that of one version of effc."""
+    if values["effc"] != version("effc"):
+        return f"by effc {values['effc']}, and this is effc {version('effc')}"
+    missing = sorted(f for f in set(values["isa"]) - set(flags()) if f.startswith(_ISA))
+    return f"for a CPU with {', '.join(missing)}, which this one lacks" if missing else ""
+
+
 class _Decoder:
     def __init__(self, found: archive.Archive) -> None:
         self.values, self.tensors = found.values, found.tensors
         self.weights = {name: self.tensors[number] for name, number in self.values["weights"].items()}
-        missing = sorted(f for f in set(self.values["isa"]) - set(flags()) if f.startswith(_ISA))
-        self.fits = not missing
-        if missing and importlib.util.find_spec("torch_mlir") is None:
+        misfit = _misfit(self.values)
+        self.fits = not misfit
+        if misfit and importlib.util.find_spec("torch_mlir") is None:
             raise ArtifactError(
-                f"the model was saved for a CPU with {', '.join(missing)}, which this one lacks, and the package torch-mlir, "
-                "which would compile it for this one, is not installed: install it, or save the model on such a machine"
+                f"the model was saved {misfit}, and the package torch-mlir, which would compile it anew, is not installed: install "
+                "it, or save the model again with the same effc on such a machine"
             )
 
     def model(self) -> Loaded:

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from effc.compiler.capture.assemble import Assembled, CompiledGroup
 from effc.compiler.capture.backend import builder
 from effc.compiler.capture.graph import GraphCompiler
 from effc.compiler.capture.planned import code_options
-from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import ArtifactError, InputError, OptionError, UnsupportedError
 from effc.compiler.ir.options import Options
 from effc.costmodel.hardware import flags
@@ -86,7 +86,7 @@ class _Encoder:
         steps = [self._step(n) for n in nodes if n.op in ("call_function", "call_method")]
         (output,) = (n for n in nodes if n.op == "output")
         values = {
-            "target": Target.host().key,
+            "effc": version("effc"),
             "isa": list(flags()),
             "options": code_options(self.options),
             "interface": self.exported.interface.to_json(),

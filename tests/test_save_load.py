@@ -247,13 +247,23 @@ def test_another_cpu_compiles_the_graph_again(tmp_path: Path, monkeypatch: pytes
         assert_exact(model, (x,), effc.load(tmp_path / "model"))
 
 
+def test_another_version_of_effc_compiles_the_graph_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = linear(), torch.randn(3, 6)
+    effc.save(model, x, tmp_path / "model")
+    monkeypatch.setattr(loading, "version", lambda name: "9.9")
+    monkeypatch.setattr(loading._Decoder, "_adopted", None)
+    with torch.no_grad():
+        assert_exact(model, (x,), effc.load(tmp_path / "model"))
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ArtifactError, match=r"the model was saved by effc .*, and this is effc 9\.9"):
+        effc.load(tmp_path / "model")
+
+
 def test_another_cpu_without_the_toolchain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     (tmp_path / loading.FILE).write_bytes(content)
     other_cpu(monkeypatch)
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ArtifactError, match="saved for a CPU with avx2, which this one lacks, and the package torch-mlir"
-    ):
+    with pytest.raises(ArtifactError, match="for a CPU with avx2, which this one lacks, and the package torch-mlir"):
         effc.load(tmp_path)
 
 
