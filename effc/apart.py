@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from effc.compiler.capture.backend import effc as backend
 from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.options import Options
 from effc.identity import original
+
+_numbers = itertools.count()
 
 
 def compiled_apart(model: Callable[..., Any], options: Options) -> Callable[..., Any]:
@@ -42,8 +45,12 @@ def _own_errors() -> Iterator[None]:
 
 
 def _caller_of(model: object) -> Callable[..., Any]:
-    """A function with code of its own, so that Dynamo's cache entry for it lies apart from the user's."""
+    """A function with code of its own, so that Dynamo's cache entry for it lies apart from the user's.
+
+    Its file name is its own too: by that name Dynamo remembers which sizes changed between calls, of any model.
+    """
     scope: dict[str, Any] = {"model": model}
-    exec("def explained(*inputs, **named):\n    return model(*inputs, **named)\n", scope)
+    source = "def explained(*inputs, **named):\n    return model(*inputs, **named)\n"
+    exec(compile(source, f"<effc {next(_numbers)}>", "exec"), scope)
     function: Callable[..., Any] = scope["explained"]
     return function

@@ -225,6 +225,14 @@ def test_the_report_shows_the_decisions(planned: tuple[Net, effc.Calibration, Pl
     assert "the only candidate" in line
 
 
+def test_calibration_batches_of_several_sizes_do_not_make_later_compilations_dynamic() -> None:
+    model = nn.Linear(24, 7).eval()
+    plan = effc.plan(model, effc.calibrate(model, [torch.randn(n, 24) for n in (4, 9, 3)]))
+    with torch.no_grad():
+        report = effc.explain(model, torch.randn(4, 24), options={"plan": plan})
+    assert [d.followed for d in report.decisions] == [True]
+
+
 # -- files ----------------------------------------------------------------------------------------------------------
 def test_a_plan_in_a_file(planned: tuple[Net, effc.Calibration, Plan], tmp_path: Path) -> None:
     plan = planned[2]
