@@ -78,8 +78,8 @@ class _Rows:
             factor = b.broadcast(t.math("math.exp", b.op("arith.subf", running, shift)), self.lanes)
             share = t.math("math.exp", b.op("arith.subf", score, b.broadcast(shift, self.lanes)))
             total = b.op("math.fma", total, factor, share)
-            here = self._values(at, share, loop.index, seen)
-            result = [b.op("math.fma", r, factor, v) for r, v in zip(result, here, strict=True)]
+            values = self._values(at, share, loop.index, seen)
+            result = [b.op("math.fma", r, factor, v) for r, v in zip(result, values, strict=True)]
             loop.yield_([highest, total, *result])
         highest, total, *result = loop.results
         whole = b.emit(f"vector.reduction <add>, {total.name} : {total.type} into {kind}", kind)
