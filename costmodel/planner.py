@@ -126,9 +126,9 @@ def _reason(choice: _Choice, choices: Sequence[_Choice]) -> str:
     if others:
         surely = sum(c.slow_end < dense.latency.seconds for c in choices[1:])
         what = "is surely faster" if not surely else "that is surely faster fits the budget"
-        return f"exact; none of {others} other candidates {what}"
+        return f"none of {others} other candidates {what}"
     schedules = [len(alternatives) for alternatives in choice.candidate.kernels]
-    return "exact; the only candidate" + (f", with {sum(schedules)} schedules" if max(schedules) > 1 else "")
+    return "the only candidate" + (f", with {sum(schedules)} schedules" if max(schedules) > 1 else "")
 
 
 def _verified(plan: Plan, measured: float, tightened: int) -> Plan:

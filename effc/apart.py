@@ -47,10 +47,10 @@ def _own_errors() -> Iterator[None]:
 def _caller_of(model: object) -> Callable[..., Any]:
     """A function with code of its own, so that Dynamo's cache entry for it lies apart from the user's.
 
-    Its file name is its own too: by that name Dynamo remembers which sizes changed between calls, of any model.
+    Its name is its own too: by the code's name Dynamo remembers which sizes changed between calls, of any model.
     """
+    name = f"apart_{next(_numbers)}"
     scope: dict[str, Any] = {"model": model}
-    source = "def explained(*inputs, **named):\n    return model(*inputs, **named)\n"
-    exec(compile(source, f"<effc {next(_numbers)}>", "exec"), scope)
-    function: Callable[..., Any] = scope["explained"]
+    exec(f"def {name}(*inputs, **named):\n    return model(*inputs, **named)\n", scope)
+    function: Callable[..., Any] = scope[name]
     return function

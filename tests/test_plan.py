@@ -357,7 +357,7 @@ def test_what_is_not_surely_faster_is_not_taken() -> None:
     offered = {"a": [dense(site, host_capability()), candidate(site, "unsure", 0.0)]}
     plan = Planner(price).plan([site], offered, goal(1.0, total_error))
     assert choices(plan) == ["dense"]
-    assert plan.decisions[0].reason == "exact; none of 1 other candidates is surely faster"
+    assert plan.decisions[0].reason == "none of 1 other candidates is surely faster"
 
 
 def test_the_best_of_a_candidates_schedules_is_chosen() -> None:
