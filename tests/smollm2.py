@@ -48,8 +48,8 @@ def load(dtype: torch.dtype = torch.float32) -> tuple[LlamaForCausalLM, Tokenize
     config = _config(reader)
     model = LlamaForCausalLM(config)
     model.load_state_dict(dict(_weights(reader, config)))
-    model.eval()
-    model.to(dtype)
+    module: nn.Module = model
+    module.eval().to(dtype)
     return model, _tokenizer(reader)
 
 
@@ -109,7 +109,7 @@ def _config(reader: gguf.GGUFReader) -> LlamaConfig:
 
 def _weights(reader: gguf.GGUFReader, config: LlamaConfig) -> Iterator[tuple[str, nn.Parameter | Tensor]]:
     """The state dict, dequantized from 4 bits to float32."""
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads or config.num_attention_heads}
     for tensor in reader.tensors:
         weight = np.asarray(gguf.quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         first, *rest = tensor.name.removesuffix(".weight").split(".")
