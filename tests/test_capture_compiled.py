@@ -284,3 +284,22 @@ def test_what_depends_on_weights_and_sizes_follows_the_sizes() -> None:
             x = torch.randn(size, 8)
             torch.testing.assert_close(compiled(x), model(x))
     assert not [f.reason for g in recording.graphs for f in g.fallbacks]
+
+
+@pytest.mark.parametrize("kind", ["constant", "rolled", "gathered", "masked", "padded"])
+def test_a_factor_that_no_kernel_reads_in_place_is_copied_out(kind: str) -> None:
+    def f(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        if kind == "constant":
+            return x @ torch.ones(4, 3)
+        if kind == "rolled":
+            return x.roll(1, 1) @ w
+        if kind == "gathered":
+            return x[:, torch.tensor([0, 2, 2, 1])] @ w
+        if kind == "masked":
+            return torch.where(torch.arange(4) < 2, x, 0) @ w
+        return torch.nn.functional.pad(x[:, :2], (1, 1)) @ w
+
+    x, w = torch.randn(5, 4), torch.randn(4, 6)
+    with torch.no_grad(), record() as recording:
+        torch.testing.assert_close(torch.compile(f, backend="effc")(x, w), f(x, w))
+    assert not [entry for graph in recording.graphs for entry in graph.fallbacks]

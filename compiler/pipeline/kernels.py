@@ -60,6 +60,8 @@ class KernelBuilder:
     # -- values -----------------------------------------------------------------------------------------------------
     def value(self, tensor: Tensor, index: Index) -> int:
         """The instruction that holds ``tensor[index]``."""
+        if tensor in self.layout.stand_ins:
+            return self._load(tensor, self.layout.stand_ins[tensor], index)
         root, views = chain(tensor)
         index = source_index(views, index, self.ranges)
         producer = root.producer
@@ -70,8 +72,11 @@ class KernelBuilder:
         place = self.layout.places.get(root)
         if place is None:
             raise LoweringError(f"{root} is needed in memory but was not placed")
-        operand = self._operand(root, place, "read")
-        return self.add(Instr("load", (), root.dtype, (("address", place.address(index)), ("operand", operand))))
+        return self._load(root, place, index)
+
+    def _load(self, tensor: Tensor, place: Placement, index: Index) -> int:
+        operand = self._operand(tensor, place, "read")
+        return self.add(Instr("load", (), tensor.dtype, (("address", place.address(index)), ("operand", operand))))
 
     def store(self, value: int, tensor: Tensor, place: Placement, index: Index) -> None:
         """Write a value to ``tensor[index]`` where it is placed."""
@@ -205,7 +210,7 @@ class KernelBuilder:
     # -- the kernel -------------------------------------------------------------------------------------------------
     def finish(self, template: str, name: str, location: str, attributes: tuple[tuple[str, Any], ...] = ()) -> Kernel:
         """The kernel; its dims are renumbered (parallel first), dead instructions dropped, symbols normalised."""
-        self._split_dims()
+        self.split_dims()
         parallel = self._parallel_order()
         order = [*parallel, *self._reduction_order()]
         rename: dict[str, Expr | int] = {f"d{old}": var(f"d{new}") for new, old in enumerate(order)}
@@ -218,7 +223,7 @@ class KernelBuilder:
         spec, symbols = normalised(spec)
         return Kernel(spec, tuple(self.sites), symbols, name, location)
 
-    def _split_dims(self) -> None:
+    def split_dims(self) -> None:
         """Split a dim ``d`` that addresses use as ``d // c`` and ``d % c`` into two, where ``c`` divides its size: they become linear."""
         found = _divisions(self.instrs)
         while found:

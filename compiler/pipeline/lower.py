@@ -16,6 +16,7 @@ from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import Schedule
 from effc.compiler.pipeline.assemble import assemble
 from effc.compiler.pipeline.dump import RegionDump
+from effc.compiler.pipeline.factors import materialize_factors
 from effc.compiler.pipeline.fusion import fuse
 from effc.compiler.pipeline.graph import Graph
 from effc.compiler.pipeline.kernels import Kernel
@@ -71,5 +72,6 @@ def _program(
 ) -> Program:
     fusion = fuse(graph)
     layout: Layout = place(graph, fusion)
+    materialize_factors(fusion, layout)
     kernels: list[Kernel] = [step.build() for step in order_steps(graph, fusion, layout)]
     return assemble(graph, layout, kernels, len(prepared), prepare, target, schedules)

@@ -48,12 +48,14 @@ class Placement:
 class Layout:
     """Placements of inputs and stored tensors, the arena's buffers (dtype and elements), and what must be copied.
 
-    ``copies``: (value, where to), in the order in which they must run; ``fills``: of a ``pad``'s border.
+    ``copies``: (value, where to, the assembly or update that it completes), in the order in which they must run. ``stand_ins``: where
+    a copy of a value lies that kernels read in its stead (see ``factors.py``).
     """
 
     places: dict[Tensor, Placement] = field(default_factory=dict)
     buffers: list[tuple[str, Expr]] = field(default_factory=list)
     copies: list[tuple[Tensor, Placement, Op | None]] = field(default_factory=list)
+    stand_ins: dict[Tensor, Placement] = field(default_factory=dict)
 
     def buffer(self, tensor: Tensor, strides: tuple[Expr, ...]) -> Placement:
         """A new buffer in the arena for ``tensor``."""

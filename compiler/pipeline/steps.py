@@ -52,6 +52,8 @@ class _Planner:
                 self._copy(op.results[0], self.layout.places[op.results[0]], None, stored=op.results[0])
             if op.kind == "pad" and op.results[0] in self.layout.places:
                 self._border(op)
+        for tensor, target in self.layout.stand_ins.items():
+            self._copy(tensor, target, None, stored=tensor)
         for tensor, target, owner in self.layout.copies:
             self._copy(tensor, target, owner)
         self._connect()
@@ -68,6 +70,7 @@ class _Planner:
             for t in op.operands
             if (root := chain(t)[0]) in self.layout.places and root.producer not in group.coords
         }
+        reads |= {t for op in group.ops for t in op.operands if t in self.layout.stand_ins}
         base = self.layout.places[stored[0]].base
 
         def build() -> Kernel:
@@ -91,6 +94,7 @@ class _Planner:
         reads = {root} if root in self.layout.places and root is not stored else set()
 
         def build() -> Kernel:
+            # the copy computes the value: it must not read what it is about to write
             places = {k: v for k, v in self.layout.places.items() if k is not stored}
             builder = KernelBuilder(Layout(places), tensor.sizes, frozenset())
             index = tensor_index(tensor)
