@@ -1,19 +1,21 @@
 """Comparison by the project's definition of exact: errors are taken against float64 and held against eager's own.
 
-Three runs on the same inputs: a float64 one (the reference), eager, and the compiled one. For each floating output, and each input
-or buffer that the model wrote into:
+Three runs on the same inputs: a float64 one (the reference), eager, and the compiled one. For each floating output,
+and each input or buffer that the model wrote into:
 
-- **relative L2**: ``||y - r|| / ||r|| <= max(2x eager's, 4 eps)``, eps that of the output's dtype. Where eager's own error is luck
-  (fewer than 64 elements) or eps says little (the model mixes dtypes), twice the relative L2 of the *response* bounds it too.
+- **relative L2**: ``||y - r|| / ||r|| <= max(2x eager's, 4 eps)``, eps that of the output's dtype. Where eager's own
+  error is luck (fewer than 64 elements) or eps says little (the model mixes dtypes), twice the relative L2 of the
+  *response* bounds it too.
 - **elementwise**, in ulp of the reference, outside cancellation: worst ``<= max(2x eager's worst, 8 ulp)``.
-- **in cancellation** an element is held to its response instead: worst ``|y - r| / response <= max(2x eager's worst, 8)``.
+- **in cancellation** an element is held to its response instead: worst ``|y - r| / response <= max(2x eager's worst,
+  8)``.
 
-The *response* of an element is how far rounding moves it, whatever the order of operations: the largest change over eight float64
-runs in which inputs, weights and the result of every op are moved by a random +-1 eps (Monte Carlo arithmetic: Parker, 1997). An
-element whose response is above 4 ulp *is in cancellation*.
+The *response* of an element is how far rounding moves it, whatever the order of operations: the largest change over
+eight float64 runs in which inputs, weights and the result of every op are moved at random by up to 1 eps (Monte Carlo
+arithmetic: Parker, 1997). An element whose response is above 4 ulp *is in cancellation*.
 
-Integers and bools are bit-equal to eager; NaN and infinity stand where eager's do; a zero of the reference has eager's sign.
-Shapes and dtypes are eager's, and strides too where ``strides=True``.
+Integers and bools are bit-equal to eager; NaN and infinity stand where eager's do; a zero of the reference has
+eager's sign. Shapes and dtypes are eager's, and strides too where ``strides=True``.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from copies import COPIES
 from torch import Tensor, nn
+from torch._decomp import get_decompositions
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -34,12 +35,29 @@ _UNROUNDED = COPIES | {
     *("topk", "floor", "ceil", "round", "trunc", "sign", "sgn", "max_pool2d_with_indices", "abs_", "neg_", "clamp_"),
 }
 
+_aten = torch.ops.aten
+#: Kernels of several roundings each; taken apart, so that those inside count.
+_DECOMPOSED = get_decompositions(
+    [
+        *(
+            _aten.native_layer_norm,
+            _aten.native_group_norm,
+            _aten.native_batch_norm,
+            _aten._softmax,
+            _aten._log_softmax,
+        ),
+        *(_aten.addcmul, _aten.addcdiv, _aten.addmm, _aten.baddbmm, _aten.lerp, _aten.var, _aten.std, _aten.var_mean),
+        *(_aten.gelu, _aten.silu, _aten.mish, _aten.softplus, _aten.log_sigmoid_forward, _aten.elu, _aten.hardswish),
+        *(_aten.sigmoid, _aten.logsumexp, _aten.mean),
+    ]
+)
+
 
 def clone_tree(tree: Any, dtype: torch.dtype | None = None, noise: torch.Generator | None = None) -> Any:
     """A copy of a tree of tensors that keeps strides, offsets, and which tensors share memory.
 
-    ``dtype``: floating tensors become that type. ``noise``: they are also moved by a random +-1 eps of the type they
-    had.
+    ``dtype``: floating tensors become that type. ``noise``: they are also moved at random by up to 1 eps of the type
+    they had.
     """
     memory: dict[tuple[int, torch.dtype], Tensor] = {}
 
@@ -66,7 +84,7 @@ def _convert(flat: Tensor, dtype: torch.dtype | None, noise: torch.Generator | N
         return flat.clone()
     wide = flat.to(torch.complex128 if flat.is_complex() else dtype, copy=True)
     if noise is not None:
-        wide = wide * (1 + _signs(flat.shape, noise) * torch.finfo(flat.dtype).eps)
+        wide = wide * (1 + _noise(flat.shape, noise) * torch.finfo(flat.dtype).eps)
     return wide
 
 
@@ -107,7 +125,7 @@ def _widen_dtype(value: Any) -> Any:
 
 
 class RoundingNoise(TorchDispatchMode):
-    """Moves every rounded float64 result by a random +-1 ``eps``: Monte Carlo arithmetic (Parker, 1997)."""
+    """Moves every rounded float64 result by up to ``eps``, at random: Monte Carlo arithmetic (Parker, 1997)."""
 
     def __init__(self, eps: float, generator: torch.Generator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -116,18 +134,21 @@ class RoundingNoise(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in _DECOMPOSED:
+            with self:
+                return _DECOMPOSED[func](*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         if func.__name__.split(".")[0] not in _UNROUNDED:
             with _disable_current_modes():
                 for leaf in pytree.tree_leaves(out):
                     if isinstance(leaf, Tensor) and leaf.dtype == torch.float64 and leaf.layout == torch.strided:
-                        leaf.mul_(1 + _signs(leaf.shape, self._generator) * self._eps)
+                        leaf.mul_(1 + _noise(leaf.shape, self._generator) * self._eps)
         return out
 
 
-def _signs(shape: Iterable[int], generator: torch.Generator) -> Tensor:
-    """Random -1 and 1, float64."""
-    return torch.randint(0, 2, tuple(shape), generator=generator).double() * 2 - 1
+def _noise(shape: Iterable[int], generator: torch.Generator) -> Tensor:
+    """Uniform in [-1, 1], float64. (Were it -1 or 1, two roundings would cancel half of the time.)"""
+    return torch.rand(tuple(shape), generator=generator, dtype=torch.float64) * 2 - 1
 
 
 @dataclass(frozen=True)
