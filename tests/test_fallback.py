@@ -175,3 +175,15 @@ def test_check_names_region_op_and_line(
         f"region_0: the result of aten.add.Tensor (add) at {__file__}:{line} (return x.exp() + 1) is wrong:"
     )
     assert text in str(caught.value)
+
+
+def test_what_aten_does_faster_stays_there_unless_fallbacks_are_refused() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return (x * 2).cummax(1).values + 1
+
+    x = torch.randn(3, 5)
+    for fallback, left in (("eager", ["cummax"]), ("error", [])):
+        torch._dynamo.reset()
+        with torch.no_grad(), record() as recording:
+            torch.testing.assert_close(torch.compile(f, backend="effc", options={"fallback": fallback})(x), f(x))
+        assert [e.op.split(".")[1] for g in recording.graphs for e in g.fallbacks] == left

@@ -27,6 +27,7 @@ from effc.compiler.capture.parameters import params_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
+from effc.compiler.capture.slower import faster_in_aten
 from effc.compiler.capture.source import op_name, source_of
 from effc.compiler.ir.errors import LoweringError, UnsupportedError
 from effc.compiler.ir.options import Options
@@ -116,7 +117,10 @@ class _Compilation:
         if node in self.excluded:
             return self.excluded[node]
         if node not in self.reasons:
-            self.reasons[node] = _NOTHING_TO_COMPUTE if _is_empty(node) else _device_reason(node) or supported(node)
+            slower = faster_in_aten(node) if self.owner.options.fallback == "eager" else None
+            self.reasons[node] = (
+                _NOTHING_TO_COMPUTE if _is_empty(node) else _device_reason(node) or slower or supported(node)
+            )
         return self.reasons[node]
 
     def _fallbacks(self, divided: Partition) -> list[Fallback]:
