@@ -9,7 +9,7 @@ from sweep import check, table
 OPS = [
     "add",
     "mul",
-    "div",
+    "div.no_rounding_mode",
     "pow",
     "clamp",
     "where",
@@ -51,7 +51,7 @@ OPS = [
     "index_put",
     "transpose",
     "cat",
-    "nn.functional.pad",
+    "nn.functional.pad.constant",
     "flip",
     "tril",
     "nn.functional.scaled_dot_product_attention",
