@@ -139,8 +139,10 @@ def _failure(
 def _close(call: Callable[..., Any], inputs: Any, eager: float64.Run, ours: float64.Run) -> Verdict | None:
     """None where ``ours`` is exact; it differs from eager in some bits."""
     try:
-        torch.testing.assert_close(ours.tensors(), eager.tensors(), equal_nan=True)
-    except (AssertionError, ValueError, TypeError) as err:
+        for place, expected in eager.tensors().items():
+            if isinstance(expected, torch.Tensor):
+                torch.testing.assert_close(ours.tensors()[place], expected, equal_nan=True)
+    except (AssertionError, KeyError) as err:
         loose = _first_line(err)
     else:
         loose = ""
