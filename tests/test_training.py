@@ -35,19 +35,25 @@ def losses(model: nn.Module, compiled: nn.Module, data: list[tuple[Tensor, Tenso
 
 
 def test_follows_eagers_loss_curve() -> None:
+    """Training multiplies rounding step by step; ours may stray from a float64 training no more than 5 times as far
+    as eager.
+    """
     torch._dynamo.reset()
     torch.manual_seed(0)
     eager = FashionResNet(8).train()
-    ours = copy.deepcopy(eager)
+    ours, wide = copy.deepcopy(eager), copy.deepcopy(eager).double()
     data = batches(20, 32)
+    true = losses(wide, wide, [(images.double(), labels) for images, labels in data])
     expected = losses(eager, eager, data)
     found = losses(ours, torch.compile(ours, backend="effc"), data)
     assert expected[-1] < 0.5 * expected[0]
-    for step, (a, b) in enumerate(zip(found, expected, strict=True)):
-        assert abs(a - b) <= 1e-4 * (step + 1), (step, found, expected)
-    for (name, a), b in zip(ours.state_dict().items(), eager.state_dict().values(), strict=True):
-        drift = (a.double() - b.double()).norm() / b.double().norm()  # training multiplies rounding step by step
-        assert drift <= 0.02, name
+    strayed = 1e-6
+    for step, (a, b, r) in enumerate(zip(found, expected, true, strict=True)):
+        strayed = max(strayed, abs(b - r))
+        assert abs(a - r) <= 5 * strayed, (step, found, expected)
+    for name, r in wide.state_dict().items():
+        error, allowed = ((state[name] - r).double().norm() for state in (ours.state_dict(), eager.state_dict()))
+        assert error <= 5 * allowed + 1e-5 * r.double().norm(), name
 
 
 def test_gradients_are_exact() -> None:
