@@ -57,3 +57,23 @@ def test_a_convolution_with_symbolic_groups_goes_to_aten() -> None:
     compiled = torch.compile(graph, backend="effc", dynamic=True)
     for channels in (8, 5):
         assert_exact(graph, (torch.randn(1, channels, 4),), compiled)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.relu,
+        torch.nn.functional.relu6,
+        torch.nn.functional.hardtanh,
+        lambda x: x.clamp(0, 3),
+        lambda x: x.clamp(max=0.0),
+    ],
+)
+def test_the_sign_of_zero_survives_a_bound_of_zero(function: Callable[[Tensor], Tensor]) -> None:
+    x = torch.tensor([-0.0, 0.0, torch.nan, 1.0, -1.0, torch.inf, -torch.inf] * 5)
+    expected = function(x)
+    with torch.no_grad():
+        found = torch.compile(function, backend="effc")(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    numbers = ~expected.isnan()
+    assert torch.equal(found.signbit()[numbers], expected.signbit()[numbers])

@@ -168,12 +168,31 @@ def extremum(kind: str) -> ScalarFunction:
     return function
 
 
-pointwise("aten.maximum.default", "prims.maximum.default", "aten.clamp_min.default", "aten.clamp_min.Tensor")(
-    extremum("max")
-)
-pointwise("aten.minimum.default", "prims.minimum.default", "aten.clamp_max.default", "aten.clamp_max.Tensor")(
-    extremum("min")
-)
+pointwise("aten.maximum.default", "prims.maximum.default", "aten.clamp_min.Tensor")(extremum("max"))
+pointwise("aten.minimum.default", "prims.minimum.default", "aten.clamp_max.Tensor")(extremum("min"))
+
+
+def limit(kind: str) -> Callable[[Body, Scalar, Scalar], Scalar]:
+    """The first operand, or the bound where it lies beyond it; as in eager, -0.0 stays beside a bound of 0, and NaN wins on both sides."""
+    relation = "ge" if kind == "max" else "le"
+
+    def function(body: Body, a: Scalar, bound: Scalar) -> Scalar:
+        inside = body.compare(relation, a, bound)
+        if is_float(a.dtype):
+            inside = body.binary("arith.ori", inside, body.is_nan(a))
+        return body.select(inside, a, bound)
+
+    return function
+
+
+@lowers("aten.clamp_min.default")
+def _clamp_min(op: Op, x: Tensor, low: Any) -> Tensor:
+    return _clamp(op, x, low)
+
+
+@lowers("aten.clamp_max.default")
+def _clamp_max(op: Op, x: Tensor, high: Any) -> Tensor:
+    return _clamp(op, x, None, high)
 
 
 @pointwise("aten.fmax.default", "prims.fmax.default")
@@ -192,8 +211,8 @@ def _clamp(op: Op, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     bounds = [(kind, v) for kind, v in (("max", low), ("min", high)) if v is not None]
 
     def function(body: Body, a: Scalar, *limits: Scalar) -> Scalar:
-        for (kind, _), limit in zip(bounds, limits, strict=True):
-            a = extremum(kind)(body, a, limit)
+        for (kind, _), bound in zip(bounds, limits, strict=True):
+            a = limit(kind)(body, a, bound)
         return a
 
     return apply(op, function, [x, *(v for _, v in bounds)])
@@ -201,7 +220,7 @@ def _clamp(op: Op, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
 
 @pointwise("aten.relu.default")
 def _relu(body: Body, a: Scalar) -> Scalar:
-    return extremum("max")(body, a, body.like(0, a))
+    return limit("max")(body, a, body.like(0, a))
 
 
 # -- conversions --------------------------------------------------------------------------------------------------------
