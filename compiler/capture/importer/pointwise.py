@@ -187,12 +187,12 @@ def limit(kind: str) -> Callable[[Body, Scalar, Scalar], Scalar]:
 
 @lowers("aten.clamp_min.default")
 def _clamp_min(op: Op, x: Tensor, low: Any) -> Tensor:
-    return _clamp(op, x, low)
+    return _bounded(op, x, low, None)
 
 
 @lowers("aten.clamp_max.default")
 def _clamp_max(op: Op, x: Tensor, high: Any) -> Tensor:
-    return _clamp(op, x, None, high)
+    return _bounded(op, x, None, high)
 
 
 @pointwise("aten.fmax.default", "prims.fmax.default")
@@ -207,6 +207,10 @@ def _fmin(body: Body, a: Scalar, c: Scalar) -> Scalar:
 
 @lowers("aten.clamp.default", "aten.clamp.Tensor")
 def _clamp(op: Op, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
+    return _bounded(op, x, low, high)
+
+
+def _bounded(op: Op, x: Tensor, low: Any, high: Any) -> Tensor:
     """NaN in ``x`` stays; where low > high the result is high."""
     bounds = [(kind, v) for kind, v in (("max", low), ("min", high)) if v is not None]
 
