@@ -16,20 +16,9 @@ from effc.compiler.pipeline.memory import Life, plan_arena
 from effc.compiler.pipeline.placement import Layout
 
 
-def assemble(
-    graph: Graph,
-    layout: Layout,
-    kernels: Sequence[Kernel],
-    prepared: int,
-    prepare: Program | None,
-    target: Target,
-    schedules: Mapping[str, Schedule],
-) -> Program:
+class Assembler:
     """``prepared``: how many of the graph's last inputs are results of ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``."""
-    return _Assembler(graph, layout, kernels, prepared, prepare, target, schedules).run()
 
-
-class _Assembler:
     def __init__(
         self,
         graph: Graph,
@@ -47,7 +36,8 @@ class _Assembler:
         self.specs: dict[KernelSpec, int] = {}
 
     def run(self) -> Program:
-        bytes_of = [product((size,)) * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
+        """The program."""
+        bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives())
         calls = tuple(self._call(kernel) for kernel in self.kernels)
         graph = self.graph

@@ -159,7 +159,6 @@ class KernelBuilder:
         at = {f"d{i}": e for i, e in enumerate(coords)}
         needed = body.needed()
         made: dict[int, int] = {}
-        # a check has no result: it is appended, never looked up
         for position, instr in enumerate(body.instrs):
             if position not in needed:
                 continue

@@ -14,7 +14,7 @@ from effc.compiler.ir.pass_text import parse_pipeline
 from effc.compiler.ir.passes import Instrument, PassManager
 from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import Schedule
-from effc.compiler.pipeline.assemble import assemble
+from effc.compiler.pipeline.assemble import Assembler
 from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.factors import materialize_factors
 from effc.compiler.pipeline.fusion import fuse
@@ -74,4 +74,4 @@ def _program(
     layout: Layout = place(graph, fusion)
     materialize_factors(fusion, layout)
     kernels: list[Kernel] = [step.build() for step in order_steps(graph, fusion, layout)]
-    return assemble(graph, layout, kernels, len(prepared), prepare, target, schedules)
+    return Assembler(graph, layout, kernels, len(prepared), prepare, target, schedules).run()
