@@ -28,17 +28,18 @@ from effc.runtime.tensor_layout import Entry, tensor_layout
 SAMPLE_PERIOD = 64
 SAMPLE_WORDS = 32
 _FULL = (1 << 64) - 1
-Fingerprint = tuple[object, ...]
+#: Storage (``_cdata``), address, version, sizes, strides, dtype.
+Fingerprint = tuple[int, int, int, torch.Size, tuple[int, ...], torch.dtype]
 Unchanged = Callable[[int, int], int]  # ``effc_unchanged`` of a program's driver
 
 
-class _StorageReference(Protocol):
+class StorageReference(Protocol):
     """A ``StorageWeakRef``."""
 
     def expired(self) -> bool: ...
 
 
-_storage_reference: Callable[[torch.UntypedStorage], _StorageReference] = StorageWeakRef
+storage_reference: Callable[[torch.UntypedStorage], StorageReference] = StorageWeakRef
 
 
 class Guard:
@@ -48,8 +49,8 @@ class Guard:
         chosen = [p for p, source in zip(parameters, is_source, strict=True) if source]
         self.sources = [fingerprint(p, versioned=True) for p in chosen]
         self._identities = _Identities(parameters)
-        self._storages = [_storage_reference(p.untyped_storage()) for p in parameters]
-        self._source_storages = [_storage_reference(p.untyped_storage()) for p in chosen]
+        self._storages = [storage_reference(p.untyped_storage()) for p in parameters]
+        self._source_storages = [storage_reference(p.untyped_storage()) for p in chosen]
         self._slow: list[_Slow] = []
         self._metadata = _Table(self._native_entries(parameters, is_source), unchanged)
         self._content = _Table([entry for p in chosen for entry in content_sample(p)], unchanged)
@@ -86,9 +87,9 @@ class Guard:
         """Whether ``other`` watches the same sources in the same state, through whatever objects."""
         return self.sources == other.sources and self.alive() and self._content.holds()
 
-    def reads(self, storages: set[int]) -> bool:
-        """Whether a source lies in one of these storages (``_cdata``)."""
-        return any(source[0] in storages for source in self.sources)
+    def storages(self) -> set[int]:
+        """Where the sources lie (``_cdata``)."""
+        return {source[0] for source in self.sources}
 
 
 def fingerprint(tensor: torch.Tensor, versioned: bool) -> Fingerprint:

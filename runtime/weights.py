@@ -12,17 +12,18 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from typing import Protocol
 
 import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from effc.compiler.ir.program import Program
+from effc.compiler.ir.program import Derived, Program
 from effc.compiler.ir.slots import Layout
 from effc.runtime.derive import derive
 from effc.runtime.guard import Guard, Unchanged
+from effc.runtime.shared_weights import Sources, after_fork, forget_shared, shared
 from effc.runtime.tensor_layout import tensor_layout
 
 #: Sets of parameters that one program keeps weights for: a deep model repeats a block that is compiled once.
@@ -112,12 +113,14 @@ class Weights:
     def clear(self) -> None:
         """Forget everything derived."""
         with self._lock:
+            for state in self._states.values():
+                forget_shared(state.guard.storages())
             self._states.clear()
 
     def forget(self, storages: set[int]) -> None:
         """Forget what was derived from any of these storages (``_cdata``)."""
         with self._lock:
-            self._drop(lambda state: state.guard.reads(storages))
+            self._drop(lambda state: not storages.isdisjoint(state.guard.storages()))
 
     def _drop(self, unwanted: Callable[[State], bool]) -> None:
         for key in [key for key, state in self._states.items() if unwanted(state)]:
@@ -149,13 +152,44 @@ class Weights:
 
     def _derive(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         self.derivations += 1
-        prepared: list[torch.Tensor] = []
-        if self._prepare is not None:
-            by_name = {given.param: tensors[i] for i, given in enumerate(self.program.inputs) if given.param}
-            prepared = self._prepare((), [by_name[given.param] for given in self._prepare.program.inputs])
-            self._prepare.trim()
-        sources = {"input": tensors, "prepared": prepared}
-        return [derive(d.function, sources[d.source[0]][d.source[1]], dict(d.attributes)) for d in self.program.derived]
+        prepared = _Prepared(self._prepare, self.program, tensors)
+
+        def one(d: Derived) -> torch.Tensor:
+            kind, index = d.source
+            given = kind == "input"
+            origin = "" if given else (prepared.digest, index)
+            sources = Sources([tensors[index]]) if given else prepared.sources
+
+            def compute() -> torch.Tensor:
+                return derive(d.function, tensors[index] if given else prepared.results[index], dict(d.attributes))
+
+            return shared((d.function, d.attributes, origin), sources, compute)
+
+        return [one(d) for d in self.program.derived]
+
+
+class _Prepared:
+    """What ``program.prepare`` computes from the parameters among ``tensors``, when it is first asked for."""
+
+    def __init__(self, prepare: Prepare | None, program: Program, tensors: Sequence[torch.Tensor]) -> None:
+        self._prepare = prepare
+        by_name = {given.param: tensors[i] for i, given in enumerate(program.inputs) if given.param}
+        self._inputs = [by_name[given.param] for given in prepare.program.inputs] if prepare is not None else []
+
+    @cached_property
+    def digest(self) -> str:
+        return self._prepare.program.digest() if self._prepare is not None else ""
+
+    @cached_property
+    def sources(self) -> Sources:
+        return Sources(self._inputs)
+
+    @cached_property
+    def results(self) -> list[torch.Tensor]:
+        assert self._prepare is not None, "Program checks where derived weights come from"
+        results = self._prepare((), self._inputs)
+        self._prepare.trim()
+        return results
 
 
 _ALL: weakref.WeakSet[Weights] = weakref.WeakSet()
@@ -164,6 +198,7 @@ _ALL: weakref.WeakSet[Weights] = weakref.WeakSet()
 def forget(tensors: Iterable[torch.Tensor]) -> None:
     """Have everything that is derived from these tensors derived anew at the next call."""
     storages = {t.untyped_storage()._cdata for t in tensors}
+    forget_shared(storages)
     for weights in list(_ALL):
         weights.forget(storages)
 
@@ -176,6 +211,7 @@ def _watch_optimizers() -> None:
         holders = [weights for weights in list(_ALL) if weights._states]
         if holders:
             written = {p.untyped_storage()._cdata for group in optimizer.param_groups for p in group["params"]}
+            forget_shared(written)
             for weights in holders:
                 weights.forget(written)
 
@@ -186,6 +222,7 @@ def _after_fork() -> None:
     """A thread that held a lock does not exist in the child."""
     for weights in list(_ALL):
         weights._lock = threading.Lock()
+    after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -155,6 +155,25 @@ def test_nothing_is_derived_twice_without_a_change(run: Executable) -> None:
     assert run.counters["derivations"] == 1, "aliases of the same storages at the same versions"
 
 
+def test_programs_share_what_is_derived_alike(run: Executable) -> None:
+    other = build(weighted_program(2, SIZE), [sum_text(3)])
+    model, x = Model(), torch.randn(SIZE)
+
+    def derived(executable: Executable) -> list[int]:
+        torch.testing.assert_close(executable((), model.inputs(x))[0], (x + model.a + model.b).detach())
+        assert executable.weights is not None
+        return [tensor.data_ptr() for tensor in executable.weights.current(model.inputs(x)).derived]
+
+    assert derived(run) == derived(other)
+    with torch.no_grad():
+        model.a.mul_(2)
+    first = derived(run)
+    assert derived(other) == first, "derived anew once, for both"
+    model.b.data[3] += 1  # torch does not version this
+    run.refresh()
+    assert set(derived(run)).isdisjoint(first), "refresh trusts nothing that was derived before"
+
+
 def test_two_models_of_one_program_keep_their_own_weights(run: Executable) -> None:
     first, second, x = Model(), Model(), torch.randn(SIZE)
     for _ in range(5):

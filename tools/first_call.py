@@ -1,20 +1,60 @@
-"""The first call: with an empty cache in a fresh process, with a warm cache in a second one, and under ``aot_eager``.
+"""The first call: with an empty cache in a fresh process, with a warm cache in a second one, under ``aot_eager``, and saved.
 
     python tools/first_call.py --models resnet50,bert_base
 
-Prints seconds from ``torch.compile`` to the first result (imports of torch apart), and the phases of the compiler.
+Prints seconds from ``torch.compile`` to the first result (imports of torch apart), and the phases of the compiler; of a saved model
+seconds from ``effc.load`` to the first result, in a process that has imported nothing but torch.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from models import isolated
+
+
+def save(name: str, small: bool, folder: Path) -> None:
+    """The model, and inputs for it."""
+    import torch
+    import zoo
+
+    import effc
+
+    case = zoo.build(name, small)
+    torch.save(case.inputs(0, 0), folder / "inputs.pt")
+    effc.save(case.module, case.inputs(0, 0), folder)
+
+
+def load(folder: Path) -> None:
+    """Prints the seconds."""
+    import torch
+
+    inputs = torch.load(folder / "inputs.pt")
+    start = time.perf_counter()
+    import effc
+
+    effc.load(folder)(*inputs)
+    print(time.perf_counter() - start)
+
+
+def saved(name: str, small: bool) -> str:
+    """Seconds from ``effc.load`` to the first result, or the error."""
+    with tempfile.TemporaryDirectory(prefix="first-call-") as folder:
+        size = ["--small"] if small else []
+        for step in (["--save", name, *size], ["--load"]):
+            done = subprocess.run(
+                [sys.executable, "-P", __file__, "--folder", folder, *step], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                return done.stderr.strip().splitlines()[-1]
+        return f"{float(done.stdout):6.2f} s"
 
 
 def main() -> int:
@@ -23,7 +63,16 @@ def main() -> int:
     parser.add_argument("--backend", default="effc")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--timeout", type=float, default=600.0)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--save", help=argparse.SUPPRESS)
+    parser.add_argument("--load", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.save:
+        save(args.save, args.small, args.folder)
+        return 0
+    if args.load:
+        load(args.folder)
+        return 0
     failed = False
     for name in args.models.split(","):
         size = ["--small"] if args.small else []
@@ -44,6 +93,7 @@ def main() -> int:
                 continue
             phases = sorted(result.get("phases", {}).items(), key=lambda item: -item[1])
             print(f"  {what:12} {result['first_call']:6.2f} s  " + ", ".join(f"{p} {s:.2f}" for p, s in phases))
+        print(f"  {'effc.load':12} {saved(name, args.small)}")
     return int(failed)
 
 
