@@ -2,45 +2,44 @@
 
 Scores are kept transposed, ``[key][query]``: then a row's maximum and sum are elementwise over vectors, a key's channel is a scalar
 that is broadcast from wherever k lies, and both products are the register tile of a matrix product whose right factor (q, then
-the probabilities) lies in L1. Only q and the result are turned, once a block. The online softmax is that of FlashAttention
-(Dao et al., 2022): a running maximum and sum a query, results rescaled when the maximum grows. Each block of keys is summed apart and
-then added: in one chain over 4096 keys rounding errors reach 11 eps.
+the probabilities) lies in L1. Only q, the result and a mask with a row for each query are turned. The online softmax is that of
+FlashAttention (Dao et al., 2022): a running maximum and sum a query, results rescaled when the maximum grows. Each block of keys is
+summed apart and then added: in one chain over 4096 keys rounding errors reach 11 eps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.attention import KEYS, STACK_BYTES, Attention
 from effc.compiler.codegen.cpu.attention_memory import Tensors
+from effc.compiler.codegen.cpu.attention_softmax import Softmax
+from effc.compiler.codegen.cpu.attention_tiles import Scratch, Tiles
+from effc.compiler.codegen.cpu.attention_turn import Queries
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
+from effc.compiler.codegen.cpu.text import Builder, Value
 from effc.compiler.codegen.cpu.threads import Share, parallel_kernel
-from effc.compiler.codegen.cpu.transpose import transpose
 from effc.compiler.ir.expr import as_expr, floordiv
 from effc.compiler.ir.spec import ITEM_SIZE
 
-#: Steps of a sum in a loop's body.
-_UNROLL = 4
+#: Most keys, or channels of v, of a register tile: beside their sums a vector of each column and one broadcast stay in registers.
+_ROWS = 12
 
 
 def emit_blocks(b: Builder, attention: Attention, target: Target) -> None:
     size = ITEM_SIZE[attention.accumulator]
     lanes = target.lanes(size)
     d, e = attention.channels
-    registers = 32 if target.vector_bytes == 64 else 16
-    rows_of = {2: (registers - 3) // 2, 1: min((registers - 2), 14)}
     queries = attention.spec.dims[2].size
-    fits = (d + e + KEYS + rows_of[2]) * 2 * lanes * size <= STACK_BYTES
+    fits = (d + e + KEYS + _ROWS) * 2 * lanes * size <= STACK_BYTES
     vectors = 2 if fits and (queries.constant is None or queries.constant > lanes) else 1
     block = vectors * lanes
     dims = attention.spec.dims
     units = dims[0].size * dims[1].size * floordiv(queries + (block - 1), as_expr(block))
     cycles = dims[3].size * ((d + e) * vectors // 2 + 16) + 16 * (d + e)
     with parallel_kernel(b, attention.spec, units, cycles) as share:
-        _Blocks(b, attention, target, share, lanes, vectors, rows_of[vectors]).write()
+        _Blocks(b, attention, target, share, lanes, vectors).write()
 
 
 @dataclass
@@ -51,227 +50,141 @@ class _Blocks:
     share: Share
     lanes: int
     vectors: int
-    rows: int
 
     def write(self) -> None:
         b, kind = self.b, self.attention.accumulator
         self.tensors = Tensors(b, self.attention, self.target, self.share)
-        self.block = self.vectors * self.lanes
-        self.type = vector_type(self.lanes, kind)
+        self.softmax = Softmax(b, self.target, kind)
+        block = self.vectors * self.lanes
         d, e = self.attention.channels
-        self.q = b.stack(d * self.block, kind)
-        self.scores = b.stack((KEYS + self.rows) * self.block, kind)
-        self.sums = b.stack(e * self.block, kind)
+        q, scores, sums = (b.stack(n * block, kind) for n in (d, KEYS + _ROWS, e))
+        self.scratch = Scratch(b, kind, self.lanes, block, q, scores, sums)
         sizes = [scalar_expr(b, dim.size, self.share.symbols) for dim in self.attention.spec.dims]
         self.queries, self.keys = sizes[2], sizes[3]
-        blocks = b.div(b.add(self.queries, self.block - 1), self.block)
+        blocks = b.div(b.add(self.queries, block - 1), block)
         with b.loop(self.share.lo, self.share.hi) as loop:
-            first = b.mul(b.rem(loop.index, blocks), self.block)
-            outer = b.div(loop.index, blocks)
-            self._unit({"d0": b.div(outer, sizes[1]), "d1": b.rem(outer, sizes[1])}, first)
+            number, outer = b.rem(loop.index, blocks), b.div(loop.index, blocks)
+            if self.attention.causal:
+                number = self._balanced(number, blocks)
+            self._block({"d0": b.div(outer, sizes[1]), "d1": b.rem(outer, sizes[1])}, b.mul(number, block))
 
-    def _unit(self, at: dict[str, Value], first: Value) -> None:
-        b, kind, n = self.b, self.attention.accumulator, self.vectors
-        # Lanes beyond the last query repeat it, and write the same values to the same places.
-        last = b.sub(self.queries, 1)
-        index = [b.broadcast(b.add(first, j * self.lanes), self.lanes) for j in range(n)]
-        index = [b.op("arith.addi", v, b.iota(self.lanes)) for v in index]
-        index = [b.op("arith.minsi", v, b.broadcast(last, self.lanes)) for v in index]
-        self._pack_q(at, first, last, index)
+    def _balanced(self, number: Value, blocks: Value) -> Value:
+        """First, last, second, last but one…: the later a block, the more keys it sees, and threads take them in this order."""
+        b = self.b
+        half = b.div(number, 2)
+        odd = b.compare("arith.cmpi", "ne", b.rem(number, 2), b.index(0))
+        return b.select(odd, b.sub(b.sub(blocks, 1), half), half)
+
+    def _block(self, at: dict[str, Value], first: Value) -> None:
+        """The queries from ``first`` on: in fewer vectors where the last ones are few."""
+        b = self.b
+        known = b.integer_of(self.queries)
+        left = None if known is None else (known - 1) % (self.vectors * self.lanes) + 1
+        if self.vectors == 1 or (left is not None and left > self.lanes):
+            self._unit(at, first, self.vectors)
+            return
+        few = b.compare("arith.cmpi", "sle", b.sub(self.queries, first), b.index(self.lanes))
+
+        def narrow() -> list[Value]:
+            self._unit(at, first, 1)
+            return []
+
+        def wide() -> list[Value]:
+            self._unit(at, first, self.vectors)
+            return []
+
+        b.choose(few, (), narrow, wide)
+
+    def _unit(self, at: dict[str, Value], first: Value, vectors: int) -> None:
+        b, kind, scratch, softmax = self.b, self.attention.accumulator, self.scratch, self.softmax
+        queries = Queries(b, self.attention, self.tensors, scratch, at, first, b.sub(self.queries, 1), vectors)
+        rows = _ROWS if self.target.vector_bytes == 64 or vectors == 1 else _ROWS // 2
+        tiles = Tiles(b, self.attention, self.tensors, softmax, scratch, vectors, rows)
+        queries.pack()
         _, e = self.attention.channels
-        with b.loop(b.index(0), b.index(e * self.block), self.lanes) as loop:
-            b.store(b.constant(0, kind, self.lanes), b.element_pointer(self.sums, loop.index, kind))
+        with b.loop(b.index(0), b.index(e)) as loop:
+            for j in range(vectors):
+                scratch.put(scratch.sums, loop.index, j, b.constant(0, kind, self.lanes))
         seen = self.keys
         if self.attention.causal:
-            seen = b.minimum(seen, b.add(first, self.block))
-        lowest = b.constant("-inf", kind, self.lanes)
-        start = [*([lowest] * n), *([b.constant(0, kind, self.lanes)] * n)]
-        with b.loop(b.index(0), seen, KEYS, start) as loop:
+            seen = b.minimum(seen, b.add(first, vectors * self.lanes))
+        lowest, zero = b.constant("-inf", kind, self.lanes), b.constant(0, kind, self.lanes)
+        with b.loop(b.index(0), seen, KEYS, [*([lowest] * vectors), *([zero] * vectors)]) as loop:
             count = b.minimum(b.sub(seen, loop.index), KEYS)
-            highest = self._scores(at, loop.index, count, index)
-            running, total = loop.carried[:n], loop.carried[n:]
-            highest = [self.tensors.largest(x, y) for x, y in zip(highest, running, strict=True)]
-            shift = [self._finite(v) for v in highest]
-            factor = [self._exp(b.op("arith.subf", x, y)) for x, y in zip(running, shift, strict=True)]
+            mask = _Mask(b, self.attention, self.tensors, queries, loop.index)
+            mask.prepare(count)
+            highest = tiles.scores(at, loop.index, count, mask.applied)
+            running, total = loop.carried[:vectors], loop.carried[vectors:]
+            highest = [softmax.largest(x, y) for x, y in zip(highest, running, strict=True)]
+            shift = [softmax.finite(v) for v in highest]
+            factor = [softmax.exp(b.op("arith.subf", x, y)) for x, y in zip(running, shift, strict=True)]
             here = self._exponentials(count, shift)
-            total = [b.op("math.fma", x, y, z) for x, y, z in zip(total, factor, here, strict=True)]
-            self._accumulate(at, loop.index, count, factor)
+            total = [softmax.fma(x, y, z) for x, y, z in zip(total, factor, here, strict=True)]
+            tiles.accumulate(at, loop.index, count, factor)
             loop.yield_([*highest, *total])
-        self._finish(at, first, last, index, loop.results[:n], loop.results[n:])
-
-    # -- q and the result, turned -----------------------------------------------------------------------------------
-    def _pack_q(self, at: dict[str, Value], first: Value, last: Value, index: list[Value]) -> None:
-        """q scaled, as ``[channel][query]``."""
-        b, t, kind = self.b, self.tensors, self.attention.accumulator
-        d, _ = self.attention.channels
-        scale = b.constant(self.attention.scale, kind, self.lanes)
-        if t.contiguous("q", "d4") and d % self.lanes == 0:
-            for j in range(self.vectors):
-                lines = [self._line("q", at, first, last, j * self.lanes + r) for r in range(self.lanes)]
-                with b.loop(b.index(0), b.index(d), self.lanes) as loop:
-                    rows = [t.load("q", t.step("q", p, "d4", loop.index), self.lanes) for p in lines]
-                    for r, column in enumerate(transpose(b, rows)):
-                        self._put(self.q, b.add(loop.index, r), j, b.op("arith.mulf", column, scale))
-            return
-        with b.loop(b.index(0), b.index(d)) as loop:
-            for j in range(self.vectors):
-                value = t.load("q", t.pointer("q", {**at, "d2": index[j], "d4": loop.index}), self.lanes)
-                self._put(self.q, loop.index, j, b.op("arith.mulf", value, scale))
-
-    def _finish(
-        self,
-        at: dict[str, Value],
-        first: Value,
-        last: Value,
-        index: list[Value],
-        highest: list[Value],
-        total: list[Value],
-    ) -> None:
-        """Divide by the sums and write the result; a query that saw nothing has sum 0 and result 0."""
-        b, t, kind = self.b, self.tensors, self.attention.accumulator
-        _, e = self.attention.channels
-        zero, one = b.constant(0, kind, self.lanes), b.constant(1, kind, self.lanes)
-        total = [b.select(b.compare("arith.cmpf", "oeq", v, zero), one, v) for v in total]
-        inverse = [b.op("arith.divf", one, v) for v in total]
-        if self.attention.has("lse"):
-            for j in range(self.vectors):
-                value = b.op("arith.addf", self._finite(highest[j]), t.math("math.log", total[j]))
-                t.store("lse", value, t.pointer("lse", {**at, "d2": index[j]}))
-        if t.contiguous("out", "d5") and e % self.lanes == 0:
-            for j in range(self.vectors):
-                lines = [self._line("out", at, first, last, j * self.lanes + r) for r in range(self.lanes)]
-                with b.loop(b.index(0), b.index(e), self.lanes) as loop:
-                    columns = [
-                        b.op("arith.mulf", self._get(self.sums, b.add(loop.index, r), j), inverse[j])
-                        for r in range(self.lanes)
-                    ]
-                    for p, row in zip(lines, transpose(b, columns), strict=True):
-                        t.store("out", row, t.step("out", p, "d5", loop.index))
-            return
-        with b.loop(b.index(0), b.index(e)) as loop:
-            for j in range(self.vectors):
-                value = b.op("arith.mulf", self._get(self.sums, loop.index, j), inverse[j])
-                t.store("out", value, t.pointer("out", {**at, "d2": index[j], "d5": loop.index}))
-
-    def _line(self, name: str, at: dict[str, Value], first: Value, last: Value, r: int) -> Value:
-        """Pointer to query ``first + r``, or to the last one."""
-        return self.tensors.pointer(name, {**at, "d2": self.b.minimum(self.b.add(first, r), last)})
-
-    # -- the two products -------------------------------------------------------------------------------------------
-    def _scores(self, at: dict[str, Value], key: Value, count: Value, index: list[Value]) -> list[Value]:
-        """Scores of ``count`` keys from ``key`` on, masked; returns their maxima."""
-        b, t, kind = self.b, self.tensors, self.attention.accumulator
-        d, _ = self.attention.channels
-        lowest = [b.constant("-inf", kind, self.lanes)] * self.vectors
-        with b.loop(b.index(0), count, self.rows, lowest) as loop:
-            within = [b.minimum(b.add(loop.index, i), b.sub(count, 1)) for i in range(self.rows)]
-            lines = [t.pointer("k", {**at, "d3": b.add(key, i)}) for i in within]
-            sums = self._product(
-                lambda i, c: t.load("k", t.step("k", lines[i], "d4", c)), self.q, self.rows, b.index(d)
-            )
-            highest = loop.carried
-            for i, j in ((i, j) for i in range(self.rows) for j in range(self.vectors)):
-                score = self._masked(sums[i * self.vectors + j], {**at, "d3": b.add(key, within[i])}, index[j])
-                highest = [*highest[:j], t.largest(score, highest[j]), *highest[j + 1 :]]
-                self._put(self.scores, b.add(loop.index, i), j, score)
-            loop.yield_(highest)
-        return loop.results
-
-    def _masked(self, score: Value, at: dict[str, Value], query: Value) -> Value:
-        b, t, kind = self.b, self.tensors, self.attention.accumulator
-        lowest = b.constant("-inf", kind, self.lanes)
-        if self.attention.has("mask"):
-            mask = b.broadcast(t.load("mask", t.pointer("mask", {**at, "d2": query})), self.lanes)
-            added = self.attention.dtype("mask") != "i1"
-            score = b.op("arith.addf", score, mask) if added else b.select(mask, score, lowest)
-        if self.attention.causal:
-            visible = b.compare("arith.cmpi", "sle", b.broadcast(at["d3"], self.lanes), query)
-            score = b.select(visible, score, lowest)
-        return score
+        self._finish(queries, loop.results[:vectors], loop.results[vectors:])
 
     def _exponentials(self, count: Value, shift: list[Value]) -> list[Value]:
         """Scores become probabilities (not yet divided); returns their sums."""
-        b = self.b
-        zero = [b.constant(0, self.attention.accumulator, self.lanes)] * self.vectors
+        b, scratch = self.b, self.scratch
+        zero = [b.constant(0, scratch.kind, self.lanes)] * len(shift)
         with b.loop(b.index(0), count, carried=zero) as loop:
             result = []
-            for j in range(self.vectors):
-                value = self._exp(b.op("arith.subf", self._get(self.scores, loop.index, j), shift[j]))
-                self._put(self.scores, loop.index, j, value)
+            for j, largest in enumerate(shift):
+                score = scratch.get(scratch.scores, loop.index, j)
+                value = self.softmax.exp(b.op("arith.subf", score, largest))
+                scratch.put(scratch.scores, loop.index, j, value)
                 result.append(b.op("arith.addf", loop.carried[j], value))
             loop.yield_(result)
         return loop.results
 
-    def _accumulate(self, at: dict[str, Value], key: Value, count: Value, factor: list[Value]) -> None:
-        """Results of the keys before, rescaled, plus probabilities times v."""
-        _, e = self.attention.channels
-        tiles = -(-e // self.rows)
-        rows = -(-e // tiles)
-        with self.b.loop(self.b.index(0), self.b.index(e // rows * rows), rows) as loop:
-            self._results(at, key, count, factor, loop.index, rows)
-        if e % rows:
-            self._results(at, key, count, factor, self.b.index(e // rows * rows), e % rows)
+    def _finish(self, queries: Queries, highest: list[Value], total: list[Value]) -> None:
+        """Divide by the sums and write the result; a query that saw nothing has sum 0 and result 0."""
+        b, t, kind = self.b, self.tensors, self.attention.accumulator
+        zero, one = b.constant(0, kind, self.lanes), b.constant(1, kind, self.lanes)
+        total = [b.select(b.compare("arith.cmpf", "oeq", v, zero), one, v) for v in total]
+        if self.attention.has("lse"):
+            for top, whole, index in zip(highest, total, queries.index, strict=True):
+                value = b.op("arith.addf", self.softmax.finite(top), self.softmax.function("math.log", whole))
+                t.store("lse", value, t.pointer("lse", {**queries.at, "d2": index}))
+        queries.write([b.op("arith.divf", one, v) for v in total])
 
-    def _results(
-        self, at: dict[str, Value], key: Value, count: Value, factor: list[Value], channel: Value, rows: int
-    ) -> None:
-        b, t = self.b, self.tensors
-        line = t.pointer("v", {**at, "d3": key, "d5": channel})
 
-        def scalar(i: int, position: Value) -> Value:
-            return t.load("v", t.step("v", t.step("v", line, "d3", position), "d5", b.index(i)))
+@dataclass
+class _Mask:
+    """What hides keys of one block of keys, from ``key`` on."""
 
-        sums = self._product(scalar, self.scores, rows, count)
-        for i in range(rows):
-            for j in range(self.vectors):
-                before = self._get(self.sums, b.add(channel, i), j)
-                total = b.op("math.fma", before, factor[j], sums[i * self.vectors + j])
-                self._put(self.sums, b.add(channel, i), j, total)
+    b: Builder
+    attention: Attention
+    tensors: Tensors
+    queries: Queries
+    key: Value
 
-    def _product(self, left: Callable[[int, Value], Value], right: Value, rows: int, steps: Value) -> list[Value]:
-        """``sum over s of left(i, s) * right[s][j]``, flat."""
-        b = self.b
-        start = [b.constant(0, self.attention.accumulator, self.lanes)] * (rows * self.vectors)
+    def prepare(self, count: Value) -> None:
+        """Bring a mask that lies in rows along the keys, one a query, to where its scores will stand."""
+        if self._turned():
+            self.queries.mask(self.key, count)
 
-        def add(position: Value, total: list[Value], count: int) -> list[Value]:
-            for u in range(count):
-                at = b.add(position, u)
-                columns = [self._get(right, at, j) for j in range(self.vectors)]
-                factors = [b.broadcast(left(i, at), self.lanes) for i in range(rows)]
-                total = [
-                    b.op("math.fma", factors[i], columns[j], total[i * self.vectors + j])
-                    for i in range(rows)
-                    for j in range(self.vectors)
-                ]
-            return total
+    def applied(self, score: Value, position: Value, j: int) -> Value:
+        """The score of key ``key + position`` with the queries of vector ``j``, -inf where it is hidden."""
+        b, t, kind = self.b, self.tensors, self.attention.accumulator
+        lanes = self.queries.scratch.lanes
+        key = b.add(self.key, position)
+        if self._turned():
+            scratch = self.queries.scratch
+            score = b.op("arith.addf", score, scratch.get(scratch.scores, position, j))
+        elif self.attention.has("mask"):
+            at = {**self.queries.at, "d2": self.queries.index[j], "d3": key}
+            mask = b.broadcast(t.added(t.load("mask", t.pointer("mask", at))), lanes)
+            score = b.op("arith.addf", score, mask)
+        if self.attention.causal:
+            index = b.cast("arith.trunci", self.queries.index[j], "i32")
+            visible = b.compare("arith.cmpi", "sle", b.broadcast(b.cast("arith.trunci", key, "i32"), lanes), index)
+            score = b.select(visible, score, b.constant("-inf", kind, lanes))
+        return score
 
-        whole = b.mul(b.div(steps, _UNROLL), _UNROLL)
-        with b.loop(b.index(0), whole, _UNROLL, start) as loop:
-            loop.yield_(add(loop.index, loop.carried, _UNROLL))
-        known = b.integer_of(steps)
-        if known is not None:
-            return add(whole, loop.results, known % _UNROLL)
-        with b.loop(whole, steps, 1, loop.results) as rest:
-            rest.yield_(add(rest.index, rest.carried, 1))
-        return rest.results
-
-    # -- scratch ----------------------------------------------------------------------------------------------------
-    def _place(self, base: Value, row: Value, j: int) -> Value:
-        b = self.b
-        at = b.element_pointer(base, b.mul(row, self.block), self.attention.accumulator)
-        return b.element_pointer(at, b.index(j * self.lanes), self.attention.accumulator)
-
-    def _get(self, base: Value, row: Value, j: int) -> Value:
-        return self.b.load(self._place(base, row, j), self.type)
-
-    def _put(self, base: Value, row: Value, j: int, value: Value) -> None:
-        self.b.store(value, self._place(base, row, j))
-
-    def _exp(self, value: Value) -> Value:
-        return self.tensors.math("math.exp", value)
-
-    def _finite(self, highest: Value) -> Value:
-        """The maximum to subtract: 0 where every score so far is -inf, whose difference with itself would be NaN."""
-        b, kind = self.b, self.attention.accumulator
-        none = b.compare("arith.cmpf", "oeq", highest, b.constant("-inf", kind, self.lanes))
-        return b.select(none, b.constant(0, kind, self.lanes), highest)
+    def _turned(self) -> bool:
+        if not self.attention.has("mask") or not self.tensors.contiguous("mask", "d3"):
+            return False
+        rows = self.attention.address("mask").coefficient("d2")
+        return rows is not None and bool(rows.terms)

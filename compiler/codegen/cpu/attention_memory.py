@@ -87,13 +87,25 @@ class Tensors:
             f": {value.type}, {mask.type} into {pointer.type}"
         )
 
-    def math(self, op: str, *args: Value) -> Value:
-        kind = self.attention.accumulator
-        return self.ops.emit(Instr(op, tuple(range(len(args))), kind), list(args), [kind] * len(args))
+    def load_first(self, name: str, pointer: Value, within: Value) -> Value:
+        """Neighbours from ``pointer`` on where ``within`` (i1 a lane) holds, else 0; nothing else is read."""
+        b, dtype = self.b, self.attention.dtype(name)
+        type_ = vector_type(split_type(within.type)[0], memory_type(dtype))
+        zero = b.emit(f"llvm.mlir.zero : {type_}", type_)
+        loaded = b.emit(
+            f"llvm.intr.masked.load {pointer.name}, {within.name}, {zero.name} "
+            f"{{alignment = {element_bytes(memory_type(dtype))} : i32}} : ({pointer.type}, {within.type}, {type_}) -> {type_}",
+            type_,
+        )
+        return self._widen(loaded, dtype)
 
-    def largest(self, x: Value, y: Value) -> Value:
-        """The larger one; ``y`` where one is NaN (a NaN score reaches the sum by itself)."""
-        return self.b.select(self.b.compare("arith.cmpf", "ogt", x, y), x, y)
+    def added(self, mask: Value) -> Value:
+        """What a mask's value adds to a score: 0 or -inf for a bool, true being visible."""
+        lanes, element = split_type(mask.type)
+        if element != "i1":
+            return mask
+        kind = self.attention.accumulator
+        return self.b.select(mask, self.b.constant(0.0, kind, lanes), self.b.constant("-inf", kind, lanes))
 
     def _widen(self, value: Value, dtype: str) -> Value:
         if dtype == "i1":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.attention import Attention
 from effc.compiler.codegen.cpu.attention_memory import Tensors
+from effc.compiler.codegen.cpu.attention_softmax import Softmax
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value
 from effc.compiler.codegen.cpu.threads import Share, parallel_kernel
@@ -52,6 +53,7 @@ class _Rows:
     def write(self) -> None:
         b = self.b
         self.tensors = Tensors(b, self.attention, self.target, self.share)
+        self.softmax = Softmax(b, self.target, self.attention.accumulator)
         self.shares = b.stack(self.lanes, self.attention.accumulator)
         sizes = [scalar_expr(b, dim.size, self.share.symbols) for dim in self.attention.spec.dims]
         self.keys = sizes[3]
@@ -73,10 +75,10 @@ class _Rows:
             running, total, *result = loop.carried
             score = self._scores(at, q, loop.index, seen)
             here = b.emit(f"vector.reduction <maxnumf>, {score.name} : {score.type} into {kind}", kind)
-            highest = t.largest(here, running)
+            highest = self.softmax.largest(here, running)
             shift = self._finite(highest)
-            factor = b.broadcast(t.math("math.exp", b.op("arith.subf", running, shift)), self.lanes)
-            share = t.math("math.exp", b.op("arith.subf", score, b.broadcast(shift, self.lanes)))
+            factor = b.broadcast(self.softmax.exp(b.op("arith.subf", running, shift)), self.lanes)
+            share = self.softmax.exp(b.op("arith.subf", score, b.broadcast(shift, self.lanes)))
             total = b.op("math.fma", total, factor, share)
             values = self._values(at, share, loop.index, seen)
             result = [b.op("math.fma", r, factor, v) for r, v in zip(result, values, strict=True)]
@@ -86,7 +88,7 @@ class _Rows:
         nothing = b.compare("arith.cmpf", "oeq", whole, b.constant(0, kind))
         whole = b.select(nothing, b.constant(1, kind), whole)
         if self.attention.has("lse"):
-            value = b.op("arith.addf", self._finite(highest), t.math("math.log", whole))
+            value = b.op("arith.addf", self._finite(highest), self.softmax.function("math.log", whole))
             t.store("lse", value, t.pointer("lse", at))
         inverse = b.broadcast(b.op("arith.divf", b.constant(1, kind), whole), self.lanes)
         for c, value in enumerate(result):
