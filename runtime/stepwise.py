@@ -11,7 +11,7 @@ import torch
 
 from effc.compiler.ir.program import Call, Program
 from effc.compiler.ir.slots import HEADER_SLOTS, Layout
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
+from effc.compiler.ir.spec import DIVISION_BY_ZERO, ITEM_SIZE, KernelSpec
 from effc.runtime.sizes import TORCH_DTYPES, evaluator
 
 
@@ -79,14 +79,18 @@ class Stepper:
 
 
 def raise_failed_check(program: Program, code: int) -> NoReturn:
-    """IndexError for an error cell: the message of the failed ``check``, and the user's line."""
+    """IndexError for an error cell: the message of the failed ``check``, and the user's line.
+
+    A division of integers by zero is eager's RuntimeError.
+    """
     call, check = (code >> 32) - 1, (code & 0xFFFFFFFF) - 1
     if not 0 <= call < len(program.calls):
         raise IndexError("an index is out of range")
     where = program.calls[call].location
     body = program.kernels[program.calls[call].kernel].body
     message: Any = body[check].get("message") if check < len(body) else None
-    raise IndexError(f"{message or 'index out of range'}{f' (at {where})' if where else ''}")
+    error = RuntimeError if message == DIVISION_BY_ZERO else IndexError
+    raise error(f"{message or 'index out of range'}{f' (at {where})' if where else ''}")
 
 
 def _label(call: Call) -> str:

@@ -77,3 +77,59 @@ def test_the_sign_of_zero_survives_a_bound_of_zero(function: Callable[[Tensor], 
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
     numbers = ~expected.isnan()
     assert torch.equal(found.signbit()[numbers], expected.signbit()[numbers])
+
+
+_ZEROS = torch.zeros(32)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.maximum,
+        torch.minimum,
+        torch.fmax,
+        torch.fmin,
+        torch.clamp_min,
+        torch.clamp_max,
+        lambda x, y: torch.clamp(x, y, y + 1),
+        lambda x, y: torch.clamp(x, y - 1, y),
+    ],
+)
+def test_of_zeros_of_both_signs_eagers_is_taken(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """In whole vectors: in what is left over, eager itself takes the other."""
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="effc")
+    for x, y in ((_ZEROS, -_ZEROS), (-_ZEROS, _ZEROS)):
+        assert torch.equal(compiled(x, y).signbit(), function(x, y).signbit())
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+def test_grid_sample_outside_the_image(rank: int, mode: str, padding: str) -> None:
+    """Negative numbers and infinities are not multiplied by 0."""
+    if rank == 3 and mode == "bicubic":
+        pytest.skip("torch has none")
+    torch._dynamo.reset()
+
+    def graph(x: Tensor, grid: Tensor) -> Tensor:
+        return F.grid_sample(x, grid, mode=mode, padding_mode=padding, align_corners=False)
+
+    g = torch.Generator().manual_seed(5)
+    x = -torch.rand(2, 3, *(5, 6, 4)[:rank], generator=g)
+    grid = torch.rand(2, *(4, 3, 5)[:rank], rank, generator=g) * 4 - 2
+    compiled = torch.compile(graph, backend="effc", options={"fallback": "error"})
+    with torch.no_grad():
+        assert_exact(graph, (x, grid), compiled)
+        x[..., 0] = torch.inf
+        torch.testing.assert_close(compiled(x, grid), graph(x, grid), equal_nan=True)
+
+
+@pytest.mark.parametrize("function", [torch.floor_divide, torch.remainder, torch.fmod])
+def test_integers_divided_by_zero(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """The error is eager's."""
+    torch._dynamo.reset()
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        function(torch.tensor([1, 2]), torch.tensor([3, 0]))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        torch.compile(function, backend="effc")(torch.tensor([1, 2]), torch.tensor([3, 0]))

@@ -1,8 +1,8 @@
 """Which ATen ops are decomposed before a graph is divided.
 
 The table is Inductor's, which covers what AOTAutograd meets (batch norm, layer norm, softmax, GELU and their backwards
-become pointwise ops and reductions), less what the importer takes whole, and less what ATen must run as eager does:
-random ops, so that one seed gives eager's numbers, and backwards that ATen has as one kernel.
+become pointwise ops and reductions), with effc's own, less what the importer takes whole, and less what ATen must run
+as eager does: random ops, so that one seed gives eager's numbers, and backwards that ATen has as one kernel.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from effc.compiler.capture.own_decompositions import own_decompositions
+
 #: Inductor lowers pooling to private prims, and turns some matrix products into pointwise code that a contraction beats.
 _IMPORTED_WHOLE = (
     "mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "max_pool2d_with_indices",
-    "max_pool3d_with_indices", "index_select", "index_add", "flip", "tril", "triu",
+    "max_pool3d_with_indices", "index_select", "index_add", "flip", "tril", "triu", "fmax", "fmin",
 )  # fmt: skip
 _ONE_KERNEL = ("convolution_backward", "max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward")
 _RANDOM = (
@@ -37,4 +39,5 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     def stays(op: Any) -> bool:
         return isinstance(op, torch._ops.OpOverload) and op._schema.name in whole
 
-    return {op: function for op, function in select_decomp_table().items() if not stays(op)}
+    inductor = {op: function for op, function in select_decomp_table().items() if not stays(op)}
+    return inductor | own_decompositions()

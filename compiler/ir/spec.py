@@ -29,6 +29,9 @@ ITEM_SIZE: Mapping[str, int] = {
     "f64": 8, "f32": 4, "bf16": 2, "f16": 2, "i64": 8, "i32": 4, "i16": 2, "i8": 1, "i1": 1,
 }  # fmt: skip
 
+#: The message of a ``check`` for an integer division by zero: eager's own.
+DIVISION_BY_ZERO = "ZeroDivisionError"
+
 
 @dataclass(frozen=True)
 class Dim:
@@ -64,7 +67,8 @@ class Instr:
     ``index``     ()                                                  ``expr`` Expr over dims and symbols; dtype ``i64``
     ``reduce``    (value,), or (value, index) for argmax/argmin       ``kind``: add mul max min and or xor argmax argmin
     ``contract``  (lhs value, rhs value): sum of products             none; dtype is the accumulator's
-    ``check``     (ok i1,)                                            ``message``: raises IndexError(message) after the call
+    ``check``     (ok i1,)                                            ``message``: raises IndexError(message) after the call;
+                                                                      RuntimeError where it is ``DIVISION_BY_ZERO``
     ``arith.*``   as the MLIR op                                      ``predicate`` for ``cmpf``/``cmpi`` by MLIR's name
     ``math.*``    as the MLIR op                                      ``libm.NAME``: a scalar libm call, lane by lane
     ============  ==================================================  ==========================================================

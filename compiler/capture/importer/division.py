@@ -8,6 +8,7 @@ from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.pointwise import apply, pointwise, true_div
 from effc.compiler.capture.importer.registry import Op, Promotion, lowers
 from effc.compiler.capture.importer.types import UNSIGNED, Scalar, Tensor, is_float
+from effc.compiler.ir.spec import DIVISION_BY_ZERO
 
 
 @lowers("prims.div.default")
@@ -84,7 +85,7 @@ def _remainder(body: Body, a: Scalar, c: Scalar) -> Scalar:
 def _nonzero(body: Body, c: Scalar) -> Scalar:
     """The divisor, 1 in place of 0; division by zero is reported after the call."""
     by_zero = body.compare("eq", c, body.like(0, c))
-    body.check(body.invert(by_zero), "ZeroDivisionError")
+    body.check(body.invert(by_zero), DIVISION_BY_ZERO)
     return body.select(by_zero, body.like(1, c), c)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from effc.compiler.capture.importer.body import Body
-from effc.compiler.capture.importer.pointwise import ScalarFunction, apply, extremum, pointwise
+from effc.compiler.capture.importer.pointwise import ScalarFunction, apply, pointwise
 from effc.compiler.capture.importer.registry import Op, Promotion, lowers
 from effc.compiler.capture.importer.shapes import extract_slice, wrap
 from effc.compiler.capture.importer.types import UNSIGNED, Scalar, Tensor, is_float
@@ -251,13 +251,5 @@ def _glu(op: Op, x: Tensor, dim: int = -1) -> Tensor:
 def _leaky_relu(op: Op, x: Tensor, slope: Any = 0.01) -> Tensor:
     def function(body: Body, a: Scalar) -> Scalar:
         return body.select(body.compare("gt", a, body.like(0, a)), a, body.mul(a, body.like(slope, a)))
-
-    return apply(op, function, [x])
-
-
-@lowers("aten.hardtanh.default")
-def _hardtanh(op: Op, x: Tensor, low: Any = -1, high: Any = 1) -> Tensor:
-    def function(body: Body, a: Scalar) -> Scalar:
-        return extremum("min")(body, extremum("max")(body, a, body.like(low, a)), body.like(high, a))
 
     return apply(op, function, [x])

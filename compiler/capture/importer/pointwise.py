@@ -158,11 +158,16 @@ def _masked_fill(op: Op, x: Tensor, mask: Tensor, value: Any) -> Tensor:
 
 
 def extremum(kind: str) -> ScalarFunction:
-    """``max`` or ``min``, NaN winning."""
+    """``max`` or ``min``, NaN winning; of zeros of both signs the second, as ATen's vector loop has it (x86's ``maxps``).
+
+    The scalar loop for what is left over of a vector takes the first, so eager's sign depends on an element's place.
+    """
+    relation = "gt" if kind == "max" else "lt"
 
     def function(body: Body, a: Scalar, c: Scalar) -> Scalar:
         if is_float(a.dtype):
-            return body.binary(f"arith.{kind}imumf", a, c)
+            first = body.binary("arith.ori", body.compare(relation, a, c), body.is_nan(a))
+            return body.select(first, a, c)
         return body.binary(f"arith.{kind}{'ui' if a.dtype in UNSIGNED else 'si'}", a, c)
 
     return function
@@ -195,14 +200,21 @@ def _clamp_max(op: Op, x: Tensor, high: Any) -> Tensor:
     return _bounded(op, x, None, high)
 
 
-@pointwise("aten.fmax.default", "prims.fmax.default")
-def _fmax(body: Body, a: Scalar, c: Scalar) -> Scalar:
-    return body.binary("arith.maxnumf", a, c) if is_float(a.dtype) else extremum("max")(body, a, c)
+def number_extremum(kind: str) -> ScalarFunction:
+    """C's ``fmax`` or ``fmin``: a number beats NaN; of zeros of both signs the first."""
+    relation = "gt" if kind == "max" else "lt"
+
+    def function(body: Body, a: Scalar, c: Scalar) -> Scalar:
+        if not is_float(a.dtype):
+            return extremum(kind)(body, a, c)
+        second = body.binary("arith.ori", body.compare(relation, c, a), body.is_nan(a))
+        return body.select(second, c, a)
+
+    return function
 
 
-@pointwise("aten.fmin.default", "prims.fmin.default")
-def _fmin(body: Body, a: Scalar, c: Scalar) -> Scalar:
-    return body.binary("arith.minnumf", a, c) if is_float(a.dtype) else extremum("min")(body, a, c)
+pointwise("aten.fmax.default", "prims.fmax.default")(number_extremum("max"))
+pointwise("aten.fmin.default", "prims.fmin.default")(number_extremum("min"))
 
 
 @lowers("aten.clamp.default", "aten.clamp.Tensor")
@@ -210,13 +222,18 @@ def _clamp(op: Op, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     return _bounded(op, x, low, high)
 
 
+@lowers("aten.hardtanh.default")
+def _hardtanh(op: Op, x: Tensor, low: Any = -1, high: Any = 1) -> Tensor:
+    return _bounded(op, x, low, high)
+
+
 def _bounded(op: Op, x: Tensor, low: Any, high: Any) -> Tensor:
-    """NaN in ``x`` stays; where low > high the result is high."""
+    """NaN in ``x`` stays; where low > high the result is high. Tensors as bounds: eager takes ``maximum`` and ``minimum``."""
     bounds = [(kind, v) for kind, v in (("max", low), ("min", high)) if v is not None]
 
     def function(body: Body, a: Scalar, *limits: Scalar) -> Scalar:
-        for (kind, _), bound in zip(bounds, limits, strict=True):
-            a = limit(kind)(body, a, bound)
+        for (kind, v), bound in zip(bounds, limits, strict=True):
+            a = (extremum if isinstance(v, Tensor) else limit)(kind)(body, a, bound)
         return a
 
     return apply(op, function, [x, *(v for _, v in bounds)])
