@@ -55,6 +55,7 @@ def save(
         raise InputError("save takes a module in eval mode: call model.eval() first")
     if chosen.check:
         raise OptionError("option 'check' compares with ATen while a model runs; a saved model does not: leave it out")
+    _check_free(Path(directory))
     args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
     exported = export(module, cloned(args), cloned(dict(kwargs or {})), dynamic_shapes)
     with torch.no_grad():
@@ -167,10 +168,14 @@ def _attribute(root: Any, path: str) -> torch.Tensor:
     return root.detach()
 
 
-def _write(directory: Path, values: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> None:
-    """The folder, complete or not at all."""
+def _check_free(directory: Path) -> None:
+    """ArtifactError where something else than a saved model lies there."""
     if directory.exists() and (not directory.is_dir() or {p.name for p in directory.iterdir()} - {FILE}):
         raise ArtifactError(f"{directory} exists and is no saved model: choose another folder, or remove it")
+
+
+def _write(directory: Path, values: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> None:
+    """The folder, complete or not at all."""
     temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.mkdir(parents=True)

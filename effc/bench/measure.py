@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from effc.costmodel.hardware import Speed, flags
 
 #: Seconds of calls that one sample is the mean of.
 _ROUND = 0.02
+#: Seconds of rest before each sample: ONNX Runtime's threads go on spinning for up to 0.1 s after a call, and took up to three
+#: quarters of the speed from who came next.
+_REST = 0.25
 #: Seconds for everything but the first call of a system.
 _PATIENCE = 300.0
 
@@ -106,6 +110,7 @@ class Session:
             turn = i % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 entrant = entrants[name]
+                time.sleep(_REST)
                 try:
                     entrant.seconds.append(entrant.remote.call("seconds", _ROUND, timeout=_PATIENCE))
                 except RemoteError as error:
