@@ -133,3 +133,14 @@ def test_integers_divided_by_zero(function: Callable[[Tensor, Tensor], Tensor]) 
         function(torch.tensor([1, 2]), torch.tensor([3, 0]))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         torch.compile(function, backend="effc")(torch.tensor([1, 2]), torch.tensor([3, 0]))
+
+
+def test_one_tensor_concatenated_with_itself_has_eagers_strides() -> None:
+    torch._dynamo.reset()
+
+    def graph(x: Tensor) -> Tensor:
+        y = x * 2
+        return torch.cat([y, y], -2)
+
+    x = torch.randn(16, 1, 5, generator=torch.Generator().manual_seed(6)).transpose(0, -1)
+    assert_exact(graph, (x,), torch.compile(graph, backend="effc"), strides=True)

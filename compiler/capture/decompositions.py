@@ -18,7 +18,7 @@ from effc.compiler.capture.own_decompositions import own_decompositions
 #: Inductor lowers pooling to private prims, and turns some matrix products into pointwise code that a contraction beats.
 _IMPORTED_WHOLE = (
     "mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "max_pool2d_with_indices",
-    "max_pool3d_with_indices", "index_select", "index_add", "flip", "tril", "triu", "fmax", "fmin",
+    "max_pool3d_with_indices", "index_select", "index_add", "flip", "tril", "triu", "fmax", "fmin", "cat",
 )  # fmt: skip
 _ONE_KERNEL = ("convolution_backward", "max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward")
 _RANDOM = (
