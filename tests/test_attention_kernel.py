@@ -49,6 +49,7 @@ def attention_spec(
         "out": address(h, D[1], q, D[2], e, D[5]),
         "scale": 0.25,
         "causal": int(causal),
+        "group": group,
     }
     operands = [Operand(dtype, "read", const(1))] * 3 + [Operand(dtype, "write", const(1))]
     if mask:
@@ -137,6 +138,25 @@ def test_every_length(channels: tuple[int, int], target: str) -> None:
 def test_forms(options: dict[str, object], queries: int) -> None:
     spec = attention_spec((2, 6, queries, 45, 32, 32), logsumexp=True, **options)  # type: ignore[arg-type]
     check(spec, threads=2)
+
+
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"mask": "f32", "mask_strides": (0, 0, 5000, 1)}], ids=str)
+def test_threads_share_the_keys_of_a_head(options: dict[str, object], group: int) -> None:
+    spec = attention_spec((1, 3, 2, "s0", 32, 48), group=group, logsumexp=True, **options)  # type: ignore[arg-type]
+    runner = KernelRunner(spec)
+    for keys, threads in ((1, 4), (4999, 1), (4999, 2), (5000, 4), (4097, 16), (640, 3)):
+        check(spec, runner, threads=threads, s0=keys)
+
+
+def test_states_too_large_to_split_leave_a_head_to_one_thread() -> None:
+    check(attention_spec((2, 16, 3, 300, 64, 128), group=8, logsumexp=True), threads=2)
+
+
+@pytest.mark.parametrize("queries", [17, 33, 48, 50])
+@pytest.mark.parametrize("keys", [1, 5, 13, 29, 128, 141])
+def test_the_last_queries_and_keys(queries: int, keys: int) -> None:
+    check(attention_spec((1, 1, queries, keys, 16, 16), mask="f32", mask_strides=(0, 0, keys, 1), logsumexp=True))
 
 
 @pytest.mark.parametrize("queries", [1, 20])

@@ -36,6 +36,9 @@ def build_attention(op: Op, layout: Layout) -> Kernel:
     """The kernel; its logsumexp is written where somebody reads it."""
     ranges = {f"d{i}": size for i, size in enumerate(op.dims)}
     attributes: dict[str, object] = {"causal": int(op.attributes["causal"]), "scale": float(op.attributes["scale"])}
+    group = floordiv(op.operands[0].sizes[1], op.operands[1].sizes[1]).constant
+    if group is not None:
+        attributes["group"] = group
     sites: list[Site] = []
     operands: list[Operand] = []
 

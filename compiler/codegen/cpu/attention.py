@@ -10,6 +10,7 @@ numbers; the others may be symbols. ``body`` is empty.
 
 ==========  ====================================================================================================================
 ``causal``  1: query *i* sees the keys *j* <= *i* (the corner is top left, as in torch); 0: all
+``group``   optional: how many heads, next to each other, share one head of k and v (1)
 ``k``       address of k over ``d0 d1 d3 d4``; grouped queries divide: ``(d1 // 4) * 8192``
 ``lse``     optional: address over ``d0 d1 d2`` of the natural logarithm of the sum of exponentials (f32; f64 for f64)
 ``mask``    optional: address over ``d0 d1 d2 d3``; i1: true takes part; a float is added to the scaled score
@@ -53,6 +54,11 @@ class Attention:
     @property
     def scale(self) -> float:
         return float(self.spec.get("scale"))
+
+    @property
+    def group(self) -> int:
+        """Heads that share one head of k and v."""
+        return int(self.spec.get("group", 1))
 
     @property
     def channels(self) -> tuple[int, int]:

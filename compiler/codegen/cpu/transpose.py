@@ -15,14 +15,29 @@ def transpose(b: Builder, rows: Sequence[Value]) -> list[Value]:
     values, lanes = list(rows), len(rows)
     half = 1
     while half < lanes:
-        low = [i + lanes - half if i & half else i for i in range(lanes)]
-        high = [i + lanes if i & half else i + half for i in range(lanes)]
         for i in range(lanes):
             if not i & half:
-                x, y = values[i], values[i + half]
-                values[i], values[i + half] = _shuffle(b, x, y, low), _shuffle(b, x, y, high)
+                values[i], values[i + half] = _exchange(b, values[i], values[i + half], half)
         half *= 2
     return values
+
+
+def transposed_sum(b: Builder, rows: Sequence[Value]) -> Value:
+    """Lane *j* holds the sum of row *j*: the sum of all vectors of the transpose, where each round adds what it exchanged."""
+    values, half = list(rows), 1
+    while len(values) > 1:
+        pairs = [_exchange(b, x, y, half) for x, y in zip(values[::2], values[1::2], strict=True)]
+        values = [b.op("arith.addf", x, y) for x, y in pairs]
+        half *= 2
+    return values[0]
+
+
+def _exchange(b: Builder, x: Value, y: Value, half: int) -> tuple[Value, Value]:
+    """The off-diagonal halves of the 2x2 blocks of side ``half`` that ``x`` and ``y`` hold, exchanged."""
+    lanes = split_type(x.type)[0]
+    low = [i + lanes - half if i & half else i for i in range(lanes)]
+    high = [i + lanes if i & half else i + half for i in range(lanes)]
+    return _shuffle(b, x, y, low), _shuffle(b, x, y, high)
 
 
 def _shuffle(b: Builder, x: Value, y: Value, mask: Sequence[int]) -> Value:
