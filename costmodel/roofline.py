@@ -59,6 +59,8 @@ def bytes_touched(spec: KernelSpec, known: Mapping[str, int]) -> int:
             accessed[instr["operand"]] += prod(sizes[:level])
     total = 0
     for operand, count in zip(spec.operands, accessed, strict=True):
+        if operand.role == "scratch":
+            continue
         size = operand.size.evaluate(known)
         passes = 2 if operand.role == "readwrite" else 1
         total += passes * ITEM_SIZE[operand.dtype] * (min(size, count) if spec.body else size)

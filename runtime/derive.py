@@ -9,6 +9,7 @@ import torch
 
 from effc.compiler.ir.errors import ArtifactError
 from effc.runtime.panels import pack_panels
+from effc.runtime.winograd import winograd_panels
 
 Derivation = Callable[..., torch.Tensor]
 
@@ -23,7 +24,12 @@ def as_is(source: torch.Tensor) -> torch.Tensor:
     return source
 
 
-FUNCTIONS: Mapping[str, Derivation] = {"as_is": as_is, "contiguous": contiguous, "pack_panels": pack_panels}
+FUNCTIONS: Mapping[str, Derivation] = {
+    "as_is": as_is,
+    "contiguous": contiguous,
+    "pack_panels": pack_panels,
+    "winograd_panels": winograd_panels,
+}
 
 
 def derive(function: str, source: torch.Tensor, attributes: Mapping[str, Any]) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from kernel_runner import HOST, KernelRunner
@@ -11,7 +11,7 @@ from kernel_runner import HOST, KernelRunner
 from effc.compiler.codegen.cpu.schedules import packing
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr, const, product, var
-from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
+from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
 from effc.runtime.derive import derive
 
 DTYPES = {
@@ -87,17 +87,29 @@ def _load(dtype: str, operand: int, strides: Strides, offset: int) -> Instr:
     return Instr("load", (), dtype, (("address", _address(strides) + offset), ("operand", operand)))
 
 
-class Runner:
-    """A case compiled once; ``check`` runs it for given sizes and compares with float64 (integers: exactly)."""
+def packed(spec: KernelSpec, operand: int) -> KernelSpec:
+    """``spec`` with an operand in the role in which its schedules are chosen."""
+    operands = (replace(o, role="packed") if i == operand else o for i, o in enumerate(spec.operands))
+    return replace(spec, operands=tuple(operands))
 
-    def __init__(self, case: Case, pack: int | None = None, target: Target = HOST, **schedule: int) -> None:
+
+class Runner:
+    """A case compiled once; ``check`` runs it for given sizes and compares with float64 (integers: exactly).
+
+    ``plan``: a schedule asked for as plans do; ``schedule``: parameters put in place of the chosen ones.
+    """
+
+    def __init__(
+        self, case: Case, pack: int | None = None, target: Target = HOST, plan: Schedule | None = None, **schedule: int
+    ) -> None:
         self.case, self.pack = case, pack
         spec = case.spec()
         self.attributes: dict[str, object] = {}
         if pack is not None:
-            found = packing(spec, [pack], target)
+            found = packing(spec, [pack], target, {packed(spec, pack).key(): plan} if plan else None)
             assert not isinstance(found, str), found
-            spec, self.attributes = found.spec, dict(found.attributes)
+            spec, self.attributes, self.derivation = found.spec, dict(found.attributes), found.function
+            assert plan is None or spec.schedule == plan
         if schedule:
             spec = spec.with_schedule(**{**dict(spec.schedule.parameters), **schedule})
         self.kernel = KernelRunner(spec, target)
@@ -130,8 +142,11 @@ class Runner:
         if case.relu:
             expected = expected.relu()
         if self.pack is not None:
-            tensors[self.pack] = derive("pack_panels", tensors[self.pack], self.attributes)
-        self.kernel([*tensors, memory], [symbols[s] for s in self.kernel.spec.symbols], threads)
+            tensors[self.pack] = derive(self.derivation, tensors[self.pack], self.attributes)
+        scratch = [
+            torch.full((o.size.constant or 0,), float("nan")) for o in self.kernel.spec.operands[len(tensors) + 1 :]
+        ]
+        self.kernel([*tensors, memory, *scratch], [symbols[s] for s in self.kernel.spec.symbols], threads)
         got = memory.as_strided(sizes[:parallel], out[:parallel])
         if not result.is_floating_point:
             assert torch.equal(got, expected.to(result)), (symbols, sizes)

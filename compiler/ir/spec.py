@@ -45,8 +45,8 @@ class Dim:
 class Operand:
     """A buffer that the kernel touches.
 
-    ``role``: ``"read"``, ``"write"``, ``"readwrite"`` (updated in place), or ``"packed"`` (read; a derived tensor in the layout that
-    the schedule names, see ``packing``). ``size``: elements between the lowest and highest address touched plus one, from the base pointer.
+    ``role``: ``"read"``, ``"write"``, ``"readwrite"`` (updated in place), ``"packed"`` (read; a derived tensor in the layout that
+    the schedule names, see ``packing``), or ``"scratch"`` (memory that the schedule asks for; after all others). ``size``: elements between the lowest and highest address touched plus one, from the base pointer.
     """
 
     dtype: str
@@ -152,9 +152,10 @@ class KernelSpec:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
 
     def key(self) -> str:
-        """A hash that specs of one computation share, whatever their schedule and the layout of what they read packed."""
-        operands = tuple(replace(o, size=as_expr(0)) if o.role == "packed" else o for o in self.operands)
-        return replace(self, operands=operands, schedule=Schedule()).digest()
+        """A hash that specs of one computation share, whatever their schedule and what follows from it."""
+        operands = (o for o in self.operands if o.role != "scratch")
+        plain = tuple(replace(o, size=as_expr(0)) if o.role == "packed" else o for o in operands)
+        return replace(self, operands=plain, schedule=Schedule()).digest()
 
     def levels(self) -> tuple[int, ...]:
         """For each instruction the number of leading dims it varies with: 0 = invariant, ``len(dims)`` = every point."""

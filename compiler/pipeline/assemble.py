@@ -13,7 +13,7 @@ from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
 from effc.compiler.pipeline.graph import Graph
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.memory import Life, plan_arena
-from effc.compiler.pipeline.placement import Layout
+from effc.compiler.pipeline.placement import Base, Layout
 
 
 class Assembler:
@@ -37,9 +37,10 @@ class Assembler:
 
     def run(self) -> Program:
         """The program."""
+        self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives())
-        calls = tuple(self._call(kernel) for kernel in self.kernels)
+        calls = tuple(self._call(kernel, found) for kernel, found in zip(self.kernels, self.packings, strict=True))
         graph = self.graph
         return Program(
             symbols=graph.symbols,
@@ -65,31 +66,41 @@ class Assembler:
                     lives[site.base.index] = Life(known.first if known else number, number)
         return lives
 
-    def _call(self, kernel: Kernel) -> Call:
-        pointers = [self._pointer(site) for site in kernel.sites]
-        spec = kernel.spec
-        if spec.template == "contraction":
-            spec = self._pack(kernel, pointers)
-        number = self.specs.setdefault(spec, len(self.specs))
-        return Call(number, tuple(pointers), kernel.symbols, kernel.name, kernel.location, _flops(kernel))
-
-    def _pack(self, kernel: Kernel, pointers: list[Pointer]) -> KernelSpec:
-        """Let a contraction read a constant factor in packed form."""
+    def _packed(self, kernel: Kernel) -> Packing | None:
+        """How a contraction reads a constant factor; scratch memory becomes a buffer that lives for this kernel alone."""
+        if kernel.spec.template != "contraction":
+            return None
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
         found = packing(kernel.spec, constant, self.target, self.schedules)
         if not isinstance(found, Packing):
-            wanted = self.schedules.get(kernel.spec.key())
-            return replace(kernel.spec, schedule=default_schedule(kernel.spec, self.target, wanted))
-        site = kernel.sites[found.operand]
+            return None
+        for operand in found.spec.operands[len(kernel.sites) :]:
+            self.layout.buffers.append((operand.dtype, operand.size))
+            site = Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
+            kernel.sites = (*kernel.sites, site)
+        return found
+
+    def _call(self, kernel: Kernel, found: Packing | None) -> Call:
+        pointers = [self._pointer(site) for site in kernel.sites]
+        spec = kernel.spec
+        if found is not None:
+            spec, pointers[found.operand] = found.spec, self._derived(kernel.sites[found.operand], found)
+        elif spec.template == "contraction":
+            wanted = self.schedules.get(spec.key())
+            spec = replace(spec, schedule=default_schedule(spec, self.target, wanted))
+        number = self.specs.setdefault(spec, len(self.specs))
+        return Call(number, tuple(pointers), kernel.symbols, kernel.name, kernel.location, _flops(kernel))
+
+    def _derived(self, site: Site, found: Packing) -> Pointer:
+        """The packed form of a constant factor."""
         attributes = dict(found.attributes)
         attributes["offset"] += site.offset.constant
         index = site.base.index
         source = ("input", index) if index < self.real else ("prepared", index - self.real)
-        entry = Derived("pack_panels", source, tuple(sorted(attributes.items())))
+        entry = Derived(found.function, source, tuple(sorted(attributes.items())))
         if entry not in self.derived:
             self.derived.append(entry)
-        pointers[found.operand] = Pointer("derived", self.derived.index(entry), const(0))
-        return found.spec
+        return Pointer("derived", self.derived.index(entry), const(0))
 
     def _is_constant(self, site: Site) -> bool:
         """Whether an operand is a parameter, or prepared from parameters, at a known offset."""

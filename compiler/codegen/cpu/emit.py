@@ -11,10 +11,11 @@ from effc.compiler.ir.spec import KernelSpec
 
 Emitter = Callable[[KernelSpec, Target], str]
 
-#: Template → module that holds its ``emit(spec, target) -> str``; imported on first use.
+#: Template, or the method that a contraction's schedule names → module that holds its ``emit(spec, target) -> str``; imported on first use.
 _EMITTERS = {
     "loops": "effc.compiler.codegen.cpu.loops",
     "contraction": "effc.compiler.codegen.cpu.contraction",
+    "winograd": "effc.compiler.codegen.cpu.winograd",
     "attention": "effc.compiler.codegen.cpu.attention",
     "scan": "effc.compiler.codegen.cpu.scan",
     "scatter": "effc.compiler.codegen.cpu.scatter",
@@ -25,7 +26,8 @@ def emit(spec: KernelSpec, target: Target) -> str:
     """A module that defines ``k_<digest>(!llvm.ptr)`` by the calling convention in docs/architecture.md."""
     if spec.template not in _EMITTERS:
         raise LoweringError(f"no emitter for template {spec.template!r}: known are {', '.join(_EMITTERS)}")
-    emitter: Emitter = import_module(_EMITTERS[spec.template]).emit
+    name = "winograd" if spec.schedule.get("winograd") else spec.template
+    emitter: Emitter = import_module(_EMITTERS[name]).emit
     return emitter(spec, target)
 
 

@@ -7,6 +7,7 @@ from effc.compiler.codegen.cpu.contraction import schedule as contraction
 from effc.compiler.codegen.cpu.contraction.packing import Packing, packing, repacked
 from effc.compiler.codegen.cpu.contraction.roles import find
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.codegen.cpu.winograd import choice as winograd
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec, Schedule
 
@@ -29,8 +30,8 @@ def supports(spec: KernelSpec, target: Target) -> str | None:
 def default_schedule(spec: KernelSpec, target: Target, wanted: Schedule | None = None) -> Schedule:
     """``wanted`` where the template has it, else the schedule of the lowest estimate; LoweringError where ``supports`` says no.
 
-    ``mr`` x ``nr``: rows and columns of the register tile; ``unroll``: steps of the sum in a loop body. Of a packed factor ``nr`` is
-    fixed by its layout: take it from ``packing``, which chooses it.
+    ``mr`` x ``nr``: rows and columns of the register tile; ``unroll``: steps of the sum in a loop body. Of a packed factor the
+    layout, and so ``nr`` and the method, is fixed: take the schedule from ``packing``, which chooses it.
     """
     if spec.template == "attention":
         return Schedule()
@@ -50,11 +51,15 @@ def candidates(spec: KernelSpec, target: Target) -> list[Schedule]:
     tiles = sorted(
         contraction.tiles(nest, target), key=lambda t: (contraction.estimate(nest, target, *t), -t[0] * t[1], t)
     )
-    return [contraction.as_schedule(nest, target, *t) for t in tiles[:MOST]]
+    direct = [contraction.as_schedule(nest, target, *t) for t in tiles]
+    others = winograd.offered(spec, target)
+    first = winograd.chosen(spec, target, None)
+    found = [*others, *direct] if first else [*direct[:1], *others, *direct[1:]]
+    return found[:MOST]
 
 
 def alternatives(spec: KernelSpec, target: Target) -> list[KernelSpec]:
     """``spec`` under each schedule that its template offers, the template's own choice first; a packed factor's size follows."""
     if spec.template != "contraction":
         return [spec]
-    return [repacked(spec, schedule) for schedule in candidates(spec, target)]
+    return [repacked(spec, schedule, target) for schedule in candidates(spec, target)]

@@ -79,12 +79,14 @@ def parallel_kernel(
     cycles_per_unit: Expr,
     partial_bytes: int = 0,
     finish: Callable[[Share], None] | None = None,
+    most: int | None = None,
 ) -> Iterator[Share]:
     """Write the kernel of ``spec``; the ``with`` body emits the work of units ``[share.lo, share.hi)``.
 
     ``units``: how many pieces the work can be cut into (over the spec's symbols); ``cycles_per_unit``: an estimate of
     what one costs. With ``partial_bytes`` share number i owns that many bytes at ``share.partials + i * partial_bytes``,
-    and ``finish`` emits what is done with them after all shares (its ``share.hi`` is the number of shares).
+    and ``finish`` emits what is done with them after all shares (its ``share.hi`` is the number of shares). ``most``: threads
+    at most, where each has memory of its own in an operand.
     """
     name = kernel_name(spec)
     with b.function(f"{name}_body", [PTR, I64, I64, I64, PTR], private=True) as (slots, lo, hi, index, partials):
@@ -97,7 +99,7 @@ def parallel_kernel(
             share = Share(b, spec, slots, b.index(0), count, b.index(0), partials)
             share.load_slots()
             finish(share)
-    _entry(b, spec, name, units, cycles_per_unit, partial_bytes)
+    _entry(b, spec, name, units, cycles_per_unit, partial_bytes, MAX_PARTIALS if partial_bytes else most)
 
 
 def _region(b: Builder, name: str) -> None:
@@ -124,7 +126,9 @@ def _call_body(b: Builder, name: str, slots: Value, lo: Value, hi: Value, index:
     b.line(f"llvm.call @{name}_body({', '.join(a.name for a in args)}) : ({PTR}, i64, i64, i64, {PTR}) -> ()")
 
 
-def _entry(b: Builder, spec: KernelSpec, name: str, units: Expr, cycles: Expr, partial_bytes: int) -> None:
+def _entry(
+    b: Builder, spec: KernelSpec, name: str, units: Expr, cycles: Expr, partial_bytes: int, most: int | None
+) -> None:
     with b.function(name, [PTR]) as (slots,):
         data = b.stack(5, I64)
         partials = b.stack(partial_bytes * MAX_PARTIALS, "i8") if partial_bytes else data
@@ -133,8 +137,8 @@ def _entry(b: Builder, spec: KernelSpec, name: str, units: Expr, cycles: Expr, p
         work = b.mul(count, scalar_expr(b, cycles, symbols))
         useful = b.minimum(b.div(work, CYCLES_PER_THREAD), count)
         allowed = load_slot(b, slots, 3, I64)
-        if partial_bytes:
-            allowed = b.minimum(allowed, MAX_PARTIALS)
+        if most is not None:
+            allowed = b.minimum(allowed, most)
         threads = b.minimum(useful, allowed)
         parallel = b.compare("arith.cmpi", "sgt", threads, b.index(1))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.contraction.roles import Nest
@@ -10,10 +10,15 @@ from effc.compiler.codegen.cpu.text import Builder, Value, split_type
 
 
 class Epilogue:
-    """Writes the instructions after ``contract``. What depends on the column but not on the row (a bias) is read once a tile."""
+    """Writes the instructions after ``contract``. What depends on the column but not on the row (a bias) is read once a tile.
 
-    def __init__(self, b: Builder, nest: Nest, body: Body) -> None:
+    ``within``: the dims that vary within a tile beside the column; the row unless told otherwise.
+    """
+
+    def __init__(self, b: Builder, nest: Nest, body: Body, within: Collection[int] | None = None) -> None:
         self.b, self.nest, self.body = b, nest, body
+        rows = () if nest.row is None else (nest.row,)
+        self._within = {f"d{i}" for i in (rows if within is None else within)}
         self._effects = [i for i, instr in enumerate(nest.spec.body) if instr.op in ("store", "check")]
         self._shared = self._column_only()
 
@@ -29,23 +34,27 @@ class Epilogue:
         nest, root = self.nest, Scope(dims=dict(outer))
         if nest.column is None:
             for row, (total,) in zip(rows, sums, strict=True):
-                self._finish(root.block(self._named(nest.row, row)), total)
+                self.finish(root.block(self._named(nest.row, row)), total)
             return
         name, lanes = f"d{nest.column}", split_type(sums[0][0].type)[0]
         shared: list[dict[int, Value]] = []
         for j, column in enumerate(columns):
-            scope = root.lanes_of(name, column, lanes, masks[j] if masks else None)
-            for i in self._shared:
-                self.body.value(i, scope)
-            shared.append(scope.values)
+            shared.append(self.columns(root.lanes_of(name, column, lanes, masks[j] if masks else None)))
         for row, totals in zip(rows, sums, strict=True):
             block = root.block(self._named(nest.row, row))
             for j, (column, total) in enumerate(zip(columns, totals, strict=True)):
                 scope = block.lanes_of(name, column, lanes, masks[j] if masks else None)
                 scope.values.update(shared[j])
-                self._finish(scope, total)
+                self.finish(scope, total)
 
-    def _finish(self, scope: Scope, total: Value) -> None:
+    def columns(self, scope: Scope) -> dict[int, Value]:
+        """The values that all of a tile's rows share, at the columns of a lane scope."""
+        for i in self._shared:
+            self.body.value(i, scope)
+        return scope.values
+
+    def finish(self, scope: Scope, total: Value) -> None:
+        """All that follows the sum, at one lane scope whose rows' values are ``total``."""
         scope.values[self.nest.contract] = total
         for i in self._effects:
             self.body.perform(i, scope)
@@ -67,6 +76,6 @@ class Epilogue:
             i
             for i in sorted(needed - after)
             if f"d{nest.column}" in self.body.depends[i]
-            and (nest.row is None or f"d{nest.row}" not in self.body.depends[i])
+            and not self.body.depends[i] & self._within
             and body[i].op not in ("store", "check")
         ]

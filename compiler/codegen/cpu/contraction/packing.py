@@ -1,7 +1,7 @@
 """Which factor of a contraction to pack into panels, and how.
 
-The program builder asks `packing` with the operands whose values are constant; it then gives the operand role ``packed`` and the
-returned size, keeps the schedule, and derives the panels by ``runtime/derive.py:pack_panels`` with the returned attributes.
+The program builder asks `packing` with the operands whose values are constant; it takes the returned spec, whose schedule asks for
+this layout, and derives the panels by the returned function of ``runtime/derive.py`` with the returned attributes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,24 @@ from typing import Any
 from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, find
 from effc.compiler.codegen.cpu.contraction.schedule import chosen
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.codegen.cpu.winograd.choice import chosen as chosen_winograd
+from effc.compiler.codegen.cpu.winograd.form import SIDE, TAPS, Form
+from effc.compiler.codegen.cpu.winograd.form import find as find_winograd
+from effc.compiler.codegen.cpu.winograd.plan import Plan
 from effc.compiler.ir.expr import Expr, const
-from effc.compiler.ir.spec import KernelSpec, Schedule
+from effc.compiler.ir.spec import KernelSpec, Operand, Schedule
 
 
 @dataclass(frozen=True)
 class Packing:
-    """``operand`` of the spec becomes ``packed``. ``spec`` is the contraction with that role, size and schedule;
-    ``attributes`` are the arguments of ``pack_panels`` for the tensor that the operand pointed to (elements from its first).
+    """``operand`` of the spec becomes ``packed``. ``spec`` is the contraction with that role, size and schedule, and behind its operands
+    the scratch memory that the schedule needs; ``attributes`` are the arguments of ``function`` for the tensor that the operand
+    pointed to (elements from its first).
     """
 
     operand: int
     spec: KernelSpec
+    function: str
     attributes: tuple[tuple[str, Any], ...]
 
 
@@ -69,7 +75,11 @@ def _pack(spec: KernelSpec, operand: int, target: Target, wanted: Mapping[str, S
     counts = [_known(size) for size in sizes]
     if offset is None or None in counts or None in strides or any(s is not None and s < 0 for s in strides):
         return "the sizes and strides of the constant factor are not known numbers"
-    schedule = chosen(nest, target, wanted.get(packed.key()))
+    request = wanted.get(packed.key())
+    winograd = chosen_winograd(packed, target, request)
+    if winograd is not None:
+        return _transformed(packed, operand, *winograd, offset, target)
+    schedule = chosen(nest, target, request)
     nr, reduce = int(schedule["nr"]), len(summed)
     whole = [c for c in counts if c is not None]
     inner = _inner_count(spec, nest)
@@ -86,22 +96,58 @@ def _pack(spec: KernelSpec, operand: int, target: Target, wanted: Mapping[str, S
         "inner": inner,
         "nr": nr,
     }
-    return Packing(operand, replace(packed, operands=operands, schedule=schedule), tuple(sorted(attributes.items())))
+    found = replace(packed, operands=operands, schedule=schedule)
+    return Packing(operand, found, "pack_panels", tuple(sorted(attributes.items())))
 
 
-def repacked(spec: KernelSpec, schedule: Schedule) -> KernelSpec:
-    """``spec`` under another schedule, whose ``nr`` is that of its packed factor too."""
+def _transformed(
+    packed: KernelSpec, operand: int, form: Form, schedule: Schedule, offset: int, target: Target
+) -> Packing:
+    """The packing of Winograd's method; the sizes and strides of the factor are known numbers."""
+    nest = form.nest
+    assert nest.column is not None, "the form has columns"
+    dims = [nest.column, *form.channels, form.height[1], form.width[1]]
+    attributes = {
+        "nr": schedule["nr"],
+        "offset": offset,
+        "sizes": tuple(_number(nest.size(i)) for i in dims),
+        "strides": tuple(_number(nest.stride(nest.right.load, i)) for i in dims),
+    }
+    spec = with_winograd(packed, Plan.of(form, schedule, target), schedule)
+    return Packing(operand, spec, "winograd_panels", tuple(sorted(attributes.items())))
+
+
+def with_winograd(packed: KernelSpec, plan: Plan, schedule: Schedule) -> KernelSpec:
+    """``packed`` under a schedule of Winograd's method, with the sizes that it asks for."""
+    factor = plan.form.nest.right.operand
+    operands = [
+        replace(o, size=const(plan.kernel_elements)) if i == factor else o for i, o in enumerate(packed.operands)
+    ]
+    scratch = Operand("f32", "scratch", const(plan.scratch_elements))
+    return replace(packed, operands=(*operands, scratch), schedule=schedule)
+
+
+def repacked(spec: KernelSpec, schedule: Schedule, target: Target) -> KernelSpec:
+    """``spec`` under another schedule, with the layout of its packed factor and the scratch memory that this one asks for."""
     nest = find(spec)
     assert not isinstance(nest, str), nest
     if not nest.right.packed:
         return replace(spec, schedule=schedule)
+    plain = replace(spec, operands=tuple(o for o in spec.operands if o.role != "scratch"))
+    if schedule.get("winograd"):
+        form = find_winograd(plain, target)
+        assert not isinstance(form, str), form
+        return with_winograd(plain, Plan.of(form, schedule, target), schedule)
     columns, size = nest.size(nest.column).constant, spec.operands[nest.right.operand].size.constant
     assert columns is not None, "only factors of known sizes are packed"
     assert size is not None, "only factors of known sizes are packed"
     old, new = (-(-columns // s["nr"]) * s["nr"] for s in (spec.schedule, schedule))
-    operand = replace(spec.operands[nest.right.operand], size=const(size // old * new))
-    operands = tuple(operand if i == nest.right.operand else o for i, o in enumerate(spec.operands))
-    return replace(spec, operands=operands, schedule=schedule)
+    each = size // old
+    if spec.schedule.get("winograd"):
+        each = each // SIDE**2 * TAPS**2
+    operand = replace(spec.operands[nest.right.operand], size=const(each * new))
+    operands = tuple(operand if i == nest.right.operand else o for i, o in enumerate(plain.operands))
+    return replace(plain, operands=operands, schedule=schedule)
 
 
 def _summed(spec: KernelSpec, load: int) -> list[tuple[Expr, Expr | None]]:
@@ -123,6 +169,11 @@ def _inner_count(spec: KernelSpec, nest: Nest) -> int:
         if total == target:
             return count
     raise AssertionError("the kernel's sums are products of neighbouring sums of the spec")
+
+
+def _number(value: Expr) -> int:
+    assert value.constant is not None, "checked by _pack"
+    return value.constant
 
 
 def _known(value: Expr | None) -> int | None:

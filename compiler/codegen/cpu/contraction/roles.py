@@ -22,6 +22,9 @@ CONVERSIONS = frozenset(
     f"arith.{name}" for name in ("extf", "truncf", "extsi", "extui", "sitofp", "uitofp", "fptosi", "fptoui", "trunci")
 )
 
+#: Elements of half a vector of 512 bits of float32: a shorter dimension (a kernel's taps) makes a poor column.
+_HALF = 8
+
 
 @dataclass(frozen=True)
 class Side:
@@ -69,8 +72,8 @@ class Nest:
         return const(1) if dim is None else self.spec.dims[dim].size
 
 
-def find(spec: KernelSpec) -> Nest | str:
-    """The cast of ``spec``, or the reason why it has none."""
+def find(spec: KernelSpec, *, merge: bool = True) -> Nest | str:
+    """The cast of ``spec``, or the reason why it has none; without ``merge`` every dim but those of size 1 stays by itself."""
     contracts = [i for i, instr in enumerate(spec.body) if instr.op == "contract"]
     if len(contracts) != 1:
         return f"a contraction holds one contract instruction, this one {len(contracts)}"
@@ -88,7 +91,8 @@ def find(spec: KernelSpec) -> Nest | str:
     left, right = (rhs, lhs) if _exchange(spec, lhs, rhs) else (lhs, rhs)
     spec = drop_units(spec)
     classes = _classes(spec, left, right)
-    spec, classes = _merge(spec, classes, left, right)
+    if merge:
+        spec, classes = _merge(spec, classes, left, right)
     return _cast(spec, at, left, right, classes)
 
 
@@ -141,7 +145,7 @@ def _exchange(spec: KernelSpec, lhs: Side, rhs: Side) -> bool:
     store = next(i for i in spec.body if i.op == "store")["address"]
     a, b = spec.body[lhs.load]["address"], spec.body[rhs.load]["address"]
 
-    names = [f"d{i}" for i, d in enumerate(spec.dims) if d.kind == "parallel" and d.size.constant != 1]
+    names = [f"d{i}" for i in _wide(spec, [i for i, d in enumerate(spec.dims) if d.kind == "parallel"])]
 
     def unit(address: Expr, name: str) -> bool:
         factor = address.coefficient(name)
@@ -244,7 +248,7 @@ def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list
 
     column: int | None = None
     wise = False
-    columns = [i for i in n if right.packed or _linear(b, i)]
+    columns = _wide(spec, [i for i in n if right.packed or _linear(b, i)])
     if columns:
         first = [i for i in columns if contiguous(i, stores)]
         second = [i for i in columns if not right.packed and contiguous(i, [b])]
@@ -261,6 +265,12 @@ def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list
     if any(v[0] == "v" and v[1:].isdigit() for e in (a, b) for v in e.variables()):
         return "a factor is gathered by a computed index"
     return Nest(spec, at, left, right, row, column, outer, batches, tuple(k), wise)
+
+
+def _wide(spec: KernelSpec, dims: Sequence[int]) -> list[int]:
+    """Those of ``dims`` that fill half a vector (unknown sizes do), or those of more than one element where none does."""
+    sizes = {i: spec.dims[i].size.constant or _HALF for i in dims}
+    return [i for i in dims if sizes[i] >= _HALF] or [i for i in dims if sizes[i] > 1]
 
 
 def _row(spec: KernelSpec, candidates: Sequence[int]) -> int | None:

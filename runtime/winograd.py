@@ -1,0 +1,27 @@
+"""Kernels of 3x3 convolutions, transformed for Winograd's F(2x2, 3x3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+#: ``G`` of ``u = G g G^T`` (Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016, section 4.1).
+_G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+
+
+def winograd_panels(
+    tensor: torch.Tensor, *, offset: int, sizes: Sequence[int], strides: Sequence[int], nr: int
+) -> torch.Tensor:
+    """Panels of the transformed kernel, ``[ceil(N/nr), 16, K, nr]``, zero where a column is N or beyond.
+
+    ``sizes`` and ``strides`` (elements) are those of N, the summed dims (their product is K), and the two taps of the kernel as a
+    view of the memory of ``tensor``, from ``offset`` elements after its first. Computed in float64 and rounded once.
+    """
+    view = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
+    g = torch.tensor(_G, dtype=torch.float64)
+    both = torch.kron(g, g)  # of the nine taps as one row
+    transformed = (view.reshape(sizes[0], -1, 9).double() @ both.T).to(tensor.dtype)
+    panels = F.pad(transformed, (0, 0, 0, 0, 0, -sizes[0] % nr))
+    return panels.reshape(-1, nr, panels.shape[1], 16).permute(0, 3, 2, 1).contiguous()
