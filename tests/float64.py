@@ -141,9 +141,16 @@ class RoundingNoise(TorchDispatchMode):
         if func.__name__.split(".")[0] not in _UNROUNDED:
             with _disable_current_modes():
                 for leaf in pytree.tree_leaves(out):
-                    if isinstance(leaf, Tensor) and leaf.dtype == torch.float64 and leaf.layout == torch.strided:
+                    if isinstance(leaf, Tensor) and leaf.dtype == torch.float64 and _is_writable(leaf):
                         leaf.mul_(1 + _noise(leaf.shape, self._generator) * self._eps)
         return out
+
+
+def _is_writable(t: Tensor) -> bool:
+    """Whether each element has a place of its own: an op may return an expanded tensor."""
+    return t.layout == torch.strided and all(
+        stride or size < 2 for size, stride in zip(t.shape, t.stride(), strict=True)
+    )
 
 
 def _noise(shape: Iterable[int], generator: torch.Generator) -> Tensor:

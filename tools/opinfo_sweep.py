@@ -1,7 +1,9 @@
-"""Every op of PyTorch's OpInfo database through ``torch.compile``, on CPU in float32, against eager.
+"""Every op of PyTorch's OpInfo database through ``torch.compile``, on CPU, against eager.
 
-    python tools/opinfo_sweep.py --out sweep.jsonl                # all; run it again to go on where it stopped
-    python tools/opinfo_sweep.py --ops add,nn.functional.conv2d --limit 2 --out -
+    python tools/opinfo_sweep.py --out sweep.jsonl                 # all; run it again to go on where it stopped
+    python tools/opinfo_sweep.py --out sweep.jsonl --part 3/20     # a part of it, every 20th op; the table is of all so far
+    python tools/opinfo_sweep.py --only 'linalg.*,add' --limit 2 --out -
+    python tools/opinfo_sweep.py --dtype bfloat16 --limit 3 --out bf16.jsonl
 
 Prints the number of ops compiled, partly compiled, copies only, and left to ATen, with the reasons ranked; ``--json``
 writes it. The exit status is 1 where an op mismatched, raised or crashed.
@@ -10,6 +12,7 @@ writes it. The exit status is 1 where an op mismatched, raised or crashed.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import queue
 import sys
@@ -29,8 +32,8 @@ WORKER = Path(__file__).resolve().parents[1] / "tests" / "sweep" / "worker.py"
 Results = dict[str, list[dict[str, Any]]]
 
 
-def load(path: Path, backend: str, limit: int) -> Results:
-    """Results of an earlier run with the same backend and limit; an unfinished last line is dropped."""
+def load(path: Path, run: dict[str, Any]) -> Results:
+    """Results of an earlier run with the same backend, limit and dtype; an unfinished last line is dropped."""
     found: Results = {}
     if path.exists():
         for line in path.read_text().splitlines():
@@ -38,7 +41,7 @@ def load(path: Path, backend: str, limit: int) -> Results:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if (entry["backend"], entry["limit"]) == (backend, limit):
+            if all(entry.get(key) == value for key, value in run.items()):
                 found[entry["op"]] = entry["samples"]
     return found
 
@@ -56,10 +59,28 @@ def verdicts(worker: isolated.Worker, name: str, timeout: float) -> list[dict[st
             return found
 
 
+def selected(names: list[str], patterns: str | None) -> list[str]:
+    """The names that one of the comma-separated shell patterns matches, all for None; ValueError: one that matches none."""
+    if patterns is None:
+        return names
+    wanted = patterns.split(",")
+    for pattern in wanted:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"no op of the database is named {pattern!r} in this dtype")
+    return [n for n in names if any(fnmatch.fnmatchcase(n, p) for p in wanted)]
+
+
+def part_of(names: list[str], part: str) -> list[str]:
+    """``i/n``: every n-th name from the i-th on, i in 1 … n; ValueError: another text."""
+    number, _, of = part.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise ValueError(f"--part takes i/n with 1 <= i <= n, not {part!r}")
+    return names[int(number) - 1 :: int(of)]
+
+
 def sweep(
     names: list[str],
-    backend: str,
-    limit: int,
+    run: dict[str, Any],
     jobs: int,
     timeout: float,
     done: Callable[[str, list[dict[str, Any]]], None],
@@ -71,7 +92,7 @@ def sweep(
     lock = threading.Lock()
 
     def work() -> None:
-        worker = isolated.Worker(WORKER, backend, str(limit))
+        worker = isolated.Worker(WORKER, run["backend"], str(run["limit"]), run["dtype"])
         try:
             while True:
                 try:
@@ -97,30 +118,38 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=20, help="samples an op")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds a sample may take")
-    parser.add_argument("--ops", help="comma-separated full names; default: all")
+    parser.add_argument("--only", help="comma-separated full names or shell patterns; default: all")
+    parser.add_argument("--part", default="1/1", help="i/n: every n-th of the ops from the i-th on")
+    parser.add_argument("--dtype", default="float32", choices=check.DTYPES, help="of the samples")
     parser.add_argument("--out", default="opinfo.jsonl", help="results so far, one line an op; - for none")
     parser.add_argument("--json", help="write the summary there")
     args = parser.parse_args()
-    names = [op.full_name for op in check.ops(args.ops.split(",") if args.ops else None)]
+    try:
+        every = selected([op.full_name for op in check.ops(dtype=check.DTYPES[args.dtype])], args.only)
+        names = part_of(every, args.part)
+    except ValueError as err:
+        parser.error(str(err))
     path = None if args.out == "-" else Path(args.out)
-    results = load(path, args.backend, args.limit) if path else {}
-    results = {name: found for name, found in results.items() if name in names}
+    run = {"backend": args.backend, "limit": args.limit, "dtype": args.dtype}
+    results = load(path, run) if path else {}
+    results = {name: found for name, found in results.items() if name in every}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress:
-        task = progress.add_task("ops", total=len(names), completed=len(results))
+        todo = [n for n in names if n not in results]
+        task = progress.add_task("ops", total=len(todo))
 
         def done(name: str, found: list[dict[str, Any]]) -> None:
             results[name] = found
             progress.update(task, advance=1, description=name)
             if path:
                 with path.open("a") as f:
-                    f.write(
-                        json.dumps({"op": name, "backend": args.backend, "limit": args.limit, "samples": found}) + "\n"
-                    )
+                    f.write(json.dumps({"op": name, **run, "samples": found}) + "\n")
 
-        sweep([n for n in names if n not in results], args.backend, args.limit, args.jobs, args.timeout, done)
-    data = table.summary({name: results[name] for name in names})
-    print(table.text(data))
+        sweep(todo, run, args.jobs, args.timeout, done)
+    data = table.summary({name: results[name] for name in every if name in results})
+    print(table.text(data, args.dtype))
+    if len(results) < len(every):
+        print(f"{len(every) - len(results)} of {len(every)} ops are still to be run")
     if args.json:
         Path(args.json).write_text(json.dumps(data, indent=1))
     return 1 if data["failures"] else 0

@@ -13,4 +13,7 @@ _aten = torch.ops.aten
 
 
 def own_decompositions() -> dict[Any, Callable[..., Any]]:
-    return {_aten.grid_sampler_2d.default: grid_sampler, _aten.grid_sampler_3d.default: grid_sampler}
+    return {
+        _aten.grid_sampler_2d.default: grid_sampler,
+        _aten.grid_sampler_3d.default: grid_sampler,
+    }

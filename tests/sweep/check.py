@@ -18,6 +18,9 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+#: dtypes of samples that the sweep takes.
+_DTYPES = ("float32", "float64", "bfloat16", "float16", "int64", "int32", "uint8", "bool")
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _DTYPES}
 #: How effc's record begins where it leaves to ATen a part without arithmetic, or without elements.
 _NO_WORK = "moves data only"
 #: Results that eager leaves undefined: only shapes and dtypes compare.
@@ -74,22 +77,22 @@ def _call(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 common_methods_invocations.wrapper_set_seed = _call
 
 
-def ops(names: list[str] | None = None) -> list[Any]:
-    """OpInfos with float32 on CPU, in the database's order; ``names`` selects by full name (KeyError: an unknown
+def ops(names: list[str] | None = None, dtype: torch.dtype = torch.float32) -> list[Any]:
+    """OpInfos with ``dtype`` on CPU, in the database's order; ``names`` selects by full name (KeyError: an unknown
     one).
     """
-    found = {op.full_name: op for op in op_db if op.supports_dtype(torch.float32, "cpu")}
+    found = {op.full_name: op for op in op_db if op.supports_dtype(dtype, "cpu")}
     if names is None:
         return list(found.values())
     return [found[name] for name in names]
 
 
-def samples(op: Any, limit: int) -> list[Any]:
-    """The first ``limit`` CPU float32 samples, the same in every process."""
+def samples(op: Any, limit: int, dtype: torch.dtype = torch.float32) -> list[Any]:
+    """The first ``limit`` CPU samples, the same in every process."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return list(itertools.islice(op.sample_inputs("cpu", torch.float32, requires_grad=False), limit))
+        return list(itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=False), limit))
 
 
 def check(op: Any, sample: Any, backend: str) -> Verdict:

@@ -57,9 +57,9 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def text(data: dict[str, Any], most: int = 40) -> str:
+def text(data: dict[str, Any], dtype: str = "float32", most: int = 40) -> str:
     """The table that the script prints."""
-    lines = [f"{sum(data['counts'].values())} ops, {data['samples']} samples (CPU, float32)"]
+    lines = [f"{sum(data['counts'].values())} ops, {data['samples']} samples (CPU, {dtype})"]
     lines += [f"  {c:10} {n:5}" for c, n in data["counts"].items() if n]
     lines.append(f"  ({len(data['random'])} ops are random or undefined in eager: shapes and dtypes compared)")
     if data["reasons"]:

@@ -14,14 +14,14 @@ import isolated
 from sweep import check
 
 
-def main(backend: str, limit: int) -> None:
+def main(backend: str, limit: int, dtype: str) -> None:
     def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        (op,) = check.ops([request["op"]])
-        for sample in check.samples(op, limit)[request["first"] :]:
+        (op,) = check.ops([request["op"]], check.DTYPES[dtype])
+        for sample in check.samples(op, limit, check.DTYPES[dtype])[request["first"] :]:
             yield check.check(op, sample, backend).to_json()
 
     isolated.serve(answer)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

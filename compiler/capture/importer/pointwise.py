@@ -158,16 +158,14 @@ def _masked_fill(op: Op, x: Tensor, mask: Tensor, value: Any) -> Tensor:
 
 
 def extremum(kind: str) -> ScalarFunction:
-    """``max`` or ``min``, NaN winning; of zeros of both signs the second, as ATen's vector loop has it (x86's ``maxps``).
+    """``max`` or ``min``, NaN winning; of zeros of both signs the kernels take the second, as ATen's vector loop does.
 
-    The scalar loop for what is left over of a vector takes the first, so eager's sign depends on an element's place.
+    (Its scalar loop for the rest of a vector takes the first, so eager's sign depends on an element's place.)
     """
-    relation = "gt" if kind == "max" else "lt"
 
     def function(body: Body, a: Scalar, c: Scalar) -> Scalar:
         if is_float(a.dtype):
-            first = body.binary("arith.ori", body.compare(relation, a, c), body.is_nan(a))
-            return body.select(first, a, c)
+            return body.binary(f"arith.{kind}imumf", a, c)
         return body.binary(f"arith.{kind}{'ui' if a.dtype in UNSIGNED else 'si'}", a, c)
 
     return function
