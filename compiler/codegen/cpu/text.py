@@ -233,6 +233,12 @@ class Builder:
         align = element_bytes(split_type(value.type)[1])
         self.line(f"llvm.store {value.name}, {pointer.name} {{alignment = {align} : i64}} : {value.type}, {PTR}")
 
+    def prefetch(self, pointer: Value) -> None:
+        """Ask for the line at ``pointer``, which need not be mapped, into the second-level cache."""
+        self.line(
+            f'"llvm.intr.prefetch"({pointer.name}) <{{cache = 1 : i32, hint = 2 : i32, rw = 0 : i32}}> : ({PTR}) -> ()'
+        )
+
     def stack(self, elements: int, element: str, alignment: int = 64) -> Value:
         """A stack array; call it at the top of a function, never in a loop."""
         count = self.index(elements)

@@ -6,18 +6,18 @@ walks the rows under one panel of the right factor, which stays in its L2 cache;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body
+from effc.compiler.codegen.cpu.contraction.ahead import USUAL_TURNS, Ahead
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
 from effc.compiler.codegen.cpu.contraction.factors import Step
 from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
+from effc.compiler.codegen.cpu.contraction.rows import by_height, heights, place
 from effc.compiler.codegen.cpu.contraction.shape import Shape
 from effc.compiler.codegen.cpu.contraction.tile import Tile
 from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.codegen.cpu.text import Builder, Value
+from effc.compiler.codegen.cpu.text import Builder, Value, element_bytes
 from effc.compiler.codegen.cpu.threads import Share, parallel_kernel
 from effc.compiler.ir.expr import Expr, as_expr, const, floordiv, product
 
@@ -74,13 +74,19 @@ class Kernel:
         body = Body(b, nest.spec, self.target, share.pointer, share.symbols, lambda: share.error_cell)
         self.epilogue = Epilogue(b, nest, body)
         axes = self._axes()
-        sizes = [self._value(size) for _, size in axes]
+        self.last_panel = self._indices(axes, b.sub(share.hi, 1)).get("panel", b.index(0))
         with b.loop(share.lo, share.hi) as loop:
-            rest, at = loop.index, {}
-            for (name, _), size in reversed(list(zip(axes, sizes, strict=True))):
-                at[name] = b.rem(rest, size) if name != axes[0][0] else rest
-                rest = b.div(rest, size)
-            self._unit(at)
+            self.unit = loop.index
+            self._unit(self._indices(axes, loop.index))
+
+    def _indices(self, axes: list[tuple[str, Expr]], unit: Value) -> dict[str, Value]:
+        """The index along each of ``axes`` of a unit."""
+        b, at = self.b, {}
+        for name, axis in reversed(axes):
+            size = b.maximum(self._value(axis), 1)  # an empty one has no units, but is divided by
+            at[name] = b.rem(unit, size) if name != axes[0][0] else unit
+            unit = b.div(unit, size)
+        return at
 
     def _axes(self) -> list[tuple[str, Expr]]:
         nest = self.nest
@@ -96,44 +102,23 @@ class Kernel:
         zero = b.index(0)
         outer = {f"d{i}": at.get(f"d{i}", zero) for i in nest.outer}
         panel = at.get("panel", zero)
-        first_column = b.mul(panel, shape.nr)
-        first_row = b.mul(at.get("tile", zero), shape.mr)
+        column = b.mul(panel, shape.nr)
         rows = nest.size(nest.row)
-        if rows.constant is not None and rows.constant % shape.mr == 0:
-            self._tile(outer, panel, first_row, first_column, shape.mr, None)
-            return
-        count = self._value(rows)
-        left = b.sub(count, first_row)
-        full = b.compare("arith.cmpi", "sge", left, b.index(shape.mr))
+        first, height = place(b, self._value(rows), self._value(self._row_tiles()), at.get("tile", zero))
+        by_height(b, height, heights(rows, shape.mr), lambda n: self._tile(outer, panel, first, column, n))
 
-        def whole() -> Sequence[Value]:
-            self._tile(outer, panel, first_row, first_column, shape.mr, None)
-            return []
-
-        def part() -> Sequence[Value]:
-            fewer = None if rows.constant is None else rows.constant % shape.mr
-            self._tile(outer, panel, first_row, first_column, fewer or shape.mr, None if fewer else left)
-            return []
-
-        b.choose(full, (), whole, part)
-
-    def _tile(
-        self, outer: dict[str, Value], panel: Value, row: Value, column: Value, rows: int, left_rows: Value | None
-    ) -> None:
-        """One register tile. ``left_rows``: only so many rows exist; the others repeat the last one, and write the same values."""
+    def _tile(self, outer: dict[str, Value], panel: Value, row: Value, column: Value, rows: int) -> None:
+        """One register tile of so many rows."""
         b, nest, shape, step = self.b, self.nest, self.shape, self.step
         masks = self._masks(column)
-        indices: list[Value] = []
-        for i in range(rows):
-            offset = b.index(i) if left_rows is None else b.minimum(b.index(i), b.sub(left_rows, 1))
-            indices.append(b.add(row, offset))
+        indices = [b.add(row, i) for i in range(rows)]
         start = dict(outer)
         if nest.row is not None:
             start[f"d{nest.row}"] = row
         if nest.column is not None:
             start[f"d{nest.column}"] = column
         row_stride = nest.stride(nest.left.load, nest.row)
-        fixed = row_stride.constant if left_rows is None else None
+        fixed = row_stride.constant
         base = self._pointer(nest.left.load, start)
         left = [base]
         if fixed is None:
@@ -154,6 +139,7 @@ class Kernel:
             masked_reads if not nest.wise else masks,
             self._lane_offsets(),
             b.mul(self._column_stride(), shape.lanes),
+            self._ahead(panel),
         )
         sums = tile.run(left, self._right(outer, panel, start))
         columns = [b.add(column, j * shape.lanes) for j in range(shape.vectors)]
@@ -170,6 +156,17 @@ class Kernel:
         index = b.add(b.mul(index, self._value(self._panels())), panel)
         offset = b.mul(index, self._value(shape.panel_elements(self.sizes)))
         return b.element_pointer(self.share.pointer(nest.right.operand), offset, self.step.memory(nest.right))
+
+    def _ahead(self, panel: Value) -> Ahead | None:
+        """Where the right factor is packed, and several tiles share a panel: all of them share in fetching the next one."""
+        nest, b = self.nest, self.b
+        turns = product([self._row_tiles(), *(nest.spec.dims[i].size for i in nest.outer if i not in nest.batch)])
+        if not nest.right.packed or nest.wise or turns.constant == 1:
+            return None
+        size = b.mul(self._value(self.shape.panel_elements(self.sizes)), element_bytes(self.step.right_memory))
+        more = b.compare("arith.cmpi", "slt", panel, self.last_panel)
+        distance = b.select(more, size, b.index(0))  # no other thread's panel
+        return Ahead(distance, b.rem(self.unit, self._value(turns)), turns.constant or USUAL_TURNS)
 
     def _right_strides(self) -> list[Expr]:
         nest, shape = self.nest, self.shape

@@ -11,6 +11,7 @@ from math import prod
 
 from effc.compiler.codegen.cpu.contraction.form import form, lanes_of
 from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.contraction.rows import split
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import Schedule
@@ -26,6 +27,8 @@ UNKNOWN = 256
 #: Rows read from addresses that are a multiple of 4 KiB apart share one set of L1's 12 ways: 30 rows ran at a quarter of the
 #: speed of 10 on 49 x 2048 x 512, and 14 were never faster than 10 (1x1, 3x3 and 7x7 convolutions of ResNet-50).
 MOST_ROWS, EASY_ROWS = 14, 10
+#: Tallest tile where the number of rows is known only at run time: each height up to it has code of its own.
+MOST_ROWS_UNKNOWN = 8
 #: Finding a tile's place, and its first and last loads and stores.
 TILE_CYCLES = 40
 #: Steps of K a loop body holds: the loop's own instructions then cost a few percent at most.
@@ -39,13 +42,18 @@ def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
     registers = 32 if target.vector_bytes == 64 else 16
     if nest.wise:  # LLVM keeps rows that several taps share in registers too: more than half for accumulators spills
         registers = registers // 2 + 1
-    rows = _count(nest.size(nest.row))
+    rows = nest.size(nest.row).constant
+    tallest = [
+        mr
+        for mr in range(1, MOST_ROWS_UNKNOWN + 1 if rows is None else min(max(rows, 1), MOST_ROWS) + 1)
+        if rows is None or mr == max(height for _, height in split(max(rows, 1), mr))
+    ]
     lanes = lanes_of(nest, target)
     widest = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // lanes)
     return [
         (mr, vectors)
         for vectors in range(1, min(widest, 8) + 1)
-        for mr in range(1, min(rows, MOST_ROWS) + 1)
+        for mr in tallest
         if mr * vectors + vectors + 1 <= registers
     ]
 
@@ -75,12 +83,12 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     rows = _count(nest.size(nest.row))
     lanes = lanes_of(nest, target)
     panels = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // (lanes * vectors))
-    whole, part = divmod(rows, mr)
-    count, steps = whole + (part > 0), _steps(nest)
+    cut, steps = split(rows, mr), _steps(nest)
+    count = sum(tiles for tiles, _ in cut)
     far = 1 if steps * vectors * target.vector_bytes <= L2_SHARE else count
     size = vectors * target.vector_bytes
     streams = far * size / FAR_BYTES + (count - far) * size / L2_BYTES
-    compute = whole * _step(nest, mr, vectors) + (_step(nest, part, vectors) if part else 0)
+    compute = sum(tiles * _step(nest, height, vectors) for tiles, height in cut)
     # The streams run beside the arithmetic, but not for free: a quarter of the shorter of the two is lost.
     return panels * (max(compute, streams) + min(compute, streams) / 4 + count * TILE_CYCLES / steps)
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from effc.compiler.codegen.cpu.addresses import scalar_expr
+from effc.compiler.codegen.cpu.contraction.ahead import Ahead
 from effc.compiler.codegen.cpu.contraction.factors import Step
-from effc.compiler.codegen.cpu.text import Builder, Value
+from effc.compiler.codegen.cpu.text import Builder, Value, element_bytes
 from effc.compiler.ir.expr import Expr, const, var
 
 Accumulators = list[Value]
@@ -31,7 +32,7 @@ class Tile:
 
     ``left_strides``/``right_strides``: elements between neighbours of each K dimension, in memory (a packed right factor: of a
     group). ``sizes``: of the K dimensions, outermost first. ``masks``: of each column vector, None where all lanes are columns.
-    ``offsets``: of the lanes of columns that are not contiguous.
+    ``offsets``: of the lanes of columns that are not contiguous. ``ahead``: what is fetched meanwhile.
     """
 
     step: Step
@@ -46,6 +47,7 @@ class Tile:
     masks: Sequence[Value] | None
     offsets: Value | None
     vector_step: Value
+    ahead: Ahead | None = None
 
     @property
     def b(self) -> Builder:
@@ -129,7 +131,11 @@ class Tile:
         self, low: Value, high: Value, unroll: int, left: list[Value], right: Value, total: Accumulators
     ) -> Accumulators:
         with self.b.loop(low, high, unroll, carried=total) as loop:
-            loop.yield_(self._steps(*self._advance_inner(left, right, loop.index), unroll, loop.carried))
+            lefts, at = self._advance_inner(left, right, loop.index)
+            if self.ahead is not None and unroll > 1:
+                columns = self.vectors * self.step.lanes * self.step.group
+                self.ahead.fetch(self.b, at, unroll * columns * element_bytes(self._right_element))
+            loop.yield_(self._steps(lefts, at, unroll, loop.carried))
         return loop.results
 
     def _odd(self, size: Value, steps: Value, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
