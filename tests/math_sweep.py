@@ -50,7 +50,7 @@ def vector_function(op: str, dtype: str = "f32", target: str = "host", lanes: in
     chosen = Target.named(target)
     arguments = 2 if op in (*BINARY, "fpowi", "ipowi") else 1
     types = [dtype, "i32" if op == "fpowi" else dtype][:arguments]
-    found = function_for(f"math.{op}", dtype, lanes, fma=chosen.has("fma"))
+    found = function_for(f"math.{op}", dtype, lanes, chosen.has("fma"), chosen.vector_bytes == 64)
     assert found is not None, f"{op} has no function in {dtype}"
     b = Builder()
     b.declare(*found)

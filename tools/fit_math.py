@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 import mpmath as mp
 import numpy as np
+from numpy.typing import NDArray
 
 mp.mp.dps = 60
 
 Function = Callable[[mp.mpf], mp.mpf]
+Array = NDArray[np.float64]
 
 
 def chebyshev(f: Function, low: float, high: float, degree: int) -> list[mp.mpf]:
@@ -40,17 +42,37 @@ def in_f64(f: Function, low: float, high: float, degree: int) -> list[float]:
     return [float(c) for c in chebyshev(f, low, high, degree)]
 
 
-def in_f32(f: Function, low: float, high: float, degree: int) -> list[float]:
-    """Least squares over Chebyshev-spaced points, refitted each time that a coefficient is rounded."""
+def in_f32(f: Function, low: float, high: float, degree: int, weight: Function = lambda x: mp.mpf(1)) -> list[float]:
+    """Least squares over Chebyshev-spaced points, refitted each time that a coefficient is rounded.
+
+    ``weight``: the relative error that an error of 1 in ``f`` makes in the result; the worst of it is evened out first, by
+    Lawson's reweighting (J. R. Rice, The Approximation of Functions II, 1969, section 13).
+    """
     x = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(400) + 0.5) / 400)
     rest = np.array([float(f(mp.mpf(v))) for v in x])
+    matters = np.array([float(weight(mp.mpf(v))) for v in x])
+    even = np.ones_like(x) if np.ptp(matters) == 0 else _lawson(x, rest, matters, degree)
+    scale = matters * even
     fixed: list[float] = []
     for k in range(degree + 1):
-        powers = x[:, None] ** np.arange(k, degree + 1)
-        c = float(np.float32(np.linalg.lstsq(powers, rest, rcond=None)[0][0]))
+        powers = (x[:, None] / high) ** np.arange(k, degree + 1)
+        found = np.linalg.lstsq(powers * scale[:, None], rest * scale, rcond=None)[0][0]
+        c = float(np.float32(found / high**k))
         fixed.append(c)
         rest = rest - c * x**k
     return fixed
+
+
+def _lawson(x: Array, y: Array, matters: Array, degree: int) -> Array:
+    """Weights under which least squares is nearly the minimax fit."""
+    powers = (x[:, None] / np.abs(x).max()) ** np.arange(degree + 1)
+    weights = np.ones_like(x)
+    for _ in range(300):
+        scale = matters * np.sqrt(weights)
+        error = np.abs(powers @ np.linalg.lstsq(powers * scale[:, None], y * scale, rcond=None)[0] - y) * matters
+        weights = weights * (error / error.max() + 1e-4)
+        weights /= weights.sum()
+    return np.sqrt(weights)
 
 
 def exp_tail(x: mp.mpf) -> mp.mpf:
@@ -133,9 +155,9 @@ def main() -> None:
         ("EXP2_F32", "2^x in f32, |x| <= 1/2", in_f32(lambda x: mp.mpf(2) ** x, -0.5, 0.5, 6)),
         ("LOG_F32", "(log(1+x) - x + x²/2)/x³ in f32, 1+x in [2/3, 4/3]", in_f32(log_tail, -1 / 3, 1 / 3, 7)),
         ("TANH_F32", "(tanh(x)/x - 1)/x² of x² in f32, |x| <= 0.6", in_f32(tanh_tail, 0, 0.36, 4)),
-        ("ERF_F32", "erf(x)/x - 1 of x² in f32, |x| <= 0.93", in_f32(lambda z: erf_ratio(z) - 1, 0, 0.8649, 6)),
-        ("ERF_EXPONENT_F32", "log(1 - erf(x))/x + 1 in f32, 0.92 <= x <= 4",
-         in_f32(lambda x: erf_exponent(x) + 1, 0.92, 4.0, 6)),
+        ("EXPM1_F32", "(exp(x) - 1 - x)/x² in f32, where 1 is taken off", in_f32(exp_tail, -HALF_LN2, HALF_LN2, 5)),
+        ("ERF_EXPONENT_F32", "log(1 - erf(x))/x + 1 in f32, x <= 3.93",
+         in_f32(lambda x: erf_exponent(x) + 1, 0, 3.93, 8, weight=lambda x: mp.erfc(x) * x / mp.erf(x))),
         ("SIN_F32", "(sin(x)/x - 1)/x² of x² in f32, |x| <= pi/4", in_f32(sin_tail, 0, QUARTER_PI_SQUARED, 2)),
         ("COS_F32", "(cos(x) - 1 + x²/2)/x⁴ of x² in f32, |x| <= pi/4", in_f32(cos_tail, 0, QUARTER_PI_SQUARED, 2)),
         ("EXP_F64", "(exp(x) - 1 - x)/x², |x| <= ln2/2, to 2^-60", in_f64(exp_tail, -HALF_LN2, HALF_LN2, 10)),

@@ -82,7 +82,7 @@ class OpEmitter:
         return self.b.select(self.b.compare("arith.cmpf", "uno", x, x), x, chosen)
 
     def _math(self, op: str, args: Sequence[Value], dtype: str, lanes: int) -> Value:
-        found = function_for(op, dtype, lanes, fma=self.target.has("fma"))
+        found = function_for(op, dtype, lanes, self.target.has("fma"), self.target.vector_bytes == 64)
         if found is not None:
             self.b.declare(*found)
             return self.b.call(found[0], args, vector_type(lanes, dtype))

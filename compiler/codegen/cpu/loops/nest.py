@@ -177,6 +177,8 @@ class _Nest:
     def _vectors(self, scope: Scope, first: Value, count: int, mask: Value | None) -> None:
         name, lanes = f"d{self.plan.vector}", self.plan.lanes
         block = scope.block({})
+        if self.plan.joined and not self.plan.reduction:
+            count, lanes = 1, lanes * count
         self.leaf(block, [block.lanes_of(name, self.b.add(first, u * lanes), lanes, mask) for u in range(count)])
 
     def _hoist(self, scope: Scope, opened: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from effc.compiler.codegen.cpu.access import Pattern, pattern_of
 from effc.compiler.codegen.cpu.body import dependencies
 from effc.compiler.codegen.cpu.loops.canonical import reorder, simplify
-from effc.compiler.codegen.cpu.loops.costs import cycles, unroll_for, work
+from effc.compiler.codegen.cpu.loops.costs import cycles, joins_vectors, unroll_for, work
 from effc.compiler.codegen.cpu.loops.staging import Staging, stage
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
@@ -24,6 +24,10 @@ TYPICAL_SIZE = 256
 #: Lanes of a transposed tile at most: 16 x 16 already fill half of the registers.
 TILE = 16
 
+#: Vectors that are computed as one where they are joined, and in a reduction, which needs registers for its sums.
+JOINED = 8
+JOINED_REDUCTION = 4
+
 #: Work of a body that is emitted once for each row of a tile.
 TILE_WORK = 24
 
@@ -34,7 +38,8 @@ class Plan:
 
     ``unroll``: vectors of the vector dimension side by side where it is parallel; ``pass_unroll[p]``: where it is a
     reduction dimension, in pass ``p``. ``across``: the parallel dimension before the vector one with which it spans
-    square tiles, because the loads ``transposed`` are contiguous along it.
+    square tiles, because the loads ``transposed`` are contiguous along it. ``joined``: the unrolled vectors are computed as
+    one of their lanes together.
     """
 
     spec: KernelSpec
@@ -46,6 +51,7 @@ class Plan:
     staging: Staging
     across: int | None = None
     transposed: tuple[int, ...] = ()
+    joined: bool = False
 
     @property
     def parallel(self) -> list[int]:
@@ -81,9 +87,14 @@ def make_plan(original: KernelSpec, target: Target) -> Plan:
     fixed_unroll = original.schedule.get("unroll")
     size = spec.dims[vector].size.constant
 
+    joined = fixed_unroll is None and joins_vectors(spec)
+
+    together = JOINED_REDUCTION if any(d.kind == "reduction" for d in spec.dims) else JOINED
+
     def unroll(amount: int) -> int:
-        wanted = unroll_for(amount) if fixed_unroll is None else int(fixed_unroll)
-        return wanted if size is None else max(1, min(wanted, size // lanes))
+        wanted = together if joined else unroll_for(amount) if fixed_unroll is None else int(fixed_unroll)
+        fits = wanted if size is None else max(1, min(wanted, size // lanes))
+        return 1 << fits.bit_length() - 1 if joined else fits  # other lengths split badly into registers
 
     transposed = () if across is None else tuple(_transposed_loads(spec, vector, across))
     return Plan(
@@ -96,6 +107,7 @@ def make_plan(original: KernelSpec, target: Target) -> Plan:
         staging,
         across,
         transposed,
+        joined,
     )
 
 

@@ -9,7 +9,7 @@ from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.loops.plan import Plan
 from effc.compiler.codegen.cpu.loops.reducers import BLOCK, Accumulator, Reducer
 from effc.compiler.codegen.cpu.lowp import held_as
-from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
+from effc.compiler.codegen.cpu.text import Builder, Value, split_type, vector_type
 
 #: For each reduce of the pass, an accumulator for each slot (a lane scope, or an unrolled vector).
 State = list[list[Accumulator]]
@@ -129,12 +129,16 @@ class ReductionLoops:
 
     def _vector_step(self, block: Scope, first: Value, count: int, mask: Value | None, state: State) -> State:
         name, lanes = f"d{self.plan.vector}", self.plan.lanes
+        if self.plan.joined:
+            return self._step([block.lanes_of(name, first, lanes * count, mask)], state)
         starts = [self.b.add(first, u * lanes) for u in range(count)]
         return self._step([block.lanes_of(name, s, lanes, mask) for s in starts], state)
 
     # -- one iteration -------------------------------------------------------------------------------------------------
     def _step(self, scopes: Sequence[Scope], state: State) -> State:
-        """Evaluate the pass's reductions, stores and checks at ``scopes``; slot s takes scope s."""
+        """Evaluate the pass's reductions, stores and checks at ``scopes``; slot s takes scope s, or that part of one that
+        joins several.
+        """
         after = [list(slots) for slots in state]
         for slot, scope in enumerate(scopes):
             self._from_buffers(scope)
@@ -147,8 +151,17 @@ class ReductionLoops:
                 values = [self.body.vector(a, scope) for a in instr.args]
                 k = self.reduces.index(i)
                 mask = scope.mask if self.horizontal else None
-                after[k][slot] = self.reducers[k].step(after[k][slot], values, mask)
+                for part in range(max(1, scope.lanes // self.plan.lanes)):
+                    parts = [self._part(v, part) for v in values]
+                    after[k][slot + part] = self.reducers[k].step(after[k][slot + part], parts, mask)
         return after
+
+    def _part(self, value: Value, part: int) -> Value:
+        """The ``part``th vector of those that are joined in ``value``."""
+        lanes = self.plan.lanes
+        if split_type(value.type)[0] <= lanes:
+            return value
+        return self.b.shuffle(value, range(part * lanes, (part + 1) * lanes))
 
     def _from_buffers(self, scope: Scope) -> None:
         """Load buffered values of earlier passes; compute and keep those of this pass."""

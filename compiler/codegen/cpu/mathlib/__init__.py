@@ -76,14 +76,14 @@ _BINARY = frozenset({"math.powf", "math.atan2", "math.fpowi", "math.ipowi"})
 
 
 @lru_cache(maxsize=256)
-def function_for(op: str, dtype: str, lanes: int, fma: bool = True) -> tuple[str, str] | None:
+def function_for(op: str, dtype: str, lanes: int, fma: bool = True, avx512: bool = False) -> tuple[str, str] | None:
     """(name, text) of the function for ``op`` on ``lanes`` elements of ``dtype``, or None where the plain op is best.
 
-    ``lanes`` 1 means scalars. ``fma``: whether the target has fused multiply-add. The text is self-contained: on rare
+    ``lanes`` 1 means scalars. ``fma``, ``avx512``: whether the target has them. The text is self-contained: on rare
     paths it holds scalar ``math`` ops, which ``convert-math-to-llvm`` and ``convert-math-to-libm`` turn into libm's
     calls. Arguments and result have the op's own types; the exponent of ``math.fpowi`` is i32.
     """
-    b = Builder(lanes, fma)
+    b = Builder(lanes, fma, avx512)
     arguments = [b.argument(k, dtype) for k in range(2 if op in _BINARY else 1)]
     if op == "math.fpowi":
         arguments[1] = b.argument(1, "i32")

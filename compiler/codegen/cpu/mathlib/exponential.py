@@ -73,10 +73,9 @@ def exp_f32(b: Builder, x: Value, low: float = -104.0) -> Value:
     r = b.fma(n, -LN2_LOW_F32, r)
     tail = b.polynomial(r, table.EXP_F32)
     p = b.fma(tail, r * r, r) + 1.0
-    i = b.bits(biased)
     if low > -87.0:
-        return b.from_bits(b.bits(p) + (i << 23))
-    return _scale(b, p, i)
+        return b.from_bits(b.bits(p) + (b.bits(biased) << 23))
+    return _scale(b, p, biased)
 
 
 def exp_full_f32(b: Builder, x: Value) -> Value:
@@ -84,8 +83,10 @@ def exp_full_f32(b: Builder, x: Value) -> Value:
 
 
 def _scale(b: Builder, p: Value, biased: Value) -> Value:
-    """p 2^i, where i + ``ROUND_F32`` has the bits ``biased``, |i| <= 252, rounded once."""
-    i = biased - b.bits(b.constant(ROUND_F32, "f32"))
+    """p 2^i, where i + ``ROUND_F32`` is ``biased``, |i| <= 252, rounded once."""
+    if b.has_scale:
+        return b.scale(p, biased - ROUND_F32)
+    i = b.bits(biased) - b.bits(b.constant(ROUND_F32, "f32"))
     half = i >> 1  # 2^i itself may be subnormal or overflow where the product does not
     one = b.bits(b.constant(1.0, "f32"))
     first = b.from_bits((half << 23) + one)
@@ -107,5 +108,5 @@ def exp2_f32(b: Builder, x: Value) -> Value:
     x = b.clamp(x, -151.0, 129.0)
     biased = x + ROUND_F32
     r = x - (biased - ROUND_F32)
-    p = b.polynomial(r, table.EXP2_F32)
-    return _scale(b, p, b.bits(biased))
+    p = b.fma(b.polynomial(r, table.EXP2_F32[1:]), r, table.EXP2_F32[0])
+    return _scale(b, p, biased)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from effc.compiler.codegen.cpu.mathlib import coefficients as table
 from effc.compiler.codegen.cpu.mathlib.builder import Builder, Value
-from effc.compiler.codegen.cpu.mathlib.exponential import exp_f32, exp_wide
+from effc.compiler.codegen.cpu.mathlib.exponential import LOG2E, ROUND_F32, exp_wide
 
 
 def _erfc_of_magnitude(b: Builder, magnitude: Value) -> Value:
@@ -30,10 +32,13 @@ def erf_wide(b: Builder, x: Value) -> Value:
 
 
 def erf_f32(b: Builder, x: Value) -> Value:
-    """x + x P(x²) up to 0.925, 1 - exp(-t + t Q(t)) beyond, with t = |x|."""
+    """-expm1(-t + t Q(t)), t = |x|, for every x: beyond 3.93 the result rounds to 1."""
     magnitude = b.abs(x)
-    small = b.copysign(b.fma(b.polynomial(x * x, table.ERF_F32), x, x), x)
-    t = b.clamp(magnitude, 0.0, 4.0)
+    t = b.select(magnitude > 3.93, 3.93, magnitude)
     exponent = b.fma(b.polynomial(t, table.ERF_EXPONENT_F32), t, -t)
-    large = b.copysign(1.0 - exp_f32(b, exponent, low=-20.0), x)
-    return b.select(magnitude > 0.925, large, small)
+    biased = b.fma(exponent, LOG2E, ROUND_F32)
+    n = biased - ROUND_F32
+    r = b.fma(n, -math.log(2), exponent)  # one part of ln 2 does: where n is not 0, 1 is added
+    p = b.fma(b.polynomial(r, table.EXPM1_F32), r * r, r)
+    scale = b.from_bits((b.bits(biased) << 23) + b.bits(b.constant(1.0, "f32")))
+    return b.copysign(b.fma(p, scale, scale - 1.0), x)
