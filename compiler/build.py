@@ -96,7 +96,9 @@ def build(
     compiler = _Compiler(tools or toolchain(), target, cache, report)
     compiler.tools.warm()  # while one process lowers the graph, the others import MLIR
     with report.phase("lower"):
-        program = Program.from_json(compiler.tools.request("lower", {"text": text, "options": dict(options)}))
+        program = Program.from_json(
+            compiler.tools.request("lower", {"text": text, "options": {**options, "target": target.name}})
+        )
     artifact = compiler.compile(program)
     with report.phase("load"):
         executable = artifact.executable()

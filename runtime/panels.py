@@ -8,9 +8,6 @@ from math import prod
 import torch
 import torch.nn.functional as F
 
-#: bf16 sums two neighbours of K in one instruction (``vdpbf16ps``), so they lie together; wider types stand alone.
-GROUP = {torch.bfloat16: 2}
-
 
 def pack_panels(
     tensor: torch.Tensor,
@@ -21,18 +18,19 @@ def pack_panels(
     batch: int,
     inner: int,
     nr: int,
+    group: int,
 ) -> torch.Tensor:
     """Panels of a factor whose dimensions are ``batch`` batch dims, N, then the summed ones.
 
     ``sizes`` and ``strides`` (elements) of all of them describe the factor as a view of the memory of ``tensor``, which starts
     ``offset`` elements after its first. Result, contiguous, of the same dtype: ``[B, ceil(N/nr), K, nr]``, where B and K are the
-    products of their dims in the order given; zero where a column is N or beyond. bf16: ``[B, ceil(N/nr), K/2, nr, 2]``, where the
-    product of the last ``inner`` summed dims is first filled with zeros to an even number.
+    products of their dims in the order given; zero where a column is N or beyond. With ``group`` 2, two neighbours of K lie together,
+    as an instruction sums them: ``[B, ceil(N/nr), K/2, nr, 2]``, where the product of the last ``inner`` summed dims is first
+    filled with zeros to an even number.
     """
     view = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
     columns, last = sizes[batch], len(sizes) - inner
     view = view.reshape(prod(sizes[:batch]), columns, prod(sizes[batch + 1 : last]), prod(sizes[last:]))
-    group = GROUP.get(tensor.dtype, 1)
     view = F.pad(view, (0, -prod(sizes[last:]) % group)).flatten(2)
     view = F.pad(view, (0, 0, 0, -columns % nr))
     count, filled, steps = view.shape[0], view.shape[1], view.shape[2] // group

@@ -10,13 +10,13 @@ from effc.runtime.derive import derive
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 33])
 @pytest.mark.parametrize("k", [0, 1, 7, 8])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
-def test_linear_weight(n: int, k: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "group"), [(torch.float32, 1), (torch.bfloat16, 1), (torch.bfloat16, 2), (torch.int8, 1)]
+)
+def test_linear_weight(n: int, k: int, dtype: torch.dtype, group: int) -> None:
     weight = torch.randint(-100, 100, (n, k)).to(dtype)
-    out = derive(
-        "pack_panels", weight, {"offset": 0, "sizes": (n, k), "strides": (k, 1), "batch": 0, "inner": 1, "nr": 16}
-    )
-    group = 2 if dtype == torch.bfloat16 else 1
+    attributes = {"offset": 0, "sizes": (n, k), "strides": (k, 1), "batch": 0, "inner": 1, "nr": 16, "group": group}
+    out = derive("pack_panels", weight, attributes)
     assert out.is_contiguous()
     assert out.dtype == dtype
     flat = out.reshape(1, -(-n // 16), -(-k // group), 16, group)
@@ -31,7 +31,7 @@ def test_batched_view_with_offset_and_two_summed_dims() -> None:
     out = derive(
         "pack_panels",
         weight,
-        {"offset": 8, "sizes": (2, 4, 2, 4), "strides": (40, 2, 1, 8), "batch": 1, "inner": 1, "nr": 8},
+        {"offset": 8, "sizes": (2, 4, 2, 4), "strides": (40, 2, 1, 8), "batch": 1, "inner": 1, "nr": 8, "group": 1},
     )
     expected = weight[:, 1:].permute(0, 3, 1, 2).reshape(2, 1, 8, 4)
     assert torch.equal(out[..., :4], expected)

@@ -16,6 +16,7 @@ from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
 from effc.compiler.pipeline.placement import Base, Layout, Placement, extent
+from effc.compiler.pipeline.roundings import fold_roundings
 from effc.compiler.pipeline.views import Index, chain, source_index
 
 
@@ -53,6 +54,7 @@ class KernelBuilder:
     sizes: list[Expr] = field(default_factory=list)
     _known: dict[Instr, int] = field(default_factory=dict)
     _members: dict[Op, list[int]] = field(default_factory=dict)
+    _implicit: set[int] = field(default_factory=set)  # roundings to bf16 that the model did not ask for
 
     def __post_init__(self) -> None:
         self.ranges = {f"d{i}": size for i, size in enumerate(self.dims)}
@@ -182,6 +184,8 @@ class KernelBuilder:
                 raise LoweringError(f"a body that reads its accumulator in an odd way, at {op.location}")
             else:
                 made[position] = self.add(instr.as_instr(args))
+                if instr.op == "arith.truncf" and instr.dtype == "bf16" and op.attributes.get("rounds") is None:
+                    self._implicit.add(made[position])
         return [made[y] for y in body.yields]
 
     def _clamped(self, position: int, size: Expr) -> Expr:
@@ -214,7 +218,7 @@ class KernelBuilder:
         order = [*parallel, *self._reduction_order()]
         rename: dict[str, Expr | int] = {f"d{old}": var(f"d{new}") for new, old in enumerate(order)}
         dims = tuple(Dim(self.dims[i], "reduction" if i in self.reduction else "parallel") for i in order)
-        body = _renumbered(self.instrs, rename)
+        body = _renumbered(fold_roundings(self.instrs, self._implicit), rename)
         operands = tuple(
             Operand(s.dtype, r, size) for s, r, size in zip(self.sites, self.roles, self.sizes, strict=True)
         )

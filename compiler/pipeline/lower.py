@@ -24,6 +24,7 @@ from effc.compiler.pipeline.placement import Layout, place
 from effc.compiler.pipeline.prepare import cut, split_prepared
 from effc.compiler.pipeline.read import read_graph
 from effc.compiler.pipeline.steps import order_steps
+from effc.compiler.pipeline.widening import sink_widenings
 from effc.passes import registry
 
 #: Passes over the graph IR, before kernels are formed, as ``effc-opt -p`` takes them.
@@ -42,6 +43,7 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
     dump = RegionDump.of(text)
     with dump.reproduced(text, f"--emit kernels --target {name}"):
         graph = read_graph(rewrite(text, dump.instruments()))
+        sink_widenings(graph)
         prepared_graph, prepared = split_prepared(graph)
         prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None
         program = _program(cut(graph, prepared), prepared, prepare, target, schedules)

@@ -137,6 +137,8 @@ class Reader:
         node.dims = self._dims(len(iterators), inputs, inits, maps)
         node.iterators, node.maps, node.result_maps = iterators, tuple(input_maps), tuple(maps[len(inputs) :])
         node.attributes["captured"] = len(operands)
+        if "effc.op" in op.attributes and "round" in str(op.attributes["effc.op"]):
+            node.attributes["rounds"] = 1
         if reduces:
             body, kinds = split_reduction(body, node.location)
             if kind == "conv" and kinds != ("add",):

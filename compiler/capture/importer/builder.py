@@ -189,7 +189,12 @@ class Builder:
         return Tensor(name, init.dtype, init.sizes)
 
     def pointwise(
-        self, inputs: Sequence[Tensor], sizes: Sequence[Size], dtype: torch.dtype, function: PointFunction
+        self,
+        inputs: Sequence[Tensor],
+        sizes: Sequence[Size],
+        dtype: torch.dtype,
+        function: PointFunction,
+        attribute: str = "",
     ) -> Tensor:
         """``function`` at each point of ``sizes``; inputs broadcast to it from the right, as torch's do."""
         init = self.empty(dtype, sizes)
@@ -197,7 +202,7 @@ class Builder:
             return init
         rank = len(sizes)
         located = [(t, broadcast_map(t.sizes, sizes)) for t in inputs]
-        return self.generic(located, init, identity(rank), ["parallel"] * rank, function)
+        return self.generic(located, init, identity(rank), ["parallel"] * rank, function, attribute)
 
     def reduce(
         self, x: Tensor, dims: Sequence[int], kind: str, dtype: torch.dtype, function: PointFunction | None = None
@@ -222,11 +227,11 @@ class Builder:
             return self.pointwise([x], sizes, dtype, function or (lambda body, v: body.cast(v, dtype)))
         return self.generic([(x, identity(x.rank))], init, [f"d{d}" for d in kept], loops, combine)
 
-    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def cast(self, x: Tensor, dtype: torch.dtype, attribute: str = "") -> Tensor:
         """Each element converted, as ``Tensor.to`` does."""
         if x.dtype == dtype:
             return x
-        return self.pointwise([x], x.sizes, dtype, lambda body, v: body.cast(v, dtype))
+        return self.pointwise([x], x.sizes, dtype, lambda body, v: body.cast(v, dtype), attribute)
 
 
 def identity(rank: int) -> list[str]:

@@ -243,9 +243,15 @@ def _relu(body: Body, a: Scalar) -> Scalar:
 
 
 # -- conversions --------------------------------------------------------------------------------------------------------
-@lowers("prims.convert_element_type.default", "aten._to_copy.default", "aten.to.dtype")
+_CONVERSIONS = ("prims.convert_element_type.default", "aten._to_copy.default", "aten.to.dtype")
+
+
+@lowers(*_CONVERSIONS)
 def _convert(op: Op, x: Tensor, *_: Any, **__: Any) -> Tensor:
-    return op.b.cast(x, op.dtype)
+    """A conversion that the model asks for, and not a decomposition, rounds (``effc.op = "round"``) though the kernel goes on in f32."""
+    original = op.node.meta.get("original_aten")
+    asked = original is None or str(original) in _CONVERSIONS
+    return op.b.cast(x, op.dtype, 'effc.op = "round"' if asked and op.dtype == torch.bfloat16 else "")
 
 
 @lowers("aten.copy.default", "aten.copy_.default", "prims.copy_to.default")

@@ -16,6 +16,13 @@ def lanes_of(nest: Nest, target: Target) -> int:
     return 1 if nest.column is None else target.lanes(ITEM_SIZE[nest.spec.body[nest.contract].dtype])
 
 
+def packed_group(nest: Nest) -> int:
+    """Neighbours of K that lie together in a packed right factor: a pair of bf16, which one instruction (``vdpbf16ps``) sums, but
+    where both factors are read by vectors: there the left one has no such pairs.
+    """
+    return 2 if nest.spec.operands[nest.right.operand].dtype == "bf16" and not nest.wise else 1
+
+
 def form(nest: Nest, target: Target) -> str:
     """``tiles``: columns are read where they lie, or packed; ``dots``: few rows, lanes along K; ``turned``: K is contiguous (or
     nothing is), and blocks of columns are copied next to each other first.

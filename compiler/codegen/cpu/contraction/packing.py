@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+from effc.compiler.codegen.cpu.contraction.form import packed_group
 from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, find
 from effc.compiler.codegen.cpu.contraction.schedule import chosen
 from effc.compiler.codegen.cpu.target import Target
@@ -83,7 +84,7 @@ def _pack(spec: KernelSpec, operand: int, target: Target, wanted: Mapping[str, S
     nr, reduce = int(schedule["nr"]), len(summed)
     whole = [c for c in counts if c is not None]
     inner = _inner_count(spec, nest)
-    group = 2 if spec.operands[operand].dtype == "bf16" else 1
+    group = packed_group(nest)
     innermost = prod(whole[len(whole) - inner :])
     k = prod(whole[len(whole) - reduce : len(whole) - inner]) * (-(-innermost // group) * group)
     size = prod(whole[: len(nest.batch)]) * -(-whole[len(nest.batch)] // nr) * k * nr
@@ -95,6 +96,7 @@ def _pack(spec: KernelSpec, operand: int, target: Target, wanted: Mapping[str, S
         "batch": len(nest.batch),
         "inner": inner,
         "nr": nr,
+        "group": group,
     }
     found = replace(packed, operands=operands, schedule=schedule)
     return Packing(operand, found, "pack_panels", tuple(sorted(attributes.items())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.contraction.form import form, lanes_of
+from effc.compiler.codegen.cpu.contraction.form import form, lanes_of, packed_group
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
@@ -33,12 +33,13 @@ class Shape:
         nr = int(schedule["nr"])
         if nr % lanes:
             raise ValueError(f"nr = {nr} is not a multiple of the {lanes} lanes of {target.name}")
-        low = [nest.spec.operands[side.operand].dtype == "bf16" for side in (nest.left, nest.right)]
-        dot = all(low) and target.has("avx512_bf16") and lanes == 16
-        pairs = nest.right.packed or (
-            dot and form(nest, target) == "turned" and nest.stride(nest.right.load, nest.reduction[-1]).constant == 1
-        )
-        group = 2 if low[1] and pairs else 1
+        low = all(nest.spec.operands[side.operand].dtype == "bf16" for side in (nest.left, nest.right))
+        dot = low and target.has("avx512_bf16") and lanes == 16
+        if nest.right.packed:
+            group = packed_group(nest)
+        else:
+            turned = dot and form(nest, target) == "turned"
+            group = 2 if turned and nest.stride(nest.right.load, nest.reduction[-1]).constant == 1 else 1
         dot = dot and group == 2
         return Shape(spec, int(schedule["mr"]), nr, int(schedule["unroll"]), lanes, group, dot)
 
