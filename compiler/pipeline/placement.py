@@ -333,14 +333,13 @@ def _preferred_order(group: Group, layout: Layout) -> list[int]:
 
 
 def _strides(tensor: Tensor, group: Group, order: list[int]) -> tuple[Expr, ...]:
-    """Strides of a stored result in its group's preferred order, where its dims are the group's own; else row-major."""
+    """Strides of a stored result in its group's preferred order; a dim that the group has split goes where its outer part is."""
     index = group.result_index(tensor)
     position = {f"d{i}": k for k, i in enumerate(order)}
-    names = [str(e) for e in index]
-    wide = [k for k, size in enumerate(tensor.sizes) if size.constant != 1]
-    if any(names[k] not in position for k in wide):
+    ranks = [min((position.get(name, -1) for name in e.variables()), default=-1) for e in index]
+    if any(rank < 0 and size.constant != 1 for rank, size in zip(ranks, tensor.sizes, strict=True)):
         return row_major(tensor.sizes)
-    ranked = sorted(range(len(names)), key=lambda k: (position.get(names[k], -1), k))
+    ranked = sorted(range(len(ranks)), key=lambda k: (ranks[k], k))
     return ordered_strides(tensor.sizes, ranked)
 
 

@@ -17,6 +17,7 @@ from effc.compiler.capture.importer.builder import Builder
 from effc.compiler.capture.importer.padding import insert_slice, pad
 from effc.compiler.capture.importer.registry import Op, lowers
 from effc.compiler.capture.importer.shapes import reshape
+from effc.compiler.capture.importer.transposed import spread
 from effc.compiler.capture.importer.types import Scalar, Size, Tensor, is_empty, is_float, opmath, simplify
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import as_expr
@@ -132,6 +133,13 @@ def _window(n: int, stride: Any, padding: Any, dilation: Any, output_padding: An
     return Window(*(per_dimension(v, n) for v in (stride, padding, dilation, output_padding)))
 
 
+def _apart(x: Tensor, w: Tensor, window: Window, groups: int) -> bool:
+    """Whether the windows of a transposed convolution neither overlap nor leave gaps, and none is cut off."""
+    plain = tuple(w.sizes[2:]) == window.stride and not any((*window.padding, *window.output_padding))
+    known = groups == 1 or isinstance(x.sizes[1], int)
+    return plain and all(d == 1 for d in window.dilation) and known and not is_empty(x.sizes) and not is_empty(w.sizes)
+
+
 @lowers("aten.convolution.default")
 def _convolution(
     op: Op, x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, transposed: bool,
@@ -145,7 +153,9 @@ def _convolution(
     if not n or is_empty(op.sizes):
         return b.empty(op.dtype, op.sizes)
     window = _window(n, stride, padding, dilation, output_padding)
-    if transposed:
+    if transposed and _apart(x, w, window, groups):
+        result = spread(b, x, w, groups, multiply_add(opmath(x.dtype)))
+    elif transposed:
         ready = transpose_input(b, x, w.sizes[2:], window)
         unit = Window((1,) * n, (0,) * n, window.dilation, (0,) * n)
         result = convolve(b, ready, flip_kernel(b, w), op.sizes[2:], unit, groups, transposed=True)

@@ -64,7 +64,8 @@ def find(spec: KernelSpec, target: Target) -> Form | str:
     pairs = _windows(nest)
     if len(pairs) < 2:
         return f"not two dimensions with {TAPS} taps at stride 1, without dilation"
-    height, width = sorted(pairs, key=lambda p: nest.reduction.index(p[1]))[-2:]
+    order = nest.reduction.index
+    height, width = sorted(pairs, key=lambda pair: order(pair[1]))[-2:]
     channels = tuple(k for k in nest.reduction if k not in (height[1], width[1]))
     lanes = target.lanes(4)
     sizes = [nest.size(k).constant for k in channels]

@@ -7,7 +7,10 @@ and 16 planes of sums, ``[tile][column]``.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from effc.compiler.codegen.cpu.body import Body
+from effc.compiler.codegen.cpu.contraction.ahead import Ahead
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
 from effc.compiler.codegen.cpu.contraction.factors import Step
 from effc.compiler.codegen.cpu.contraction.tile import Tile
@@ -88,14 +91,16 @@ class WinogradKernel:
             self.step, plan.mr, vectors, plan.row_stride, [const(depth)], [const(1)], [const(plan.nr)],
             self.share.symbols, plan.unroll, None, None, b.index(plan.lanes),
         )  # fmt: skip
+        size = depth * plan.nr
         with b.loop(b.index(0), b.index(SIDE * SIDE)) as plane:
             left = b.element_pointer(self.inputs, b.mul(plane.index, plan.input_plane), "f32")
-            right = b.element_pointer(kernel, b.mul(plane.index, depth * plan.nr), "f32")
+            right = b.element_pointer(kernel, b.mul(plane.index, size), "f32")
             out = b.element_pointer(self.sums, b.mul(plane.index, plan.sum_plane), "f32")
             with b.loop(b.index(0), rows) as loop:
                 first = b.mul(loop.index, plan.mr)
                 start = b.element_pointer(left, b.mul(first, plan.row_stride), "f32")
                 home = b.element_pointer(out, b.mul(first, plan.nr), "f32")
-                for i, line in enumerate(tile.run([start], right)):
+                ahead = Ahead(b.index(4 * size), loop.index, plan.tiles // plan.mr)  # the next plane, or the next panel's first
+                for i, line in enumerate(replace(tile, ahead=ahead).run([start], right)):
                     for j, value in enumerate(line):
                         b.store(value, b.element_pointer(home, b.index(i * plan.nr + j * plan.lanes), "f32"))

@@ -1,0 +1,76 @@
+"""Convolutions through ``torch.compile``: transposed ones without overlap, and Winograd's method inside models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+from exactness import assert_exact
+from torch import nn
+
+from effc.compiler.capture import record
+
+Compiler = Callable[..., Callable[..., Any]]
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "groups", "space"),
+    [
+        ((32, 16), (2, 2, 2), 1, (5, 6, 7)),
+        ((16, 24), (2, 3), 2, (5, 6)),
+        ((8, 5), (3, 1), 1, (4, 5)),
+        ((4, 16), (4,), 1, (9,)),
+    ],
+)
+def test_transposed_without_overlap(
+    channels: tuple[int, int],
+    kernel: tuple[int, ...],
+    groups: int,
+    space: tuple[int, ...],
+    dynamic: bool | None,
+    compiled: Compiler,
+) -> None:
+    """Every output has one tap: a matrix product, not a convolution over zeros."""
+    rank = len(kernel) - 1
+    up = _TRANSPOSED[rank](*channels, kernel, stride=kernel, groups=groups)
+    model = nn.Sequential(up, nn.ReLU(), _PLAIN[rank](channels[1], 8, 3, padding=1)).eval()
+    fast = compiled(model, dynamic=dynamic, fullgraph=True)
+    with torch.no_grad(), record() as recording:
+        for batch in (2, 3):
+            assert_exact(model, (torch.randn(batch, channels[0], *space),), fast, strides=True)
+        x = torch.randn(2, channels[0], *space)
+        x[0, 1] = float("nan")
+        assert torch.equal(fast(x).isnan(), model(x).isnan())
+    products = 2 * 2 * channels[0] * channels[1] // groups * prod(kernel) * prod(space)
+    assert recording.graphs[0].regions[0].kernels[0].flops == products
+
+
+class Residual(nn.Module):
+    """A block of a ResNet: batch norm, an addition and ReLU follow its convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.norm(self.second(torch.relu(self.first(x)))) + x)
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_winograd_in_a_residual_block_follows_the_weights(dynamic: bool | None, compiled: Compiler) -> None:
+    model = Residual(64).eval()
+    nn.init.normal_(model.norm.running_mean)
+    fast = compiled(model, dynamic=dynamic, fullgraph=True)
+    with torch.no_grad():
+        for size in (13, 16):
+            assert_exact(model, (torch.randn(2, 64, size, size + 1),), fast, strides=True)
+        model.second.weight.mul_(2)
+        assert_exact(model, (torch.randn(2, 64, 16, 17),), fast)
