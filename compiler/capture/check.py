@@ -8,23 +8,34 @@ to 16 times that movement instead. Integers are bit-equal; NaN and infinities st
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
+from effc.compiler.capture import kernel_reference
 from effc.compiler.capture.assemble import RegionCall
 from effc.compiler.capture.importer.region import Region
 from effc.compiler.capture.partition import Group
 from effc.compiler.capture.reference import evaluate
 from effc.compiler.capture.source import op_name, source_of
 from effc.compiler.ir.errors import VerificationError
+from effc.compiler.ir.program import Program
+
+if TYPE_CHECKING:
+    from effc.runtime.executable import Executable
+    from effc.runtime.stepwise import Step
 
 #: Random roundings of the inputs from which the response of an element is taken.
 _PROBES = 4
 
 
-def checked(call: RegionCall, name: str, group: Group, region: Region) -> RegionCall:
-    """``call``, verified each time; VerificationError names the first output that is outside its bound."""
+def checked(call: RegionCall, executable: Executable, name: str, group: Group, region: Region) -> RegionCall:
+    """``call``, verified each time; VerificationError names the first output that is outside its bound, and the kernel at fault.
+
+    The kernel is found by making the calls of ``executable`` one by one and repeating each by ``kernel_reference``.
+    """
 
     def verified(symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         written = {region.inputs.index(target) for target in group.mutations.values()}
@@ -33,6 +44,10 @@ def checked(call: RegionCall, name: str, group: Group, region: Region) -> Region
         def again(wide: bool = False, noise: torch.Generator | None = None) -> list[torch.Tensor]:
             inputs = [_moved(t, noise) if noise else t.clone() if i in written else t for i, t in enumerate(saved)]
             return evaluate(group, region, symbols, inputs, wide)
+
+        def again_inputs() -> list[torch.Tensor]:
+            """As the region was called: the same memory layouts, and what it wrote put back in a copy."""
+            return [_like(t, saved[i]) if i in written else t.detach() for i, t in enumerate(tensors)]
 
         results = call(symbols, tensors)
         fresh = iter(results)
@@ -47,12 +62,84 @@ def checked(call: RegionCall, name: str, group: Group, region: Region) -> Region
             if problem:
                 raise VerificationError(
                     f"{name}: the result of {op_name(node)} ({node.name}) at {source_of(node).describe()} is wrong: "
-                    f"{problem}. "
+                    f"{problem}. {_culprit(executable, symbols, again_inputs())} "
                     "Run this model in eager, and report it with what EFFC_DUMP=<folder> writes."
                 )
         return results
 
     return verified
+
+
+def _like(layout: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``values`` in the strides of ``layout``."""
+    return torch.empty_strided(layout.shape, layout.stride(), dtype=layout.dtype).copy_(values)
+
+
+def _culprit(executable: Executable, symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> str:
+    """The first kernel whose results are not those of its spec on the memory that it read."""
+    watch = _Watch(executable.program, tensors)
+    with contextlib.suppress(_Found):
+        executable.run_stepwise(symbols, tensors, watch)
+    if watch.found:
+        return watch.found
+    skipped = f" ({watch.skipped} of them could not be repeated)" if watch.skipped else ""
+    return (
+        f"Each kernel computes what its spec says{skipped}: the graph was lowered to other kernels than it should be."
+    )
+
+
+class _Found(Exception):
+    """The kernel at fault ran; the others need not."""
+
+
+class _Watch:
+    """Repeats every call; ``found`` describes the first that is wrong."""
+
+    def __init__(self, program: Program, tensors: Sequence[torch.Tensor]) -> None:
+        self.program, self.tensors = program, tensors
+        self.found, self.skipped = "", 0
+        self._before: list[torch.Tensor] | None = None
+
+    def before(self, step: Step) -> None:
+        operands = [self._memory(step, i) for i in range(len(step.kernel.operands))]
+        self._before = None if any(m is None for m in operands) else [m.clone() for m in operands if m is not None]
+
+    def _memory(self, step: Step, index: int) -> torch.Tensor | None:
+        """An operand's memory; of a packed one its source's, None where that is a computed tensor."""
+        if step.kernel.operands[index].role != "packed":
+            return step.operand(index)
+        kind, source = self.program.derived[step.call.pointers[index].index].source
+        if kind != "input":
+            return None
+        tensor = self.tensors[source].detach()
+        extent = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        return tensor.as_strided((extent,), (1,))
+
+    def after(self, step: Step) -> None:
+        memory, specs = self._before, step.kernel
+        plain = kernel_reference.evaluate(specs, memory, step.symbols) if memory is not None else None
+        if memory is None or plain is None:
+            self.skipped += 1
+            return
+        true = kernel_reference.evaluate(specs, memory, step.symbols, wide=True)
+        probes = [
+            kernel_reference.evaluate(
+                specs, [_jittered(m, torch.Generator().manual_seed(seed)) for m in memory], step.symbols, wide=True
+            )
+            for seed in range(_PROBES)
+        ]
+        assert true is not None
+        for index, aten in plain.items():
+            moved = [p[index] for p in probes if p is not None]
+            problem = _problem(step.operand(index), aten, true[index], moved)
+            if problem:
+                place = f" at {step.call.location}" if step.call.location else ""
+                self.found = f"The first kernel that is outside its bound is number {step.number}, {step.call.name}{place}: {problem}."
+                raise _Found
+
+
+def _jittered(memory: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    return _moved(memory, noise) if memory.is_floating_point() else memory
 
 
 def _moved(tensor: torch.Tensor, noise: torch.Generator) -> torch.Tensor:

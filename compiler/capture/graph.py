@@ -157,7 +157,7 @@ class _Compilation:
         validates = self._must_validate(region)
         call = _caller(built.executable, validates)
         if self.owner.options.check:
-            call = checked(call, name, group, region)
+            call = checked(call, built.executable, name, group, region)
         return CompiledGroup(group, region, built, call, validates)
 
     def _import(self, name: str, group: Group) -> Region:
