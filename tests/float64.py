@@ -46,11 +46,21 @@ _DECOMPOSED = get_decompositions(
             _aten._softmax,
             _aten._log_softmax,
         ),
-        *(_aten.addcmul, _aten.addcdiv, _aten.addmm, _aten.baddbmm, _aten.lerp, _aten.var, _aten.std, _aten.var_mean),
+        *(_aten.addcmul, _aten.addcdiv, _aten.addmm, _aten.baddbmm, _aten.lerp, _aten.std, _aten.var_mean),
         *(_aten.gelu, _aten.silu, _aten.mish, _aten.softplus, _aten.log_sigmoid_forward, _aten.elu, _aten.hardswish),
         *(_aten.sigmoid, _aten.logsumexp, _aten.mean),
     ]
 )
+
+#: torch's decomposition leaves a variance whole, so that the rounding of its mean would not count.
+_VARIANCES = (_aten.var.correction, torch.ops.prims.var.default)
+
+
+def _variance(x: Tensor, dims: Any = None, correction: float | None = 1, keepdim: bool = False, **_: Any) -> Tensor:
+    over = list(range(x.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
+    squares = (x - x.mean(over, keepdim=True)).square()
+    count = x.numel() / max(squares.mean(over).numel(), 1)
+    return squares.sum(over, keepdim=keepdim) / max(count - (1 if correction is None else correction), 0)
 
 
 def clone_tree(tree: Any, dtype: torch.dtype | None = None, noise: torch.Generator | None = None) -> Any:
@@ -134,6 +144,9 @@ class RoundingNoise(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in _VARIANCES:
+            with self:
+                return _variance(*args, **(kwargs or {}))
         if func in _DECOMPOSED:
             with self:
                 return _DECOMPOSED[func](*args, **(kwargs or {}))

@@ -3,6 +3,7 @@ programs.
 
     python tools/fuzz.py --count 2000                    # seeds 0 … 1999, static shapes
     python tools/fuzz.py --count 500 --dynamic           # one compiled function at several sizes
+    python tools/fuzz.py --count 200 --mode train        # with gradients; --mode autocast: under bfloat16 autocast
     python tools/fuzz.py --start 137 --count 1 --show    # print the program of a seed, and check it
     python tools/fuzz.py --run failures/137.py           # check a program again
 
@@ -23,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import isolated
-from fuzz.check import Outcome
+from fuzz.check import MODES, Outcome
 from fuzz.generate import generate
 from fuzz.program import Program
 from fuzz.shrink import shrink
@@ -34,12 +35,12 @@ WORKER = Path(__file__).resolve().parents[1] / "tests" / "fuzz" / "worker.py"
 class Fuzzer:
     """Checks programs in a worker process of its own."""
 
-    def __init__(self, backend: str, dynamic: bool, timeout: float) -> None:
+    def __init__(self, backend: str, dynamic: bool, mode: str, timeout: float) -> None:
         self.worker = isolated.Worker(WORKER, backend)
-        self.dynamic, self.timeout = dynamic, timeout
+        self.dynamic, self.mode, self.timeout = dynamic, mode, timeout
 
     def check(self, source: str, seed: int) -> Outcome:
-        request = {"source": source, "seed": seed, "dynamic": self.dynamic}
+        request = {"source": source, "seed": seed, "dynamic": self.dynamic, "mode": self.mode}
         try:
             (answer,) = self.worker.answers(request, self.timeout)
         except isolated.WorkerDied as err:
@@ -78,7 +79,7 @@ def run(seeds: range, args: argparse.Namespace) -> Counter[str]:
         task = progress.add_task("programs", total=len(seeds))
 
         def work() -> None:
-            fuzzer = Fuzzer(args.backend, args.dynamic, args.timeout)
+            fuzzer = Fuzzer(args.backend, args.dynamic, args.mode, args.timeout)
             try:
                 while (seed := next(numbers)) < seeds.stop:
                     program = generate(seed, args.dynamic)
@@ -110,6 +111,7 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, help="first seed")
     parser.add_argument("--count", type=int, default=200, help="number of seeds")
     parser.add_argument("--dynamic", action="store_true", help="dynamic=True, several sizes")
+    parser.add_argument("--mode", choices=MODES, default="plain", help="train: with gradients; autocast: under it")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds a program may take")
     parser.add_argument("--failures", type=Path, default=Path("failures"), help="folder for failing programs")
@@ -118,7 +120,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="check this program instead")
     args = parser.parse_args()
     if args.run:
-        fuzzer = Fuzzer(args.backend, args.dynamic or args.run.name.startswith("dynamic-"), args.timeout)
+        fuzzer = Fuzzer(args.backend, args.dynamic or args.run.name.startswith("dynamic-"), args.mode, args.timeout)
         outcome = fuzzer.check(args.run.read_text(), int(args.run.stem.split("-")[-1]))
         fuzzer.worker.stop()
         print(f"{outcome.status} {outcome.detail}")

@@ -52,21 +52,25 @@ class Outcome:
         return self.status in ("mismatch", "error", "crash")
 
 
-def check(source: str, seed: int, backend: str, dynamic: bool = False) -> Outcome:
+#: How a program runs: as it is; with gradients of its results; under autocast.
+MODES = ("plain", "train", "autocast")
+
+
+def check(source: str, seed: int, backend: str, dynamic: bool = False, mode: str = "plain") -> Outcome:
     """Static: one size, two sets of values, one compilation. Dynamic: ``STEPS``, one compiled function."""
-    outcome = _run(source, seed, backend, dynamic)
-    if outcome.failed and _run(source, seed, "aot_eager", dynamic).failed:
+    outcome = _run(source, seed, backend, dynamic, mode)
+    if outcome.failed and _run(source, seed, "aot_eager", dynamic, mode).failed:
         return Outcome("skipped", f"aot_eager fails too: {outcome.detail}")
     return outcome
 
 
-def _run(source: str, seed: int, backend: str, dynamic: bool) -> Outcome:
-    graph, inputs = load(source)
+def _run(source: str, seed: int, backend: str, dynamic: bool, mode: str) -> Outcome:
+    plain, inputs = load(source)
     torch._dynamo.reset()
-    compiled = torch.compile(graph, backend=backend, dynamic=dynamic)
-    zero_signs = not any(word in source for word in _UNSIGNED)
+    graph, compiled = (_in_mode(f, mode) for f in (plain, torch.compile(plain, backend=backend, dynamic=dynamic)))
+    zero_signs = mode == "plain" and not any(word in source for word in _UNSIGNED)
     calls = [(seed, step) for step in STEPS] if dynamic else [(seed, 0), (seed + 1, 0)]
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.set_grad_enabled(mode == "train"):
         warnings.simplefilter("ignore")
         for value, step in calls:
             arguments = inputs(value, step)
@@ -78,11 +82,33 @@ def _run(source: str, seed: int, backend: str, dynamic: bool) -> Outcome:
                 ours = float64.run(compiled, arguments)
             except Exception as err:
                 return Outcome("error", f"{type(err).__name__}: {err}".strip()[:600])
-            strides = _strides_are_known(graph, arguments, eager)
+            strides = mode == "plain" and _strides_are_known(graph, arguments, eager)
             problems = exactness.judge(graph, arguments, ours, eager, strides, zero_signs).problems
             if problems:
                 return Outcome("mismatch", f"seed {value}, step {step}: " + "; ".join(problems)[:600])
     return Outcome("ok")
+
+
+def _in_mode(function: Function, mode: str) -> Function:
+    """``train``: the results, and the gradients of a weighted sum of them with respect to each floating input."""
+
+    def autocast(*arguments: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return function(*arguments)
+
+    def train(*arguments: Any) -> Any:
+        leaves = [a.detach().requires_grad_(a.is_floating_point()) for a in arguments]
+        results = function(*(a.clone() for a in leaves))  # a leaf cannot be written
+        differentiable = [r for r in results if r.requires_grad]
+        wanted = [a for a in leaves if a.requires_grad]
+        loss = sum(
+            ((r * torch.arange(1, r.numel() + 1).view(r.shape).sin()).sum().double() for r in differentiable),
+            torch.zeros(()),
+        )
+        gradients = torch.autograd.grad(loss, wanted, allow_unused=True) if differentiable else ()
+        return [r.detach().clone() for r in results], gradients
+
+    return {"plain": function, "train": train, "autocast": autocast}[mode]
 
 
 def _strides_are_known(graph: Function, arguments: Any, eager: float64.Run) -> bool:

@@ -201,6 +201,11 @@ VIEW = _lines(
     {v}.tril()
     {v}.detach()
     {v}.contiguous()
+    {v}.clone(memory_format=torch.preserve_format)
+    {v}.contiguous(memory_format=torch.channels_last)
+    {v}[..., :0]
+    {v}.flatten()[0]
+    {v}.mT
     """
 )
 #: Only where sizes are fixed.
@@ -230,6 +235,11 @@ INDEXED = _lines(
     {v}.index_select({d}, {w}.flatten() % {v}.shape[{d}])
     F.embedding({w} % {v}.shape[0], {v})
     {v}.gather(0, ({w} % {v}.shape[0]).expand_as({v}))
+    torch.take_along_dim({v}, {w}.reshape(-1, *[1] * ({v}.ndim - 1)) % {v}.shape[0], 0)
+    {v}.index_fill({d}, {w}.flatten() % {v}.shape[{d}], 1)
+    {v}.index_put(({w} % {v}.shape[0],), torch.zeros((), dtype={v}.dtype))
+    {v}.scatter(0, ({w}.flatten()[:1] % {v}.shape[0]).reshape([1] * {v}.ndim), 0)
+    {v}.take({w} % {v}.numel())
     {v}.gather({d}, (torch.arange({v}.numel()).reshape({v}.shape) * 7 + 3) % {v}.shape[{d}])
     """
 )
@@ -259,6 +269,11 @@ EXACT_UPDATE = _lines(
     {v}.clamp_(-1, 1)
     {v}[0] = 1
     {v}[..., :1].copy_({v}[..., -1:])
+    {v}.unsqueeze(0).zero_()
+    {v}[..., ::2].fill_(0.5)
+    {v}.flatten()[:1].fill_(1)
+    {v}.diagonal(0, 0, -1).zero_()
+    {v}.mT[1:].copy_({v}.mT[:-1].clone())
     """
 )
 UPDATE = _lines(
@@ -268,6 +283,9 @@ UPDATE = _lines(
     {v}.mul_(0.5)
     {v}[..., 0].add_(1)
     {v}[1:].mul_(2)
+    {v}.view(-1)[::3].add_(1)
+    {v}.select(-1, 0).mul_(0.5).add_(0.25)
+    {v}.mT.sub_({v}.mT * 0.5)
     {v}.transpose(0, -1).add_({w}.transpose(0, -1))
     """
 )

@@ -16,7 +16,7 @@ from fuzz import check
 
 def main(backend: str) -> None:
     def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield check.check(request["source"], request["seed"], backend, request["dynamic"]).to_json()
+        yield check.check(request["source"], request["seed"], backend, request["dynamic"], request["mode"]).to_json()
 
     isolated.serve(answer)
 
