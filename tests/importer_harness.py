@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from graph_ir_eval import evaluate
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.schemas import AOTDispatchCompiler
 from torch.fx import GraphModule, Node
 
 from effc.compiler.capture.decompositions import decompositions
@@ -90,10 +91,10 @@ def symbolic(node: Node, given: dict[Node, Any]) -> Any:
     return node.target(*args)  # type: ignore[operator]
 
 
-def boxed_compiler(capture: Capture) -> Callable[[GraphModule, Any], Callable[..., Any]]:
+def boxed_compiler(capture: Capture) -> AOTDispatchCompiler:
     """A compiler for AOTAutograd that runs graphs in the evaluator and records them."""
 
-    def compiler(gm: GraphModule, _examples: Any) -> Callable[..., Any]:
+    def compiler(gm: GraphModule, example_inputs: Sequence[object]) -> Callable[..., Any]:
         forward = whole_graph(capture, gm)
 
         def boxed(inputs: list[Any]) -> Any:
@@ -126,3 +127,14 @@ def compile_and_run(
     with contextlib.nullcontext() if grad else torch.no_grad():
         result = compiled(*args)
     return result, capture
+
+
+def agrees(function: Callable[..., Any], *args: Any, tolerance: float, dynamic: bool | None = False) -> Capture:
+    """``function`` is imported whole and gives eager's results: to ``tolerance``, relative or absolute; NaN where it has
+    them; dtypes and shapes alike.
+    """
+    expected = function(*args)
+    found, capture = compile_and_run(function, args, dynamic=dynamic)
+    assert capture.refused == []
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return capture

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
 from importer_harness import Capture, boxed_compiler, compile_and_run
-from torch import nn
+from torch import Tensor, nn
 from torch._functorch.aot_autograd import aot_function
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch_mlir import ir
@@ -18,14 +19,14 @@ from effc.compiler.ir.dialect import new_context, verify
 from effc.compiler.ir.errors import UnsupportedError
 
 
-def refusals(function, *args):
+def refusals(function: Callable[..., object], *args: Tensor) -> dict[str, str]:
     """Target -> reason, for each node of the traced function that the importer refuses."""
     gm = make_fx(torch.func.functionalize(function), decomposition_table=decompositions(), tracing_mode="fake")(*args)
     calls = [n for n in gm.graph.nodes if n.op == "call_function"]
     return {str(n.target): r for n in calls if (r := supported(n)) is not None}
 
 
-def test_border_names_symbols_sizes_strides_and_parameters():
+def test_border_names_symbols_sizes_strides_and_parameters() -> None:
     x = torch.randn(4, 7)
     torch._dynamo.mark_dynamic(x, 1)
     _, capture = compile_and_run(lambda x: (x.t() @ torch.ones(4, 5)).relu(), [x], dynamic=None)
@@ -38,7 +39,7 @@ def test_border_names_symbols_sizes_strides_and_parameters():
     assert region.op_counts["aten.mm.default"] == 1
 
 
-def test_parameters_carry_their_names():
+def test_parameters_carry_their_names() -> None:
     gm = make_fx(lambda x, w: x + w, tracing_mode="fake")(torch.randn(3), torch.randn(3))
     x, w, add, out = gm.graph.nodes
     region = import_region([add], [x, w], [add], params={w: "layer.weight"}, mutations={}, name="r")
@@ -47,8 +48,8 @@ def test_parameters_carry_their_names():
     assert out.op == "output"
 
 
-def test_every_operation_carries_the_users_line():
-    def model(x):
+def test_every_operation_carries_the_users_line() -> None:
+    def model(x: Tensor) -> Tensor:
         return torch.tanh(x)
 
     _, capture = compile_and_run(model, [torch.randn(3)])
@@ -57,13 +58,15 @@ def test_every_operation_carries_the_users_line():
     assert f'loc("test_importer.py":{line}:0)' in capture.regions[0].text
 
 
-def test_a_buffer_update_becomes_a_mutating_result():
+def test_a_buffer_update_becomes_a_mutating_result() -> None:
     class Counter(nn.Module):
-        def __init__(self):
+        count: Tensor
+
+        def __init__(self) -> None:
             super().__init__()
             self.register_buffer("count", torch.zeros(3))
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             self.count.add_(x)
             return x * 2
 
@@ -74,8 +77,8 @@ def test_a_buffer_update_becomes_a_mutating_result():
     assert "effc.mutates = " in capture.regions[0].text
 
 
-def test_text_verifies_with_the_dialects_rules():
-    def model(x, i):
+def test_text_verifies_with_the_dialects_rules() -> None:
+    def model(x: Tensor, i: Tensor) -> Tensor:
         return x.cumsum(0).index_add(0, i, x).argmax(1)
 
     _, capture = compile_and_run(model, [torch.randn(4, 5), torch.tensor([1, 1, 0, 3])])
@@ -105,20 +108,20 @@ def test_text_verifies_with_the_dialects_rules():
         (lambda x: x.to(torch.uint16) + 1, (torch.ones(2),), "prims.convert_element_type.default", "dtype uint16"),
     ],
 )
-def test_refusals_say_why(function, args, target, words):
+def test_refusals_say_why(function: Callable[..., object], args: Tensor, target: str, words: str) -> None:
     found = refusals(function, *args)
     assert words in found[target]
 
 
-def test_import_of_a_refused_node_names_op_and_place():
+def test_import_of_a_refused_node_names_op_and_place() -> None:
     gm = make_fx(lambda x: torch.sort(x)[0], tracing_mode="fake")(torch.randn(4))
     x, *calls, _ = gm.graph.nodes
     with pytest.raises(UnsupportedError, match=r"aten\.sort\.default at .* \(sort\): effc has no lowering"):
         import_region(calls, [x], [calls[-1]], params={}, mutations={}, name="r")
 
 
-def test_a_graph_of_many_nodes_imports_fast():
-    def chain(x):
+def test_a_graph_of_many_nodes_imports_fast() -> None:
+    def chain(x: Tensor) -> Tensor:
         for _ in range(300):
             x = torch.tanh(x + 1)
         return x
@@ -132,19 +135,19 @@ def test_a_graph_of_many_nodes_imports_fast():
     assert best < 0.5
 
 
-def _seconds(function):
+def _seconds(function: Callable[..., object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def test_training_graphs_import_forward_and_backward():
+def test_training_graphs_import_forward_and_backward() -> None:
     layer = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.LayerNorm(7))
     x = torch.randn(3, 5)
     names = list(dict(layer.named_parameters()))
 
-    def loss(x, *values):
-        out = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+    def loss(x: Tensor, *values: Tensor) -> Tensor:
+        out: Tensor = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
         return out.square().sum()
 
     reference = [p.detach().clone().requires_grad_() for p in layer.parameters()]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import importer_harness
 import pytest
 import torch
 import torch.nn.functional as F
 from importer_harness import Capture, boxed_compiler, compile_and_run
+from torch import Tensor
 from torch._functorch.aot_autograd import aot_function
 
 from effc.compiler.capture.decompositions import decompositions
 
-
-def agrees(function, *args, dynamic=False, tolerance=2e-5):
-    expected = function(*args)
-    found, capture = compile_and_run(function, args, dynamic=dynamic)
-    assert capture.refused == []
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
-    return capture
+agrees = partial(importer_harness.agrees, tolerance=2e-5)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_products(dynamic):
+def test_products(dynamic: bool) -> None:
     a, b = torch.randn(5, 7), torch.randn(7, 3)
     agrees(torch.mm, a, b, dynamic=dynamic)
     agrees(lambda a, b: a.t().contiguous().t() @ b, a, b, dynamic=dynamic)
@@ -38,12 +38,12 @@ def test_products(dynamic):
     )
 
 
-def test_products_of_one_row_stay_contractions():
+def test_products_of_one_row_stay_contractions() -> None:
     capture = agrees(F.linear, torch.randn(1, 8), torch.randn(5, 8), torch.randn(5))
     assert "linalg.contract" in capture.regions[0].text
 
 
-def test_products_over_nothing_and_of_integers():
+def test_products_over_nothing_and_of_integers() -> None:
     agrees(torch.mm, torch.zeros(3, 0), torch.zeros(0, 4))
     agrees(torch.mm, torch.zeros(0, 3), torch.zeros(3, 4))
     agrees(torch.mm, torch.arange(6).reshape(2, 3), torch.arange(12).reshape(3, 4), tolerance=0)
@@ -55,7 +55,7 @@ def test_products_over_nothing_and_of_integers():
     )
 
 
-def test_16_bit_products_accumulate_in_float32():
+def test_16_bit_products_accumulate_in_float32() -> None:
     a, b, c = (torch.randn(s).bfloat16() for s in ((9, 300), (300, 11), (11,)))
     found, capture = compile_and_run(lambda a, b, c: torch.addmm(c, a, b), [a, b, c])
     exact = torch.addmm(c.double(), a.double(), b.double())
@@ -63,7 +63,7 @@ def test_16_bit_products_accumulate_in_float32():
     assert "-> tensor<9x11xf32>" in capture.regions[0].text
 
 
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plain": ((2, 3, 9, 8), (4, 3, 3, 3), {}),
     "strided": ((2, 3, 9, 8), (4, 3, 3, 3), {"stride": 2, "padding": 1}),
     "dilated": ((1, 3, 11, 9), (4, 3, 3, 2), {"dilation": (2, 3), "padding": (2, 1)}),
@@ -79,7 +79,7 @@ CONVOLUTIONS = {
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolutions(name, bias):
+def test_convolutions(name: str, bias: bool) -> None:
     x, w, options = CONVOLUTIONS[name]
     function = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[len(w)]
     args = [torch.randn(x), torch.randn(w), *([torch.randn(w[0])] if bias else [])]
@@ -87,7 +87,7 @@ def test_convolutions(name, bias):
 
 
 @pytest.mark.parametrize("name", ["plain", "strided", "grouped", "one_dim"])
-def test_convolutions_with_symbolic_batch_and_image(name):
+def test_convolutions_with_symbolic_batch_and_image(name: str) -> None:
     x, w, options = CONVOLUTIONS[name]
     function = {3: F.conv1d, 4: F.conv2d}[len(w)]
     image, kernel = torch.randn(x), torch.randn(w)
@@ -100,13 +100,13 @@ def test_convolutions_with_symbolic_batch_and_image(name):
     "options",
     [{}, {"stride": 2}, {"stride": 2, "padding": 1, "output_padding": 1}, {"groups": 2}, {"dilation": 2, "padding": 3}],
 )
-def test_transposed_convolutions(options):
+def test_transposed_convolutions(options: dict[str, Any]) -> None:
     agrees(lambda x, w, b: F.conv_transpose2d(x, w, b, **options), torch.randn(2, 4, 5, 6), torch.randn(4, 3, 3, 3),
            torch.randn(3 * options.get("groups", 1)))  # fmt: skip
     agrees(lambda x, w: F.conv_transpose1d(x, w, **options), torch.randn(1, 4, 7), torch.randn(4, 2, 3))
 
 
-def test_convolution_of_bfloat16():
+def test_convolution_of_bfloat16() -> None:
     x, w = torch.randn(1, 16, 8, 8).bfloat16(), torch.randn(4, 16, 3, 3).bfloat16()
     found, _ = compile_and_run(F.conv2d, [x, w])
     exact = F.conv2d(x.double(), w.double())
@@ -114,12 +114,12 @@ def test_convolution_of_bfloat16():
 
 
 @pytest.mark.parametrize("name", ["plain", "strided", "dilated", "grouped", "depthwise", "one_dim", "three_dim"])
-def test_gradients_of_convolutions(name):
+def test_gradients_of_convolutions(name: str) -> None:
     x, w, options = CONVOLUTIONS[name]
-    function = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[len(w)]
+    function: Callable[..., Tensor] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[len(w)]
     values = [torch.randn(x), torch.randn(w), torch.randn(w[0])]
 
-    def loss(*args):
+    def loss(*args: Tensor) -> Tensor:
         return function(*args, **options).square().sum()
 
     reference = [v.clone().requires_grad_() for v in values]
@@ -133,7 +133,7 @@ def test_gradients_of_convolutions(name):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
 
 
-POOLS = {
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda x: F.max_pool2d(x, 3, 2, 1),
     "max_ceil": lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
     "max_dilated": lambda x: F.max_pool2d(x, 2, 1, dilation=(3, 2)),
@@ -152,16 +152,16 @@ POOLS = {
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_pooling_and_resizing(name):
+def test_pooling_and_resizing(name: str) -> None:
     agrees(POOLS[name], torch.randn(2, 3, 9, 10))
 
 
 @pytest.mark.parametrize("name", ["max", "max_positions", "average", "average_inside", "nearest"])
-def test_pooling_with_symbolic_sizes(name):
+def test_pooling_with_symbolic_sizes(name: str) -> None:
     agrees(POOLS[name], torch.randn(2, 3, 9, 10), dynamic=True)
 
 
-def test_pooling_propagates_nan():
+def test_pooling_propagates_nan() -> None:
     x = torch.randn(1, 1, 4, 4)
     x[0, 0, 1, 1] = float("nan")
     agrees(lambda x: F.max_pool2d(x, 2, 1), x)
@@ -169,13 +169,13 @@ def test_pooling_propagates_nan():
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention(causal, dynamic):
+def test_attention(causal: bool, dynamic: bool) -> None:
     q, k, v = (torch.randn(2, 6, 3, 8) for _ in range(3))
     if dynamic:
         for x in (q, k, v):
             torch._dynamo.mark_dynamic(x, 1)
 
-    def model(q, k, v):
+    def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
@@ -183,7 +183,7 @@ def test_attention(causal, dynamic):
     assert '"effc.attention"' in capture.regions[0].text
 
 
-def test_attention_with_masks_and_scale():
+def test_attention_with_masks_and_scale() -> None:
     q, k, v = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
     agrees(lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m, scale=0.3), q, k, v, torch.randn(5, 7))
     agrees(lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m), q, k, v, torch.rand(2, 1, 5, 7) > 0.2)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import importer_harness
 import pytest
 import torch
 import torch.nn.functional as F
 from importer_harness import compile_and_run
+from torch import Tensor
 
-
-def agrees(function, *args, dynamic=False, tolerance=1e-6):
-    expected = function(*args)
-    found, capture = compile_and_run(function, args, dynamic=dynamic)
-    assert capture.refused == []
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-
-
+agrees = partial(importer_harness.agrees, tolerance=1e-6)
 X = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(2))
 I = torch.tensor([[0, -1], [3, 2]])  # noqa: E741
 J = torch.tensor([1, -2])
-READS = {
+READS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "one": lambda x, i, j: x[i],
     "middle": lambda x, i, j: x[:, i],
     "adjacent": lambda x, i, j: x[:, i, j],
@@ -35,16 +33,16 @@ READS = {
 
 
 @pytest.mark.parametrize("name", READS)
-def test_reads(name):
+def test_reads(name: str) -> None:
     agrees(READS[name], X, I, J)
 
 
 @pytest.mark.parametrize("name", [n for n in READS if n != "gather"])
-def test_reads_with_symbolic_sizes(name):
+def test_reads_with_symbolic_sizes(name: str) -> None:
     agrees(READS[name], X, I, J, dynamic=True)
 
 
-def test_embedding():
+def test_embedding() -> None:
     table, tokens = torch.randn(10, 4), torch.tensor([[1, 9, 0], [3, 3, 2]])
     agrees(lambda t, i: F.embedding(i, t), table, tokens)
     agrees(lambda t, i: F.embedding(i, t, padding_idx=3), table, tokens, dynamic=True)
@@ -63,7 +61,7 @@ def test_embedding():
         lambda x, i: x.scatter(0, i[:, None], 1.0),
     ],
 )
-def test_an_index_out_of_range_raises(function):
+def test_an_index_out_of_range_raises(function: Callable[..., Tensor]) -> None:
     x = torch.randn(3, 4)
     with pytest.raises(IndexError, match="out of"):
         compile_and_run(function, [x, torch.tensor([0, 3])])
@@ -73,12 +71,12 @@ def test_an_index_out_of_range_raises(function):
         compile_and_run(function, [x, torch.tensor([-4, 0])])
 
 
-def test_embedding_refuses_negative_tokens():
+def test_embedding_refuses_negative_tokens() -> None:
     with pytest.raises(IndexError):
         compile_and_run(lambda x, i: F.embedding(i, x), [torch.randn(3, 4), torch.tensor([-1])])
 
 
-WRITES = {
+WRITES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "index_put": lambda x, i, j: x.index_put((i,), torch.ones(5, 6)),
     "index_put_two": lambda x, i, j: x.index_put((i, j), torch.zeros(6)),
     "index_put_apart": lambda x, i, j: torch.ops.aten.index_put(
@@ -102,25 +100,25 @@ WRITES = {
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_writes(name):
+def test_writes(name: str) -> None:
     agrees(WRITES[name], X, I, J, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("name", ["index_put", "index_put_two", "index_copy", "scatter_add", "scatter_max"])
-def test_writes_with_symbolic_sizes(name):
+def test_writes_with_symbolic_sizes(name: str) -> None:
     agrees(WRITES[name], X, I, J, dynamic=True, tolerance=1e-5)
 
 
-def test_writes_of_16_bit_floats_and_integers():
+def test_writes_of_16_bit_floats_and_integers() -> None:
     agrees(lambda x: x.index_add(0, torch.tensor([1, 1]), x[:2]), torch.randn(3, 4).bfloat16(), tolerance=1e-2)
     agrees(lambda x: x.index_add(0, torch.tensor([1, 1]), x[:2]), torch.arange(12).reshape(3, 4), tolerance=0)
     agrees(lambda x: x.scatter_reduce(0, torch.tensor([[1, 1, 0, 0]]), x[:1], "amin"), torch.arange(12).reshape(3, 4))
 
 
-def test_a_decode_step_writes_one_row_of_its_cache():
+def test_a_decode_step_writes_one_row_of_its_cache() -> None:
     cache, row = torch.zeros(2, 8, 4), torch.randn(2, 1, 4)
 
-    def step(cache, row, position):
+    def step(cache: Tensor, row: Tensor, position: Tensor) -> Tensor:
         cache.index_copy_(1, position, row)
         return cache.sum(1)
 

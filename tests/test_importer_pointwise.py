@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from importer_harness import compile_and_run
+from torch import Tensor
 
 SPECIAL = torch.tensor(
     [0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 3.7, -3.7, 88.0, -104.0, math.inf, -math.inf, math.nan]
@@ -16,7 +18,7 @@ SPECIAL = torch.tensor(
 INTS = torch.tensor([0, 1, -1, 2, 7, -7, 127, -128])
 
 
-def agrees(function, *args, dynamic=False, tolerance=2e-6):
+def agrees(function: Callable[..., Tensor], *args: Tensor, dynamic: bool = False, tolerance: float = 2e-6) -> None:
     """The imported function equals eager: integers and 16-bit floats bit for bit, wider floats to a few ulp."""
     expected = function(*args)
     found, capture = compile_and_run(function, args, dynamic=dynamic)
@@ -39,13 +41,13 @@ UNARY = [
 
 
 @pytest.mark.parametrize("function", UNARY, ids=lambda f: f.__name__)
-def test_unary_on_special_values(function):
+def test_unary_on_special_values(function: Callable[..., Tensor]) -> None:
     agrees(lambda x: function(x), SPECIAL)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("function", [torch.exp, torch.tanh, torch.sigmoid, torch.rsqrt, F.gelu, F.silu])
-def test_unary_rounds_once_in_16_bits(function, dtype):
+def test_unary_rounds_once_in_16_bits(function: Callable[..., Tensor], dtype: torch.dtype) -> None:
     agrees(lambda x: function(x), torch.rand(257).to(dtype) + 0.25, tolerance=0)
 
 
@@ -54,7 +56,7 @@ def test_unary_rounds_once_in_16_bits(function, dtype):
 )
 @pytest.mark.parametrize("left", [torch.float32, torch.bfloat16, torch.float64, torch.int32, torch.uint8, torch.bool])
 @pytest.mark.parametrize("right", [torch.float32, torch.float16, torch.int64, torch.int8])
-def test_binary_promotion(function, left, right):
+def test_binary_promotion(function: Callable[..., Tensor], left: torch.dtype, right: torch.dtype) -> None:
     if left == torch.bool and function is operator.sub:
         pytest.skip("torch has no subtraction of bool")
     whole = torch.arange(-6, 6).reshape(3, 4)
@@ -63,7 +65,7 @@ def test_binary_promotion(function, left, right):
     agrees(lambda a, b: function(a, b), x, y)
 
 
-def test_scalars_and_zero_dim_tensors_promote_weakly():
+def test_scalars_and_zero_dim_tensors_promote_weakly() -> None:
     x = torch.arange(5, dtype=torch.bfloat16)
     agrees(lambda a: a * 0.3 + 1, x)
     agrees(lambda a, b: a * b, x, torch.tensor(0.3, dtype=torch.float64))
@@ -72,7 +74,7 @@ def test_scalars_and_zero_dim_tensors_promote_weakly():
 
 
 @pytest.mark.parametrize("mode", [None, "floor", "trunc"])
-def test_division_modes_on_floats(mode):
+def test_division_modes_on_floats(mode: str | None) -> None:
     x = torch.tensor([7.0, -7.0, 7.5, -7.5, 0.0, -0.0, 1.0, math.inf, math.nan, 5.0])
     y = torch.tensor([2.0, 2.0, -2.0, -2.5, 3.0, 3.0, 0.0, 2.0, 1.0, math.inf])
     agrees(lambda a, b: torch.div(a, b, rounding_mode=mode), x, y)
@@ -96,23 +98,23 @@ def test_division_modes_on_floats(mode):
         torch.true_divide,
     ],
 )
-def test_integer_division_and_bits_keep_signs(function, dtype):
+def test_integer_division_and_bits_keep_signs(function: Callable[..., Tensor], dtype: torch.dtype) -> None:
     x = INTS.to(dtype)[:, None]
     y = torch.tensor([1, -1, 2, -2, 3, -5]).to(dtype)
     agrees(lambda a, b: function(a, b), x, y)
 
 
-def test_integer_division_by_a_constant_needs_no_check():
+def test_integer_division_by_a_constant_needs_no_check() -> None:
     _, capture = compile_and_run(lambda x: x // 3 + x % 5, [torch.arange(-9, 9)])
     assert "effc.check" not in capture.regions[0].text
 
 
-def test_integer_division_by_zero_is_reported():
+def test_integer_division_by_zero_is_reported() -> None:
     with pytest.raises(IndexError, match="ZeroDivisionError"):
         compile_and_run(lambda a, b: a // b, [torch.tensor([1, 2]), torch.tensor([1, 0])])
 
 
-def test_unsigned_bytes():
+def test_unsigned_bytes() -> None:
     x = torch.tensor([0, 1, 127, 128, 200, 255], dtype=torch.uint8)
     for function in (lambda a: a // 3, lambda a: a % 7, lambda a: a > 127, lambda a: a.float(), lambda a: a + 200,
                      lambda a: a.amax(), lambda a: a >> 1, lambda a: ~a, lambda a: a.sum(), lambda a: -a):  # fmt: skip
@@ -120,18 +122,18 @@ def test_unsigned_bytes():
 
 
 @pytest.mark.parametrize("exponent", [0, 1, 2, 3, 0.5, -0.5, -1, -2, 2.5, 5])
-def test_powers_of_floats(exponent):
+def test_powers_of_floats(exponent: float) -> None:
     agrees(lambda a: a**exponent, torch.tensor([0.0, 1.0, 2.0, 0.3, 7.5, math.inf, math.nan]))
 
 
-def test_powers_of_integers():
+def test_powers_of_integers() -> None:
     x = torch.tensor([0, 1, -1, 2, -3, 7])
     agrees(lambda a: a**5, x)
     agrees(lambda a, b: torch.pow(a, b), x[:, None], torch.tensor([0, 1, 2, 3, 10]))
     agrees(lambda a, b: torch.pow(a, b), torch.tensor([1, -1, 2]), torch.tensor([-3, -3, -1]))
 
 
-def test_clamp_keeps_nan_and_takes_high_over_low():
+def test_clamp_keeps_nan_and_takes_high_over_low() -> None:
     agrees(lambda a: a.clamp(-1, 2), SPECIAL)
     agrees(lambda a: a.clamp(2, -1), SPECIAL)
     agrees(lambda a: a.clamp(min=0.25), SPECIAL)
@@ -140,11 +142,11 @@ def test_clamp_keeps_nan_and_takes_high_over_low():
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_gelu(approximate):
+def test_gelu(approximate: str) -> None:
     agrees(lambda x: F.gelu(x, approximate=approximate), torch.linspace(-3, 5, 41), tolerance=2e-5)
 
 
-def test_where_and_masked_fill():
+def test_where_and_masked_fill() -> None:
     mask = torch.tensor([True, False, True])
     agrees(lambda m, a, b: torch.where(m, a, b), mask, torch.randn(2, 3), torch.randn(1))
     agrees(lambda m, a: torch.where(m, a, 2), mask, torch.arange(3))
@@ -152,7 +154,7 @@ def test_where_and_masked_fill():
     agrees(lambda m, a: a.masked_fill(m, float("nan")), mask, torch.randn(3).bfloat16())
 
 
-def test_rounding_half_to_even_and_decimals():
+def test_rounding_half_to_even_and_decimals() -> None:
     x = torch.tensor([0.5, 1.5, 2.5, -0.5, 1.25, 1.35, 123.456, -7.25])
     agrees(torch.round, x)
     agrees(lambda a: torch.round(a, decimals=1), x)
@@ -163,14 +165,14 @@ def test_rounding_half_to_even_and_decimals():
     "target", [torch.float64, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool]
 )
 @pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.int64, torch.int16, torch.uint8, torch.bool])
-def test_conversions(source, target):
+def test_conversions(source: torch.dtype, target: torch.dtype) -> None:
     x = torch.tensor([0.0, 1.0, 1.5, 2.9, 100.0, 7.0]).to(source)
     agrees(lambda a: a.to(target), x)
     if source.is_signed and target != torch.uint8:
         agrees(lambda a: a.to(target), torch.tensor([-1.0, -2.7, -100.0]).to(source))
 
 
-def test_functions_of_libm():
+def test_functions_of_libm() -> None:
     agrees(torch.lgamma, torch.tensor([0.3, 1.0, 2.5, 10.0, -0.5]))
     agrees(torch.hypot, torch.randn(7), torch.randn(7))
     agrees(torch.atan2, torch.randn(7), torch.randn(7))
@@ -178,16 +180,16 @@ def test_functions_of_libm():
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0), (1, 5, 1), (7, 1)])
-def test_odd_shapes_and_broadcasting(shape):
+def test_odd_shapes_and_broadcasting(shape: tuple[int, ...]) -> None:
     agrees(
         lambda a, b: a * 2 + b, torch.randn(shape), torch.randn(3, 1, 5, 1)[0] if shape == (1, 5, 1) else torch.randn(1)
     )
 
 
-def test_broadcasting_with_symbolic_sizes():
+def test_broadcasting_with_symbolic_sizes() -> None:
     agrees(lambda a, b: (a + b) * a.shape[0] + a.shape[1] / 3, torch.randn(5, 7), torch.randn(5, 1), dynamic=True)
 
 
-def test_strided_inputs():
+def test_strided_inputs() -> None:
     x = torch.randn(6, 8)[::2, 1::3]
     agrees(lambda a, b: a.sin() + b, x, torch.randn(3, 3).t())

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import importer_harness
 import pytest
 import torch
 import torch.nn.functional as F
-from importer_harness import compile_and_run
+from torch import Tensor
 
-
-def agrees(function, *args, dynamic=False):
-    """The imported function equals eager bit for bit, shapes and dtypes included."""
-    expected = function(*args)
-    found, capture = compile_and_run(function, args, dynamic=dynamic)
-    assert capture.refused == []
-    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
-
-
+agrees = partial(importer_harness.agrees, tolerance=0)
 X = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
-VIEWS = {
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "flatten": lambda x: x.flatten(1) + 0,
     "merge_and_split": lambda x: x.reshape(6, 2, 10) + 0,
     "unrelated": lambda x: x.reshape(8, 15) + 0,
@@ -61,37 +57,37 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_views(name):
+def test_views(name: str) -> None:
     agrees(VIEWS[name], X)
 
 
 @pytest.mark.parametrize("name", [n for n in VIEWS if n not in ("drop_ones",)])
-def test_views_with_symbolic_sizes(name):
+def test_views_with_symbolic_sizes(name: str) -> None:
     agrees(VIEWS[name], X, dynamic=True)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0, 2), (1, 1), ()])
-def test_views_of_empty_and_tiny_tensors(shape):
+def test_views_of_empty_and_tiny_tensors(shape: tuple[int, ...]) -> None:
     agrees(lambda x: x.reshape(-1) * 2, torch.randn(shape))
     agrees(lambda x: x.unsqueeze(0).expand(4, *x.shape) + 1, torch.randn(shape))
     agrees(lambda x: torch.stack([x, x]).flip(0), torch.randn(shape))
 
 
-def test_views_of_strided_inputs_and_other_dtypes():
+def test_views_of_strided_inputs_and_other_dtypes() -> None:
     for dtype in (torch.float64, torch.bfloat16, torch.int32, torch.uint8, torch.bool):
         x = torch.arange(60).reshape(6, 10).remainder(7).to(dtype)[1::2, ::3]
         agrees(lambda x: torch.cat([x.t().reshape(-1, 1), x.reshape(-1, 1)]), x)
 
 
-def test_cat_promotes_and_skips_empty_parts():
+def test_cat_promotes_and_skips_empty_parts() -> None:
     agrees(lambda a, b: torch.cat([a, b]), torch.arange(3), torch.randn(2))
     agrees(lambda a, b: torch.cat([b, a, b], 1), torch.randn(2, 3), torch.randn(2, 0))
     agrees(lambda a, b: torch.cat([b, a]), torch.randn(3), torch.randn(0))
     agrees(lambda a, b: torch.cat([a, b], 1), torch.randn(4, 3), torch.randn(4, 6), dynamic=True)
 
 
-def test_writes_into_slices():
-    def update(x, y):
+def test_writes_into_slices() -> None:
+    def update(x: Tensor, y: Tensor) -> Tensor:
         x = x.clone()
         x[:, 1:3] = y
         x[0] += 1
@@ -104,7 +100,7 @@ def test_writes_into_slices():
     agrees(lambda x, y: torch.select_scatter(x, y, 1, -1), torch.randn(6, 3), torch.randn(6))
 
 
-def test_creation():
+def test_creation() -> None:
     agrees(lambda x: x + torch.arange(2, 12, 3), torch.zeros(4))
     agrees(lambda x: x + torch.arange(5, device=x.device, dtype=torch.float32), torch.zeros(5))
     agrees(lambda x: x + torch.linspace(0, 1, 5), torch.zeros(5))
@@ -116,6 +112,6 @@ def test_creation():
     )
 
 
-def test_as_strided_inside_a_contiguous_tensor():
+def test_as_strided_inside_a_contiguous_tensor() -> None:
     agrees(lambda x: torch.as_strided(x + 0, (3, 4), (8, 2), 1) * 2, torch.randn(5, 6))
     agrees(lambda x: torch.as_strided(x + 0, (6, 5), (5, 1)) * 2, torch.randn(5, 6))
