@@ -228,8 +228,9 @@ def attention(
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         scores = scores.masked_fill(~seen, -math.inf)
     sums = torch.logsumexp(scores, -1)
-    weights = torch.where(sums[..., None] == -math.inf, 0, torch.exp(scores - sums[..., None]))
-    return [(weights @ v.to(wide)).to(q.dtype), sums]
+    nothing = math.nan if ir.BoolAttr(op.attributes["nan_rows"]).value else 0
+    weights = torch.where(sums[..., None] == -math.inf, nothing, torch.exp(scores - sums[..., None]))
+    return [(weights @ v.to(wide)).to(q.dtype), sums][: len(op.results)]
 
 
 OPS: dict[str, Callable[..., Any]] = {

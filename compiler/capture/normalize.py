@@ -1,7 +1,7 @@
 """Rewrites of an ATen graph before it is divided: the same values, in ops that say more.
 
 ``as_strided(x, sizes, strides)`` of a contiguous ``x``, where sizes and strides are contiguous too, becomes ``view(x,
-sizes)``: the decompositions of group norms write reshapes that way.
+sizes)``: the decompositions of group norms write reshapes that way. Attention that is written out becomes one op (``attention.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from effc.compiler.capture.attention import fuse_attention
+
 _aten = torch.ops.aten
 
 
@@ -23,6 +25,7 @@ def normalize(graph: Graph) -> None:
         if isinstance(base, Node) and _is_reshape(node, base):
             node.target = _aten.view.default
             node.args, node.kwargs = (base, node.args[1]), {}
+    fuse_attention(graph)
 
 
 def _is_reshape(node: Node, base: Node) -> bool:

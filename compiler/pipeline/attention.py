@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from effc.compiler.ir.expr import const, floordiv, var
+from math import gcd
+
+from effc.compiler.ir.expr import Expr, Var, const, floordiv, var
 from effc.compiler.ir.spec import Dim, KernelSpec, Operand
 from effc.compiler.pipeline.graph import Op, Tensor
 from effc.compiler.pipeline.kernels import Kernel, Site, normalised
@@ -35,10 +37,11 @@ def describe(op: Op) -> None:
 def build_attention(op: Op, layout: Layout) -> Kernel:
     """The kernel; its logsumexp is written where somebody reads it."""
     ranges = {f"d{i}": size for i, size in enumerate(op.dims)}
-    attributes: dict[str, object] = {"causal": int(op.attributes["causal"]), "scale": float(op.attributes["scale"])}
-    group = floordiv(op.operands[0].sizes[1], op.operands[1].sizes[1]).constant
-    if group is not None:
-        attributes["group"] = group
+    attributes: dict[str, object] = {
+        "causal": int(op.attributes["causal"]),
+        "nan": int(op.attributes["nan_rows"]),
+        "scale": float(op.attributes["scale"]),
+    }
     sites: list[Site] = []
     operands: list[Operand] = []
 
@@ -57,7 +60,29 @@ def build_attention(op: Op, layout: Layout) -> Kernel:
         add("mask", *reads["mask"], "read")
     if len(op.results) > 1 and op.results[1] in layout.places:
         add("lse", op.results[1], op.result_maps[1], "write")
+    attributes["group"] = _group(attributes["k"], attributes["v"])
     dims = tuple(Dim(size, kind) for size, kind in zip(op.dims, ITERATORS, strict=True))
     spec = KernelSpec("attention", dims, tuple(operands), (), (), tuple(sorted(attributes.items())))
     spec, symbols = normalised(spec)
     return Kernel(spec, tuple(sites), symbols, "attention", op.location)
+
+
+def _group(*addresses: object) -> int:
+    """How many neighbouring heads have the same k and v, by the addresses: both depend on ``d1`` through ``d1 // group`` only."""
+    found: set[int] = set()
+
+    def visit(e: Expr) -> None:
+        for mono, _ in e.terms:
+            for atom in mono:
+                if isinstance(atom, Var):
+                    found.update([1] if atom.name == "d1" else [])
+                elif atom.fn == "//" and atom.lhs == var("d1") and atom.rhs.constant is not None:
+                    found.add(atom.rhs.constant)
+                else:
+                    visit(atom.lhs)
+                    visit(atom.rhs)
+
+    for address in addresses:
+        assert isinstance(address, Expr)
+        visit(address)
+    return gcd(*found) if found else 1

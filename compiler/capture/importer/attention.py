@@ -1,9 +1,9 @@
 """Scaled dot-product attention, kept whole:
 
-``"effc.attention"(%q, %k, %v[, %mask]) {causal, scale} -> (%out, %logsumexp)``: ``softmax(q k^T * scale + mask) v`` over
+``"effc.attention"(%q, %k, %v[, %mask]) {causal, nan_rows, scale} -> (%out[, %logsumexp])``: ``softmax(q k^T * scale + mask) v`` over
 ``q`` [b, h, s, d], ``k`` [b, h, l, d], ``v`` [b, h, l, e], a float ``mask`` that broadcasts to [b, h, s, l]. ``causal`` lets row *i* see
 the columns up to *i*. Accumulators and the logsumexp ([b, h, s], natural logarithm) are float32, or float64 for float64.
-A row that sees nothing gives 0.
+A row that sees nothing gives 0, or NaN with ``nan_rows``: torch's op does the one, the formula the other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from effc.compiler.capture.attention import OVERLOAD
 from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.builder import literal
 from effc.compiler.capture.importer.registry import Op, lowers
@@ -26,7 +27,6 @@ def _attention(
     op: Op, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, *, attn_mask: Tensor | None = None,
     scale: float | None = None,
 ) -> list[Tensor]:  # fmt: skip
-    b = op.b
     if dropout:
         raise UnsupportedError("attention with dropout")
     width = q.sizes[-1]
@@ -38,20 +38,38 @@ def _attention(
         raise UnsupportedError("attention with a symbolic scale")
     if any(is_empty(t.sizes) for t in (q, k, v)):
         raise UnsupportedError("attention over nothing")
+    return _written(op, q, k, v, attn_mask, float(scale), causal=causal, nan_rows=False)
+
+
+@lowers(OVERLOAD)
+def _written_out(op: Op, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Of a formula in the model (`effc.compiler.capture.attention`)."""
+    if any(is_empty(t.sizes) for t in (q, k, v)):
+        raise UnsupportedError("attention over nothing")
+    return _written(op, q, k, v, mask, scale, causal=False, nan_rows=True)[0]
+
+
+def _written(
+    op: Op, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, *, causal: bool, nan_rows: bool
+) -> list[Tensor]:
+    """The op; its second result where the node has one."""
+    b = op.b
     operands = [q, k, v]
-    if attn_mask is not None:
-        operands.append(
-            reshape(b, _float_mask(op, attn_mask, q.dtype), (*[1] * (4 - attn_mask.rank), *attn_mask.sizes))
-        )
-    out = Tensor("", op.dtype, op.sizes)
-    sums = Tensor("", op.dtypes[1], op.results[1])
+    if mask is not None:
+        operands.append(reshape(b, _float_mask(op, mask, q.dtype), (*[1] * (4 - mask.rank), *mask.sizes)))
+    results = [Tensor("", t, s) for t, s in zip(op.dtypes, op.results, strict=True)]
     name = b.fresh()
+    flags = f"causal = {_word(causal)}, nan_rows = {_word(nan_rows)}"
     b.lines.append(
-        f'    {name}:2 = "effc.attention"({", ".join(t.name for t in operands)}) '
-        f"{{causal = {'true' if causal else 'false'}, scale = {literal(float(scale), 'f64')} : f64}} "
-        f": ({', '.join(t.type for t in operands)}) -> ({out.type}, {sums.type}) loc({b.location})"
+        f'    {name}:{len(results)} = "effc.attention"({", ".join(t.name for t in operands)}) '
+        f"{{{flags}, scale = {literal(scale, 'f64')} : f64}} "
+        f": ({', '.join(t.type for t in operands)}) -> ({', '.join(r.type for r in results)}) loc({b.location})"
     )
-    return [Tensor(f"{name}#0", op.dtype, op.sizes), Tensor(f"{name}#1", sums.dtype, sums.sizes)]
+    return [Tensor(f"{name}#{i}", r.dtype, r.sizes) for i, r in enumerate(results)]
+
+
+def _word(flag: bool) -> str:
+    return "true" if flag else "false"
 
 
 def _float_mask(op: Op, mask: Any, dtype: torch.dtype) -> Tensor:

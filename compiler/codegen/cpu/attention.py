@@ -14,14 +14,15 @@ numbers; the others may be symbols. ``body`` is empty.
 ``k``       address of k over ``d0 d1 d3 d4``; grouped queries divide: ``(d1 // 4) * 8192``
 ``lse``     optional: address over ``d0 d1 d2`` of the natural logarithm of the sum of exponentials (f32; f64 for f64)
 ``mask``    optional: address over ``d0 d1 d2 d3``; i1: true takes part; a float is added to the scaled score
+``nan``     optional; 1: a query that sees nothing gives NaN; 0: it gives 0, and 0 as its logsumexp, as torch's kernel does
 ``out``     address over ``d0 d1 d2 d5``
 ``q``       address over ``d0 d1 d2 d4``
 ``scale``   float
 ``v``       address over ``d0 d1 d3 d5``
 ==========  ====================================================================================================================
 
-Sums and softmax are in f32 (f64 for f64), whatever is stored. A query that sees nothing gives 0, and 0 as its logsumexp, as
-torch's kernel does. The schedule has no parameters: `attention_blocks` and `attention_rows` fix their blocks from sizes.
+Sums and softmax are in f32 (f64 for f64), whatever is stored. The schedule has no parameters:
+`attention_blocks` and `attention_rows` fix their blocks from sizes.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ class Attention:
     def group(self) -> int:
         """Heads that share one head of k and v."""
         return int(self.spec.get("group", 1))
+
+    @property
+    def nan_rows(self) -> bool:
+        return bool(self.spec.get("nan", 0))
 
     @property
     def channels(self) -> tuple[int, int]:

@@ -139,10 +139,10 @@ class _Blocks:
         return loop.results
 
     def _finish(self, queries: Queries, highest: list[Value], total: list[Value]) -> None:
-        """Divide by the sums and write the result; a query that saw nothing has sum 0 and result 0."""
+        """Divide by the sums and write the result."""
         b, t, kind = self.b, self.tensors, self.attention.accumulator
-        zero, one = b.constant(0, kind, self.lanes), b.constant(1, kind, self.lanes)
-        total = [b.select(b.compare("arith.cmpf", "oeq", v, zero), one, v) for v in total]
+        one = b.constant(1, kind, self.lanes)
+        total = [self.softmax.divisor(v, nan_rows=self.attention.nan_rows) for v in total]
         if self.attention.has("lse"):
             for top, whole, index in zip(highest, total, queries.index, strict=True):
                 value = b.op("arith.addf", self.softmax.finite(top), self.softmax.function("math.log", whole))

@@ -257,13 +257,11 @@ class _Rows:
 
     # -- the result -------------------------------------------------------------------------------------------------
     def _write(self, head: Value, states: States) -> None:
-        """Divide by the sums and write; a query that saw nothing has sum 0 and result 0."""
+        """Divide by the sums and write."""
         b, t, kind = self.b, self.tensors, self.attention.accumulator
         with b.loop(b.index(0), b.index(self.rows)) as loop:
             at = self._row(head, loop.index)
-            whole = states.total(loop.index)
-            nothing = b.compare("arith.cmpf", "oeq", whole, b.constant(0, kind))
-            whole = b.select(nothing, b.constant(1, kind), whole)
+            whole = self.softmax.divisor(states.total(loop.index), nan_rows=self.attention.nan_rows)
             if self.attention.has("lse"):
                 highest = self.softmax.finite(states.highest(loop.index))
                 value = b.op("arith.addf", highest, self.softmax.function("math.log", whole))

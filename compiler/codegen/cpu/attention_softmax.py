@@ -50,6 +50,14 @@ class Softmax:
         none = self.b.compare("arith.cmpf", "oeq", highest, self.b.constant("-inf", self.kind, lanes))
         return self.b.select(none, self.b.constant(0, self.kind, lanes), highest)
 
+    def divisor(self, total: Value, *, nan_rows: bool) -> Value:
+        """What to divide by: 1 for a query that saw nothing, whose sum and result are 0; with ``nan_rows`` its result is 0 / 0."""
+        if nan_rows:
+            return total
+        lanes = split_type(total.type)[0]
+        nothing = self.b.compare("arith.cmpf", "oeq", total, self.b.constant(0, self.kind, lanes))
+        return self.b.select(nothing, self.b.constant(1, self.kind, lanes), total)
+
     def exp(self, x: Value) -> Value:
         """The exponential of x <= 0; NaN passes. In f32 within 1 ulp for x >= -5, 1.5 for x >= -20 and 5 for x >= -87.
 
