@@ -78,8 +78,10 @@ class OpEmitter:
     def extremum(self, largest: bool, x: Value, y: Value) -> Value:
         """max/min that propagates NaN and, of equal values, takes ``y``: what eager's vectors do."""
         ordered = self.b.compare("arith.cmpf", "ogt" if largest else "olt", x, y)
-        chosen = self.b.select(ordered, x, y)  # y where either is NaN
-        return self.b.select(self.b.compare("arith.cmpf", "uno", x, x), x, chosen)
+        chosen = self.b.select(ordered, x, y)  # y where either is NaN; one instruction
+        lanes, element = split_type(x.type)
+        nan = self.b.constant("nan", element, lanes)  # with x itself LLVM would merge the comparisons, and lose that
+        return self.b.select(self.b.compare("arith.cmpf", "uno", x, x), nan, chosen)
 
     def _math(self, op: str, args: Sequence[Value], dtype: str, lanes: int) -> Value:
         found = function_for(op, dtype, lanes, self.target.has("fma"), self.target.vector_bytes == 64)

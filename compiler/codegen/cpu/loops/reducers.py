@@ -92,7 +92,8 @@ class Reducer:
             case "mul":
                 return [self.b.op("arith.mulf", x[0], y[0])]
             case "max" | "min":
-                return [self.ops.extremum(self.kind == "max", x[0], y[0])]
+                # The new value first: its test for NaN then does not wait for the accumulator.
+                return [self.ops.extremum(self.kind == "max", y[0], x[0])]
         raise LoweringError(f"no reduction {self.kind!r} of {self.dtype}")
 
     def widen(self, total: Accumulator, block: Accumulator) -> Accumulator:
