@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._decomp import get_decompositions
+from torch._decomp.decompositions import pw_cast_for_opmath
 
 from effc.compiler.capture.sampling import grid_sampler
 
 _aten = torch.ops.aten
+#: torch has these, Inductor writes kernels of its own for them.
+_TORCHS = (
+    _aten.ldexp, _aten.adaptive_max_pool2d, _aten.adaptive_max_pool3d, _aten._unsafe_masked_index,
+    _aten._unsafe_masked_index_put_accumulate,
+)  # fmt: skip
+#: Rows from which on ATen takes Euclidean distances by a matrix product, with less arithmetic (Distance.cpp).
+_MATMUL_ROWS = 25
+_BY_MATMUL, _DIRECTLY = 1, 2
 
 
 def own_decompositions() -> dict[Any, Callable[..., Any]]:
     return {
+        **get_decompositions(_TORCHS),
         _aten.grid_sampler_2d.default: grid_sampler,
         _aten.grid_sampler_3d.default: grid_sampler,
+        _aten._cdist_forward.default: _distances,
     }
+
+
+@pw_cast_for_opmath
+def _distances(x: Tensor, y: Tensor, p: float, mode: int | None) -> Any:
+    """``p``-norms of the differences of rows: ``x`` [b…, n, d], ``y`` [b…, m, d] -> [b…, n, m]; NotImplemented: ATen has a better way."""
+    rows = (x.shape[-2], y.shape[-2])
+    if not all(isinstance(s, int) for s in (*x.shape, *y.shape)):
+        return NotImplemented
+    if p == 2 and mode != _DIRECTLY and (mode == _BY_MATMUL or max(rows) > _MATMUL_ROWS):
+        return NotImplemented
+    difference = (x.unsqueeze(-2) - y.unsqueeze(-3)).abs()
+    if p == 0:
+        return (difference != 0).to(x.dtype).sum(-1)
+    if p == 1:
+        return difference.sum(-1)
+    if p == math.inf:
+        return difference.amax(-1)
+    if p == 2:
+        return difference.square().sum(-1).sqrt()
+    return difference.pow(p).sum(-1).pow(1 / p)

@@ -39,7 +39,9 @@ def grid_sampler(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners
 
 def _unnormalize(c: Tensor, size: Any, align_corners: bool) -> Tensor:
     """[-1, 1] to [0, size - 1], or to [-1/2, size - 1/2], with one rounding less than ATen's ``(c + 1) * scale - 1/2``."""
-    return c * ((size - 1 if align_corners else size) / 2) + (size - 1) / 2
+    scale: Any = (size - 1 if align_corners else size) / 2
+    place: Tensor = c * scale + (size - 1) / 2
+    return place
 
 
 def _padded(c: Tensor, size: Any, padding: int, align_corners: bool) -> Tensor:
