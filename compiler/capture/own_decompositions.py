@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
 from torch._decomp.decompositions import pw_cast_for_opmath
+from torch._prims_common import get_computation_dtype
 
 from effc.compiler.capture.sampling import grid_sampler
 
@@ -30,7 +31,25 @@ def own_decompositions() -> dict[Any, Callable[..., Any]]:
         _aten.grid_sampler_2d.default: grid_sampler,
         _aten.grid_sampler_3d.default: grid_sampler,
         _aten._cdist_forward.default: _distances,
+        _aten._native_batch_norm_legit_no_training.default: _batch_norm,
     }
+
+
+def _batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``x * scale + shift``, as ATen computes it (batch_norm_kernel.cpp): a multiplication and an addition an element, of channels'
+    factors that depend on parameters alone.
+    """
+    dtype = get_computation_dtype(x.dtype)
+    scale = 1 / torch.sqrt(var.to(dtype) + eps)
+    if weight is not None:
+        scale = scale * weight.to(dtype)
+    shift = mean.to(dtype) * scale
+    shift = -shift if bias is None else bias.to(dtype) - shift
+    shape = (-1, *[1] * (x.dim() - 2))
+    empty = x.new_zeros((0,))
+    return (x * scale.view(shape) + shift.view(shape)).to(x.dtype), empty, empty
 
 
 @pw_cast_for_opmath

@@ -100,7 +100,9 @@ class WinogradKernel:
                 first = b.mul(loop.index, plan.mr)
                 start = b.element_pointer(left, b.mul(first, plan.row_stride), "f32")
                 home = b.element_pointer(out, b.mul(first, plan.nr), "f32")
-                ahead = Ahead(b.index(4 * size), loop.index, plan.tiles // plan.mr)  # the next plane, or the next panel's first
+                ahead = Ahead(
+                    b.index(4 * size), loop.index, plan.tiles // plan.mr
+                )  # the next plane, or the next panel's first
                 for i, line in enumerate(replace(tile, ahead=ahead).run([start], right)):
                     for j, value in enumerate(line):
                         b.store(value, b.element_pointer(home, b.index(i * plan.nr + j * plan.lanes), "f32"))
