@@ -22,7 +22,8 @@ class SelfAttention(nn.Module):
         heads = self.project(x).view(batch, length, -1, 16).transpose(1, 2)
         q, k, v = heads.split([4, self.kv_heads, self.kv_heads], dim=1)
         y = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal, enable_gqa=self.kv_heads != 4)
-        return x + self.out(y.transpose(1, 2).reshape(batch, length, 64))
+        out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, 64))
+        return x + out
 
 
 @pytest.mark.parametrize("kind", ["plain", "causal", "bool mask", "float mask"])
@@ -45,3 +46,24 @@ def test_lengths_known_only_at_run_time() -> None:
         for length in (5, 64, 33):
             x = torch.randn(1, length, 64)
             torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_table_of_biases_is_read_along_the_keys() -> None:
+    """As in Swin: gathered from a parameter, heads innermost."""
+
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(60, 3))
+            self.register_buffer("index", torch.randint(60, (20, 20)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = self.table[self.index].permute(2, 0, 1)[None]
+            return scaled_dot_product_attention(x, x, x, attn_mask=bias)
+
+    model, x = Biased().eval(), torch.randn(2, 3, 20, 16)
+    compiled = torch.compile(model, backend="effc", options={"fallback": "error"})
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+        model.table.mul_(2)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ from effc.compiler.ir.expr import Expr, Var, const, floordiv, var
 from effc.compiler.ir.spec import Dim, KernelSpec, Operand
 from effc.compiler.pipeline.graph import Op, Tensor
 from effc.compiler.pipeline.kernels import Kernel, Site, normalised
-from effc.compiler.pipeline.placement import Layout, extent
+from effc.compiler.pipeline.placement import Layout, extent, row_major, strides_before
 from effc.compiler.pipeline.views import Index, chain, source_index
 
 #: Of batch, heads, queries, keys, channels of q and k, channels of v.
@@ -32,6 +32,21 @@ def describe(op: Op) -> None:
     maps += [tuple(const(0) if s.constant == 1 else e for s, e in zip(m.sizes, point, strict=True)) for m in masks]
     op.maps = tuple(maps)
     op.result_maps = ((batch, heads, queries, out_channel), (batch, heads, queries))[: len(op.results)]
+
+
+def mask_strides(tensor: Tensor) -> tuple[Expr, ...] | None:
+    """Strides of a stored tensor by which an attention reads it, as a mask, along its keys; None where none does, or no strides do that.
+
+    A table of biases that is gathered for pairs of positions has its heads innermost: as many reads as elements.
+    """
+    for user in tensor.users:
+        if user.is_view:
+            strides = mask_strides(user.results[0])
+            if strides is not None:
+                return strides_before([user], strides)
+        elif user.kind == "attention" and tensor in user.operands[3:]:
+            return row_major(tensor.sizes)
+    return None
 
 
 def build_attention(op: Op, layout: Layout) -> Kernel:

@@ -113,7 +113,7 @@ def _place_output(graph: Graph, fusion: Fusion, layout: Layout, output: GraphOut
         target = Placement(Base("output", number), const(0), output.strides)
     else:
         target = Placement(Base("input", output.mutates), const(0), graph.inputs[output.mutates].strides)
-    strides = _strides_before(views, target.strides)
+    strides = strides_before(views, target.strides)
     computed = root.producer is not None and not is_free(root.producer)
     if (
         computed
@@ -173,7 +173,7 @@ def _readers(tensor: Tensor) -> list[Op]:
     return found
 
 
-def _strides_before(views: Sequence[Op], strides: tuple[Expr, ...]) -> tuple[Expr, ...] | None:
+def strides_before(views: Sequence[Op], strides: tuple[Expr, ...]) -> tuple[Expr, ...] | None:
     """Strides of a chain's root such that its last view has ``strides``; None where no strides do that."""
     current: tuple[Expr, ...] | None = strides
     for view in reversed(views):
@@ -248,7 +248,7 @@ def _place_assembly(layout: Layout, op: Op, stored: set[Tensor]) -> None:
             layout.copies.append((part, target, op))
             continue
         root, views = chain(part)
-        root_strides = _strides_before(views, strides)
+        root_strides = strides_before(views, strides)
         producer = root.producer
         if producer is None or is_free(producer) or root in layout.places or root_strides is None:
             layout.copies.append((part, target, op))

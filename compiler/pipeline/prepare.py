@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from effc.compiler.ir.expr import Expr
+from effc.compiler.pipeline.attention import mask_strides
 from effc.compiler.pipeline.fusion import is_free
 from effc.compiler.pipeline.graph import Graph, GraphInput, GraphOutput, Op, Tensor
 from effc.compiler.pipeline.placement import row_major
@@ -42,7 +43,7 @@ def split_prepared(graph: Graph) -> tuple[Graph | None, list[Tensor]]:
     if not results:
         return None, []
     ops = [op for op in graph.ops if op in inside or any(t in free for t in op.results)]
-    outputs = [GraphOutput(t, row_major(t.sizes), None) for t in results]
+    outputs = [GraphOutput(t, _strides(t), None) for t in results]
     read = {t for op in ops for t in op.operands} | set(results)
     inputs = [source for source in graph.inputs if source.tensor in static and source.tensor in read]
     return Graph((), inputs, ops, outputs), results
@@ -75,6 +76,7 @@ def _collect(tensors: list[Tensor], inside: set[Op], results: list[Tensor]) -> N
 
 def cut(graph: Graph, results: list[Tensor]) -> Graph:
     """The region without its static part: ``results`` become inputs, named ``prepared``."""
+    inputs = [*graph.inputs, *(GraphInput(t, _strides(t), "prepared") for t in results)]
     for tensor in results:
         tensor.producer = None
     alive: set[Tensor] = set()
@@ -90,5 +92,9 @@ def cut(graph: Graph, results: list[Tensor]) -> Graph:
     kept = [op for op in graph.ops if any(t in alive and t.producer is op for t in op.results)]
     for tensor in {t for op in graph.ops for t in (*op.operands, *op.results)}:
         tensor.users = [u for u in tensor.users if u in kept]
-    inputs = [*graph.inputs, *(GraphInput(t, row_major(t.sizes), "prepared") for t in results)]
     return Graph(graph.symbols, inputs, kept, graph.outputs)
+
+
+def _strides(tensor: Tensor) -> tuple[Expr, ...]:
+    """Of a prepared tensor: as its reader likes them."""
+    return mask_strides(tensor) or row_major(tensor.sizes)
