@@ -78,10 +78,38 @@ def test_f64_is_as_exact_as_eager(op: str, target: str) -> None:
     assert torch.equal(got[zero].signbit(), eager[zero].signbit())
 
 
-@pytest.mark.parametrize("op", ["exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos"])
+@pytest.mark.parametrize(
+    "op", ["exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos", "sinh", "cosh", "asinh", "tan", "atan"]
+)
 def test_f64_against_mpmath(op: str) -> None:
     x = torch.randn(400, dtype=torch.float64) * 3
     assert sweep.f64_error(op, x.abs() if op.startswith("log") else x) <= 2.5
+
+
+@pytest.mark.parametrize("op", ["asin", "acos", "atanh", "log2", "log10", "exp2"])
+def test_f64_where_the_argument_is_bounded(op: str) -> None:
+    x = torch.rand(1 << 14, dtype=torch.float64) * 2 - 1
+    x = x.abs() * 10 if op.startswith("log") else x
+    torch.testing.assert_close(sweep.vector_function(op, "f64", lanes=8)(x), getattr(torch, op)(x), rtol=5e-16, atol=0)
+
+
+def test_f64_hyperbolic_functions_overflow_where_the_result_does() -> None:
+    x = torch.linspace(709.0, 711.0, 4096, dtype=torch.float64)
+    for op in ("sinh", "cosh"):  # eager overflows too early
+        exact = torch.tensor(
+            [math.inf if v > 710.4758600739439 else getattr(math, op)(v) for v in x.tolist()], dtype=x.dtype
+        )
+        got = sweep.vector_function(op, "f64", lanes=8)(x)
+        torch.testing.assert_close(got, exact, rtol=1e-15, atol=0)
+
+
+def test_f64_angles_of_all_quadrants() -> None:
+    x, y = (torch.cat([torch.randn(4096, dtype=torch.float64), p.double()]) for p in sweep.pairs(0))
+    keep = len(x) // 8 * 8
+    x, y = x[:keep].contiguous(), y[:keep].contiguous()
+    got, eager = sweep.vector_function("atan2", "f64", lanes=8)(y, x), torch.atan2(y, x)
+    torch.testing.assert_close(got, eager, rtol=1e-15, atol=0, equal_nan=True)
+    assert torch.equal(got.signbit() & ~got.isnan(), eager.signbit() & ~eager.isnan())
 
 
 @pytest.mark.parametrize("dtype", ["i8", "i32", "i64"])

@@ -164,6 +164,8 @@ def main() -> None:
         ("LOG_F64", "(log((1+s)/(1-s))/s - 2)/s² of s², |s| <= 0.1716", in_f64(atanh_tail, 0, 0.02945, 6)),
         ("SIN_F64", "(sin(x)/x - 1)/x² of x², |x| <= pi/4", in_f64(sin_tail, 0, QUARTER_PI_SQUARED, 5)),
         ("COS_F64", "(cos(x) - 1 + x²/2)/x⁴ of x², |x| <= pi/4", in_f64(cos_tail, 0, QUARTER_PI_SQUARED, 5)),
+        ("ATAN_F64", "(atan(x)/x - 1)/x² of x², |x| <= tan(pi/8)", in_f64(atan_tail, 0, 0.17158, 11)),
+        ("ASIN_F64", "(asin(x)/x - 1)/x² of x², |x| <= 1/2", in_f64(asin_tail, 0, 0.25, 13)),
         ("ERF_F64", "erf(x)/x - 1 of x², |x| <= 1", in_f64(lambda z: erf_ratio(z) - 1, 0, 1, 16)),
         ("ERFC_F64", "exp(x²) erfc(x) (1+2x) of (x-2)/(x+2), 1 <= x <= 6", in_f64(scaled_erfc, -1 / 3, 0.5, 18)),
     ]  # fmt: skip

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from effc.compiler.codegen.cpu.mathlib import double, exponential, logarithm, power, special, trigonometric
+from effc.compiler.codegen.cpu.mathlib import (
+    double,
+    double_inverse,
+    exponential,
+    logarithm,
+    power,
+    special,
+    trigonometric,
+)
 from effc.compiler.codegen.cpu.mathlib.builder import Builder, Value
 
 Body = Callable[..., Value]
@@ -64,6 +72,19 @@ DOUBLE: dict[str, Body] = {
     "math.erf": double.erf,
     "math.sin": double.sin,
     "math.cos": double.cos,
+    "math.exp2": double_inverse.exp2,
+    "math.sinh": double_inverse.sinh,
+    "math.cosh": double_inverse.cosh,
+    "math.log2": double_inverse.log2,
+    "math.log10": double_inverse.log10,
+    "math.asinh": double_inverse.asinh,
+    "math.acosh": double_inverse.acosh,
+    "math.atanh": double_inverse.atanh,
+    "math.tan": double_inverse.tan,
+    "math.asin": double_inverse.asin,
+    "math.acos": double_inverse.acos,
+    "math.atan": double_inverse.atan,
+    "math.atan2": double_inverse.atan2,
 }
 
 #: op → body in the op's own type, whichever it is.

@@ -20,7 +20,8 @@ _LN2_HIGH = float.fromhex("0x1.62e42feep-1")
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 #: pi/2 in three parts, the first two of 33 bits: products with a quotient below 2^20 are exact.
 _HALF_PI = (float.fromhex("0x1.921fb544p+0"), float.fromhex("0x1.0b4611a6p-34"), float.fromhex("0x1.3198a2e037073p-69"))
-_FAST = 2.0**20
+#: Arguments up to which the reduction by pi/2 is exact.
+FAST = 2.0**20
 
 
 def _integer(value: float) -> int:
@@ -37,15 +38,31 @@ def _reduce(b: Builder, x: Value) -> tuple[Value, Value]:
     n = biased - ROUND_F64
     r = b.fma(n, -_LN2_LOW, b.fma(n, -_LN2_HIGH, x))
     tail = b.polynomial(r, table.EXP_F64)
-    return b.bits(biased) - _integer(ROUND_F64), b.fma(r * r, tail, r)
+    return quotient(b, biased), b.fma(r * r, tail, r)
+
+
+def quotient(b: Builder, biased: Value) -> Value:
+    """n as i64 from n + ``ROUND_F64``."""
+    return b.bits(biased) - _integer(ROUND_F64)
+
+
+def scaled(b: Builder, p: Value, n: Value) -> Value:
+    """p 2^n, rounded once; n as i64."""
+    # Halving n in two's complement without an arithmetic shift, which AVX2 lacks in 64 bits.
+    half = b.op("arith.shrui", [n + 4096, b.constant(1, "i64")], "i64") - 2048
+    return p * _power_of_two(b, half) * _power_of_two(b, n - half)
 
 
 def exp(b: Builder, x: Value) -> Value:
     n, p = _reduce(b, b.clamp(x, -746.0, 710.0))
-    # Halving n in two's complement without an arithmetic shift, which AVX2 lacks in 64 bits.
-    half = b.op("arith.shrui", [n + 4096, b.constant(1, "i64")], "i64") - 2048
-    result = (p + 1.0) * _power_of_two(b, half) * _power_of_two(b, n - half)
-    return b.select(x.compare("uno", x), x, result)
+    return b.select(x.compare("uno", x), x, scaled(b, p + 1.0, n))
+
+
+def quarter_of_expm1(b: Builder, x: Value) -> Value:
+    """expm1(x)/4 for 0 <= x <= 710.6."""
+    n, p = _reduce(b, x)
+    quarter = _power_of_two(b, n - 2)
+    return b.fma(p, quarter, quarter - 0.25)
 
 
 def expm1(b: Builder, x: Value) -> Value:
@@ -70,11 +87,22 @@ def _log_of_parts(b: Builder, e: Value, m: Value, correction: Value | None) -> V
     return e * _LN2_HIGH - ((half_square - b.fma(s, half_square + rest, low)) - f)
 
 
-def log(b: Builder, x: Value) -> Value:
+def _parts(b: Builder, x: Value) -> tuple[Value, Value]:
+    """(e, m), x = m 2^e, for x > 0."""
     subnormal = x < 2.0**-1022
     e, m = exponent_and_mantissa(b, b.select(subnormal, x * 2.0**54, x))
-    e = e - b.select(subnormal, b.constant(54.0, "f64"), 0.0)
+    return e - b.select(subnormal, b.constant(54.0, "f64"), 0.0), m
+
+
+def log(b: Builder, x: Value) -> Value:
+    e, m = _parts(b, x)
     return ends(b, x, _log_of_parts(b, e, m, None))
+
+
+def exponent_and_log(b: Builder, x: Value) -> tuple[Value, Value]:
+    """(e, log(m)), x = m 2^e, for x > 0."""
+    e, m = _parts(b, x)
+    return e, _log_of_parts(b, b.constant(0.0, "f64"), m, None)
 
 
 def log1p(b: Builder, x: Value) -> Value:
@@ -86,7 +114,7 @@ def log1p(b: Builder, x: Value) -> Value:
     return b.select(x.equals(0.0), x, result)
 
 
-def _sin_cos(b: Builder, x: Value) -> tuple[Value, Value, Value]:
+def sin_cos(b: Builder, x: Value) -> tuple[Value, Value, Value]:
     """(bits of the quotient, sin, cos) of the remainder by pi/2, which is kept as a sum of two."""
     first, second, third = _HALF_PI
     biased = b.fma(x, 2.0 / math.pi, ROUND_F64)
@@ -106,13 +134,13 @@ def _sin_cos(b: Builder, x: Value) -> tuple[Value, Value, Value]:
 
 
 def sin(b: Builder, x: Value) -> Value:
-    n, s, c = _sin_cos(b, x)
-    return guarded(b, "math.sin", x, b.select(x.equals(0.0), x, quadrant(b, n, s, c, 63)), _FAST)
+    n, s, c = sin_cos(b, x)
+    return guarded(b, "math.sin", x, b.select(x.equals(0.0), x, quadrant(b, n, s, c, 63)), FAST)
 
 
 def cos(b: Builder, x: Value) -> Value:
-    n, s, c = _sin_cos(b, x)
-    return guarded(b, "math.cos", x, quadrant(b, n + 1, s, c, 63), _FAST)
+    n, s, c = sin_cos(b, x)
+    return guarded(b, "math.cos", x, quadrant(b, n + 1, s, c, 63), FAST)
 
 
 def erf(b: Builder, x: Value) -> Value:
