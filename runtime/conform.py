@@ -9,7 +9,8 @@ import torch
 
 from effc.compiler.ir.errors import VerificationError
 from effc.compiler.ir.program import Program
-from effc.runtime.sizes import TORCH_DTYPES, Placement
+from effc.runtime.dtypes import TORCH_DTYPES
+from effc.runtime.sizes import Placement
 
 
 def check_inputs(program: Program, expected: Sequence[Placement], tensors: Sequence[torch.Tensor]) -> None:

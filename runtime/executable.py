@@ -17,8 +17,9 @@ from torch.autograd.graph import increment_version
 from effc.compiler.ir.program import Program
 from effc.compiler.ir.slots import ERROR_SLOT, GOMP_PARALLEL_SLOT, THREAD_NUM_SLOT, THREADS_SLOT, Layout
 from effc.runtime.conform import check_inputs, conforming
+from effc.runtime.dtypes import TORCH_DTYPES
 from effc.runtime.elf import load
-from effc.runtime.sizes import TORCH_DTYPES, Sizes, SizeTable
+from effc.runtime.sizes import Sizes, SizeTable
 from effc.runtime.stepwise import Observer, Stepper, raise_failed_check
 from effc.runtime.threads import threads
 from effc.runtime.weights import State, Weights

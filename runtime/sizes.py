@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.program import Program
 
-#: Torch's type for a dtype of a ``Program``. Integers are signless there; a uint8 tensor is accepted wherever i8 is expected.
-TORCH_DTYPES = {
-    "f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "i64": torch.int64,
-    "i32": torch.int32, "i16": torch.int16, "i8": torch.int8, "i1": torch.bool,
-}  # fmt: skip
 _KEPT = 1024  # sets of symbol values; a decode loop meets a new one every step
 
 Placement = tuple[tuple[int, ...], tuple[int, ...]]

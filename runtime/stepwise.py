@@ -12,7 +12,8 @@ import torch
 from effc.compiler.ir.program import Call, Program
 from effc.compiler.ir.slots import HEADER_SLOTS, Layout
 from effc.compiler.ir.spec import DIVISION_BY_ZERO, ITEM_SIZE, KernelSpec
-from effc.runtime.sizes import TORCH_DTYPES, evaluator
+from effc.runtime.dtypes import TORCH_DTYPES
+from effc.runtime.sizes import evaluator
 
 
 @dataclass(frozen=True)

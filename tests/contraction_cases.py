@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from kernel_runner import HOST, KernelRunner
+from kernels import HOST, Kernel
 
 from effc.compiler.codegen.cpu.schedules import packing
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr, const, product, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
 from effc.runtime.derive import derive
+from effc.runtime.dtypes import TORCH_DTYPES
 
-DTYPES = {
-    "f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16,
-    "i64": torch.int64, "i32": torch.int32, "i8": torch.int8, "i1": torch.bool,
-}  # fmt: skip
 ACCUMULATORS = {"f64": "f64", "i64": "i64", "i32": "i32", "i8": "i32", "i1": "i32"}
 
 Strides = Sequence[int | str]
@@ -96,11 +93,11 @@ def packed(spec: KernelSpec, operand: int) -> KernelSpec:
 class Runner:
     """A case compiled once; ``check`` runs it for given sizes and compares with float64 (integers: exactly).
 
-    ``plan``: a schedule asked for as plans do; ``schedule``: parameters put in place of the chosen ones.
+    ``plan``: the schedule, asked for as plans do where an operand is packed.
     """
 
     def __init__(
-        self, case: Case, pack: int | None = None, target: Target = HOST, plan: Schedule | None = None, **schedule: int
+        self, case: Case, pack: int | None = None, target: Target = HOST, plan: Schedule | None = None
     ) -> None:
         self.case, self.pack = case, pack
         spec = case.spec()
@@ -110,9 +107,9 @@ class Runner:
             assert not isinstance(found, str), found
             spec, self.attributes, self.derivation = found.spec, dict(found.attributes), found.function
             assert plan is None or spec.schedule == plan
-        if schedule:
-            spec = spec.with_schedule(**{**dict(spec.schedule.parameters), **schedule})
-        self.kernel = KernelRunner(spec, target)
+        elif plan is not None:
+            spec = replace(spec, schedule=plan)
+        self.kernel = Kernel(spec, target)
 
     def check(self, threads: int = 1, **symbols: int) -> None:
         case = self.case
@@ -125,7 +122,7 @@ class Runner:
         tensors = [a, b]
         if case.bias is not None:
             tensors.append(_fill(case.accumulator, sizes[:parallel], bias, 0))
-        result = DTYPES[case.result or case.dtype]
+        result = TORCH_DTYPES[case.result or case.dtype]
         extent = 1 + sum((s - 1) * t for s, t in zip(sizes, out, strict=False) if s > 0)
         poison = float("nan") if result.is_floating_point else 77
         memory = torch.full((max(extent, 1),), poison, dtype=result)
@@ -161,7 +158,7 @@ class Runner:
 def _fill(dtype: str, sizes: Sequence[int], strides: Sequence[int], offset: int) -> torch.Tensor:
     """Random memory just large enough for the view, so that a read beyond it can be seen by a checking allocator."""
     extent = offset + 1 + sum((s - 1) * t for s, t in zip(sizes, strides, strict=False) if s > 0)
-    count, kind = max(extent, 1), DTYPES[dtype]
+    count, kind = max(extent, 1), TORCH_DTYPES[dtype]
     if kind.is_floating_point:
         return torch.randn(count).to(kind)
     return torch.randint(0, 2, (count,)).bool() if dtype == "i1" else torch.randint(-50, 50, (count,), dtype=kind)

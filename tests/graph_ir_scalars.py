@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch_mlir import ir
+from torch_mlir.dialects import arith
 
-DTYPES = {
-    "f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "i64": torch.int64,
-    "i32": torch.int32, "i16": torch.int16, "i8": torch.int8, "i1": torch.bool, "index": torch.int64,
-}  # fmt: skip
+from effc.runtime.dtypes import TORCH_DTYPES
+
+DTYPES = {**TORCH_DTYPES, "index": torch.int64}
 
 
 def read_constant(op: Any) -> torch.Tensor:
@@ -37,35 +37,16 @@ def unsigned(x: torch.Tensor) -> torch.Tensor:
 _RELATIONS: dict[str, Callable[..., torch.Tensor]] = {
     "eq": torch.eq, "ne": torch.ne, "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge,
 }  # fmt: skip
-_CMPF = [
-    "false",
-    "oeq",
-    "ogt",
-    "oge",
-    "olt",
-    "ole",
-    "one",
-    "ord",
-    "ueq",
-    "ugt",
-    "uge",
-    "ult",
-    "ule",
-    "une",
-    "uno",
-    "true",
-]
-_CMPI = ["eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge"]
 
 
 def compare(op: ir.Operation, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     predicate = ir.IntegerAttr(op.attributes["predicate"]).value
     if op.name == "arith.cmpf":
-        name = _CMPF[predicate]
+        name = str(arith.CmpFPredicate(predicate))
         if name not in ("oeq", "une", "olt", "ole", "ogt", "oge"):
             raise AssertionError(f"predicate {name}")
         return _RELATIONS[name[1:]](a, b)
-    name = _CMPI[predicate]
+    name = str(arith.CmpIPredicate(predicate))
     if name[0] == "u":
         return _RELATIONS[name[1:]](unsigned(a), unsigned(b))
     return _RELATIONS[name if name in ("eq", "ne") else name[1:]](a, b)

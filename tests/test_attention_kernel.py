@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_runner import KernelRunner
+from kernels import Kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from effc.compiler.codegen.cpu.schedules import supports
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr, const, floordiv, var
 from effc.compiler.ir.spec import Dim, KernelSpec, Operand
+from effc.runtime.dtypes import TORCH_DTYPES
 
-DTYPES = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "i1": torch.bool}
 D = [var(f"d{i}") for i in range(6)]
 
 
@@ -64,11 +64,11 @@ def attention_spec(
     return KernelSpec("attention", dims, tuple(operands), (), symbols, tuple(sorted(attributes.items())))
 
 
-def check(spec: KernelSpec, runner: KernelRunner | None = None, threads: int = 1, **symbols: int) -> None:
+def check(spec: KernelSpec, runner: Kernel | None = None, threads: int = 1, **symbols: int) -> None:
     """Random inputs by the spec's own addresses, against float64."""
-    runner = runner or KernelRunner(spec)
+    runner = runner or Kernel(spec)
     b, h, q, k, d, e = (dim.size.evaluate(symbols) for dim in spec.dims)
-    dtype = DTYPES[spec.operands[0].dtype]
+    dtype = TORCH_DTYPES[spec.operands[0].dtype]
     kv_head = [(spec.get("k").evaluate({**symbols, **_point(d1=i)})) for i in range(h)]
     group = 1 + max(kv_head.count(x) for x in kv_head) - 1
     views = {}
@@ -91,14 +91,14 @@ def check(spec: KernelSpec, runner: KernelRunner | None = None, threads: int = 1
         kind = spec.operands[4].dtype
         strides = [_stride(spec.get("mask"), f"d{i}", symbols, 1) for i in range(4)]
         extent = 1 + sum((s - 1) * t for s, t in zip((b, h, q, k), strides, strict=True))
-        memory = torch.rand(extent) > 0.4 if kind == "i1" else torch.randn(extent).to(DTYPES[kind])
+        memory = torch.rand(extent) > 0.4 if kind == "i1" else torch.randn(extent).to(TORCH_DTYPES[kind])
         if kind != "i1":
             memory[torch.rand(extent) > 0.6] = -torch.inf
         mask = memory.as_strided((b, h, q, k), strides)
         tensors.append(memory)
     lse = None
     if spec.get("lse") is not None:
-        lse = torch.full((b, h, q), float("nan"), dtype=DTYPES[spec.operands[-1].dtype])
+        lse = torch.full((b, h, q), float("nan"), dtype=TORCH_DTYPES[spec.operands[-1].dtype])
         tensors.append(lse)
     runner(tensors, [symbols[s] for s in spec.symbols], threads)
     key, value = (views[n].double().repeat_interleave(group, 1) for n in "kv")
@@ -128,7 +128,7 @@ def _stride(address: Expr, dim: str, symbols: dict[str, int], by: int) -> int:
 @pytest.mark.parametrize("channels", [(64, 64), (16, 48), (5, 7), (80, 33)])
 def test_every_length(channels: tuple[int, int], target: str) -> None:
     spec = attention_spec(("s0", 3, "s1", "s2", *channels), logsumexp=True)
-    runner = KernelRunner(spec, Target.named(target))
+    runner = Kernel(spec, Target.named(target))
     for q, k in ((1, 1), (1, 200), (2, 13), (16, 14), (17, 15), (31, 127), (33, 129), (65, 300)):
         check(spec, runner, threads=2, s0=2, s1=q, s2=k)
 
@@ -144,7 +144,7 @@ def test_forms(options: dict[str, object], queries: int) -> None:
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"mask": "f32", "mask_strides": (0, 0, 5000, 1)}], ids=str)
 def test_threads_share_the_keys_of_a_head(options: dict[str, object], group: int) -> None:
     spec = attention_spec((1, 3, 2, "s0", 32, 48), group=group, logsumexp=True, **options)  # type: ignore[arg-type]
-    runner = KernelRunner(spec)
+    runner = Kernel(spec)
     for keys, threads in ((1, 4), (4999, 1), (4999, 2), (5000, 4), (4097, 16), (640, 3)):
         check(spec, runner, threads=threads, s0=keys)
 
@@ -178,7 +178,7 @@ def test_a_query_that_sees_nothing_gives_zero_as_torch_does(queries: int) -> Non
     q, k, v = torch.randn(1, 1, queries, 16), torch.randn(1, 1, 8, 16), torch.randn(1, 1, 8, 16)
     mask = torch.zeros(queries, 8, dtype=torch.bool)
     out = torch.full_like(q, float("nan"))
-    KernelRunner(spec)([q, k, v, out, mask])
+    Kernel(spec)([q, k, v, out, mask])
     assert torch.equal(out, scaled_dot_product_attention(q, k, v, attn_mask=mask))
     assert torch.equal(out, torch.zeros_like(out))
 
@@ -190,7 +190,7 @@ def test_nan_and_infinity_spread_as_in_torch(queries: int) -> None:
     q[0, 0, 0, 3] = float("nan")
     v[0, 1, 7, 2] = float("inf")
     out = torch.zeros_like(q)
-    KernelRunner(spec)([q, k, v, out])
+    Kernel(spec)([q, k, v, out])
     torch.testing.assert_close(
         out, scaled_dot_product_attention(q, k, v, scale=0.25), equal_nan=True, rtol=1e-5, atol=1e-5
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from contraction_cases import Case, Runner
-from kernel_runner import HOST
+from kernels import HOST
 
 from effc.compiler.codegen.cpu.schedules import packing
 from effc.compiler.codegen.cpu.target import Target

@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from contraction_cases import Case, Runner
+from contraction_cases import Case, Runner, Strides
 
 from effc.compiler.codegen.cpu.target import Target
 
 SIZES = (1, 2, 3, 5, 7, 8, 9, 31, 63, 64, 65, 127, 129)
 
 #: M, N, K; strides of x [M, K], w [N, K] or [K, N], y [M, N]
-ROW_MAJOR = {"nt": (("s2", 0, 1), (0, "s2", 1)), "nn": (("s2", 0, 1), (0, 1, "s1")), "tn": ((1, 0, "s0"), (0, 1, "s1"))}
+ROW_MAJOR: dict[str, tuple[Strides, Strides]] = {
+    "nt": (("s2", 0, 1), (0, "s2", 1)),
+    "nn": (("s2", 0, 1), (0, 1, "s1")),
+    "tn": ((1, 0, "s0"), (0, 1, "s1")),
+}
 
 
 def triples() -> list[tuple[int, int, int]]:
@@ -102,7 +106,7 @@ def test_results_do_not_depend_on_the_schedule_of_threads() -> None:
     panels = derive("pack_panels", w, runner.attributes)
     one, two = torch.empty(65, 130), torch.empty(65, 130)
     runner.kernel([x, panels, one])
-    runner.kernel([x, panels, two], count=2)
+    runner.kernel([x, panels, two], threads=2)
     assert torch.equal(one, two)
 
 

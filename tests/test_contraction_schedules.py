@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from contraction_cases import Case, Runner
-from kernel_runner import HOST
+from kernels import HOST
 
 from effc.compiler.codegen.cpu.emit import emit
 from effc.compiler.codegen.cpu.schedules import MOST, Packing, candidates, default_schedule, packing, supports
@@ -28,8 +28,8 @@ def test_candidates_begin_with_the_default_and_are_few() -> None:
 
 @pytest.mark.parametrize("position", [1, 7, 23])
 def test_candidates_compute_the_same(position: int) -> None:
-    chosen = dict(candidates(LINEAR.spec(), HOST)[position].parameters)
-    Runner(LINEAR, **chosen).check(threads=2)
+    chosen = candidates(LINEAR.spec(), HOST)[position]
+    Runner(LINEAR, plan=chosen).check(threads=2)
 
 
 @pytest.mark.parametrize("name", ["avx512", "avx2", "x86-64"])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from loop_kernels import Kernel, KernelBuilder
+from kernels import Kernel, LoopsBuilder
 from torch import Tensor
 
+APPLY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "arith.addf": torch.add, "arith.mulf": torch.mul, "arith.subf": torch.sub,
+}  # fmt: skip
 SIZES = (1, 2, 3, 5, 8, 16, 17, 31, 33, 48, 67)
 
 
-def address(strides: list[int | str]) -> str:
+def address(strides: Sequence[int]) -> str:
     return " + ".join(f"{s}*d{i}" for i, s in enumerate(strides)) or "0"
 
 
@@ -47,14 +51,13 @@ def test_random_nest(seed: int) -> None:
     layout, out_strides = permuted(rng, sizes, list(range(parallel)))
     operands = [("f32", "read", t.untyped_storage().nbytes() // 4) for t, _ in inputs]
     operands.append(("f32", "write", layout.untyped_storage().nbytes() // 4))
-    k = KernelBuilder(dims, operands)
-    values = [k.load(i, address(list(strides))) for i, (_, strides) in enumerate(inputs)]
+    k = LoopsBuilder(dims, operands)
+    values = [k.load(i, address(strides)) for i, (_, strides) in enumerate(inputs)]
     total, reference = values[0], inputs[0][0].double().expand(sizes)
     for value, (tensor, _) in zip(values[1:], inputs[1:], strict=True):
-        op = rng.choice(("arith.addf", "arith.mulf", "arith.subf"))
+        op = rng.choice(list(APPLY))
         total = k.op(op, total, value)
-        apply = {"arith.addf": torch.add, "arith.mulf": torch.mul, "arith.subf": torch.sub}[op]
-        reference = apply(reference, tensor.double().expand(sizes))
+        reference = APPLY[op](reference, tensor.double().expand(sizes))
     if rng.random() < 0.3:
         total, reference = k.op("math.exp", total), reference.exp()
     if reduces:

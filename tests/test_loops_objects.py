@@ -6,7 +6,7 @@ import ctypes
 
 import pytest
 import torch
-from loop_kernels import Kernel, KernelBuilder
+from kernels import HOST, Kernel, LoopsBuilder
 
 from effc.compiler.codegen.cpu.emit import emit, kernel_name
 from effc.compiler.codegen.cpu.objects import compile_object
@@ -14,8 +14,6 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
 from effc.runtime import elf
-
-HOST = Target.host()
 
 
 def test_text_that_does_not_parse_is_an_error_with_mlirs_words() -> None:
@@ -56,7 +54,7 @@ def test_unknown_names_are_listed_with_the_known_ones() -> None:
 
 def test_equal_specs_give_equal_text() -> None:
     def text() -> str:
-        k = KernelBuilder([("s0", "parallel")], [("f32", "read", "s0"), ("f32", "write", "s0")])
+        k = LoopsBuilder([("s0", "parallel")], [("f32", "read", "s0"), ("f32", "write", "s0")])
         k.store(1, "d0", k.op("math.exp", k.load(0, "d0")))
         return emit(k.spec(["s0"]), HOST)
 
@@ -64,7 +62,7 @@ def test_equal_specs_give_equal_text() -> None:
 
 
 def _negation(n: int) -> KernelSpec:
-    k = KernelBuilder([(n, "parallel")], [("f32", "read", n), ("f32", "write", n)])
+    k = LoopsBuilder([(n, "parallel")], [("f32", "read", n), ("f32", "write", n)])
     k.store(1, "d0", k.op("arith.negf", k.load(0, "d0")))
     return k.spec()
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from loop_kernels import NAMES, Kernel, KernelBuilder
+from kernels import Kernel, LoopsBuilder
 from torch import Tensor
 
 from effc.compiler.ir.expr import as_expr
+from effc.runtime.dtypes import DTYPE_NAMES
 
 TARGETS = ["host", "avx2", "x86-64"]
 
@@ -23,7 +24,7 @@ def nans(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_any_length_from_any_offset(target: str) -> None:
-    k = KernelBuilder([("s0", "parallel")], [("f32", "read", "s0"), ("f32", "read", "s0"), ("f32", "write", "s0")])
+    k = LoopsBuilder([("s0", "parallel")], [("f32", "read", "s0"), ("f32", "read", "s0"), ("f32", "write", "s0")])
     x, y = k.load(0, "d0"), k.load(1, "d0")
     k.store(2, "d0", k.op("arith.addf", k.op("arith.mulf", x, y), x))
     kernel = Kernel(k.spec(["s0"]), target)
@@ -37,7 +38,7 @@ def test_any_length_from_any_offset(target: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_broadcast_over_channels(target: str) -> None:
     n, c, h, w = 2, 5, 7, 9
-    k = KernelBuilder(
+    k = LoopsBuilder(
         [(n, "parallel"), (c, "parallel"), (h, "parallel"), (w, "parallel")],
         [("f32", "read", n * c * h * w), ("f32", "read", c), ("f32", "write", n * c * h * w)],
     )
@@ -54,9 +55,9 @@ def test_broadcast_over_channels(target: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.bool])
 def test_transposed_copy(dtype: torch.dtype, shape: tuple[int, int], target: str) -> None:
     rows, columns = shape
-    k = KernelBuilder(
+    k = LoopsBuilder(
         [(columns, "parallel"), (rows, "parallel")],
-        [(NAMES[dtype], "read", rows * columns), (NAMES[dtype], "write", rows * columns)],
+        [(DTYPE_NAMES[dtype], "read", rows * columns), (DTYPE_NAMES[dtype], "write", rows * columns)],
     )
     k.store(1, f"{rows}*d0 + d1", k.load(0, f"d0 + {columns}*d1"))
     x = torch.randint(0, 2 if dtype == torch.bool else 100, shape).to(dtype)
@@ -68,7 +69,7 @@ def test_transposed_copy(dtype: torch.dtype, shape: tuple[int, int], target: str
 @pytest.mark.parametrize("target", TARGETS)
 def test_transposed_and_plain_operands_together(target: str) -> None:
     n, m, b = 67, 45, 3
-    k = KernelBuilder(
+    k = LoopsBuilder(
         [(b, "parallel"), (n, "parallel"), (m, "parallel")],
         [("f32", "read", b * n * m), ("f32", "read", b * n * m), ("f32", "read", m), ("f32", "write", b * n * m)],
     )
@@ -83,7 +84,7 @@ def test_transposed_and_plain_operands_together(target: str) -> None:
 @pytest.mark.parametrize("stride", [2, 3, -1])
 def test_strided_and_reversed_reads(stride: int, target: str) -> None:
     n = 101
-    k = KernelBuilder([(n, "parallel")], [("f32", "read", n * abs(stride)), ("f32", "write", n)])
+    k = LoopsBuilder([(n, "parallel")], [("f32", "read", n * abs(stride)), ("f32", "write", n)])
     k.store(1, "d0", k.load(0, f"{stride}*d0" if stride > 0 else f"{n - 1} - d0"))
     x, out = torch.randn(n * abs(stride)), nans(n)
     Kernel(k.spec(), target)([x, out])
@@ -92,7 +93,7 @@ def test_strided_and_reversed_reads(stride: int, target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_strided_store_leaves_the_gaps(target: str) -> None:
-    k = KernelBuilder([(50, "parallel")], [("f32", "read", 50), ("f32", "write", 150)])
+    k = LoopsBuilder([(50, "parallel")], [("f32", "read", 50), ("f32", "write", 150)])
     k.store(1, "3*d0 + 1", k.load(0, "d0"))
     x, out = torch.randn(50), nans(150)
     Kernel(k.spec(), target)([x, out])
@@ -102,7 +103,7 @@ def test_strided_store_leaves_the_gaps(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_nearest_upsampling_by_division(target: str) -> None:
-    k = KernelBuilder([(9, "parallel"), (22, "parallel")], [("f32", "read", 55), ("f32", "write", 198)])
+    k = LoopsBuilder([(9, "parallel"), (22, "parallel")], [("f32", "read", 55), ("f32", "write", 198)])
     k.store(1, "22*d0 + d1", k.load(0, "11*(d0 // 2) + d1 // 2"))
     x, out = torch.randn(5, 11), nans(9, 22)
     Kernel(k.spec(), target)([x, out])
@@ -113,7 +114,7 @@ def test_nearest_upsampling_by_division(target: str) -> None:
 def test_padding_reads_nothing_outside(target: str) -> None:
     """A masked load whose address would lie before or behind the operand where the mask is false."""
     n = 37
-    k = KernelBuilder([(n + 200_000, "parallel")], [("f32", "read", n), ("f32", "write", n + 200_000)])
+    k = LoopsBuilder([(n + 200_000, "parallel")], [("f32", "read", n), ("f32", "write", n + 200_000)])
     i = k.op("index", dtype="i64", expr=as_expr("d0 - 100000"))
     low = k.op("arith.cmpi", i, k.constant(0, "i64"), dtype="i1", predicate="sge")
     high = k.op("arith.cmpi", i, k.constant(n, "i64"), dtype="i1", predicate="slt")
@@ -124,8 +125,8 @@ def test_padding_reads_nothing_outside(target: str) -> None:
     assert torch.equal(out, torch.nn.functional.pad(x, (100_000, 100_000), value=-3.0))
 
 
-def lookup(rows: int, columns: int, count: int) -> KernelBuilder:
-    k = KernelBuilder(
+def lookup(rows: int, columns: int, count: int) -> LoopsBuilder:
+    k = LoopsBuilder(
         [(count, "parallel"), (columns, "parallel")],
         [("i64", "read", count), ("f32", "read", rows * columns), ("f32", "write", count * columns)],
     )
@@ -151,7 +152,7 @@ def test_rows_by_index_and_its_check(columns: int, target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_gather_along_the_last_dim(target: str) -> None:
-    k = KernelBuilder(
+    k = LoopsBuilder(
         [(7, "parallel"), (35, "parallel")], [("i64", "read", 245), ("f32", "read", 700), ("f32", "write", 245)]
     )
     i = k.load(0, "35*d0 + d1")
@@ -165,9 +166,9 @@ def test_gather_along_the_last_dim(target: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_conversions_of_every_value(dtype: torch.dtype, target: str) -> None:
     """All 65,536 bit patterns widen exactly; f32 values around every rounding boundary round to nearest even."""
-    name = NAMES[dtype]
+    name = DTYPE_NAMES[dtype]
     every = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
-    widen = KernelBuilder([(65536, "parallel")], [(name, "read", 65536), ("f32", "write", 65536)])
+    widen = LoopsBuilder([(65536, "parallel")], [(name, "read", 65536), ("f32", "write", 65536)])
     widen.store(1, "d0", widen.op("arith.extf", widen.load(0, "d0")))
     out = torch.zeros(65536)
     Kernel(widen.spec(), target)([every, out])
@@ -181,7 +182,7 @@ def test_low_precision_conversions_of_every_value(dtype: torch.dtype, target: st
         [values, values * (1 + 2**-12), values * (1 - 2**-12), (values + values.roll(-1)) / 2, torch.randn(1000) * 1e-6]
     )
     n = steps.numel()
-    narrow = KernelBuilder([(n, "parallel")], [("f32", "read", n), (name, "write", n)])
+    narrow = LoopsBuilder([(n, "parallel")], [("f32", "read", n), (name, "write", n)])
     narrow.store(1, "d0", narrow.op("arith.truncf", narrow.load(0, "d0"), dtype=name))
     rounded = torch.zeros(n, dtype=dtype)
     Kernel(narrow.spec(), target)([steps, rounded])
@@ -195,8 +196,8 @@ def test_low_precision_conversions_of_every_value(dtype: torch.dtype, target: st
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64])
 @pytest.mark.parametrize(("op", "mode"), [("arith.divsi", "trunc"), ("arith.floordivsi", "floor")])
 def test_integer_division_never_traps(op: str, mode: str, dtype: torch.dtype, target: str) -> None:
-    name = NAMES[dtype]
-    k = KernelBuilder([(37, "parallel")], [(name, "read", 37), (name, "read", 37), (name, "write", 37)])
+    name = DTYPE_NAMES[dtype]
+    k = LoopsBuilder([(37, "parallel")], [(name, "read", 37), (name, "read", 37), (name, "write", 37)])
     k.store(2, "d0", k.op(op, k.load(0, "d0"), k.load(1, "d0"), dtype=name))
     a, b = torch.randint(-100, 100, (37,)).to(dtype), torch.randint(-9, 10, (37,)).to(dtype)
     b[b == 0] = 5
@@ -210,7 +211,7 @@ def test_integer_division_never_traps(op: str, mode: str, dtype: torch.dtype, ta
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_booleans_and_masked_stores(target: str) -> None:
-    k = KernelBuilder([(77, "parallel")], [("f32", "read", 77), ("i1", "write", 77), ("f32", "readwrite", 77)])
+    k = LoopsBuilder([(77, "parallel")], [("f32", "read", 77), ("i1", "write", 77), ("f32", "readwrite", 77)])
     x = k.load(0, "d0")
     positive = k.op("arith.cmpf", x, k.constant(0.0), dtype="i1", predicate="ogt")
     k.store(1, "d0", positive)
@@ -222,7 +223,7 @@ def test_booleans_and_masked_stores(target: str) -> None:
 
 
 def test_a_single_point() -> None:
-    k = KernelBuilder([], [("f32", "read", 1), ("f32", "write", 1)])
+    k = LoopsBuilder([], [("f32", "read", 1), ("f32", "write", 1)])
     k.store(1, "0", k.op("math.exp", k.load(0, "0")))
     x, out = torch.randn(1), nans(1)
     Kernel(k.spec())([x, out], threads=2)
@@ -231,7 +232,7 @@ def test_a_single_point() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_libm_calls_lane_by_lane(target: str) -> None:
-    k = KernelBuilder([(35, "parallel")], [("f32", "read", 35), ("f32", "write", 35)])
+    k = LoopsBuilder([(35, "parallel")], [("f32", "read", 35), ("f32", "write", 35)])
     k.store(1, "d0", k.op("libm.lgamma", k.load(0, "d0")))
     x, out = torch.rand(35) * 10, nans(35)
     Kernel(k.spec(), target)([x, out])
@@ -243,7 +244,7 @@ def test_libm_calls_lane_by_lane(target: str) -> None:
     ("target", "used", "refused"), [("avx2", "ymm", r"zmm|%k[0-7]"), ("x86-64", "xmm", r"zmm|ymm|\tv")]
 )
 def test_a_target_uses_its_own_instructions_only(target: str, used: str, refused: str, tmp_path: Path) -> None:
-    k = KernelBuilder([(1000, "parallel")], [("f32", "read", 1000), ("f32", "write", 1000)])
+    k = LoopsBuilder([(1000, "parallel")], [("f32", "read", 1000), ("f32", "write", 1000)])
     k.store(1, "d0", k.op("math.exp", k.load(0, "d0")))
     path = tmp_path / "kernel.o"
     path.write_bytes(Kernel(k.spec(), target).object)

@@ -6,20 +6,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from loop_kernels import NAMES, Kernel, KernelBuilder
+from kernels import Kernel, LoopsBuilder
 from torch import Tensor
 
 from effc.compiler.ir.expr import var
+from effc.runtime.dtypes import DTYPE_NAMES
 
 TARGETS = ["host", "avx2", "x86-64"]
 #: Odd, prime, just under and over a vector and a block of vectors.
 LENGTHS = [1, 2, 7, 16, 17, 63, 64, 67, 250, 1021]
 
 
-def reduction(rows: int, columns: int, dim: int, kind: str, dtype: str, result: str | None = None) -> KernelBuilder:
+def reduction(rows: int, columns: int, dim: int, kind: str, dtype: str, result: str | None = None) -> LoopsBuilder:
     """``out = x.kind(dim)`` of a contiguous ``rows x columns`` operand; f32 sums of bf16 and f16."""
     points, length = (columns, rows) if dim == 0 else (rows, columns)
-    k = KernelBuilder(
+    k = LoopsBuilder(
         [(points, "parallel"), (length, "reduction")],
         [(dtype, "read", rows * columns), (result or dtype, "write", points)],
     )
@@ -40,9 +41,9 @@ def poisoned(size: int, dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("length", [1, 7, 64, 250])
 def test_sum_of_any_length(length: int, dim: int, target: str) -> None:
-    x = torch.randn(length, 37) if dim == 0 else torch.randn(37, length)
-    out = poisoned(37, x.dtype)
-    kernel = Kernel(reduction(*x.shape, dim, "add", "f32").spec(), target)
+    rows, columns = (length, 37) if dim == 0 else (37, length)
+    x, out = torch.randn(rows, columns), poisoned(37, torch.float32)
+    kernel = Kernel(reduction(rows, columns, dim, "add", "f32").spec(), target)
     for threads in (1, 2):
         out.fill_(float("nan"))
         kernel([x, out], threads=threads)
@@ -64,7 +65,7 @@ def test_kinds_and_dtypes(dtype: torch.dtype, kind: str, dim: int) -> None:
         "argmin": lambda: x.argmin(dim),
     }[kind]()
     out = poisoned(reference.numel(), reference.dtype)
-    Kernel(reduction(67, 35, dim, kind, NAMES[dtype], NAMES[reference.dtype]).spec())([x, out])
+    Kernel(reduction(67, 35, dim, kind, DTYPE_NAMES[dtype], DTYPE_NAMES[reference.dtype]).spec())([x, out])
     torch.testing.assert_close(out, reference, rtol=0, atol=0, equal_nan=True)
 
 
@@ -92,7 +93,7 @@ def test_booleans(kind: str, reference: Callable[..., Tensor], target: str) -> N
 def test_low_precision_sums_in_f32(dim: int, dtype: torch.dtype, target: str) -> None:
     x = torch.randn(130, 70).to(dtype)
     out = poisoned(x.shape[1 - dim], dtype)
-    Kernel(reduction(130, 70, dim, "add", NAMES[dtype]).spec(), target)([x, out])
+    Kernel(reduction(130, 70, dim, "add", DTYPE_NAMES[dtype]).spec(), target)([x, out])
     torch.testing.assert_close(
         out, x.double().sum(dim).to(dtype), rtol=1e-2 if dtype == torch.bfloat16 else 1e-3, atol=1e-2
     )
@@ -113,7 +114,7 @@ def test_long_sums_stay_accurate(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("columns", LENGTHS)
 def test_softmax(columns: int, target: str) -> None:
     rows = 19
-    k = KernelBuilder(
+    k = LoopsBuilder(
         [(rows, "parallel"), (columns, "reduction")],
         [("f32", "read", rows * columns), ("f32", "write", rows * columns)],
     )
@@ -129,8 +130,8 @@ def test_softmax(columns: int, target: str) -> None:
     torch.testing.assert_close(out, torch.softmax(x_.double(), -1).float(), rtol=2e-6, atol=1e-9, equal_nan=True)
 
 
-def layer_norm(rows: int | str, columns: int | str, inplace: bool = False) -> KernelBuilder:
-    k = KernelBuilder(
+def layer_norm(rows: int | str, columns: int | str, inplace: bool = False) -> LoopsBuilder:
+    k = LoopsBuilder(
         [(rows, "parallel"), (columns, "reduction")],
         [("f32", "read", f"{rows}*({columns})"), ("f32", "read", columns), ("f32", "write", f"{rows}*({columns})")],
     )
@@ -158,7 +159,7 @@ def test_layer_norm_of_symbolic_sizes_and_in_place(target: str) -> None:
 def test_batch_statistics_over_outer_and_inner_dims(target: str) -> None:
     """Mean and sum of squares over batch and space with channels between them."""
     n, c, s = 3, 21, 37
-    k = KernelBuilder(
+    k = LoopsBuilder(
         [(c, "parallel"), (n, "reduction"), (s, "reduction")],
         [("f32", "read", n * c * s), ("f32", "write", c), ("f32", "write", c)],
     )
@@ -175,7 +176,7 @@ def test_batch_statistics_over_outer_and_inner_dims(target: str) -> None:
 def test_normalise_over_channels_of_a_channels_first_tensor(target: str) -> None:
     """The reduction dimension is strided, so vectors run along space: several passes, vertically."""
     n, c, s = 2, 33, 45
-    k = KernelBuilder(
+    k = LoopsBuilder(
         [(n, "parallel"), (s, "parallel"), (c, "reduction")],
         [("f32", "read", n * c * s), ("f32", "write", n * c * s), ("f32", "write", n * s)],
     )
@@ -193,7 +194,7 @@ def test_normalise_over_channels_of_a_channels_first_tensor(target: str) -> None
 
 
 def test_an_empty_reduction_gives_the_neutral_value() -> None:
-    k = KernelBuilder([(3, "parallel"), ("s0", "reduction")], [("f32", "read", "3*s0"), ("f32", "write", 3)])
+    k = LoopsBuilder([(3, "parallel"), ("s0", "reduction")], [("f32", "read", "3*s0"), ("f32", "write", 3)])
     k.store(1, "d0", k.reduce("add", k.load(0, "s0*d0 + d1")))
     out = poisoned(3, torch.float32)
     Kernel(k.spec(["s0"]))([torch.empty(0), out], [0])
@@ -219,8 +220,9 @@ def test_few_points_share_the_reduction(kind: str, shape: tuple[int, int], targe
     dim = 0 if shape[0] > shape[1] else 1
     x = torch.randint(-50, 50, shape).float()
     x[-1, -1] = 1000 if kind == "argmax" else 0
-    reference = {"add": x.sum, "max": x.amax, "argmax": x.argmax}[kind](dim)
-    kernel = Kernel(reduction(*shape, dim, kind, "f32", NAMES[reference.dtype]).spec(), target)
+    references: dict[str, Callable[[int], Tensor]] = {"add": x.sum, "max": x.amax, "argmax": x.argmax}
+    reference = references[kind](dim)
+    kernel = Kernel(reduction(*shape, dim, kind, "f32", DTYPE_NAMES[reference.dtype]).spec(), target)
     assert "_finish" in kernel.text
     for threads in (1, 2, 7):
         out = poisoned(reference.numel(), reference.dtype)
@@ -229,7 +231,7 @@ def test_few_points_share_the_reduction(kind: str, shape: tuple[int, int], targe
 
 
 def test_mean_of_everything_in_a_symbolic_size() -> None:
-    k = KernelBuilder([("s0", "reduction")], [("f32", "read", "s0"), ("f32", "write", 1)])
+    k = LoopsBuilder([("s0", "reduction")], [("f32", "read", "s0"), ("f32", "write", 1)])
     count = k.op("arith.sitofp", k.op("index", dtype="i64", expr=var("s0")))
     k.store(1, "0", k.op("arith.divf", k.reduce("add", k.load(0, "d0")), count))
     kernel = Kernel(k.spec(["s0"]))
@@ -240,7 +242,7 @@ def test_mean_of_everything_in_a_symbolic_size() -> None:
 
 
 def test_all_and_any_over_everything() -> None:
-    k = KernelBuilder([(300_000, "reduction")], [("i1", "read", 300_000), ("i1", "write", 1), ("i1", "write", 1)])
+    k = LoopsBuilder([(300_000, "reduction")], [("i1", "read", 300_000), ("i1", "write", 1), ("i1", "write", 1)])
     x = k.load(0, "d0")
     k.store(1, "0", k.reduce("and", x, dtype="i1"))
     k.store(2, "0", k.reduce("or", x, dtype="i1"))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from kernel_harness import instr, kernel
+from kernels import Kernel, instr
+from torch import Tensor
 
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import as_expr
 from effc.compiler.ir.spec import Dim, KernelSpec, Operand
+from effc.runtime.dtypes import TORCH_DTYPES
 
 TARGETS = ["host", "avx2", "x86-64"]
 S0, S1, S2 = (as_expr(f"s{k}") for k in range(3))
@@ -44,25 +47,25 @@ SHAPES = [(1, 1, 1), (2, 7, 1), (3, 5, 16), (2, 33, 31), (1, 9, 67), (0, 3, 4), 
 def test_cumsum_is_as_exact_as_eager(shape: tuple[int, int, int], target: str) -> None:
     x = torch.randn(shape)
     y = torch.full_like(x, math.nan)
-    assert kernel(scan_spec("add", "f32", "f32", ADDRESS), target)([x, y], shape, 2) == 0
+    assert Kernel(scan_spec("add", "f32", "f32", ADDRESS), target)([x, y], shape, 2) == 0
     exact = x.double().cumsum(1)
     assert torch.equal(y, exact.float())
 
 
 @pytest.mark.parametrize("dtype", ["i64", "i32", "i8", "f64"])
 def test_cumprod_and_cumsum_of_other_types(dtype: str) -> None:
-    torch_dtype = {"i64": torch.int64, "i32": torch.int32, "i8": torch.int8, "f64": torch.float64}[dtype]
+    torch_dtype = TORCH_DTYPES[dtype]
     x = torch.randint(-3, 4, (3, 11, 21)).to(torch_dtype)
     for kind, reference in (("add", torch.cumsum), ("mul", torch.cumprod)):
         y = torch.full_like(x, 77)
-        kernel(scan_spec(kind, dtype, dtype, ADDRESS))([x, y], x.shape)
+        Kernel(scan_spec(kind, dtype, dtype, ADDRESS))([x, y], x.shape)
         assert torch.equal(y, reference(x, 1, dtype=torch_dtype))
 
 
 def test_low_precision_accumulates_in_the_wide_type() -> None:
     x = torch.randn(4, 100, 37).bfloat16()
     y = torch.full_like(x, math.nan)
-    kernel(scan_spec("add", "bf16", "f32", ADDRESS))([x, y], x.shape)
+    Kernel(scan_spec("add", "bf16", "f32", ADDRESS))([x, y], x.shape)
     assert torch.equal(y, x.float().cumsum(1).bfloat16()) or torch.allclose(
         y.double(), x.double().cumsum(1), rtol=2**-8, atol=2**-8
     )
@@ -75,7 +78,7 @@ def test_running_extrema_and_their_indices(kind: str, shape: tuple[int, int, int
     x = torch.randint(-5, 6, shape).float()  # many ties
     x.view(-1)[torch.randperm(x.numel())[:3]] = math.nan
     y, i = torch.full_like(x, 77.0), torch.full(shape, -7)
-    kernel(scan_spec(kind, "f32", "f32", ADDRESS, index=True), target)([x, y, i], shape, 2)
+    Kernel(scan_spec(kind, "f32", "f32", ADDRESS, index=True), target)([x, y, i], shape, 2)
     values, indices = (torch.cummax if kind == "max" else torch.cummin)(x, 1)
     torch.testing.assert_close(y, values, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(i, indices)
@@ -86,7 +89,7 @@ def test_logcumsumexp(shape: tuple[int, int, int]) -> None:
     x = torch.randn(shape) * 20
     x[0, 0], x[0, 5], x[1, 1] = -math.inf, -math.inf, math.inf
     y = torch.full_like(x, math.nan)
-    kernel(scan_spec("logaddexp", "f32", "f32", ADDRESS))([x, y], shape)
+    Kernel(scan_spec("logaddexp", "f32", "f32", ADDRESS))([x, y], shape)
     torch.testing.assert_close(y.double(), x.double().logcumsumexp(1), rtol=6.1e-8, atol=1e-30)
 
 
@@ -97,7 +100,7 @@ def test_rows_of_a_matrix_are_scanned_side_by_side(kind: str, rows: int) -> None
     spec = KernelSpec("scan", (Dim(S0), Dim(S1, "reduction")), spec.operands, spec.body, spec.symbols)
     x = torch.randn(rows, 123)
     y = torch.full_like(x, math.nan)
-    kernel(spec)([x, y], (rows, 123, 1), 2)
+    Kernel(spec)([x, y], (rows, 123, 1), 2)
     exact = (torch.cumsum if kind == "add" else torch.logcumsumexp)(x.double(), 1)
     torch.testing.assert_close(y.double(), exact, rtol=6.1e-8, atol=1e-30)
 
@@ -107,7 +110,7 @@ def test_the_number_of_threads_does_not_change_a_scan() -> None:
     results = []
     for count in (1, 2, 3):
         y = torch.full_like(x, math.nan)
-        kernel(scan_spec("add", "f32", "f32", ADDRESS))([x, y], x.shape, count)
+        Kernel(scan_spec("add", "f32", "f32", ADDRESS))([x, y], x.shape, count)
         results.append(y)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -116,7 +119,7 @@ def test_the_number_of_threads_does_not_change_a_scan() -> None:
 def test_a_scan_needs_one_scanned_dimension() -> None:
     spec = KernelSpec("scan", (Dim(S0),), (), (), ("s0",))
     with pytest.raises(LoweringError, match="one reduction dimension"):
-        kernel(spec)
+        Kernel(spec)
 
 
 # -- scatter ----------------------------------------------------------------------------------------------------------
@@ -138,8 +141,13 @@ def rows_spec(combine: str, dtype: str = "f32", independent: int = 0, check: boo
     return KernelSpec("scatter", (Dim(S0), Dim(S1)), operands, tuple(body), ("s0", "s1", "s2"), attributes)
 
 
+COMBINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "set": lambda a, b: b, "add": torch.add, "mul": torch.mul, "amax": torch.maximum, "min": torch.minimum,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("combine", ["set", "add", "mul", "amax", "min"])
+@pytest.mark.parametrize("combine", COMBINED)
 @pytest.mark.parametrize("width", [1, 7, 16, 67, 1500])
 def test_rows_scattered_with_duplicates(combine: str, width: int, target: str) -> None:
     rows, index = 9, torch.randint(0, 9, (23,))
@@ -147,11 +155,9 @@ def test_rows_scattered_with_duplicates(combine: str, width: int, target: str) -
     source[3, 0] = math.nan
     expected = start.clone()
     for i, row in enumerate(index.tolist()):
-        expected[row] = {
-            "set": lambda a, b: b, "add": torch.add, "mul": torch.mul, "amax": torch.maximum, "min": torch.minimum
-        }[combine](expected[row], source[i])  # fmt: skip
+        expected[row] = COMBINED[combine](expected[row], source[i])
     got = start.clone()
-    assert kernel(rows_spec(combine), target)([got, index, source], (23, width, rows), 2) == 0
+    assert Kernel(rows_spec(combine), target)([got, index, source], (23, width, rows), 2) == 0
     torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -160,7 +166,7 @@ def test_rows_scattered_with_duplicates(combine: str, width: int, target: str) -
 def test_an_index_out_of_range_is_reported_and_writes_nothing(bad: int, width: int) -> None:
     guarded = torch.full((7, width), 3.0)
     index, source = torch.tensor([0, bad, 4]), torch.ones(3, width)
-    code = kernel(rows_spec("add"))([guarded[1:6], index, source], (3, width, 5))
+    code = Kernel(rows_spec("add"))([guarded[1:6], index, source], (3, width, 5))
     assert code == 1 + 6
     expected = torch.full((7, width), 3.0)
     expected[1] = expected[5] = 4.0
@@ -169,11 +175,11 @@ def test_an_index_out_of_range_is_reported_and_writes_nothing(bad: int, width: i
 
 @pytest.mark.parametrize("dtype", ["bf16", "i64", "i1"])
 def test_scatter_add_of_other_types(dtype: str) -> None:
-    torch_dtype = {"bf16": torch.bfloat16, "i64": torch.int64, "i1": torch.bool}[dtype]
+    torch_dtype = TORCH_DTYPES[dtype]
     start = torch.randint(0, 2, (5, 33)).to(torch_dtype)
     source, index = torch.randint(0, 2, (20, 33)).to(torch_dtype), torch.randint(0, 5, (20,))
     got, expected = start.clone(), start.clone()
-    kernel(rows_spec("add", dtype))([got, index, source], (20, 33, 5))
+    Kernel(rows_spec("add", dtype))([got, index, source], (20, 33, 5))
     assert torch.equal(got, expected.index_add_(0, index, source))
 
 
@@ -190,7 +196,7 @@ def test_scatter_add_along_the_last_dimension_by_independent_rows(target: str) -
     spec = KernelSpec("scatter", (Dim(S0), Dim(S1)), operands, body, ("s0", "s1", "s2"), attributes)
     index, source = torch.randint(0, 4, (200, 111)), torch.randn(200, 111)
     got = torch.zeros(200, 4)
-    kernel(spec, target)([got, index, source], (200, 111, 4), 2)
+    Kernel(spec, target)([got, index, source], (200, 111, 4), 2)
     assert torch.equal(got, torch.zeros(200, 4).scatter_add_(1, index, source))
 
 
@@ -199,7 +205,7 @@ def test_the_number_of_threads_does_not_change_a_scatter() -> None:
     results = []
     for count in (1, 2, 3):
         got = start.clone()
-        kernel(rows_spec("add"))([got, index, source], (200, 3000, 30), count)
+        Kernel(rows_spec("add"))([got, index, source], (200, 3000, 30), count)
         results.append(got)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -208,4 +214,4 @@ def test_the_number_of_threads_does_not_change_a_scatter() -> None:
 def test_a_scatter_stores_last() -> None:
     spec = KernelSpec("scatter", (Dim(S0),), (), (instr("constant", dtype="f32", value=0),), ("s0",))
     with pytest.raises(LoweringError, match="stores it last"):
-        kernel(spec)
+        Kernel(spec)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contraction_cases import Case, Runner, packed
-from kernel_runner import HOST
+from kernels import HOST
 from test_contraction_conv import conv_case
 
 from effc.compiler.codegen.cpu.schedules import Packing, alternatives, candidates, packing

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import Instr, KernelSpec
-from effc.runtime.sizes import TORCH_DTYPES
+from effc.runtime.dtypes import TORCH_DTYPES
 
 #: Points of the iteration space that are evaluated; a larger kernel is not repeated.
 _MOST_POINTS = 1 << 24

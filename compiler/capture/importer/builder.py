@@ -14,7 +14,6 @@ import torch
 from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.types import (
     BITS,
-    MLIR_TYPE,
     UNSIGNED,
     Scalar,
     Size,
@@ -25,6 +24,7 @@ from effc.compiler.capture.importer.types import (
 )
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import Call, Expr, Var
+from effc.runtime.dtypes import DTYPE_NAMES
 
 #: What a ``linalg.generic`` computes at one point: values of the inputs -> value of the output.
 PointFunction = Callable[..., Scalar]
@@ -69,7 +69,7 @@ class Builder:
     # -- constants and sizes ----------------------------------------------------------------------------------------
     def constant(self, value: int | float | bool, dtype: torch.dtype | None) -> Scalar:
         """A scalar constant of ``dtype`` (None: ``index``); floats are rounded once, integers wrap as torch's do."""
-        kind = "index" if dtype is None else MLIR_TYPE[dtype]
+        kind = "index" if dtype is None else DTYPE_NAMES[dtype]
         text = literal(value, kind)
         name = self._constants.get((text, kind))
         if name is None:

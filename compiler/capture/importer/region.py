@@ -21,9 +21,10 @@ from torch.fx import Node
 
 from effc.compiler.capture.importer.builder import Builder
 from effc.compiler.capture.importer.registry import LOWERINGS, Op
-from effc.compiler.capture.importer.types import MLIR_TYPE, Size, Tensor, as_quotient, as_size
+from effc.compiler.capture.importer.types import Size, Tensor, as_quotient, as_size
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import Expr, var
+from effc.runtime.dtypes import DTYPE_NAMES
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _describe(meta: Any) -> tuple[torch.dtype, tuple[Size, ...]]:
 
 
 def _check_kind(meta: torch.Tensor) -> None:
-    if meta.dtype not in MLIR_TYPE:
+    if meta.dtype not in DTYPE_NAMES:
         raise UnsupportedError(f"dtype {str(meta.dtype).removeprefix('torch.')}")
     if meta.layout != torch.strided:
         raise UnsupportedError(f"layout {str(meta.layout).removeprefix('torch.')}")

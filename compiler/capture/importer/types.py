@@ -12,23 +12,11 @@ import torch
 
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import Expr, const, floordiv, maximum, minimum, mod, product, var
+from effc.runtime.dtypes import DTYPE_NAMES
 
 #: A dimension: an int where it is static, else an ``Expr`` over the graph's symbols.
 Size = int | Expr
 
-#: torch dtype -> MLIR element type. Integers are signless in MLIR: the chosen op carries the sign.
-MLIR_TYPE: Mapping[torch.dtype, str] = {
-    torch.float64: "f64",
-    torch.float32: "f32",
-    torch.bfloat16: "bf16",
-    torch.float16: "f16",
-    torch.int64: "i64",
-    torch.int32: "i32",
-    torch.int16: "i16",
-    torch.int8: "i8",
-    torch.uint8: "i8",
-    torch.bool: "i1",
-}
 BITS: Mapping[str, int] = {
     "f64": 64,
     "f32": 32,
@@ -72,7 +60,7 @@ class Scalar:
 
     @property
     def type(self) -> str:
-        return "index" if self.dtype is None else MLIR_TYPE[self.dtype]
+        return "index" if self.dtype is None else DTYPE_NAMES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +73,7 @@ class Quotient:
 
 def tensor_type(dtype: torch.dtype, sizes: Sequence[Size]) -> str:
     dims = "".join(f"{s}x" if isinstance(s, int) else "?x" for s in sizes)
-    return f"tensor<{dims}{MLIR_TYPE[dtype]}>"
+    return f"tensor<{dims}{DTYPE_NAMES[dtype]}>"
 
 
 def is_float(dtype: torch.dtype | None) -> bool:
