@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from exactness import assert_exact
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -52,6 +53,8 @@ def test_a_table_of_biases_is_read_along_the_keys() -> None:
     """As in Swin: gathered from a parameter, heads innermost."""
 
     class Biased(nn.Module):
+        index: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.table = nn.Parameter(torch.randn(60, 3))
@@ -67,3 +70,15 @@ def test_a_table_of_biases_is_read_along_the_keys() -> None:
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
         model.table.mul_(2)
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (8, 8), (96, 96), (256, 256), (64, 24)], ids=str)
+@pytest.mark.parametrize("queries", [1, 50])
+def test_head_sizes_are_as_exact_as_eager(channels: tuple[int, int], queries: int) -> None:
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return scaled_dot_product_attention(q, k, v)
+
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 3, n, c) for n, c in ((queries, channels[0]), (50, channels[0]), (50, channels[1])))
+    with torch.no_grad():
+        assert_exact(attend, (q, k, v), torch.compile(attend, backend="effc", dynamic=False))

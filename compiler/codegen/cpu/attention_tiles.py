@@ -17,6 +17,8 @@ from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
 
 #: Steps of a sum in a loop's body.
 _UNROLL = 4
+#: Most channels of one sum: over 256 in one chain rounding errors are twice those of torch's product.
+_CHAIN = 128
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,15 @@ class Tiles:
     ) -> list[Value]:
         b, t, scratch = self.b, self.tensors, self.scratch
         d, _ = self.attention.channels
-        sums = self._product(
-            lambda i, c: t.load("k", t.step("k", lines[i], "d4", c)), scratch.q, len(lines), b.index(d)
-        )
+        sums: list[Value] = []
+        for first in range(0, d, _CHAIN):
+
+            def scalar(i: int, channel: Value, first: int = first) -> Value:
+                return t.load("k", t.step("k", lines[i], "d4", b.add(channel, first)))
+
+            q = scratch.place(scratch.q, b.index(first), 0)
+            part = self._product(scalar, q, len(lines), b.index(min(_CHAIN, d - first)))
+            sums = [b.op("arith.addf", x, y) for x, y in zip(sums, part, strict=True)] if sums else part
         # All masks before the first store: a key that stands for missing ones comes again, and its mask lies where its score goes.
         found = [
             [finished(sums[i * self.vectors + j], p, j) for j in range(self.vectors)] for i, p in enumerate(places)
