@@ -68,9 +68,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+MYPY := $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache --python-executable bin/python
+
+# Tests and tools apart: each has a module `fuzz`. Tools use helpers of the tests.
 types: $(WHEEL)/.built
-	cd $(WHEEL) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
-		--python-executable bin/python -p effc
+	cd $(WHEEL) && $(MYPY) -p effc
+	cd $(WHEEL) && $(MYPY) $(CURDIR)/tests
+	cd $(WHEEL) && MYPYPATH=$(CURDIR)/tests $(MYPY) $(CURDIR)/tools
 
 lint-imports: $(WHEEL)/.built
 	cd $(WHEEL) && bin/python -P -c 'from importlinter.cli import lint_imports_command as main; main()' \

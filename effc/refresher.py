@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
 
 from effc.compiler.ir.errors import InputError
@@ -9,7 +12,7 @@ from effc.identity import original
 from effc.runtime.weights import forget
 
 
-def refresh(model: nn.Module) -> None:
+def refresh(model: nn.Module | Callable[..., Any]) -> None:
     """Derive all packed, folded and converted forms of the weights of ``model`` anew at the next call.
 
     An optimizer's step, ``load_state_dict`` and in-place operations are noticed without this. It is for writes through

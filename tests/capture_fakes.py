@@ -118,7 +118,7 @@ class Stand:
                     f"{node} reads {operand}, which is no input of its region"
                 )
         self.params += [params[n] for n in tensors if n in params]
-        sources = {}
+        sources: dict[str, SymbolSource] = {}
         for node in inputs:
             value = node.meta["val"]
             for dim, size in [(None, value)] if is_scalar(node) else list(enumerate(value.shape)):

@@ -127,7 +127,7 @@ def slices(op: ir.Operation, operands: Sequence[Any], rank: int) -> tuple[slice,
 
 def extract_slice(op: ir.Operation, *operands: Any) -> torch.Tensor:
     (x,), *rest = segments(op, operands)
-    taken = x[slices(op, rest, x.dim())]
+    taken: torch.Tensor = x[slices(op, rest, x.dim())]
     kind = ir.RankedTensorType(op.results[0].type)
     if kind.rank < taken.dim():  # rank-reducing: the importer drops one dimension, by the position of a static size 1
         sizes = mixed(op, "static_sizes", rest[1])
@@ -144,7 +144,7 @@ def extract_slice(op: ir.Operation, *operands: Any) -> torch.Tensor:
 
 def insert_slice(op: ir.Operation, *operands: Any) -> torch.Tensor:
     (source,), (x,), *rest = segments(op, operands)
-    out = x.clone()
+    out: torch.Tensor = x.clone()
     place = slices(op, rest, x.dim())
     out[place] = source.reshape(out[place].shape)
     return out
@@ -174,11 +174,13 @@ def contract(op: ir.Operation, x: torch.Tensor, y: torch.Tensor, init: torch.Ten
 
 # -- the effc dialect -------------------------------------------------------------------------------------------------------
 def word(op: ir.Operation, name: str) -> str:
-    return ir.StringAttr(op.attributes[name]).value
+    value: str = ir.StringAttr(op.attributes[name]).value
+    return value
 
 
 def number(op: ir.Operation, name: str) -> int:
-    return ir.IntegerAttr(op.attributes[name]).value
+    value: int = ir.IntegerAttr(op.attributes[name]).value
+    return value
 
 
 def argreduce(op: ir.Operation, x: torch.Tensor) -> torch.Tensor:
@@ -293,7 +295,7 @@ def generic(op: ir.Operation, values: dict[ir.Value, Any]) -> torch.Tensor:
     value: Any = None
     for inner in operations[:-1]:
         inner = inner.operation
-        operands = [local.get(v) if v in local else values[v] for v in inner.operands]
+        operands: list[Any] = [local[v] if v in local else values[v] for v in inner.operands]
         if combine is not None and inner == combine:
             (other,) = [o for v, o in zip(inner.operands, operands, strict=True) if v != accumulator]
             value = fold(inner.name, other.expand(shape), local[accumulator], reduced)
@@ -307,9 +309,9 @@ def generic(op: ir.Operation, values: dict[ir.Value, Any]) -> torch.Tensor:
         yielded = operations[-1].operation.operands[0]
         value = torch.as_tensor(local[yielded] if yielded in local else values[yielded])
     value = value.reshape([1] * (len(shape) - value.dim()) + list(value.shape))
-    value = value.expand([1 if i in reduced else s for i, s in enumerate(shape)])
+    spread: torch.Tensor = value.expand([1 if i in reduced else s for i, s in enumerate(shape)])
     order = [int(e[1:]) for e in maps[-1]]
-    return value.permute([*order, *reduced]).reshape([shape[d] for d in order])
+    return spread.permute([*order, *reduced]).reshape([shape[d] for d in order])
 
 
 def fold(name: str, value: torch.Tensor, init: torch.Tensor, dims: list[int]) -> torch.Tensor:

@@ -54,7 +54,7 @@ def grouped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return plain(q, k, v)
 
 
-def kernels(formula: Formula, *args: Tensor) -> list[str]:
+def kernels(formula: Callable[..., object], *args: Tensor) -> list[str]:
     report = effc.explain(formula, *args)
     return [kernel.template for graph in report.graphs for region in graph.regions for kernel in region.kernels]
 

@@ -13,6 +13,7 @@ import effc.bisect
 from effc import cli
 from effc.bisect import bisect
 from effc.compiler import opt
+from effc.compiler.capture import backend
 from effc.compiler.ir.errors import LoweringError, OptionError
 from effc.compiler.ir.options import Options
 
@@ -31,7 +32,7 @@ class Model(nn.Module):
 @pytest.fixture
 def wrong_tanh(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
     """The pipeline takes a cosine for a tanh."""
-    build = effc.bisect.builder
+    build = backend.builder
 
     def broken(options: Options) -> Any:
         make = build(options)
@@ -43,7 +44,7 @@ def wrong_tanh(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
 @pytest.fixture
 def refused_tanh(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
     """The pipeline fails on a tanh."""
-    build = effc.bisect.builder
+    build = backend.builder
 
     def broken(options: Options) -> Any:
         make = build(options)

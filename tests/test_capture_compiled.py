@@ -66,10 +66,11 @@ def test_training_follows_the_optimizer() -> None:
     model = Mlp()
     twin = copy.deepcopy(model)
     fast = torch.compile(model, backend="effc")
+    functions: tuple[Callable[[Tensor], Tensor], ...] = (fast, twin)
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.5) for m in (model, twin)]
     for _ in range(3):
         x = torch.randn(6, 24)
-        for function, optimizer in zip((fast, twin), optimizers, strict=True):
+        for function, optimizer in zip(functions, optimizers, strict=True):
             optimizer.zero_grad()
             function(x).square().sum().backward()
             optimizer.step()
@@ -90,6 +91,8 @@ def test_weights_written_in_place_are_seen(compiled: Compiler) -> None:
 
 
 class Cached(nn.Module):
+    keys: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("keys", torch.zeros(2, 16, 8))
@@ -173,7 +176,8 @@ def test_a_graph_break_makes_two_graphs() -> None:
 
 def test_aten_in_the_middle() -> None:
     def f(x: Tensor) -> Tensor:
-        return torch.linalg.inv(x.exp() + torch.eye(6)) * 2 + x
+        inverse: Tensor = torch.linalg.inv(x.exp() + torch.eye(6))
+        return inverse * 2 + x
 
     x = torch.randn(6, 6)
     with record() as recording:
@@ -193,7 +197,8 @@ def test_results_of_aten_may_have_other_strides_than_promised() -> None:
         return torch.empty_like(x)
 
     def f(x: Tensor) -> Tensor:
-        return other_way_round(x * 2) + 1
+        turned: Tensor = other_way_round(x * 2)
+        return turned + 1
 
     x = torch.randn(5, 7)
     torch.testing.assert_close(torch.compile(f, backend="effc")(x), f(x))
@@ -224,7 +229,8 @@ def test_a_model_inside_another(compiled: Compiler) -> None:
     inner = compiled(Mlp().eval())
 
     def outer(x: Tensor) -> Tensor:
-        return inner(x + 1) * 2
+        y: Tensor = inner(x + 1)
+        return y * 2
 
     x = torch.randn(5, 24)
     with torch.no_grad():
@@ -240,7 +246,7 @@ def test_check_passes_on_a_right_model() -> None:
 def test_options_object_is_taken_too() -> None:
     x = torch.randn(4)
     options = effc.Options(fallback="error")
-    assert torch.equal(torch.compile(lambda x: x + 1, backend="effc", options=options)(x), x + 1)  # type: ignore[arg-type]
+    assert torch.equal(torch.compile(lambda x: x + 1, backend="effc", options=options)(x), x + 1)  # type: ignore[call-overload]
 
 
 _SCRIPT = """
@@ -274,8 +280,9 @@ def test_what_depends_on_weights_and_sizes_follows_the_sizes() -> None:
             self.table = torch.nn.Embedding(64, 8)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            rows = self.table(torch.arange(x.shape[0])).sin()
-            return x.shape[0] * rows + self.table(torch.zeros(x.shape[:1], dtype=torch.int64)) * x
+            rows: Tensor = self.table(torch.arange(x.shape[0])).sin()
+            first: Tensor = self.table(torch.zeros(x.shape[:1], dtype=torch.int64))
+            return x.shape[0] * rows + first * x
 
     model = Positions()
     with torch.no_grad(), record() as recording:

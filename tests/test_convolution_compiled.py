@@ -14,7 +14,7 @@ from torch import nn
 from effc.compiler.capture import record
 
 Compiler = Callable[..., Callable[..., Any]]
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TRANSPOSED: tuple[Callable[..., nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -67,6 +67,7 @@ class Residual(nn.Module):
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_winograd_in_a_residual_block_follows_the_weights(dynamic: bool | None, compiled: Compiler) -> None:
     model = Residual(64).eval()
+    assert model.norm.running_mean is not None
     nn.init.normal_(model.norm.running_mean)
     fast = compiled(model, dynamic=dynamic, fullgraph=True)
     with torch.no_grad():

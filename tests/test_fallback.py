@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from capture_fakes import Stand
+from capture_fakes import AtenExecutable, Stand
 from torch import Tensor
 
 from effc.compiler.capture import backend, record
@@ -74,7 +74,8 @@ def holds(target: str, text: str) -> Callable[[Group], Exception | None]:
 def many_ops(x: Tensor) -> Tensor:
     for _ in range(3):
         x = (x.exp() + 1).cos() * 2 - x.t().reshape(x.shape)
-    return x.split(2, 0)[1] + 1
+    _, second = torch.split(x, 2, 0)
+    return second + 1
 
 
 @pytest.mark.parametrize("text", ["no schedule", "no schedule for it (cos)"])
@@ -160,8 +161,10 @@ def test_check_names_region_op_and_line(
     (executable,) = stand.executables.values()
     right = type(executable).__call__
 
-    def wrong(self: object, *args: object, **kwargs: object) -> list[Tensor]:
-        results = right(self, *args, **kwargs)
+    def wrong(
+        self: AtenExecutable, symbols: Sequence[int], tensors: Sequence[Tensor], **validate: bool
+    ) -> list[Tensor]:
+        results = right(self, symbols, tensors, **validate)
         spoil(results[0])
         return results
 

@@ -88,7 +88,8 @@ def test_a_value_on_its_way_to_a_normalisation_is_stored_in_two_bytes() -> None:
     norm = nn.LayerNorm(32).bfloat16()
 
     def block(x: Tensor, w: Tensor) -> Tensor:
-        return norm(x + F.linear(x, w))
+        y: Tensor = norm(x + F.linear(x, w))
+        return y
 
     specs = kernels(block, torch.randn(8, 32).bfloat16(), torch.randn(32, 32).bfloat16())
     assert {o.dtype for s in specs for o in s.operands} == {"bf16"}

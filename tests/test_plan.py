@@ -54,6 +54,10 @@ def planned() -> tuple[Net, effc.Calibration, Plan]:
     return model, calibration, effc.plan(model, calibration, accuracy_budget=0.01)
 
 
+def compiled_with(model: nn.Module, **options: Any) -> Callable[..., Any]:
+    return torch.compile(model, backend="effc", options=options)
+
+
 def sites(model: nn.Module, x: Tensor) -> list[Site]:
     with torch.no_grad(), record() as recording:
         torch.compile(model, backend="effc")(x)
@@ -98,7 +102,7 @@ def test_a_plan_is_exact_verified_and_says_why(planned: tuple[Net, effc.Calibrat
     assert (plan.calibration, plan.metric, plan.budget) == (calibration.digest, "relative_l2", 0.01)
     assert {d.pass_name for d in plan.decisions} == {"dense"}
     assert all("the only candidate" in d.reason and d.latency.seconds > 0 for d in plan.decisions)
-    fast = torch.compile(model, backend="effc", options={"plan": plan})
+    fast = compiled_with(model, plan=plan)
     with torch.no_grad():
         assert_exact(model, (torch.randn(3, 3, 9, 9),), fast)
 
@@ -110,7 +114,7 @@ def test_the_chosen_schedules_are_the_kernels_schedules(planned: tuple[Net, effc
     assert other != plan
     x = torch.randn(3, 3, 9, 9)
     with torch.no_grad(), record() as recording:
-        assert_exact(model, (x,), torch.compile(model, backend="effc", options={"plan": other}))
+        assert_exact(model, (x,), compiled_with(model, plan=other))
     run = {spec.key(): spec.schedule for program, _ in recording.programs for spec in program.kernels}
     assert {key: run[key] for key in other.schedules()} == other.schedules()
     assert recording.notes == []
@@ -124,7 +128,7 @@ def test_every_schedule_on_offer_computes_the_same(planned: tuple[Net, effc.Cali
         one = replace(plan, decisions=(replace(decision, kernels=(spec,), changed=True),))
         torch._dynamo.reset()
         with torch.no_grad():
-            assert_exact(model, (torch.randn(3, 3, 9, 9),), torch.compile(model, backend="effc", options={"plan": one}))
+            assert_exact(model, (torch.randn(3, 3, 9, 9),), compiled_with(model, plan=one))
 
 
 def test_a_schedule_that_the_template_does_not_have_is_not_used(planned: tuple[Net, effc.Calibration, Plan]) -> None:
@@ -134,7 +138,7 @@ def test_a_schedule_that_the_template_does_not_have_is_not_used(planned: tuple[N
         for d in plan.decisions
     )
     with torch.no_grad():
-        fast = torch.compile(model, backend="effc", options={"plan": replace(plan, decisions=odd)})
+        fast = compiled_with(model, plan=replace(plan, decisions=odd))
         assert_exact(model, (torch.randn(3, 3, 9, 9),), fast)
 
 
@@ -203,7 +207,7 @@ def test_a_budget_without_a_plan_is_met_by_exact_code_and_said_so() -> None:
 
 
 def test_a_budget_and_gradients_exclude_each_other() -> None:
-    fast = torch.compile(nn.Linear(3, 4), backend="effc", options={"accuracy_budget": 0.01})
+    fast = compiled_with(nn.Linear(3, 4), accuracy_budget=0.01)
     with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match=r"OptionError: an accuracy budget of 0\.01 and"):
         fast(torch.randn(2, 3))
 

@@ -24,7 +24,7 @@ class Net(nn.Module):
         self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.linear(x)
+        y: Tensor = self.linear(x)
         return torch.relu(y).sort(-1).values @ y.t()
 
 
@@ -113,7 +113,7 @@ def test_explain_raises_the_refusal_itself(stand: Stand) -> None:
 
 def test_unknown_attribute() -> None:
     with pytest.raises(AttributeError, match="module 'effc' has no attribute 'nothing'"):
-        effc.nothing  # type: ignore[attr-defined]  # noqa: B018
+        effc.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import threading
@@ -19,10 +20,13 @@ from torch.export import Dim
 import effc
 from effc import loading
 from effc.compiler.ir.errors import ArtifactError, InputError, UnsupportedError
+from effc.costmodel import hardware
 
 
 class Net(nn.Module):
     """A buffer that is updated, an input that is written, an op that effc leaves to ATen, nested inputs and outputs."""
+
+    seen: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +44,7 @@ class Net(nn.Module):
         return {"y": y * self.mask, "values": (torch.linalg.svdvals(y), None, 3), "seen": self.seen}
 
 
-def linear() -> nn.Module:
+def linear() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 17), nn.GELU(), nn.Linear(17, 5)).eval()
 
 
@@ -234,7 +238,7 @@ def test_another_version_and_an_empty_folder(tmp_path: Path, content: bytes) -> 
 
 
 def other_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = tuple(f for f in loading.flags() if f != "avx2")
+    kept = tuple(f for f in hardware.flags() if f != "avx2")
     monkeypatch.setattr(loading, "flags", lambda: kept)
 
 
@@ -254,7 +258,7 @@ def test_another_version_of_effc_compiles_the_graph_again(tmp_path: Path, monkey
     monkeypatch.setattr(loading._Decoder, "_adopted", None)
     with torch.no_grad():
         assert_exact(model, (x,), effc.load(tmp_path / "model"))
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ArtifactError, match=r"the model was saved by effc .*, and this is effc 9\.9"):
         effc.load(tmp_path / "model")
 
@@ -262,7 +266,7 @@ def test_another_version_of_effc_compiles_the_graph_again(tmp_path: Path, monkey
 def test_another_cpu_without_the_toolchain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     (tmp_path / loading.FILE).write_bytes(content)
     other_cpu(monkeypatch)
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ArtifactError, match="for a CPU with avx2, which this one lacks, and the package torch-mlir"):
         effc.load(tmp_path)
 
@@ -279,13 +283,14 @@ def test_models(tmp_path: Path, name: str) -> None:
 # -- effc.refresh -----------------------------------------------------------------------------------------------------
 def test_refresh_follows_writes_that_torch_does_not_see() -> None:
     model, x = linear(), torch.randn(3, 6)
+    first, last = (layer.weight for layer in model if isinstance(layer, nn.Linear))
     fast = torch.compile(model, backend="effc")
     with torch.no_grad():
         fast(x)
-        model[0].weight.data.view(-1)[1].mul_(3)
+        first.data.view(-1)[1].mul_(3)
         for refreshed in (model, fast):
             effc.refresh(refreshed)
             assert_exact(model, (x,), fast)
-            model[2].weight.data.view(-1)[2].add_(1)
+            last.data.view(-1)[2].add_(1)
     with pytest.raises(InputError, match="refresh takes the module"):
-        effc.refresh(lambda x: x)  # type: ignore[arg-type]
+        effc.refresh(lambda x: x)

@@ -28,7 +28,7 @@ def measure(name: str, rounds: int) -> str:
     """One line for the model ``name``."""
     torch.set_num_threads(1)
     case = zoo.build(name, small=False)
-    inputs = case.inputs(seed=0, step=0)
+    inputs = case.inputs(0, 0)
     compiled = torch.compile(case.module, backend="effc")
 
     def seconds(function: Callable[..., Any]) -> float:

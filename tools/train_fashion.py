@@ -55,7 +55,7 @@ class Runner:
         start = time.perf_counter()
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.call(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         self.schedule.step()
         self.losses.append(loss.item())

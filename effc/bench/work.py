@@ -41,7 +41,7 @@ def work_of(module: nn.Module, inputs: tuple[Any, ...]) -> Work:
     return Work(counter.get_total_flops(), reads.bytes() + _size((inputs, outputs)))
 
 
-class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Reads(TorchDispatchMode):
     """Which of the storages ``state`` the ops read, and how much of each."""
 
     def __init__(self, state: set[int]) -> None:

@@ -74,7 +74,7 @@ def _call(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 # Seeds the generator and calls: Dynamo does not trace the seeding. ``check`` seeds before each call instead.
-common_methods_invocations.wrapper_set_seed = _call
+common_methods_invocations.wrapper_set_seed = _call  # type: ignore[attr-defined]  # imported there
 
 
 def ops(names: list[str] | None = None, dtype: torch.dtype = torch.float32) -> list[Any]:
