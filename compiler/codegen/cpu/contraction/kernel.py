@@ -109,7 +109,7 @@ class Kernel:
 
     def _tile(self, outer: dict[str, Value], panel: Value, row: Value, column: Value, rows: int) -> None:
         """One register tile of so many rows."""
-        b, nest, shape, step = self.b, self.nest, self.shape, self.step
+        b, nest, shape = self.b, self.nest, self.shape
         masks = self._masks(column)
         indices = [b.add(row, i) for i in range(rows)]
         start = dict(outer)
@@ -117,33 +117,34 @@ class Kernel:
             start[f"d{nest.row}"] = row
         if nest.column is not None:
             start[f"d{nest.column}"] = column
-        row_stride = nest.stride(nest.left.load, nest.row)
-        fixed = row_stride.constant
-        base = self._pointer(nest.left.load, start)
-        left = [base]
-        if fixed is None:
-            element = step.memory(nest.left)
-            stride = self._value(row_stride)
-            left = [b.element_pointer(base, b.mul(b.sub(i, row), stride), element) for i in indices]
-        masked_reads = masks if not nest.right.packed else None
+        right = self._right(outer, panel, start)
         tile = Tile(
-            step,
+            self.step,
             rows,
             shape.vectors,
-            fixed,
+            nest.stride(nest.left.load, nest.row).constant,
             self.sizes,
             [nest.stride(nest.left.load, k) for k in nest.reduction],
             self._right_strides(),
             self.share.symbols,
             shape.unroll,
-            masked_reads if not nest.wise else masks,
+            masks if nest.wise or not nest.right.packed else None,
             self._lane_offsets(),
             b.mul(self._column_stride(), shape.lanes),
-            self._ahead(panel),
+            self._ahead(panel, right),
         )
-        sums = tile.run(left, self._right(outer, panel, start))
+        sums = tile.run(self._left(start, rows), right)
         columns = [b.add(column, j * shape.lanes) for j in range(shape.vectors)]
         self.epilogue.write(outer, indices, columns, masks, sums)
+
+    def _left(self, start: dict[str, Value], rows: int) -> list[Value]:
+        """What a tile takes for its rows from ``start`` on."""
+        b, nest = self.b, self.nest
+        stride, base = nest.stride(nest.left.load, nest.row), self._pointer(nest.left.load, start)
+        if stride.constant is not None:
+            return [base]
+        element = self.step.memory(nest.left)
+        return [b.element_pointer(base, b.mul(self._value(stride), i), element) for i in range(rows)]
 
     # -- the right factor -------------------------------------------------------------------------------------------
     def _right(self, outer: dict[str, Value], panel: Value, start: dict[str, Value]) -> Value:
@@ -157,16 +158,19 @@ class Kernel:
         offset = b.mul(index, self._value(shape.panel_elements(self.sizes)))
         return b.element_pointer(self.share.pointer(nest.right.operand), offset, self.step.memory(nest.right))
 
-    def _ahead(self, panel: Value) -> Ahead | None:
+    def _ahead(self, panel: Value, right: Value) -> Ahead | None:
         """Where the right factor is packed, and several tiles share a panel: all of them share in fetching the next one."""
         nest, b = self.nest, self.b
         turns = product([self._row_tiles(), *(nest.spec.dims[i].size for i in nest.outer if i not in nest.batch)])
         if not nest.right.packed or nest.wise or turns.constant == 1:
             return None
-        size = b.mul(self._value(self.shape.panel_elements(self.sizes)), element_bytes(self.step.right_memory))
+        elements = self._value(self.shape.panel_elements(self.sizes))
         more = b.compare("arith.cmpi", "slt", panel, self.last_panel)
-        distance = b.select(more, size, b.index(0))  # no other thread's panel
-        return Ahead(distance, b.rem(self.unit, self._value(turns)), turns.constant or USUAL_TURNS)
+        distance = b.select(more, elements, b.index(0))  # no other thread's panel
+        start = b.element_pointer(right, distance, self.step.right_memory)
+        width = self.shape.nr * element_bytes(self.step.right_memory)
+        turn, points = b.rem(self.unit, self._value(turns)), self._value(product(self.sizes))
+        return Ahead.share(b, start, turn, turns.constant or USUAL_TURNS, points, width)
 
     def _right_strides(self) -> list[Expr]:
         nest, shape = self.nest, self.shape

@@ -15,8 +15,8 @@ from math import prod
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.contraction.ahead import Ahead
 from effc.compiler.codegen.cpu.contraction.factors import Step
-from effc.compiler.codegen.cpu.text import Builder, Value, element_bytes
-from effc.compiler.ir.expr import Expr, const, var
+from effc.compiler.codegen.cpu.text import Builder, Value
+from effc.compiler.ir.expr import Expr, const, product, var
 
 Accumulators = list[Value]
 
@@ -80,7 +80,8 @@ class Tile:
             return self._innermost(left, right, total)
         b = self.b
         with b.loop(b.index(0), self._value(self.sizes[depth]), carried=total) as loop:
-            inside = self._reduce(depth + 1, *self._advance(depth, left, right, loop.index), loop.carried)
+            part = self._further(depth, loop.index)
+            inside = part._reduce(depth + 1, *self._advance(depth, left, right, loop.index), loop.carried)
             loop.yield_(inside)
         return loop.results
 
@@ -89,7 +90,8 @@ class Tile:
         b, size = self.b, self._value(self.sizes[depth])
         whole = b.mul(b.div(size, length), length)
         with b.loop(b.index(0), whole, length, total) as loop:
-            block = replace(self, sizes=[*self.sizes[:depth], const(length), *self.sizes[depth + 1 :]])
+            part = self._further(depth, loop.index)
+            block = replace(part, sizes=[*self.sizes[:depth], const(length), *self.sizes[depth + 1 :]])
             partial = block._sum(depth, *self._advance(depth, left, right, loop.index), self._zeros())
             loop.yield_(self._plus(loop.carried, partial))
         rest = b.sub(size, whole)
@@ -133,8 +135,9 @@ class Tile:
         with self.b.loop(low, high, unroll, carried=total) as loop:
             lefts, at = self._advance_inner(left, right, loop.index)
             if self.ahead is not None and unroll > 1:
-                columns = self.vectors * self.step.lanes * self.step.group
-                self.ahead.fetch(self.b, at, unroll * columns * element_bytes(self._right_element))
+                self.ahead.moved(self.b, self.b.mul(loop.index, self.step.group)).fetch(
+                    self.b, unroll * self.step.group
+                )
             loop.yield_(self._steps(lefts, at, unroll, loop.carried))
         return loop.results
 
@@ -190,6 +193,13 @@ class Tile:
         if self.row_stride is None:
             return left[i]
         return self._at(left[0], self.b.index(i * self.row_stride), self._left_element)
+
+    def _further(self, depth: int, index: Value) -> Tile:
+        """The tile of what is left from ``index`` of a dimension of K on."""
+        if self.ahead is None:
+            return self
+        points = self.b.mul(index, self._value(product(self.sizes[depth + 1 :])))
+        return replace(self, ahead=self.ahead.moved(self.b, points))
 
     def _advance(self, depth: int, left: list[Value], right: Value, index: Value) -> tuple[list[Value], Value]:
         b = self.b

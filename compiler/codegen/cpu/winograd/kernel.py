@@ -100,9 +100,9 @@ class WinogradKernel:
                 first = b.mul(loop.index, plan.mr)
                 start = b.element_pointer(left, b.mul(first, plan.row_stride), "f32")
                 home = b.element_pointer(out, b.mul(first, plan.nr), "f32")
-                ahead = Ahead(
-                    b.index(4 * size), loop.index, plan.tiles // plan.mr
-                )  # the next plane, or the next panel's first
+                following = b.element_pointer(right, b.index(size), "f32")  # the next plane, or the next panel's first
+                turns = plan.tiles // plan.mr
+                ahead = Ahead.share(b, following, loop.index, turns, b.index(depth), 4 * plan.nr)
                 for i, line in enumerate(replace(tile, ahead=ahead).run([start], right)):
                     for j, value in enumerate(line):
                         b.store(value, b.element_pointer(home, b.index(i * plan.nr + j * plan.lanes), "f32"))
