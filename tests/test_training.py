@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def batches(steps: int, size: int) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def losses(model: nn.Module, compiled: nn.Module, data: list[tuple[Tensor, Tensor]]) -> list[float]:
+def losses(model: nn.Module, compiled: Callable[[Tensor], Tensor], data: list[tuple[Tensor, Tensor]]) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     curve = []
     for images, labels in data:
