@@ -159,6 +159,13 @@ def test_the_last_queries_and_keys(queries: int, keys: int) -> None:
     check(attention_spec((1, 1, queries, keys, 16, 16), mask="f32", mask_strides=(0, 0, keys, 1), logsumexp=True))
 
 
+@pytest.mark.parametrize("channels", [(64, 64), (32, 16), (16, 96)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"group": 2}, {"causal": True}, {"heads_last": True}], ids=str)
+def test_bfloat16_rows_in_pairs(options: dict[str, object], channels: tuple[int, int]) -> None:
+    spec = attention_spec((1, 4, 3, 75, *channels), dtype="bf16", logsumexp=True, **options)  # type: ignore[arg-type]
+    check(spec, threads=2)
+
+
 @pytest.mark.parametrize("queries", [1, 20])
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f64"])
 def test_other_types(dtype: str, queries: int) -> None:

@@ -14,6 +14,7 @@ from effc.compiler.codegen.cpu.attention import Attention
 from effc.compiler.codegen.cpu.attention_memory import Tensors
 from effc.compiler.codegen.cpu.attention_softmax import Softmax
 from effc.compiler.codegen.cpu.attention_state import States, join, state_bytes
+from effc.compiler.codegen.cpu.bf16_pairs import PAIRED, dot_pairs, halves, has_pairs, interleaved, load_pairs
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
 from effc.compiler.codegen.cpu.threads import MAX_PARTIALS, Share, parallel_kernel
@@ -86,6 +87,10 @@ class _Rows:
         self.tensors = Tensors(b, self.attention, self.target, self.share)
         self.softmax = Softmax(b, self.target, self.attention.accumulator)
         self.vector = vector_type(self.lanes, self.attention.accumulator)
+        d, e = self.attention.channels
+        self.dots = has_pairs([self.attention.dtype(n) for n in ("q", "k")], d, self.target)
+        #: Results then stand apart: of each 32 channels the even ones, then the odd ones.
+        self.halved = has_pairs([self.attention.dtype("v")], e, self.target)
         self.heads, self.keys = scalar_expr(b, dims[1].size, symbols), scalar_expr(b, dims[3].size, symbols)
         self.chunks = b.div(b.add(self.keys, _CHUNK - 1), _CHUNK)
         self.size = state_bytes(
@@ -204,11 +209,18 @@ class _Rows:
             lines = [t.step("k", line, "d3", p) for p in positions]
             query = t.pointer("q", at)
             sums = [b.constant(0, kind, self.lanes)] * self.lanes
-            for c in range(0, self.attention.channels[0], self.lanes):
+            for c in range(0, self.attention.channels[0], PAIRED if self.dots else self.lanes):
                 channel = b.index(c)
-                q = t.load("q", t.step("q", query, "d4", channel), self.lanes)
-                loaded = [t.load("k", t.step("k", p, "d4", channel), self.lanes) for p in lines]
-                sums = [self.softmax.fma(q, k, s) for k, s in zip(loaded, sums, strict=True)]
+                place = t.step("q", query, "d4", channel)
+                places = [t.step("k", p, "d4", channel) for p in lines]
+                if self.dots:
+                    pairs = load_pairs(b, place)
+                    sums = [dot_pairs(b, s, pairs, load_pairs(b, p)) for p, s in zip(places, sums, strict=True)]
+                else:
+                    q = t.load("q", place, self.lanes)
+                    sums = [
+                        self.softmax.fma(q, t.load("k", p, self.lanes), s) for p, s in zip(places, sums, strict=True)
+                    ]
             return transposed_sum(b, sums)
 
         def all_there() -> list[Value]:
@@ -238,7 +250,12 @@ class _Rows:
         def add(position: Value, sums: list[Value]) -> list[Value]:
             share = b.broadcast(b.load(b.element_pointer(self.scores, position, kind), kind), self.lanes)
             row = t.step("v", line, "d3", position)
-            values = [t.load("v", t.step("v", row, "d5", b.index(i * self.lanes)), self.lanes) for i in range(vectors)]
+            step = PAIRED if self.halved else self.lanes
+            places = [t.step("v", row, "d5", b.index(c)) for c in range(0, vectors * self.lanes, step)]
+            if self.halved:
+                values = [half for p in places for half in halves(b, load_pairs(b, p))]
+            else:
+                values = [t.load("v", p, self.lanes) for p in places]
             return [self.softmax.fma(share, v, s) for v, s in zip(values, sums, strict=True)]
 
         whole = b.mul(b.div(count, chains), chains)
@@ -268,6 +285,9 @@ class _Rows:
                 t.store("lse", value, t.pointer("lse", at))
             inverse = b.broadcast(b.op("arith.divf", b.constant(1, kind), whole), self.lanes)
             line = t.pointer("out", at)
-            for i, value in enumerate(states.result(loop.index)):
+            result = states.result(loop.index)
+            if self.halved:
+                result = [v for i in range(0, len(result), 2) for v in interleaved(b, *result[i : i + 2])]
+            for i, value in enumerate(result):
                 place = t.step("out", line, "d5", b.index(i * self.lanes))
                 t.store("out", b.op("arith.mulf", value, inverse), place)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.access import memory_type
+from effc.compiler.codegen.cpu.bf16_pairs import dot_pairs
 from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
 from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.text import PTR, Builder, Value, element_bytes, split_type, vector_type
 from effc.compiler.ir.spec import Instr
-
-#: Sum of two bf16 products a lane: ``acc + a[2i] * b[2i] + a[2i+1] * b[2i+1]``.
-_DOT_BF16 = "llvm.x86.avx512bf16.dpbf16ps.512"
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,7 @@ class Step:
         b = self.b
         for x, y in zip(left, right, strict=True):
             if self.dot:
-                total = b.emit(
-                    f'llvm.call_intrinsic "{_DOT_BF16}"({total.name}, {x.name}, {y.name}) '
-                    f": ({total.type}, {x.type}, {y.type}) -> {total.type}",
-                    total.type,
-                )
+                total = dot_pairs(b, total, x, y)
             elif self.accumulator[0] == "f":
                 total = b.op("math.fma", x, y, total)
             else:
