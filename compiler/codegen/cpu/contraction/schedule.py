@@ -14,7 +14,7 @@ from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import split
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
-from effc.compiler.ir.spec import Schedule
+from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 
 #: Latency of a multiply-add in cycles, multiply-adds and loads a cycle.
 LATENCY, FMAS, LOADS = 4, 2, 2
@@ -27,6 +27,8 @@ UNKNOWN = 256
 #: Rows read from addresses that are a multiple of 4 KiB apart share one set of L1's 12 ways: 30 rows ran at a quarter of the
 #: speed of 10 on 49 x 2048 x 512, and 14 were never faster than 10 (1x1, 3x3 and 7x7 convolutions of ResNet-50).
 MOST_ROWS, EASY_ROWS = 14, 10
+#: Cost of each further row where they do: 14 rows of 1024 channels ran at 180 GFLOP/s, 7 to 13 at 234-248 (196 x 1024 x 256).
+CROWDED, PAGE = 0.05, 4096
 #: Tallest tile where the number of rows is known only at run time: each height up to it has code of its own.
 MOST_ROWS_UNKNOWN = 8
 #: Finding a tile's place, and its first and last loads and stores.
@@ -96,7 +98,14 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
 def _step(nest: Nest, mr: int, vectors: int) -> float:
     loads = vectors + (mr * vectors if nest.wise else mr)
     cycles = max(LATENCY, mr * vectors / FMAS, loads / LOADS)
-    return cycles * (1 + 0.01 * max(0, mr - EASY_ROWS))
+    return cycles * (1 + (CROWDED if _crowded(nest) else 0.01) * max(0, mr - EASY_ROWS))
+
+
+def _crowded(nest: Nest) -> bool:
+    """Whether all rows of a tile fall into one set of L1."""
+    stride = nest.stride(nest.left.load, nest.row).constant
+    item = ITEM_SIZE[nest.spec.operands[nest.left.operand].dtype]
+    return stride is not None and stride > 0 and stride * item % PAGE == 0
 
 
 def _steps(nest: Nest) -> int:
