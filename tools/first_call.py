@@ -29,7 +29,7 @@ def save(name: str, small: bool, folder: Path) -> None:
 
     case = zoo.build(name, small)
     torch.save(case.inputs(0, 0), folder / "inputs.pt")
-    effc.save(case.module, case.inputs(0, 0), folder)
+    effc.save(case.module, case.inputs(0, 0), folder / "model")
 
 
 def load(folder: Path) -> None:
@@ -40,7 +40,7 @@ def load(folder: Path) -> None:
     start = time.perf_counter()
     import effc
 
-    effc.load(folder)(*inputs)
+    effc.load(folder / "model")(*inputs)
     print(time.perf_counter() - start)
 
 
