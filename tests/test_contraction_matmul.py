@@ -128,3 +128,10 @@ def test_sums_over_two_dimensions_in_place() -> None:
 def test_matrix_times_vector(strides: tuple[int, int]) -> None:
     Runner(Case((50, 77), 1, strides, (0, 1), (1, 0))).check(threads=2)
     Runner(Case((50, 77), 1, (0, 1), strides, (1, 0))).check(threads=2)
+
+
+@pytest.mark.parametrize("columns", [1000, 1024])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_of_a_factor_that_lie_pages_apart(columns: int, threads: int) -> None:
+    """They are copied next to each other; the columns that a panel lacks are not read."""
+    Runner(Case((260, columns, 300), 1, (300, 0, 1), (0, 1, 1024), (columns, 1, 0), relu=True)).check(threads=threads)

@@ -111,6 +111,7 @@ class TurnedKernel(Kernel):
         contiguous = nest.stride(nest.right.load, inner).constant == 1
         squares = b.mul(b.div(whole, shape.lanes), shape.lanes) if contiguous else b.index(0)
         along = b.mul(self._value(nest.stride(nest.right.load, inner)), shape.group)
+        masks = self._masks(column)
         for j in range(shape.vectors):
             first = b.add(column, j * shape.lanes)
             if contiguous:
@@ -122,13 +123,20 @@ class TurnedKernel(Kernel):
                         b.store(turned, self._place(self.block, b.add(loop.index, r), j))
             base = self._at(nest.right.load, {**at, f"d{nest.column}": b.minimum(first, end)})
             offsets = self._clamped_offsets(first, end)
+            lined_up = shape.group == 1 and nest.stride(nest.right.load, nest.column).constant == 1
             with b.loop(squares, whole) as loop:
-                value = self._units(self._moved(base, b.mul(loop.index, along)), offsets)
+                at_step = self._moved(base, b.mul(loop.index, along))
+                value = self._line(at_step, masks[j] if masks else None) if lined_up else self._units(at_step, offsets)
                 b.store(value, self._place(self.block, loop.index, j))
             if shape.group == 2:
                 with b.when(b.compare("arith.cmpi", "slt", b.mul(whole, 2), at[_STEPS])):
                     half = self.step.vector(self._moved(base, b.mul(whole, along)), "i16", None, offsets)
                     b.store(b.cast("arith.extui", half, "i32"), self._place(self.block, whole, j))
+
+    def _line(self, pointer: Value, mask: Value | None) -> Value:
+        """``lanes`` columns next to each other, as accumulators."""
+        right = self.nest.right
+        return self.step.convert(right, self.step.vector(pointer, self.step.memory(right), mask))
 
     def _units(self, pointer: Value, offsets: Value | None) -> Value:
         """``lanes`` neighbours from ``pointer``, or one for each of ``offsets``: accumulators, or pairs of bf16 as i32."""
