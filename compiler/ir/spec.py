@@ -46,7 +46,8 @@ class Operand:
     """A buffer that the kernel touches.
 
     ``role``: ``"read"``, ``"write"``, ``"readwrite"`` (updated in place), ``"packed"`` (read; a derived tensor in the layout that
-    the schedule names, see ``packing``), or ``"scratch"`` (memory that the schedule asks for; after all others). ``size``: elements between the lowest and highest address touched plus one, from the base pointer.
+    the schedule names, see ``packing``), or ``"scratch"`` (memory that the schedule asks for; after all others).
+    ``size``: elements between the lowest and highest address touched plus one, from the base pointer.
     """
 
     dtype: str
