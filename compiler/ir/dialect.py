@@ -14,7 +14,8 @@ op                  operands                   attributes
 ``effc.check``      i1, in a body              ``message``: IndexError(message) is raised after the call where the operand is false
 ``effc.attention``  q, k, v[, mask]            ``scale`` f64; ``causal``, ``nan_rows`` bool. q: [B,H,Q,D], k: [B,G,K,D],
                                                v: [B,G,K,E], H a multiple of G; mask (added) broadcasts to
-                                               [B,H,Q,K]; results [B,H,Q,E] and maybe the logsumexp [B,H,Q] (f32, f64 for f64); a row that sees nothing gives 0, NaN with ``nan_rows``
+                                               [B,H,Q,K]; results [B,H,Q,E] and maybe the logsumexp [B,H,Q] (f32, f64
+                                               for f64); a row that sees nothing gives 0, NaN with ``nan_rows``
 ==================  =========================  ==================================================================================
 
 Example::
