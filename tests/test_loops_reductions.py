@@ -201,6 +201,18 @@ def test_an_empty_reduction_gives_the_neutral_value() -> None:
     assert out.tolist() == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_sum_of_what_does_not_vary_feeds_what_does_not(target: str) -> None:
+    k = LoopsBuilder([(37, "parallel"), (5, "reduction")], [("f32", "write", 37), ("f32", "write", 37)])
+    total = k.reduce("add", k.constant(2.0))
+    k.store(0, "d0", total)
+    k.store(1, "d0", k.op("arith.addf", total, total))
+    sums, doubled = poisoned(37, torch.float32), poisoned(37, torch.float32)
+    Kernel(k.spec(), target)([sums, doubled])
+    assert sums.eq(10).all()
+    assert doubled.eq(20).all()
+
+
 def test_the_same_threads_give_the_same_bits() -> None:
     x = torch.randn(300, 4099)
     kernel = Kernel(reduction(300, 4099, 1, "add", "f32").spec())

@@ -79,8 +79,11 @@ class Passes:
         for i, slots in zip(reduces, accumulators, strict=True):
             for scope, accumulator in zip(scopes, slots, strict=True):
                 value = self.reducers[i].result(accumulator)
-                uniform = not self.body.varies(i, scope) and split_type(value.type)[0] > 1
-                scope.values[i] = self.b.extract(value, 0) if uniform else value
+                if self.body.varies(i, scope):
+                    scope.values[i] = value
+                    continue
+                home = scope.shared or scope
+                home.values[i] = self.b.extract(value, 0) if split_type(value.type)[0] > 1 else value
 
     def stores(self, scopes: Sequence[Scope]) -> None:
         """What happens once at a point: stores and checks outside the reduction dimensions."""
