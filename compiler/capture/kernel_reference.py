@@ -143,7 +143,8 @@ class _Evaluation:
         def fold(of: Callable[..., Tensor]) -> Callable[[Any, Any], Tensor]:
             return lambda a, b: of(torch.as_tensor(a), torch.as_tensor(b))
 
-        return eval(str(e), {"__builtins__": {}, "max": fold(torch.maximum), "min": fold(torch.minimum)}, self.names)
+        # With builtins: torch may import one of its modules at its first use of an operator.
+        return eval(str(e), {"max": fold(torch.maximum), "min": fold(torch.minimum)}, self.names)
 
     def _load(self, instr: Instr, args: list[Tensor]) -> Tensor:
         memory = self.memory[instr["operand"]]
