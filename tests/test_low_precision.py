@@ -141,6 +141,19 @@ def test_limits_see_values_before_the_rounding(limit: Callable[[Tensor], Tensor]
     assert_exact(function, (x, z), torch.compile(function, backend="effc"))
 
 
+@pytest.mark.parametrize("dim", [0, 1])
+def test_all_readers_of_a_value_see_one_rounding(dim: int, compiled: Compiler) -> None:
+    """Else the largest element, less itself, is not 0."""
+
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+        z = x * 3 + x
+        return y - y.amax(dim, keepdim=True), z - z.amax(dim, keepdim=True)
+
+    for result in compiled(function)(torch.randn(33, 65).bfloat16()):
+        assert result.amax(dim).eq(0).all()
+
+
 def test_float16_overflows_where_eager_does(compiled: Compiler) -> None:
     """Its range is smaller than float32's, so each operation rounds."""
 

@@ -6,7 +6,7 @@ memoised), or evaluated in place (constants), or loaded from memory through what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
 from effc.compiler.pipeline.placement import Base, Layout, Placement, extent
-from effc.compiler.pipeline.roundings import fold_roundings
+from effc.compiler.pipeline.roundings import fold_roundings, read_within
 from effc.compiler.pipeline.views import Index, chain, source_index
 
 
@@ -184,9 +184,13 @@ class KernelBuilder:
                 raise LoweringError(f"a body that reads its accumulator in an odd way, at {op.location}")
             else:
                 made[position] = self.add(instr.as_instr(args))
-                if instr.op == "arith.truncf" and instr.dtype == "bf16" and op.attributes.get("rounds") is None:
+                rounds = instr.op == "arith.truncf" and instr.dtype == "bf16"
+                if rounds and op.attributes.get("rounds") is None and read_within(op, self._ops()):
                     self._implicit.add(made[position])
         return [made[y] for y in body.yields]
+
+    def _ops(self) -> Container[Op]:
+        return self.group.coords if self.group is not None else ()
 
     def _clamped(self, position: int, size: Expr) -> Expr:
         """A gather's index, forced into range: nothing is read out of bounds, whatever the data."""
