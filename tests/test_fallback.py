@@ -190,3 +190,13 @@ def test_what_aten_does_faster_stays_there_unless_fallbacks_are_refused() -> Non
         with torch.no_grad(), record() as recording:
             torch.testing.assert_close(torch.compile(f, backend="effc", options={"fallback": fallback})(x), f(x))
         assert [e.op.split(".")[1] for g in recording.graphs for e in g.fallbacks] == left
+
+
+def test_results_of_one_op_may_be_read_before_and_after_an_op_of_aten() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        values, indices = x.max(1)
+        return torch.sort(values)[0] * 2 + indices
+
+    torch._dynamo.reset()
+    x = torch.randn(5, 7)
+    torch.testing.assert_close(torch.compile(f, backend="effc")(x), f(x))

@@ -148,7 +148,9 @@ class _Places:
         return self.region[operand] if operand in self.region else self.slot.get(operand, -1)
 
     def _sink(self) -> None:
-        """Move what depends on graph inputs alone to its first use; the regions keep their number."""
+        """Move what depends on graph inputs alone to its first use; the regions keep their number. The results of an op that has
+        several stay with it.
+        """
         always_alive: set[Node] = set()
         for n in self.calls:
             if (
@@ -161,6 +163,8 @@ class _Places:
         for n in reversed(self.calls):
             users = [u for u in n.users if u.op != "output"]
             if n not in always_alive or n in held_back or len(users) < len(n.users) or not users:
+                continue
+            if n.target is operator.getitem and not is_view(n):
                 continue
             if n in self.compiled:
                 self.region[n] = min(self.region[u] if u in self.region else self.slot[u] for u in users)
