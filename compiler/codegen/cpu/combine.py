@@ -9,7 +9,8 @@ from effc.compiler.ir.spec import Instr
 
 _FLOATS = frozenset({"f64", "f32", "bf16", "f16"})
 _FLOAT_OPS = {"add": "addf", "mul": "mulf", "max": "maximumf", "min": "minimumf"}
-_INTEGER_OPS = {"add": "addi", "mul": "muli", "max": "maxsi", "min": "minsi", "and": "andi", "or": "ori", "xor": "xori"}
+_INTEGER_OPS = {"add": "addi", "mul": "muli", "max": "maxsi", "min": "minsi", "umax": "maxui", "umin": "minui", "and": "andi",
+                "or": "ori", "xor": "xori"}  # fmt: skip
 #: On bool, as eager: a sum is "any", a product "all".
 _BOOL_OPS = {**_INTEGER_OPS, "add": "ori", "mul": "andi", "max": "ori", "min": "andi"}
 
@@ -18,19 +19,24 @@ def combine(ops: OpEmitter, kind: str, dtype: str, x: Value, y: Value) -> Value:
     """``x`` (so far) and ``y`` (new), both of ``dtype``; NaN wins in max and min; ``logaddexp``: log(e^x + e^y)."""
     if kind == "logaddexp" and dtype in ("f32", "f64"):
         return _log_add_exp(ops, dtype, x, y)
+    return ops.emit(Instr(operation(kind, dtype), (0, 1), dtype), [x, y], [dtype, dtype])
+
+
+def operation(kind: str, dtype: str) -> str:
+    """The op of ``arith`` that combines two values. LoweringError: there is none."""
     table = _FLOAT_OPS if dtype in _FLOATS else _BOOL_OPS if dtype == "i1" else _INTEGER_OPS
     if kind not in table:
         raise LoweringError(f"no combining of {dtype} by {kind!r}: known are {', '.join(table)}")
-    return ops.emit(Instr(f"arith.{table[kind]}", (0, 1), dtype), [x, y], [dtype, dtype])
+    return f"arith.{table[kind]}"
 
 
 def identity(kind: str, dtype: str) -> int | str:
     """The value that changes nothing under ``kind``."""
-    if kind in ("add", "or", "xor"):
+    if kind in ("add", "or", "xor", "umax"):
         return 0
     if kind == "mul":
         return 1
-    if kind == "and":
+    if kind in ("and", "umin"):
         return 1 if dtype == "i1" else -1
     if kind == "logaddexp":
         return "-inf"

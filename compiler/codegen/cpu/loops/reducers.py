@@ -10,20 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from effc.compiler.codegen.cpu.combine import identity, operation
 from effc.compiler.codegen.cpu.lowp import LOW_PRECISION, from_f32, to_f32
 from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.text import Builder, Value, split_type
-from effc.compiler.ir.errors import LoweringError
 
 #: Additions a lane in a row before the sum moves to f64: a block of equal signs is then off by 4 ulp at most typically
 #: 2.
 BLOCK = 64
 
 Accumulator = list[Value]
-
-_BITWISE = {"and": "arith.andi", "or": "arith.ori", "xor": "arith.xori"}
-_INTEGER = {"add": "arith.addi", "mul": "arith.muli", "max": "arith.maxsi", "min": "arith.minsi", "umax": "arith.maxui",
-            "umin": "arith.minui", **_BITWISE}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Reducer:
     def identity(self, lanes: int, wide: bool) -> Accumulator:
         """The accumulator of nothing; ``wide`` for the f64 level of a cascade."""
         dtype = "f64" if wide and self.cascades else self.compute
-        neutral = [self.b.constant(self._neutral(), dtype, lanes)]
+        neutral = [self.b.constant(identity(self.kind, dtype), dtype, lanes)]
         if self.finds_index:
             neutral.append(self.b.constant((1 << (int(self.index_dtype[1:]) - 1)) - 1, self.index_dtype, lanes))
         return neutral
@@ -77,24 +73,10 @@ class Reducer:
         """Both accumulators in one."""
         if self.finds_index:
             return self._merge_indexed(x, y)
-        if not self.is_float:
-            if self.kind not in _INTEGER:
-                raise LoweringError(f"no reduction {self.kind!r} of {self.dtype}")
-            op = _INTEGER[self.kind]
-            if self.dtype == "i1":
-                op = {"add": "arith.ori", "mul": "arith.andi", "max": "arith.ori", "min": "arith.andi"}.get(
-                    self.kind, op
-                )
-            return [self.b.op(op, x[0], y[0])]
-        match self.kind:
-            case "add":
-                return [self.b.op("arith.addf", x[0], y[0])]
-            case "mul":
-                return [self.b.op("arith.mulf", x[0], y[0])]
-            case "max" | "min":
-                # The new value first: its test for NaN then does not wait for the accumulator.
-                return [self.ops.extremum(self.kind == "max", y[0], x[0])]
-        raise LoweringError(f"no reduction {self.kind!r} of {self.dtype}")
+        if self.is_float and self.kind in ("max", "min"):
+            # The new value first: its test for NaN then does not wait for the accumulator.
+            return [self.ops.extremum(self.kind == "max", y[0], x[0])]
+        return [self.b.op(operation(self.kind, self.compute), x[0], y[0])]
 
     def widen(self, total: Accumulator, block: Accumulator) -> Accumulator:
         """The cascade's ``total`` with a finished block added; other kinds run on through blocks, their block is the
@@ -125,17 +107,6 @@ class Reducer:
         return from_f32(self.b, value, self.dtype, self.ops.target) if self.dtype in LOW_PRECISION else value
 
     # -- internals -----------------------------------------------------------------------------------------------------
-    def _neutral(self) -> int | float | str:
-        largest = self.kind in ("max", "argmax")
-        if self.kind in ("max", "min", "argmax", "argmin"):
-            if self.is_float:
-                return "-inf" if largest else "inf"
-            if self.dtype == "i1":
-                return 0 if largest else 1
-            lowest = -(1 << (int(self.dtype[1:]) - 1))
-            return lowest if largest else -lowest - 1
-        return {"mul": 1, "and": -1, "umin": -1}.get(self.kind, 0)
-
     def _merge_indexed(self, x: Accumulator, y: Sequence[Value]) -> Accumulator:
         """The larger value, NaN above all; of equals the lower index."""
         b, largest = self.b, self.kind == "argmax"

@@ -1,4 +1,4 @@
-"""sin, cos, tan and their inverses. For ``*_wide`` see ``exponential``.
+"""sin, cos, tan. For ``*_wide`` see ``exponential``.
 
 Arguments are reduced by pi/2 in two parts up to ``_FAST``; the few lanes beyond it are libm's, which reduces by as many
 digits of pi as they need. Only if a vector holds such a lane does it pay for that.
@@ -86,51 +86,3 @@ def sin_f32(b: Builder, x: Value) -> Value:
 def cos_f32(b: Builder, x: Value) -> Value:
     n, sin, cos = _sin_cos_f32(b, x)
     return guarded(b, "math.cos", x, quadrant(b, n + 1, sin, cos, 31), _FAST_F32)
-
-
-def _atan_of_unit(b: Builder, t: Value) -> Value:
-    """atan(t), |t| <= 1."""
-    z = t * t
-    return b.fma(b.polynomial(z, table.ATAN_TAIL) * z, t, t)
-
-
-def atan_wide(b: Builder, x: Value) -> Value:
-    t = b.abs(x)
-    beyond = t > 1.0
-    angle = _atan_of_unit(b, b.select(beyond, 1.0 / t, t))
-    return b.copysign(b.select(beyond, math.pi / 2 - angle, angle), x)
-
-
-def atan2_wide(b: Builder, y: Value, x: Value) -> Value:
-    tall, wide = b.abs(y), b.abs(x)
-    beyond = tall > wide
-    low, high = b.select(beyond, wide, tall), b.select(beyond, tall, wide)
-    ratio = b.select(low.equals(high), b.copysign(b.constant(1.0, "f64"), high), low / high)
-    ratio = b.select(low.equals(0.0), low, ratio)
-    angle = _atan_of_unit(b, ratio)
-    angle = b.select(beyond, math.pi / 2 - angle, angle)
-    angle = b.select(b.copysign(b.constant(1.0, "f64"), x) < 0.0, math.pi - angle, angle)
-    return b.copysign(b.select(x.compare("uno", y), math.nan, angle), y)
-
-
-def _asin_parts(b: Builder, x: Value) -> tuple[Value, Value]:
-    """(|x| > 1/2, asin(s)): s is |x|, or sqrt((1 - |x|)/2) where |x| > 1/2. NaN beyond 1."""
-    t = b.abs(x)
-    beyond = t > 0.5
-    z = b.select(beyond, (1.0 - t) * 0.5, t * t)
-    s = b.select(beyond, b.sqrt(z), t)
-    return beyond, b.fma(b.polynomial(z, table.ASIN_TAIL) * z, s, s)
-
-
-def asin_wide(b: Builder, x: Value) -> Value:
-    beyond, part = _asin_parts(b, x)
-    return b.copysign(b.select(beyond, math.pi / 2 - (part + part), part), x)
-
-
-def acos_wide(b: Builder, x: Value) -> Value:
-    beyond, part = _asin_parts(b, x)
-    negative = x < 0.0
-    twice = part + part
-    far = b.select(negative, math.pi - twice, twice)
-    near = math.pi / 2 - b.copysign(part, x)
-    return b.select(beyond, far, near)
