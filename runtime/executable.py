@@ -173,8 +173,9 @@ class Executable:
         needed = frame.sizes.arena_bytes + _ARENA_ALIGNMENT if frame.sizes.arena_bytes else 0
         if frame.arena.numel() < needed:
             frame.arena = _empty_strided_cpu((needed,), (1,), torch.uint8)
-        start = frame.arena.data_ptr()
-        frame.slots[self.layout.arena] = -(-start // _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT
+            start = -(-frame.arena.data_ptr() // _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT
+            frame.slots[self.layout.arena] = start
+            ctypes.memset(start, 0, self.program.zeroed_bytes)
         frame.symbols = symbols
 
 

@@ -75,3 +75,48 @@ def test_winograd_in_a_residual_block_follows_the_weights(dynamic: bool | None, 
             assert_exact(model, (torch.randn(2, 64, size, size + 1),), fast, strides=True)
         model.second.weight.mul_(2)
         assert_exact(model, (torch.randn(2, 64, 16, 17),), fast)
+
+
+class Bordered(nn.Module):
+    """Three blocks whose depthwise convolutions have borders; the first two have equal ones."""
+
+    def __init__(self, channels: int, dilation: int, stride: int) -> None:
+        super().__init__()
+        wide = {"padding": dilation, "dilation": dilation, "groups": channels}
+        self.blocks = nn.Sequential(
+            nn.Sequential(nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 3, **wide)),
+            nn.Sequential(nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 3, **wide)),
+            nn.Sequential(nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 3, stride=stride, **wide)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = torch.relu(block(x))
+        return x
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize(("channels", "dilation", "stride"), [(16, 1, 2), (17, 2, 1), (31, 1, 1)])
+def test_borders_stay_zero_from_call_to_call(
+    channels: int, dilation: int, stride: int, dynamic: bool | None, compiled: Compiler
+) -> None:
+    """What a call leaves in the arena, NaN and infinity among it, never reaches the border that the next call reads."""
+    model = Bordered(channels, dilation, stride).eval()
+    fast = compiled(model, dynamic=dynamic, fullgraph=True)
+    with torch.no_grad():
+        for batch, height, width in ((2, 7, 5), (1, 11, 13), (2, 7, 5)):
+            poison = torch.full((batch, channels, height, width), float("nan"))
+            assert fast(poison).isnan().all()
+            spot = torch.randn(batch, channels, height, width)
+            spot[0, :, 0, 0] = float("inf")
+            spot[-1, 0, -1, -1] = float("nan")
+            assert torch.equal(fast(spot).isfinite(), model(spot).isfinite())
+            assert_exact(model, (torch.randn(batch, channels, height, width),), fast, strides=True)
+
+
+def test_equal_borders_cost_no_kernels(compiled: Compiler) -> None:
+    model = Bordered(16, 1, 2).eval()
+    with torch.no_grad(), record() as recording:
+        compiled(model, fullgraph=True)(torch.randn(1, 16, 8, 8))
+    names = [kernel.name for kernel in recording.graphs[0].regions[0].kernels]
+    assert len(names) == 6, names

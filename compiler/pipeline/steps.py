@@ -50,7 +50,7 @@ class _Planner:
         for op in self.graph.ops:
             if is_free(op) and op.results[0] in self.layout.places:
                 self._copy(op.results[0], self.layout.places[op.results[0]], None, stored=op.results[0])
-            if op.kind == "pad" and op.results[0] in self.layout.places:
+            if op.kind == "pad" and op.results[0] in self.layout.places and op not in self.layout.borders:
                 self._border(op)
         for tensor, target in self.layout.stand_ins.items():
             self._copy(tensor, target, None, stored=tensor)
