@@ -144,3 +144,33 @@ def test_one_tensor_concatenated_with_itself_has_eagers_strides() -> None:
 
     x = torch.randn(16, 1, 5, generator=torch.Generator().manual_seed(6)).transpose(0, -1)
     assert_exact(graph, (x,), torch.compile(graph, backend="effc"), strides=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 3, 17, 768, 1031])
+def test_equal_numbers_have_no_variance(size: int, dtype: torch.dtype) -> None:
+    """Their rounded sum is not ``size`` times the number; a layer norm with a small ``eps`` showed it."""
+    torch._dynamo.reset()
+
+    def graph(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return x.var(-1, correction=0), x.std(0), F.layer_norm(x, x.shape[-1:], eps=1e-12)
+
+    numbers = torch.randn(37, generator=torch.Generator().manual_seed(7), dtype=dtype)
+    row = numbers.unsqueeze(1).expand(37, size).contiguous()
+    compiled = torch.compile(graph, backend="effc", dynamic=False)
+    with torch.no_grad():
+        assert compiled(row)[0].count_nonzero() == 0
+        assert compiled(row)[2].count_nonzero() == 0
+        assert compiled(row.T[:, :1].expand(size, 37).contiguous())[1].count_nonzero() == (0 if size > 1 else 37)
+
+
+@pytest.mark.parametrize("weight", [None, -1.0])
+@pytest.mark.parametrize("size", [1, 5, 16])
+def test_a_layer_norm_without_bias_has_no_negative_zero(size: int, weight: float | None) -> None:
+    torch._dynamo.reset()
+
+    def graph(x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], None if weight is None else x.new_full((size,), weight))
+
+    x = torch.tensor([-0.0, 0.0, 1.0, -3.3]).unsqueeze(1).expand(4, size).contiguous()
+    assert_exact(graph, (x,), torch.compile(graph, backend="effc"))

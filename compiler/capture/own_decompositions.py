@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._decomp import get_decompositions
 from torch._decomp.decompositions import pw_cast_for_opmath
 from torch._prims_common import get_computation_dtype
+from torch._refs import native_layer_norm
 
 from effc.compiler.capture.sampling import grid_sampler
 
@@ -31,8 +32,19 @@ def own_decompositions() -> dict[Any, Callable[..., Any]]:
         _aten.grid_sampler_2d.default: grid_sampler,
         _aten.grid_sampler_3d.default: grid_sampler,
         _aten._cdist_forward.default: _distances,
+        _aten.native_layer_norm.default: _layer_norm,
         _aten._native_batch_norm_legit_no_training.default: _batch_norm,
     }
+
+
+def _layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """torch's, but a bias is always added, as ATen does (layer_norm_kernel.cpp): so no result is -0."""
+    if bias is None:
+        bias = (x if weight is None else weight).new_zeros(tuple(shape))
+    normalized: tuple[Tensor, Tensor, Tensor] = native_layer_norm(x, shape, weight, bias, eps)
+    return normalized
 
 
 def _batch_norm(

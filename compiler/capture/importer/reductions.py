@@ -111,17 +111,33 @@ def _var_mean(op: Op, x: Tensor, dims: Any = None, correction: Any = 1, keepdim:
 
 
 def moments(b: Builder, x: Tensor, dims: Sequence[int], correction: int | float) -> tuple[Tensor, Tensor]:
-    """(variance, mean) over ``dims`` in two passes: the mean first, then the squared distances from it."""
+    """(variance, mean) over ``dims``: the rounded mean first, then the sums of the distances from it and of their squares.
+
+    The distances' own mean corrects both (Chan, Golub and LeVeque, 1983): so equal numbers, whose sum is rounded, are at distance 0
+    from their mean, as they are in eager.
+    """
     dtype = opmath(x.dtype)
-    average = mean(b, x, dims, dtype)
     kept = tuple(1 if d in dims else s for d, s in enumerate(x.sizes))
-    spread = reshape(b, average, kept)
 
-    def square(body: Body, v: Scalar, m: Scalar) -> Scalar:
-        distance = body.sub(body.cast(v, dtype), m)
-        return body.mul(distance, distance)
+    def distance(body: Body, v: Scalar, m: Scalar) -> Scalar:
+        return body.sub(body.cast(v, dtype), m)
 
-    squares = b.reduce(b.pointwise([x, spread], x.sizes, dtype, square), dims, "add", dtype)
+    def corrected(body: Body, m: Scalar, rest: Scalar) -> Scalar:
+        return body.select(body.is_nan(rest), m, body.add(m, rest))  # an infinite mean has no distances
+
+    def central(body: Body, squared: Scalar, total: Scalar, rest: Scalar) -> Scalar:
+        return body.binary("arith.maximumf", body.sub(squared, body.mul(total, rest)), body.constant(0.0, dtype))
+
+    average = mean(b, x, dims, dtype)
+    distances = b.pointwise([x, reshape(b, average, kept)], x.sizes, dtype, distance)
+    total = b.reduce(distances, dims, "add", dtype)
+    squares = b.reduce(distances, dims, "add", dtype, lambda body, d: body.mul(d, d))
+    elements = as_expr(count(x, dims))
+    rest = b.pointwise(
+        [total], total.sizes, dtype, lambda body, v: body.binary("arith.divf", v, body.number(elements, dtype))
+    )
+    average = b.pointwise([average, rest], average.sizes, dtype, corrected)
+    squares = b.pointwise([squares, total, rest], squares.sizes, dtype, central)
     n = count(x, dims)
 
     def divide(body: Body, v: Scalar) -> Scalar:
