@@ -140,7 +140,7 @@ def _result(kind: str, reply: Mapping[str, Any], line: bytes) -> Any:
     if isinstance(own, type) and issubclass(own, errors.EffcError):
         raise own(f"{error['message']}{dumped}")
     raise LoweringError(
-        f"stage '{kind}' failed with {error['type']}: {error['message']};{dumped} traceback:\n{error['traceback']}"
+        f"stage '{kind}' failed with {error['type']}: {error['message']}.{dumped}\n{error['traceback']}"
     )
 
 

@@ -48,6 +48,20 @@ def test_dynamic_sizes_compile_once(compiled: Compiler) -> None:
     assert len(recording.graphs) == 1
 
 
+def test_sizes_divided_by_quotients_of_sizes(compiled: Compiler) -> None:
+    """Windows whose number is a quotient of a size (Swin): no default for a size may make a divisor 0."""
+
+    def windows(x: Tensor) -> Tensor:
+        count = x.shape[1] // 80
+        return x.reshape(x.shape[0], count, x.shape[1] // count).transpose(1, 2).contiguous() + 1
+
+    fast = compiled(windows, dynamic=True, fullgraph=True)
+    with torch.no_grad(), record() as recording:
+        for size in (160, 240):
+            assert_exact(windows, (torch.randn(5, size),), fast)
+    assert not [f.reason for g in recording.graphs for f in g.fallbacks]
+
+
 def test_gradients(compiled: Compiler) -> None:
     model = Mlp()
     twin = copy.deepcopy(model)

@@ -259,7 +259,7 @@ class KernelBuilder:
             if all(
                 s is not None and s.terms for s, i in zip(steps, parallel, strict=True) if self.dims[i].constant != 1
             ):
-                return sorted(parallel, key=lambda i: -_magnitude(instr["address"].coefficient(f"d{i}")))
+                return _by_falling_stride(parallel, instr["address"])
         return parallel
 
     def _reduction_order(self) -> list[int]:
@@ -271,7 +271,7 @@ class KernelBuilder:
                 if all(
                     s is not None and s.terms for s, i in zip(steps, summed, strict=True) if self.dims[i].constant != 1
                 ):
-                    return sorted(summed, key=lambda i: -_magnitude(instr["address"].coefficient(f"d{i}")))
+                    return _by_falling_stride(summed, instr["address"])
         return summed
 
 
@@ -304,11 +304,20 @@ def _substituted(instr: Instr, values: dict[str, Expr | int], ranges: dict[str, 
     return Instr(instr.op, instr.args, instr.dtype, attributes)
 
 
-def _magnitude(stride: Expr | None) -> int:
-    """A stride for sorting; symbols count as a middling 64 (only the order of strides matters)."""
-    if stride is None:
-        return 0
-    return abs(stride.evaluate(dict.fromkeys(stride.variables(), 64)))
+def _by_falling_stride(dims: Sequence[int], address: Expr) -> list[int]:
+    """``dims`` by falling stride in ``address``. Symbols count as a middling 64, or as more where a divisor would be 0 (a size of
+    many windows of a window's size).
+    """
+    strides = {i: address.coefficient(f"d{i}") for i in dims}
+    for size in (64, 2**12, 2**20):
+        try:
+            rank = {
+                i: 0 if s is None else -abs(s.evaluate(dict.fromkeys(s.variables(), size))) for i, s in strides.items()
+            }
+        except ZeroDivisionError:
+            continue
+        return sorted(dims, key=rank.__getitem__)
+    return list(dims)
 
 
 def _renumbered(instrs: Sequence[Instr], rename: dict[str, Expr | int]) -> tuple[Instr, ...]:
