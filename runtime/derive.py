@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from effc.compiler.ir.errors import ArtifactError
+from effc.runtime.pages import Pages
 from effc.runtime.panels import pack_panels
 from effc.runtime.winograd import winograd_panels
 
@@ -15,8 +16,8 @@ Derivation = Callable[..., torch.Tensor]
 
 
 def contiguous(source: torch.Tensor) -> torch.Tensor:
-    """The same values, row-major, in memory of their own."""
-    return source.detach().clone(memory_format=torch.contiguous_format)
+    """The same values, to be copied."""
+    return source
 
 
 def as_is(source: torch.Tensor) -> torch.Tensor:
@@ -32,11 +33,17 @@ FUNCTIONS: Mapping[str, Derivation] = {
 }
 
 
-def derive(function: str, source: torch.Tensor, attributes: Mapping[str, Any]) -> torch.Tensor:
-    """Apply the derivation named ``function``; ArtifactError where this version of effc has none of that name."""
+def derive(
+    function: str, source: torch.Tensor, attributes: Mapping[str, Any], pages: Pages | None = None
+) -> torch.Tensor:
+    """Apply the derivation named ``function``; what it makes lies row-major in ``pages``, or in memory of its own.
+
+    ArtifactError where this version of effc has none of that name.
+    """
     if function not in FUNCTIONS:
         raise ArtifactError(
             f"a program asks for the derivation '{function}', which this version of effc lacks; compile it again"
         )
     with torch.no_grad():
-        return FUNCTIONS[function](source, **attributes)
+        result = FUNCTIONS[function](source, **attributes)
+        return result if function == "as_is" else (pages or Pages()).copy(result)

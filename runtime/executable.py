@@ -19,12 +19,11 @@ from effc.compiler.ir.slots import ERROR_SLOT, GOMP_PARALLEL_SLOT, THREAD_NUM_SL
 from effc.runtime.conform import check_inputs, conforming
 from effc.runtime.dtypes import TORCH_DTYPES
 from effc.runtime.elf import load
+from effc.runtime.pages import empty_bytes
 from effc.runtime.sizes import Sizes, SizeTable
 from effc.runtime.stepwise import Observer, Stepper, raise_failed_check
 from effc.runtime.threads import threads
 from effc.runtime.weights import State, Weights
-
-_ARENA_ALIGNMENT = 64  # a cache line, and the widest vector
 
 
 class Frame:
@@ -170,10 +169,9 @@ class Executable:
     def _resize(self, frame: Frame, symbols: tuple[int, ...]) -> None:
         frame.sizes = self._sizes[symbols]
         frame.slots[self.layout.symbols : self.layout.count] = list(symbols)
-        needed = frame.sizes.arena_bytes + _ARENA_ALIGNMENT if frame.sizes.arena_bytes else 0
-        if frame.arena.numel() < needed:
-            frame.arena = _empty_strided_cpu((needed,), (1,), torch.uint8)
-            start = -(-frame.arena.data_ptr() // _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT
+        if frame.arena.numel() < frame.sizes.arena_bytes:
+            frame.arena = empty_bytes(frame.sizes.arena_bytes)
+            start = frame.arena.data_ptr()
             frame.slots[self.layout.arena] = start
             ctypes.memset(start, 0, self.program.zeroed_bytes)
         frame.symbols = symbols

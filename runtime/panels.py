@@ -23,7 +23,7 @@ def pack_panels(
     """Panels of a factor whose dimensions are ``batch`` batch dims, N, then the summed ones.
 
     ``sizes`` and ``strides`` (elements) of all of them describe the factor as a view of the memory of ``tensor``, which starts
-    ``offset`` elements after its first. Result, contiguous, of the same dtype: ``[B, ceil(N/nr), K, nr]``, where B and K are the
+    ``offset`` elements after its first. Result, of the same dtype, a view to be copied: ``[B, ceil(N/nr), K, nr]``, where B and K are the
     products of their dims in the order given; zero where a column is N or beyond. With ``group`` 2, two neighbours of K lie together,
     as an instruction sums them: ``[B, ceil(N/nr), K/2, nr, 2]``, where the product of the last ``inner`` summed dims is first
     filled with zeros to an even number.
@@ -34,5 +34,5 @@ def pack_panels(
     view = F.pad(view, (0, -prod(sizes[last:]) % group)).flatten(2)
     view = F.pad(view, (0, 0, 0, -columns % nr))
     count, filled, steps = view.shape[0], view.shape[1], view.shape[2] // group
-    panels = view.reshape(count, filled // nr, nr, steps, group).transpose(2, 3).contiguous()
+    panels = view.reshape(count, filled // nr, nr, steps, group).transpose(2, 3)
     return panels if group > 1 else panels.squeeze(4)

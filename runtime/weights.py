@@ -23,6 +23,7 @@ from effc.compiler.ir.program import Derived, Program
 from effc.compiler.ir.slots import Layout
 from effc.runtime.derive import derive
 from effc.runtime.guard import Guard, Unchanged
+from effc.runtime.pages import Pages
 from effc.runtime.shared_weights import Sources, after_fork, forget_shared, shared
 from effc.runtime.tensor_layout import tensor_layout
 
@@ -152,7 +153,7 @@ class Weights:
 
     def _derive(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         self.derivations += 1
-        prepared = _Prepared(self._prepare, self.program, tensors)
+        prepared, pages = _Prepared(self._prepare, self.program, tensors), Pages()
 
         def one(d: Derived) -> torch.Tensor:
             kind, index = d.source
@@ -161,7 +162,8 @@ class Weights:
             sources = Sources([tensors[index]]) if given else prepared.sources
 
             def compute() -> torch.Tensor:
-                return derive(d.function, tensors[index] if given else prepared.results[index], dict(d.attributes))
+                source = tensors[index] if given else prepared.results[index]
+                return derive(d.function, source, dict(d.attributes), pages)
 
             return shared((d.function, d.attributes, origin), sources, compute)
 

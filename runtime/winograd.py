@@ -14,7 +14,7 @@ _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 def winograd_panels(
     tensor: torch.Tensor, *, offset: int, sizes: Sequence[int], strides: Sequence[int], nr: int
 ) -> torch.Tensor:
-    """Panels of the transformed kernel, ``[ceil(N/nr), 16, K, nr]``, zero where a column is N or beyond.
+    """A view to be copied, of panels of the transformed kernel, ``[ceil(N/nr), 16, K, nr]``, zero where a column is N or beyond.
 
     ``sizes`` and ``strides`` (elements) are those of N, the summed dims (their product is K), and the two taps of the kernel as a
     view of the memory of ``tensor``, from ``offset`` elements after its first. Computed in float64 and rounded once.
@@ -24,4 +24,4 @@ def winograd_panels(
     both = torch.kron(g, g)  # of the nine taps as one row
     transformed = (view.reshape(sizes[0], -1, 9).double() @ both.T).to(tensor.dtype)
     panels = F.pad(transformed, (0, 0, 0, 0, 0, -sizes[0] % nr))
-    return panels.reshape(-1, nr, panels.shape[1], 16).permute(0, 3, 2, 1).contiguous()
+    return panels.reshape(-1, nr, panels.shape[1], 16).permute(0, 3, 2, 1)
