@@ -190,3 +190,10 @@ def test_few_channels_stay_with_the_direct_method() -> None:
     found = packing(conv_case(1, 16, 8, (58, 58), (3, 3)).spec(), [1], HOST)
     assert isinstance(found, Packing)
     assert not found.spec.schedule.get("winograd")
+
+
+def test_a_plan_for_unknown_sizes_suits_small_images() -> None:
+    """The 16 tiles of a 7x7 image are one block, for which a kernel beyond the caches is read once."""
+    plan = schedules(conv_case("s0", 512, 512, (9, 9), (3, 3)))[0]
+    assert plan["tiles"] >= 16
+    assert -(-16 // plan["mr"]) * plan["mr"] <= 18, "nor are many rows computed that no output needs"

@@ -20,8 +20,10 @@ BLOCK_BYTES, LARGE_KERNEL = 320 * 1024, 1024 * 1024
 MOST_THREADS = 32
 #: Units that a kernel is cut into at least, where there are as many: two threads are then even within an eighth.
 UNITS = 8
-#: Tiles taken for a number that is known only at run time.
-UNKNOWN = 196
+#: Tiles for which a plan is counted where their number is known only at run time: images of 14 to 56 a side; and the middle.
+TYPICAL, UNKNOWN = (49, 196, 784), 196
+#: Bytes of a kernel a cycle that reach a core from memory while it multiplies.
+FAR_BYTES = 8
 UNROLL = 4
 #: Cycles of 16 lanes' transforms of one tile: 16 loads, 32 additions, 16 stores; and 16 loads, 24 additions, an epilogue.
 INPUT_CYCLES, OUTPUT_CYCLES = 26, 22
@@ -125,14 +127,23 @@ def as_schedule(form: Form, target: Target, mr: int, vectors: int) -> Schedule:
 
 
 def estimate(plan: Plan) -> float:
-    """Cycles of the whole convolution on one thread."""
-    total, vectors = _tiles(plan.form), plan.nr // plan.lanes
-    blocks = ceil(total / plan.tiles)
+    """Cycles of the whole convolution on one thread; where the number of tiles is unknown, of ``UNKNOWN`` of them on average."""
+    known = _known_tiles(plan.form)
+    if known is not None:
+        return _cycles(plan, known)
+    return sum(_cycles(plan, total) * UNKNOWN / total for total in TYPICAL) / len(TYPICAL)
+
+
+def _cycles(plan: Plan, total: int) -> float:
+    """Cycles of so many tiles. A kernel that L2 does not hold comes anew for each block, beside the arithmetic."""
+    vectors, blocks = plan.nr // plan.lanes, ceil(total / plan.tiles)
     rows = (blocks - 1) * (plan.tiles // plan.mr) + ceil((total - (blocks - 1) * plan.tiles) / plan.mr)
     step = max(plan.mr * vectors / FMAS, (plan.mr + vectors) / LOADS, LATENCY)
     multiply = SIDE * SIDE * rows * plan.panels * (plan.form.depth * step + TILE_CYCLES)
     transforms = total * (plan.form.depth / plan.lanes * INPUT_CYCLES + plan.panels * vectors * OUTPUT_CYCLES)
-    return multiply + transforms
+    kernel = 4 * plan.kernel_elements
+    stream = blocks * kernel / FAR_BYTES if kernel > LARGE_KERNEL else 0
+    return max(multiply, stream) + transforms
 
 
 def direct_cycles(plan: Plan) -> float:
@@ -158,10 +169,13 @@ def _columns(form: Form) -> int:
     return found
 
 
+def _known_tiles(form: Form) -> int | None:
+    found = product(Plan(form, 1, 1, 1, 1, 1).counts).constant
+    return None if found is None else max(found, 1)
+
+
 def _tiles(form: Form) -> int:
-    counts = Plan(form, 1, 1, 1, 1, 1).counts
-    found = product(counts).constant
-    return UNKNOWN if found is None else max(found, 1)
+    return _known_tiles(form) or UNKNOWN
 
 
 def _odd_lines(elements: int) -> int:
