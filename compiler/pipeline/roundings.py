@@ -1,10 +1,15 @@
 """Roundings to bf16 inside a kernel that need not be: eager rounds after each operation, a fused kernel where it stores.
 
-What a chain of operations hands on within a kernel then keeps the precision of float32, in which all of them compute. Left alone is a
-rounding that the model itself asks for (``x.to(torch.bfloat16)``: splitting a number into parts relies on it), one whose result is also
-read rounded, by another kernel or in bf16 (``x - x.amax()`` is 0 somewhere: all readers must see one number), and one that something
-might see by more than its error: a comparison, a conversion to an integer, the position of a maximum, a store. bf16 has the range of
-float32, so nothing that would be infinite stays finite (float16 has not, and is left as it is).
+What a chain of operations hands on within a kernel then keeps the precision of float32, in which all of them compute.
+Left alone is a rounding
+
+- that the model itself asks for (``x.to(torch.bfloat16)``: splitting a number into parts relies on it),
+- whose result is also read rounded, by another kernel or in bf16 (``x - x.amax()`` is 0 somewhere: all readers must see
+  one number),
+- that something might see by more than its error: a comparison, a conversion to an integer, the position of a maximum,
+  a store.
+
+bf16 has the range of float32, so nothing that would be infinite stays finite (float16 has not, and is left as it is).
 """
 
 from __future__ import annotations
