@@ -171,9 +171,7 @@ class Executable:
         frame.slots[self.layout.symbols : self.layout.count] = list(symbols)
         if frame.arena.numel() < frame.sizes.arena_bytes:
             frame.arena = empty_bytes(frame.sizes.arena_bytes)
-            start = frame.arena.data_ptr()
-            frame.slots[self.layout.arena] = start
-            ctypes.memset(start, 0, self.program.zeroed_bytes)
+            frame.slots[self.layout.arena] = frame.arena.data_ptr()
         frame.symbols = symbols
 
 

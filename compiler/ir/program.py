@@ -80,10 +80,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Program:
-    """See the module's docstring. ``prepare`` computes, from the inputs that are parameters, the sources of ``derived``.
-
-    ``zeroed_bytes``: so much of the arena, from its start on, must be zero before the first call; what calls leave there, they expect.
-    """
+    """See the module's docstring. ``prepare`` computes, from the inputs that are parameters, the sources of ``derived``."""
 
     symbols: tuple[str, ...]
     inputs: tuple[Input, ...]
@@ -93,7 +90,6 @@ class Program:
     calls: tuple[Call, ...]
     arena_bytes: Expr
     prepare: Program | None = None
-    zeroed_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -117,7 +113,6 @@ class Program:
                 for c in self.calls
             ],
             "arena_bytes": str(self.arena_bytes),
-            "zeroed_bytes": self.zeroed_bytes,
             "prepare": None if self.prepare is None else self.prepare.to_json(),
         }
 
@@ -150,7 +145,6 @@ class Program:
             ),
             arena_bytes=as_expr(data["arena_bytes"]),
             prepare=None if data["prepare"] is None else Program.from_json(data["prepare"]),
-            zeroed_bytes=int(data["zeroed_bytes"]),
         )
 
     def digest(self) -> str:

@@ -23,8 +23,7 @@ from effc.compiler.ir.spec import Instr, KernelSpec
 
 def program_text(program: Program) -> str:
     """The program's border, its calls in order, and its kernels; then, in the same form, what prepares its weights."""
-    zeroed = f", {program.zeroed_bytes} of them zeroed" if program.zeroed_bytes else ""
-    lines = [f"program({', '.join(program.symbols)}), arena of {program.arena_bytes} bytes{zeroed}"]
+    lines = [f"program({', '.join(program.symbols)}), arena of {program.arena_bytes} bytes"]
     for i, given in enumerate(program.inputs):
         lines.append(f"input {i}: {_tensor(given.tensor)}{f' param {given.param}' if given.param else ''}")
     for i, derived in enumerate(program.derived):

@@ -39,9 +39,7 @@ class Assembler:
         """The program."""
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
-        boxes = {self.layout.places[op.results[0]].base.index: box for op, box in self.layout.borders.items()}
-        arena = plan_arena(bytes_of, self._lives(), boxes)
-        self.offsets = arena.offsets
+        self.offsets, arena = plan_arena(bytes_of, self._lives())
         calls = tuple(self._call(kernel, found) for kernel, found in zip(self.kernels, self.packings, strict=True))
         graph = self.graph
         return Program(
@@ -55,8 +53,7 @@ class Assembler:
             derived=tuple(self.derived),
             kernels=tuple(self.specs),
             calls=calls,
-            arena_bytes=arena.size,
-            zeroed_bytes=arena.zeroed,
+            arena_bytes=arena,
             prepare=self.prepare,
         )
 

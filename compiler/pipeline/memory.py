@@ -2,13 +2,12 @@
 
 Buffers whose lives do not overlap share memory. Static buffers are packed greedily, largest first, at the lowest offset that is
 free during their life (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020: greedy by size). A buffer of
-symbolic size takes a slot behind them; a slot is used again by buffers that provably fit it. Buffers around whose box zeros must stay
-(see ``borders.py``) come first, apart from all others.
+symbolic size takes a slot behind them; a slot is used again by buffers that provably fit it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from effc.compiler.ir.expr import Expr, const, floordiv, nonnegative
@@ -28,31 +27,17 @@ class Life:
         return self.first <= other.last and other.first <= self.last
 
 
-@dataclass(frozen=True)
-class Arena:
-    """In bytes: where each buffer with a life begins, how much is zero before the first call (from the start on), and the size."""
-
-    offsets: dict[int, Expr]
-    zeroed: int
-    size: Expr
-
-
 @dataclass
 class _Slot:
     size: Expr
     lives: list[Life] = field(default_factory=list)
 
 
-def plan_arena(sizes: Sequence[Expr], lives: Mapping[int, Life], boxes: Mapping[int, Hashable]) -> Arena:
-    """``boxes``: of the buffers of static size whose other elements stay zero; only those with equal boxes may share memory."""
+def plan_arena(sizes: Sequence[Expr], lives: Mapping[int, Life]) -> tuple[dict[int, Expr], Expr]:
+    """Offsets of the buffers (those with a life) and the arena's size, in bytes."""
     static = {i: n for i in lives if (n := sizes[i].constant) is not None}
-    found: dict[int, Expr] = {}
-    zeroed = top = 0
-    for box in dict.fromkeys([*boxes.values(), None]):
-        offsets, size = _pack_static({i: n for i, n in static.items() if boxes.get(i) == box}, lives)
-        found.update({i: const(top + offset) for i, offset in offsets.items()})
-        top += size
-        zeroed = top if box is not None else zeroed
+    offsets, top = _pack_static(static, lives)
+    found = {i: const(offset) for i, offset in offsets.items()}
     total = const(top)
     slots: list[_Slot] = []
     homes: dict[int, _Slot] = {}
@@ -68,7 +53,7 @@ def plan_arena(sizes: Sequence[Expr], lives: Mapping[int, Life], boxes: Mapping[
         starts[id(slot)] = total
         total = total + floordiv(slot.size + (ALIGNMENT - 1), const(ALIGNMENT)) * ALIGNMENT
     found.update({i: starts[id(slot)] for i, slot in homes.items()})
-    return Arena(found, zeroed, total)
+    return found, total
 
 
 def _fits(size: Expr, slot: _Slot, life: Life) -> bool:

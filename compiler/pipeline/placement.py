@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from effc.compiler.ir.expr import Expr, as_expr, const, product, recombine
-from effc.compiler.pipeline.borders import Box
 from effc.compiler.pipeline.fusion import Fusion, Group, is_free
 from effc.compiler.pipeline.graph import Graph, GraphOutput, Op, Tensor
 from effc.compiler.pipeline.views import Index, chain, permutation, source_index
@@ -50,14 +49,12 @@ class Layout:
     """Placements of inputs and stored tensors, the arena's buffers (dtype and elements), and what must be copied.
 
     ``copies``: (value, where to, the assembly or update that it completes), in the order in which they must run. ``stand_ins``: where
-    a copy of a value lies that kernels read in its stead (see ``factors.py``). ``borders``: each ``pad`` that has a buffer of its own in
-    which the border stays zero (see ``borders.py``).
+    a copy of a value lies that kernels read in its stead (see ``factors.py``).
     """
 
     places: dict[Tensor, Placement] = field(default_factory=dict)
     buffers: list[tuple[str, Expr]] = field(default_factory=list)
     copies: list[tuple[Tensor, Placement, Op | None]] = field(default_factory=list)
-    borders: dict[Op, Box] = field(default_factory=dict)
     stand_ins: dict[Tensor, Placement] = field(default_factory=dict)
 
     def buffer(self, tensor: Tensor, strides: tuple[Expr, ...]) -> Placement:
@@ -239,10 +236,7 @@ def _place_assembly(layout: Layout, op: Op, stored: set[Tensor]) -> None:
     if result not in stored:
         return
     if result not in layout.places:
-        strides = _assembly_strides(op)
-        layout.places[result] = layout.buffer(result, strides)
-        if op.kind == "pad" and (box := Box.of(op, strides)):
-            layout.borders[op] = box
+        layout.places[result] = layout.buffer(result, _assembly_strides(op))
     home = layout.places[result]
     for part, offset, strides in parts(op, home):
         target = Placement(home.base, offset, strides)

