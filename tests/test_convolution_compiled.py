@@ -112,3 +112,18 @@ def test_borders_stay_zero_from_call_to_call(
             spot[-1, 0, -1, -1] = float("nan")
             assert torch.equal(fast(spot).isfinite(), model(spot).isfinite())
             assert_exact(model, (torch.randn(batch, channels, height, width),), fast, strides=True)
+
+
+def test_pooling_keeps_the_convolutions_layout_whatever_the_size(compiled: Compiler) -> None:
+    """Channels stay innermost where sizes are symbols: a pooling that turns them outermost takes ten times as long."""
+    model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(32, 17, 1)).eval()
+    fast = compiled(model, dynamic=True, fullgraph=True)
+    with torch.no_grad(), record() as recording:
+        for batch, height, width in ((2, 12, 15), (3, 9, 7), (2, 31, 8)):
+            assert_exact(model, (torch.randn(batch, 3, height, width),), fast)
+    ((program, _),) = recording.programs
+    (pool,) = (k for k in program.kernels if any(i.op == "reduce" for i in k.body))
+    store = next(i for i in pool.body if i.op == "store")
+    assert [i for i, d in enumerate(pool.dims) if d.size.constant == 32] == [
+        i for i in range(len(pool.dims)) if (c := store["address"].coefficient(f"d{i}")) is not None and c.constant == 1
+    ]

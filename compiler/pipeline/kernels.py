@@ -15,7 +15,7 @@ from effc.compiler.ir.expr import Call, Expr, const, floordiv, recombine, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
-from effc.compiler.pipeline.placement import Base, Layout, Placement, extent
+from effc.compiler.pipeline.placement import Base, Layout, Placement, extent, usual
 from effc.compiler.pipeline.roundings import fold_roundings, read_within
 from effc.compiler.pipeline.views import Index, chain, source_index
 
@@ -305,19 +305,10 @@ def _substituted(instr: Instr, values: dict[str, Expr | int], ranges: dict[str, 
 
 
 def _by_falling_stride(dims: Sequence[int], address: Expr) -> list[int]:
-    """``dims`` by falling stride in ``address``. Symbols count as a middling 64, or as more where a divisor would be 0 (a size of
-    many windows of a window's size).
-    """
-    strides = {i: address.coefficient(f"d{i}") for i in dims}
-    for size in (64, 2**12, 2**20):
-        try:
-            rank = {
-                i: 0 if s is None else -abs(s.evaluate(dict.fromkeys(s.variables(), size))) for i, s in strides.items()
-            }
-        except ZeroDivisionError:
-            continue
-        return sorted(dims, key=rank.__getitem__)
-    return list(dims)
+    """``dims`` by falling stride in ``address``."""
+    strides = usual([address.coefficient(f"d{i}") for i in dims])
+    rank = {i: -abs(stride or 0) for i, stride in zip(dims, strides, strict=True)}
+    return sorted(dims, key=rank.__getitem__)
 
 
 def _renumbered(instrs: Sequence[Instr], rename: dict[str, Expr | int]) -> tuple[Instr, ...]:

@@ -321,7 +321,7 @@ def _preferred_order(group: Group, layout: Layout) -> list[int]:
             index = source_index(views, tuple(e.substitute(values) for e in amap), group.ranges)
             address = home.address(index)
             steps = [address.coefficient(f"d{i}") for i in parallel]
-            known = [s.constant if s is not None else None for s in steps]
+            known = usual(steps)
             wide = [k for k, i in zip(known, parallel, strict=True) if group.dims[i].constant != 1]
             if all(k is not None and k > 0 for k in wide):
                 order = sorted(range(len(parallel)), key=lambda j: -(known[j] or 0))
@@ -330,6 +330,18 @@ def _preferred_order(group: Group, layout: Layout) -> list[int]:
                     return found
                 best = found
     return best or parallel
+
+
+def usual(strides: Sequence[Expr | None]) -> list[int | None]:
+    """Numbers by which strides of one tensor are compared. Symbols count as a middling 64, or as more where a divisor would be 0 (a size
+    of many windows of a window's size).
+    """
+    for size in (64, 2**12, 2**20):
+        try:
+            return [None if s is None else s.evaluate(dict.fromkeys(s.variables(), size)) for s in strides]
+        except ZeroDivisionError:
+            continue
+    return [None for _ in strides]
 
 
 def _strides(tensor: Tensor, group: Group, order: list[int]) -> tuple[Expr, ...]:
