@@ -12,9 +12,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from typing import Any
 import effc.compiler
 import effc.passes
 import effc.runtime
+from effc.compiler.clock import adding
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.program import Program
@@ -48,13 +48,8 @@ class BuildReport:
     kernels: int = 0
     compiled: int = 0
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        return adding(self.seconds, name)
 
 
 @dataclass(frozen=True)

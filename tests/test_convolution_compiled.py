@@ -82,12 +82,14 @@ class Bordered(nn.Module):
 
     def __init__(self, channels: int, dilation: int, stride: int) -> None:
         super().__init__()
-        wide = {"padding": dilation, "dilation": dilation, "groups": channels}
-        self.blocks = nn.Sequential(
-            nn.Sequential(nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 3, **wide)),
-            nn.Sequential(nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 3, **wide)),
-            nn.Sequential(nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 3, stride=stride, **wide)),
-        )
+
+        def block(stride: int) -> nn.Module:
+            return nn.Sequential(
+                nn.Conv2d(channels, channels, 1),
+                nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=channels),
+            )
+
+        self.blocks = nn.Sequential(block(1), block(1), block(stride))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:

@@ -43,7 +43,7 @@ def _layer_norm(
     """torch's, but a bias is always added, as ATen does (layer_norm_kernel.cpp): so no result is -0."""
     if bias is None:
         bias = (x if weight is None else weight).new_zeros(tuple(shape))
-    normalized: tuple[Tensor, Tensor, Tensor] = native_layer_norm(x, shape, weight, bias, eps)
+    normalized: tuple[Tensor, Tensor, Tensor] = native_layer_norm(x, tuple(shape), weight, bias, eps)
     return normalized
 
 

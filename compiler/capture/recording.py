@@ -9,13 +9,13 @@ A context variable holds the recording, so that compilations of other threads do
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from effc.compiler.capture.source import Source
+from effc.compiler.clock import adding
 from effc.compiler.ir.plan import Plan
 from effc.compiler.ir.program import Program
 
@@ -72,14 +72,9 @@ class GraphFacts:
     def flops_aten(self) -> int:
         return sum(f.flops for f in self.fallbacks)
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> AbstractContextManager[None]:
         """Adds the time spent inside to ``phases[name]``."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
+        return adding(self.phases, name)
 
 
 @dataclass

@@ -7,6 +7,7 @@ subnormals to zero, which eager does not.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value, float32_bits, split_type
@@ -53,12 +54,13 @@ def bits_of(value: int | float | str, dtype: str) -> int:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF
 
 
+def _i32_constants(b: Builder, like: Value) -> Callable[[int], Value]:
+    """i32 constants with as many lanes as ``like``."""
+    return lambda number: b.constant(number, "i32", split_type(like.type)[0])
+
+
 def _f32_to_bf16(b: Builder, value: Value) -> Value:
-    lanes = split_type(value.type)[0]
-
-    def i32(number: int) -> Value:
-        return b.constant(number, "i32", lanes)
-
+    i32 = _i32_constants(b, value)
     bits = b.cast("arith.bitcast", value, "i32")
     odd = b.op("arith.andi", b.op("arith.shrui", bits, i32(16)), i32(1))
     rounded = b.op("arith.addi", bits, b.op("arith.addi", odd, i32(0x7FFF)))
@@ -69,11 +71,7 @@ def _f32_to_bf16(b: Builder, value: Value) -> Value:
 
 def _f16_to_f32(b: Builder, bits: Value) -> Value:
     """Shift exponent and mantissa into place, then scale by 2^112, which also normalises subnormals; inf and NaN apart."""
-    lanes = split_type(bits.type)[0]
-
-    def i32(number: int) -> Value:
-        return b.constant(number, "i32", lanes)
-
+    lanes, i32 = split_type(bits.type)[0], _i32_constants(b, bits)
     wide = b.cast("arith.extui", bits, "i32")
     sign = b.op("arith.shli", b.op("arith.andi", wide, i32(0x8000)), i32(16))
     magnitude = b.op("arith.shli", b.op("arith.andi", wide, i32(0x7FFF)), i32(13))
@@ -87,11 +85,7 @@ def _f32_to_f16(b: Builder, value: Value) -> Value:
     """Round by integer addition where the result is normal, by a float addition that aligns the mantissa where
     subnormal.
     """
-    lanes = split_type(value.type)[0]
-
-    def i32(number: int) -> Value:
-        return b.constant(number, "i32", lanes)
-
+    lanes, i32 = split_type(value.type)[0], _i32_constants(b, value)
     bits = b.cast("arith.bitcast", value, "i32")
     sign = b.op("arith.andi", b.op("arith.shrui", bits, i32(16)), i32(0x8000))
     magnitude = b.op("arith.andi", bits, i32(0x7FFFFFFF))

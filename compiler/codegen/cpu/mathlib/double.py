@@ -13,7 +13,7 @@ from effc.compiler.codegen.cpu.mathlib import coefficients as table
 from effc.compiler.codegen.cpu.mathlib.builder import Builder, Value
 from effc.compiler.codegen.cpu.mathlib.exponential import LOG2E, ROUND_F64
 from effc.compiler.codegen.cpu.mathlib.logarithm import ends, exponent_and_mantissa
-from effc.compiler.codegen.cpu.mathlib.trigonometric import guarded, quadrant
+from effc.compiler.codegen.cpu.mathlib.trigonometric import cosine, sine
 
 #: ln 2 to 33 bits, so that its product with an exponent is exact, and the rest.
 _LN2_HIGH = float.fromhex("0x1.62e42feep-1")
@@ -133,14 +133,7 @@ def sin_cos(b: Builder, x: Value) -> tuple[Value, Value, Value]:
     return b.bits(biased), sin, cos
 
 
-def sin(b: Builder, x: Value) -> Value:
-    n, s, c = sin_cos(b, x)
-    return guarded(b, "math.sin", x, b.select(x.equals(0.0), x, quadrant(b, n, s, c, 63)), FAST)
-
-
-def cos(b: Builder, x: Value) -> Value:
-    n, s, c = sin_cos(b, x)
-    return guarded(b, "math.cos", x, quadrant(b, n + 1, s, c, 63), FAST)
+sin, cos = sine(sin_cos, 63, FAST), cosine(sin_cos, 63, FAST)
 
 
 def erf(b: Builder, x: Value) -> Value:

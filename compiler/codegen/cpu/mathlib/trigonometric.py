@@ -7,6 +7,7 @@ digits of pi as they need. Only if a vector holds such a lane does it pay for th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from effc.compiler.codegen.cpu.mathlib import coefficients as table
 from effc.compiler.codegen.cpu.mathlib.builder import Builder, Value
@@ -23,7 +24,6 @@ _FAST_F32 = 48000.0
 
 
 def _sin_cos_wide(b: Builder, x: Value) -> tuple[Value, Value, Value]:
-    """(bits of the quotient, sin(r), cos(r)), where x = quotient pi/2 + r."""
     biased = b.fma(x, 2.0 / math.pi, ROUND_F64)
     n = biased - ROUND_F64
     r = b.fma(n, -_HALF_PI_HIGH, x)
@@ -49,14 +49,28 @@ def guarded(b: Builder, op: str, x: Value, fast: Value, bound: float) -> Value:
     return b.where_any(b.abs(x).compare("uge", bound), fast, slow)
 
 
-def sin_wide(b: Builder, x: Value) -> Value:
-    n, sin, cos = _sin_cos_wide(b, x)
-    return guarded(b, "math.sin", x, b.select(x.equals(0.0), x, quadrant(b, n, sin, cos, 63)), _FAST)
+#: (bits of the quotient, sin(r), cos(r)) of x = quotient pi/2 + r.
+Reduction = Callable[[Builder, Value], tuple[Value, Value, Value]]
 
 
-def cos_wide(b: Builder, x: Value) -> Value:
-    n, sin, cos = _sin_cos_wide(b, x)
-    return guarded(b, "math.cos", x, quadrant(b, n + 1, sin, cos, 63), _FAST)
+def sine(reduced: Reduction, sign_bit: int, bound: float) -> Callable[[Builder, Value], Value]:
+    """sin from ``reduced``, which is right up to ``bound``."""
+
+    def sin(b: Builder, x: Value) -> Value:
+        n, s, c = reduced(b, x)
+        return guarded(b, "math.sin", x, b.select(x.equals(0.0), x, quadrant(b, n, s, c, sign_bit)), bound)
+
+    return sin
+
+
+def cosine(reduced: Reduction, sign_bit: int, bound: float) -> Callable[[Builder, Value], Value]:
+    """cos from ``reduced``, which is right up to ``bound``."""
+
+    def cos(b: Builder, x: Value) -> Value:
+        n, s, c = reduced(b, x)
+        return guarded(b, "math.cos", x, quadrant(b, n + 1, s, c, sign_bit), bound)
+
+    return cos
 
 
 def tan_wide(b: Builder, x: Value) -> Value:
@@ -78,11 +92,5 @@ def _sin_cos_f32(b: Builder, x: Value) -> tuple[Value, Value, Value]:
     return b.bits(biased), sin, cos
 
 
-def sin_f32(b: Builder, x: Value) -> Value:
-    n, sin, cos = _sin_cos_f32(b, x)
-    return guarded(b, "math.sin", x, b.select(x.equals(0.0), x, quadrant(b, n, sin, cos, 31)), _FAST_F32)
-
-
-def cos_f32(b: Builder, x: Value) -> Value:
-    n, sin, cos = _sin_cos_f32(b, x)
-    return guarded(b, "math.cos", x, quadrant(b, n + 1, sin, cos, 31), _FAST_F32)
+sin_wide, cos_wide = sine(_sin_cos_wide, 63, _FAST), cosine(_sin_cos_wide, 63, _FAST)
+sin_f32, cos_f32 = sine(_sin_cos_f32, 31, _FAST_F32), cosine(_sin_cos_f32, 31, _FAST_F32)
