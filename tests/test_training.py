@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,10 +36,12 @@ def losses(model: nn.Module, compiled: Callable[[Tensor], Tensor], data: list[tu
     return curve
 
 
-def test_follows_eagers_loss_curve() -> None:
+def test_follows_eagers_loss_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training multiplies rounding step by step; ours may stray from a float64 training no more than 5 times as far
-    as eager.
+    as eager. With SiLU: where a ReLU's input is within a rounding error of 0, its gradient is a toss-up, and so is all that
+    follows.
     """
+    monkeypatch.setattr(F, "relu", F.silu)
     torch._dynamo.reset()
     torch.manual_seed(0)
     eager = FashionResNet(8).train()
@@ -55,6 +58,34 @@ def test_follows_eagers_loss_curve() -> None:
     for name, r in wide.state_dict().items():
         error, allowed = ((state[name] - r).double().norm() for state in (ours.state_dict(), eager.state_dict()))
         assert error <= 5 * allowed + 1e-5 * r.double().norm(), name
+
+
+def test_each_loss_of_a_training_with_relus() -> None:
+    """Each step of a float64 training starts from its weights: loss and running statistics, which a ReLU's side near 0 does not
+    change, held to 5 times eager's error.
+    """
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    wide = FashionResNet(8).train().double()
+    eager, ours = copy.deepcopy(wide).float(), copy.deepcopy(wide).float()
+    compiled = torch.compile(ours, backend="effc")
+    optimizer = torch.optim.SGD(wide.parameters(), lr=0.1, momentum=0.9)
+    strayed = 1e-6
+    for images, labels in batches(20, 32):
+        start = {name: t.clone() for name, t in wide.state_dict().items()}
+        for model in (eager, ours):
+            model.load_state_dict(start)
+        exact = copy.deepcopy(eager).double()  # of the same rounded weights
+        a, b = F.cross_entropy(compiled(images), labels), F.cross_entropy(eager(images), labels)
+        r = F.cross_entropy(exact(images.double()), labels)
+        strayed = max(strayed, abs(b.item() - r.item()))
+        assert abs(a.item() - r.item()) <= 5 * strayed
+        for name, t in exact.state_dict().items():
+            error, allowed = ((m.state_dict()[name] - t).double().norm() for m in (ours, eager))
+            assert error <= 5 * allowed + 1e-6 * t.double().norm(), name
+        optimizer.zero_grad()
+        F.cross_entropy(wide(images.double()), labels).backward()
+        optimizer.step()
 
 
 def test_gradients_are_exact() -> None:

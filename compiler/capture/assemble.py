@@ -18,6 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import _BoxedCodeGen
 
 from effc.compiler.capture.importer.region import Region
+from effc.compiler.capture.layouts import restrided
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view
 
 if TYPE_CHECKING:
@@ -103,6 +104,11 @@ class _Writer:
             source, dtype = node.args
             assert isinstance(source, Node)
             return self.graph.call_function(torch.ops.aten._to_copy.default, (self.values[source],), {"dtype": dtype})
+        if node.target is torch.ops.aten.view.default and restrided(node.all_input_nodes[0]):
+            return self.graph.call_function(
+                torch.ops.aten.reshape.default,
+                (self.values[node.all_input_nodes[0]], *torch.fx.map_arg(node.args[1:], self.value)),
+            )
         return self.graph.node_copy(node, self.value)
 
     def call_region(self, number: int, made: CompiledGroup) -> None:

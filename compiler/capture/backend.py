@@ -51,7 +51,7 @@ def compile_with(
     compiler = GraphCompiler(static_names(gm), options, builder(options))
 
     def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
-        return lambda graph, _inputs: compiler.compile(graph, kind)
+        return lambda graph, inputs: compiler.compile(graph, kind, inputs)
 
     compiled: Callable[..., Any] = aot_autograd(
         fw_compiler=stage("forward"),

@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -22,6 +22,7 @@ from effc.compiler.capture.check import checked
 from effc.compiler.capture.culprit import alike, smallest_refused
 from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
+from effc.compiler.capture.layouts import arrange
 from effc.compiler.capture.normalize import normalize
 from effc.compiler.capture.parameters import params_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
@@ -55,18 +56,18 @@ class GraphCompiler:
         self.options = options
         self.build = build
 
-    def compile(self, gm: GraphModule, kind: str) -> Boxed:
-        """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``."""
-        return self.assembled(gm, kind).function()
+    def compile(self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None = None) -> Boxed:
+        """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``. ``inputs``: ``layouts.arrange``."""
+        return self.assembled(gm, kind, inputs).function()
 
-    def assembled(self, gm: GraphModule, kind: str) -> Assembled:
+    def assembled(self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None = None) -> Assembled:
         """``gm`` with its regions compiled, as a graph. OptionError: a budget for errors where gradients are taken."""
         check_kind(self.options, kind)
         facts = GraphFacts(kind)
         recording = active()
         if recording is not None:
             recording.graphs.append(facts)
-        compilation = _Compilation(self, gm, facts)
+        compilation = _Compilation(self, gm, facts, inputs)
         assembled = compilation.run()
         if recording is not None:
             recording.plan = self.options.plan
@@ -76,9 +77,10 @@ class GraphCompiler:
 
 
 class _Compilation:
-    def __init__(self, owner: GraphCompiler, gm: GraphModule, facts: GraphFacts) -> None:
+    def __init__(self, owner: GraphCompiler, gm: GraphModule, facts: GraphFacts, inputs: Sequence[Any] | None) -> None:
         self.owner = owner
         self.gm = gm
+        self.inputs = inputs
         self.facts = facts
         self.excluded: dict[Node, str] = {}
         self.reasons: dict[Node, str | None] = {}
@@ -98,6 +100,8 @@ class _Compilation:
     def run(self) -> Assembled:
         normalize(self.gm.graph)
         self.dump.write("graph.txt", lambda: self.gm.print_readable(print_output=False))
+        if self.facts.kind != "inference":
+            arrange(self.gm, self.facts.kind, self.inputs, lambda n: self._reason(n) is None)
         while True:
             with self.facts.phase("divide"):
                 divided = partition(self.gm.graph, lambda n: self._reason(n) is None)

@@ -31,8 +31,10 @@ def evaluate(
         args, kwargs = map_arg((node.args, dict(node.kwargs)), value)
         if wide:
             args, kwargs = tree_map(_wide_dtype, (args, kwargs))
-        assert callable(node.target)
-        values[node] = node.target(*args, **kwargs)
+        # kernels may order dims as ATen does not, and then a view is none
+        target = torch.ops.aten.reshape.default if node.target is torch.ops.aten.view.default else node.target
+        assert callable(target)
+        values[node] = target(*args, **kwargs)
     return [values[n] for n in region.outputs]
 
 

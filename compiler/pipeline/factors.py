@@ -1,25 +1,50 @@
 """Factors of contractions that no contraction kernel can read where they lie are copied out first.
 
 A kernel reads a factor at an address that is linear in its loops (conversions of the value are fine). What reaches it through a
-roll, a gather or a mask is written once, row-major, and read from there.
+roll, a gather or a mask is written once, row-major, and read from there. So are the weights of a convolution that training changes
+step by step: their output channels, which a kernel reads by vectors, are turned innermost.
 """
 
 from __future__ import annotations
 
+from effc.compiler.ir.expr import product
 from effc.compiler.ir.spec import Instr
 from effc.compiler.pipeline.fusion import Fusion, Group
-from effc.compiler.pipeline.graph import CONTRACTIONS, Tensor
+from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, Tensor
 from effc.compiler.pipeline.kernels import KernelBuilder
-from effc.compiler.pipeline.placement import Layout, row_major
+from effc.compiler.pipeline.placement import Layout, ordered_strides, row_major
+from effc.compiler.pipeline.views import chain
+
+#: Positions of a convolution's result from which on turning its weights first pays.
+_MANY_POSITIONS = 64
 
 
-def materialize_factors(fusion: Fusion, layout: Layout) -> None:
+def materialize_factors(graph: Graph, fusion: Fusion, layout: Layout) -> None:
     """Give each such factor a buffer of its own in ``layout.stand_ins``, and ask for the copy that fills it."""
+    changing = {source.tensor for source in graph.inputs if not source.param}
     for group in fusion.groups:
+        if group.kind == "conv":
+            _turn_weights(group, changing, layout)
         if group.kind in CONTRACTIONS:
             for tensor in _unreadable(group, layout):
                 if tensor not in layout.stand_ins:
                     layout.stand_ins[tensor] = layout.buffer(tensor, row_major(tensor.sizes))
+
+
+def _turn_weights(group: Group, changing: set[Tensor], layout: Layout) -> None:
+    """Weights ``[o, c, k…]`` that are an input: a copy ``[c, k…, o]``."""
+    conv = group.ops[0]
+    weights, axes = conv.operands[1], [str(e) for e in conv.maps[1]]
+    if chain(weights)[0] not in changing or weights in layout.stand_ins:
+        return
+    summed = {f"d{i}" for i in conv.reduction_dims}
+    kept = [i for i, name in enumerate(axes) if name not in summed]
+    taps = [i for i, name in enumerate(axes) if name in summed]
+    positions = product(size for i, size in enumerate(conv.dims) if f"d{i}" not in axes)
+    many = positions.constant is None or positions.constant >= _MANY_POSITIONS
+    if kept and many and len(taps) > 1 and any(weights.sizes[i].constant != 1 for i in taps[1:]):
+        order = [*kept[:-1], *taps, kept[-1]]
+        layout.stand_ins[weights] = layout.buffer(weights, ordered_strides(weights.sizes, order))
 
 
 def _unreadable(group: Group, layout: Layout) -> list[Tensor]:

@@ -74,6 +74,6 @@ def _program(
 ) -> Program:
     fusion = fuse(graph)
     layout: Layout = place(graph, fusion)
-    materialize_factors(fusion, layout)
+    materialize_factors(graph, fusion, layout)
     kernels: list[Kernel] = [step.build() for step in order_steps(graph, fusion, layout)]
     return Assembler(graph, layout, kernels, len(prepared), prepare, target, schedules).run()

@@ -302,7 +302,7 @@ def _comes_from_convolution(tensor: Tensor, depth: int = 8) -> bool:
 
 
 def _preferred_order(group: Group, layout: Layout) -> list[int]:
-    """The group's parallel dims from outermost to innermost in memory."""
+    """The group's dims from outermost to innermost in memory; of a reduction that no operand orders, its parallel dims."""
     parallel = [i for i in range(len(group.dims)) if i not in group.reduction]
     founder = group.ops[0]
     if group.kind == "conv":
@@ -310,6 +310,12 @@ def _preferred_order(group: Group, layout: Layout) -> list[int]:
         return [i for i in parallel if f"d{i}" not in weights] + [i for i in parallel if f"d{i}" in weights]
     if group.kind != "loops":
         return parallel
+    inside = _operand_order(group, layout, list(range(len(group.dims)))) if group.reduction else None
+    return inside or _operand_order(group, layout, parallel) or parallel
+
+
+def _operand_order(group: Group, layout: Layout, dims: list[int]) -> list[int] | None:
+    """``dims`` by falling stride of an operand that varies with all of them; of several, the first that is not row-major."""
     best: list[int] | None = None
     for op in group.ops:
         values = {f"d{i}": e for i, e in enumerate(group.coords[op])}
@@ -320,16 +326,16 @@ def _preferred_order(group: Group, layout: Layout) -> list[int]:
                 continue
             index = source_index(views, tuple(e.substitute(values) for e in amap), group.ranges)
             address = home.address(index)
-            steps = [address.coefficient(f"d{i}") for i in parallel]
+            steps = [address.coefficient(f"d{i}") for i in dims]
             known = usual(steps)
-            wide = [k for k, i in zip(known, parallel, strict=True) if group.dims[i].constant != 1]
+            wide = [k for k, i in zip(known, dims, strict=True) if group.dims[i].constant != 1]
             if all(k is not None and k > 0 for k in wide):
-                order = sorted(range(len(parallel)), key=lambda j: -(known[j] or 0))
-                found = [parallel[j] for j in order]
-                if found != parallel:
+                order = sorted(range(len(dims)), key=lambda j: -(known[j] or 0))
+                found = [dims[j] for j in order]
+                if found != dims:
                     return found
                 best = found
-    return best or parallel
+    return best
 
 
 def usual(strides: Sequence[Expr | None]) -> list[int | None]:

@@ -91,11 +91,12 @@ class _Planner:
 
     def _copy(self, tensor: Tensor, target: Placement, owner: Op | None, stored: Tensor | None = None) -> None:
         root = chain(tensor)[0]
-        reads = {root} if root in self.layout.places and root is not stored else set()
+        computed = stored if target is self.layout.places.get(tensor) else None
+        reads = {root} if root in self.layout.places and root is not computed else set()
 
         def build() -> Kernel:
             # the copy computes the value: it must not read what it is about to write
-            places = {k: v for k, v in self.layout.places.items() if k is not stored}
+            places = {k: v for k, v in self.layout.places.items() if k is not computed}
             builder = KernelBuilder(Layout(places), tensor.sizes, frozenset())
             index = tensor_index(tensor)
             builder.store(builder.value(tensor, index), tensor, target, index)

@@ -6,6 +6,7 @@ convolution is a plain one over an input with zeros between its elements, with t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,11 @@ from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.builder import Builder
 from effc.compiler.capture.importer.padding import insert_slice, pad
 from effc.compiler.capture.importer.registry import Op, lowers
-from effc.compiler.capture.importer.shapes import reshape
+from effc.compiler.capture.importer.shapes import permute, reshape
 from effc.compiler.capture.importer.transposed import spread
 from effc.compiler.capture.importer.types import Scalar, Size, Tensor, is_empty, is_float, opmath, simplify
 from effc.compiler.ir.errors import UnsupportedError
-from effc.compiler.ir.expr import as_expr
+from effc.compiler.ir.expr import as_expr, floordiv
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ def times(a: Size, c: int, offset: int = 0) -> Size:
 def convolve(
     b: Builder, x: Tensor, w: Tensor, spatial: Sequence[Size], window: Window, groups: int, transposed: bool = False
 ) -> Tensor:
-    """``x`` [n, c, …] (padded) with ``w`` [o, c/g, k…] (transposed: [c, o/g, k…]) -> [n, o, spatial…] in the accumulator's dtype."""
+    """``x`` [n, c, …] (padded) with ``w`` [o, c/g, k…] (transposed: [c, k…, o/g]) -> [n, o, spatial…] in the accumulator's dtype."""
     n = len(spatial)
     dtype = opmath(x.dtype)
-    kernel = w.sizes[2:]
-    out_channels = as_expr(w.sizes[1]) * groups if transposed else as_expr(w.sizes[0])
+    kernel = w.sizes[1:-1] if transposed else w.sizes[2:]
+    out_channels = as_expr(w.sizes[-1]) * groups if transposed else as_expr(w.sizes[0])
     channels: tuple[Size, ...] = (simplify(out_channels),)
     if groups > 1:
         x = _split_channels(b, x, 1, groups)
@@ -76,7 +77,7 @@ def convolve(
     at = [moving(f"d{rank - n + i}", window.stride[i], f"d{rank + 1 + i}", window.dilation[i]) for i in range(n)]
     taps = [f"d{rank + 1 + i}" for i in range(n)]
     result = b.generic(
-        [(x, ["d0", *g, c, *at]), (w, [*g, *((c, o) if transposed else (o, c)), *taps])],
+        [(x, ["d0", *g, c, *at]), (w, [*g, *((c, *taps, o) if transposed else (o, c, *taps))])],
         init,
         [f"d{i}" for i in range(rank)],
         ["parallel"] * rank + ["reduction"] * (1 + len(kernel)),
@@ -115,18 +116,25 @@ def transpose_input(b: Builder, x: Tensor, kernel: Sequence[Size], window: Windo
     return pad(b, x, low, high, 0)
 
 
-def flip_kernel(b: Builder, w: Tensor) -> Tensor:
-    """``w`` with its spatial dimensions reversed."""
-    if all(k == 1 for k in w.sizes[2:]) or is_empty(w.sizes):
-        return w
+def flip_kernel(b: Builder, w: Tensor, first: Sequence[int] = (), step: Sequence[int] = ()) -> Tensor:
+    """``w`` [c, o, k…] -> [c, k…, o], its spatial dimensions reversed; of each only the taps ``first + i * step`` (default: all)."""
+    n = w.rank - 2
+    first, step = first or (0,) * n, step or (1,) * n
+    counts = [
+        simplify(floordiv(as_expr(k) - f + s - 1, as_expr(s))) for k, f, s in zip(w.sizes[2:], first, step, strict=True)
+    ]
+    if all(k == 1 for k in w.sizes[2:]):
+        return permute(b, w, [0, *range(2, w.rank), 1])
 
     def read(body: Body) -> Scalar:
         at = [body.loop_index(d) for d in range(w.rank)]
-        for d in range(2, w.rank):
-            at[d] = body.sub(body.size(times(w.sizes[d], 1, -1)), at[d])
-        return body.extract(w, at)
+        taps = []
+        for d in range(n):
+            last = body.size(times(counts[d], step[d], first[d] - step[d]))
+            taps.append(body.sub(last, body.mul(body.size(step[d]), at[1 + d])))
+        return body.extract(w, [at[0], at[-1], *taps])
 
-    return b.pointwise([], w.sizes, w.dtype, read)
+    return b.pointwise([], (w.sizes[0], *counts, w.sizes[1]), w.dtype, read)
 
 
 def _window(n: int, stride: Any, padding: Any, dilation: Any, output_padding: Any) -> Window:
@@ -186,24 +194,46 @@ def _convolution_backward(
     window = _window(n, stride, padding, dilation, output_padding)
     results: list[Tensor | None] = [None, None, None]
     if mask[0]:
-        extra = []
-        for i in range(n):
-            reach = times(grad.sizes[2 + i], window.stride[i], -window.stride[i] - 2 * window.padding[i])
-            covered = as_expr(reach) + window.dilation[i] * (as_expr(w.sizes[2 + i]) - 1) + 1
-            extra.append((as_expr(x.sizes[2 + i]) - covered).constant)
-        if any(e is None for e in extra):
-            raise UnsupportedError("the gradient of a strided convolution with symbolic sizes")
-        back = Window(window.stride, window.padding, window.dilation, tuple(e for e in extra if e is not None))
-        ready = transpose_input(b, grad, w.sizes[2:], back)
-        unit = Window((1,) * n, (0,) * n, window.dilation, (0,) * n)
-        result = convolve(b, ready, flip_kernel(b, w), x.sizes[2:], unit, groups, transposed=True)
-        results[0] = b.cast(result, x.dtype)
+        results[0] = b.cast(_input_gradient(b, grad, x.sizes, w, window, groups), x.dtype)
     if mask[1]:
         results[1] = b.cast(_kernel_gradient(b, grad, x, w, window, groups), w.dtype)
     if mask[2]:
         total = b.reduce(grad, [d for d in range(grad.rank) if d != 1], "add", opmath(grad.dtype))
         results[2] = b.cast(total, grad.dtype)
     return results
+
+
+def _input_gradient(b: Builder, grad: Tensor, sizes: Sequence[Size], w: Tensor, window: Window, groups: int) -> Tensor:
+    """``out[n, c, p] = sum over o and taps k of grad[n, o, q] * w[o, c, k]``, ``p + padding = q * stride + k * dilation``.
+
+    Positions of one remainder by the stride (a *phase*) meet the same taps: each phase is a plain convolution, and is written
+    into its places of the result.
+    """
+    n = len(window.stride)
+    unit = Window((1,) * n, (0,) * n, window.dilation, (0,) * n)
+    if all(s == 1 for s in window.stride):
+        low = [times(w.sizes[2 + i], window.dilation[i], -window.dilation[i] - window.padding[i]) for i in range(n)]
+        high = [simplify(as_expr(sizes[2 + i]) + window.padding[i] - grad.sizes[2 + i]) for i in range(n)]
+        ready = pad(b, grad, [0, 0, *low], [0, 0, *high], 0)
+        return convolve(b, ready, flip_kernel(b, w), sizes[2:], unit, groups, transposed=True)
+    known = [s for s in (*sizes[2:], *grad.sizes[2:], *w.sizes[2:]) if isinstance(s, int)]
+    if len(known) < 3 * n or any(d != 1 for d in window.dilation):
+        raise UnsupportedError("the gradient of a strided convolution with symbolic sizes or dilation")
+    result = b.fill(0, opmath(grad.dtype), sizes)
+    for phase in itertools.product(*(range(s) for s in window.stride)):
+        first = [(p + around) % s for p, around, s in zip(phase, window.padding, window.stride, strict=True)]
+        counts = [-(-(known[i] - p) // window.stride[i]) for i, p in enumerate(phase)]
+        kernel = [max(0, -(-(known[2 * n + i] - first[i]) // window.stride[i])) for i in range(n)]
+        if 0 in kernel or 0 in counts:
+            continue
+        start = [(phase[i] + window.padding[i] - first[i]) // window.stride[i] for i in range(n)]
+        low = [kernel[i] - 1 - start[i] for i in range(n)]
+        high = [counts[i] + start[i] - known[n + i] for i in range(n)]
+        ready = pad(b, grad, [0, 0, *low], [0, 0, *high], 0)
+        taps = flip_kernel(b, w, first, window.stride)
+        part = convolve(b, ready, taps, counts, unit, groups, transposed=True)
+        result = insert_slice(b, part, result, [0, 0, *phase], part.sizes, [1, 1, *window.stride])
+    return result
 
 
 def _kernel_gradient(b: Builder, grad: Tensor, x: Tensor, w: Tensor, window: Window, groups: int) -> Tensor:

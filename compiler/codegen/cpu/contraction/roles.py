@@ -156,9 +156,18 @@ def _exchange(spec: KernelSpec, lhs: Side, rhs: Side) -> bool:
         own = [d for d in names if d in mine.variables() and d not in other.variables()]
         return max((unit(store, d) + (unit(store, d) and unit(mine, d)) for d in own), default=-1)
 
+    both = [d for d in names if unit(a, d) and unit(b, d)]
+    if both and not any(d in a.variables() ^ b.variables() for d in names):
+        return not _own(spec, a, b) and bool(_own(spec, b, a))  # taps by channels: lanes along the channels
     if any(unit(store, d) and unit(a, d) for d in names if d in b.variables()):
         return score(a, b) > max(score(b, a), 0)  # the contiguous dimension is one of both factors (depthwise)
     return score(a, b) > score(b, a)
+
+
+def _own(spec: KernelSpec, mine: Expr, other: Expr) -> list[int]:
+    """Parallel dimensions of more than one element that ``mine`` has and ``other`` has not."""
+    parallel = [i for i, d in enumerate(spec.dims) if d.kind == "parallel" and d.size.constant != 1]
+    return [i for i in parallel if _has(mine, i) and not _has(other, i)]
 
 
 # -- dimensions -----------------------------------------------------------------------------------------------------
@@ -255,6 +264,7 @@ def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list
         column = (first or second or columns)[-1]
     elif not n:
         shared = [i for i in batch if contiguous(i, [a, *stores]) and (right.packed or _linear(b, i))]
+        shared = shared or [i for i in _wide(spec, batch) if contiguous(i, [a, b])]
         if shared:
             column, wise = shared[-1], True
     if column is None and right.packed:
