@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._guards import TracingContext
 from torch._subclasses.fake_tensor import maybe_get_fake_mode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import optimization_hint, statically_known_true
+from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from effc.compiler.capture.partition import is_scalar, is_view
@@ -138,7 +139,9 @@ def _trace_again(node: Node) -> None:
     target: Any = _aten.reshape.default if node.target is _aten.view.default else node.target
     if not isinstance(target, torch._ops.OpOverload) and target is not operator.getitem:
         return
-    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    args, kwargs = cast(
+        "tuple[tuple[Any, ...], dict[str, Any]]", map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    )
     mode = next(m for v in tree_leaves((args, kwargs)) if (m := maybe_get_fake_mode(v)) is not None)
     with mode:
         node.meta["val"] = target(*args, **kwargs)

@@ -34,10 +34,10 @@ def _strided_gradient(args: Any) -> str | None:
     weights = w.meta["val"].shape
     if all(s == 1 for s in stride):
         return None
-    if all(
-        k == 1 for k in weights[2:]
-    ):  # 256 → 512 channels, 1x1, batch 4 of 56x56: 0.69x; 24 → 48, batch 64 of 28x28: 0.85x
+    if all(k == 1 for k in weights[2:]):
+        # 256 → 512 channels, 1x1, batch 4 of 56x56: 0.69x; 24 → 48, batch 64 of 28x28: 0.85x
         return "ATen's gradients of a strided 1x1 convolution are faster"
-    if groups == x.meta["val"].shape[1] and weights[1] == 1 and groups > 1:  # 96 channels, 3x3, batch 8 of 56x56: 0.48x
+    if groups == x.meta["val"].shape[1] and weights[1] == 1 and groups > 1:
+        # 96 channels, 3x3, batch 8 of 56x56: 0.48x
         return "ATen's gradients of a strided depthwise convolution are faster"
     return None
