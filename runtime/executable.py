@@ -19,7 +19,7 @@ from effc.compiler.ir.slots import ERROR_SLOT, GOMP_PARALLEL_SLOT, THREAD_NUM_SL
 from effc.runtime.conform import check_inputs, conforming
 from effc.runtime.dtypes import TORCH_DTYPES
 from effc.runtime.elf import load
-from effc.runtime.pages import empty_bytes
+from effc.runtime.pages import empty_bytes, prefer_huge
 from effc.runtime.sizes import Sizes, SizeTable
 from effc.runtime.stepwise import Observer, Stepper, raise_failed_check
 from effc.runtime.threads import threads
@@ -154,6 +154,8 @@ class Executable:
             result = _empty_strided_cpu(size, stride, dtype)
             slots[slot] = result.data_ptr()
             results.append(result)
+        for k, span in frame.sizes.large:
+            prefer_huge(results[k].data_ptr(), span)
         return frame, results, state
 
     def _leave(self, frame: Frame, tensors: Sequence[torch.Tensor]) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.program import Program
+from effc.compiler.ir.spec import ITEM_SIZE
+from effc.runtime.pages import FRESH
 
 _KEPT = 1024  # sets of symbol values; a decode loop meets a new one every step
 
@@ -29,10 +31,13 @@ def evaluator(exprs: Sequence[Expr], symbols: Sequence[str]) -> Evaluate:
 
 @dataclass(frozen=True)
 class Sizes:
-    """``outputs``: placement of each result that is not a mutation; ``arena_bytes`` as the program asks."""
+    """``outputs``: placement of each result that is not a mutation; ``large``: which of them, with their bytes, are best in huge pages;
+    ``arena_bytes`` as the program asks.
+    """
 
     symbols: tuple[int, ...]
     outputs: tuple[Placement, ...]
+    large: tuple[tuple[int, int], ...]
     arena_bytes: int
 
 
@@ -54,15 +59,28 @@ class SizeTable:
             if len(symbols) != len(self.symbols):
                 raise ValueError(f"the program takes symbols {self.symbols}, and got {symbols}")
             *flat, arena = self._evaluate(*symbols)
-            found = Sizes(symbols, _placements(flat, [len(t.sizes) for t in self._outputs]), arena)
+            outputs = _placements(flat, [len(t.sizes) for t in self._outputs])
+            found = Sizes(symbols, outputs, self._large(outputs), arena)
             while len(self._known) >= _KEPT:
                 self._known.pop(next(iter(self._known)), None)
             self._known[symbols] = found
         return found
 
+    def _large(self, outputs: Sequence[Placement]) -> tuple[tuple[int, int], ...]:
+        items = (ITEM_SIZE[t.dtype] for t in self._outputs)
+        spans = (item * _span(*placement) for item, placement in zip(items, outputs, strict=True))
+        return tuple((k, size) for k, size in enumerate(spans) if size >= FRESH)
+
     def inputs(self, symbols: tuple[int, ...]) -> tuple[Placement, ...]:
         """Placement that the program expects of each input."""
         return _placements(self._evaluate_inputs(*symbols), [len(t.sizes) for t in self._inputs])
+
+
+def _span(sizes: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from the first to the last."""
+    if 0 in sizes:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
 
 
 def _placements(flat: Sequence[int], ranks: Sequence[int]) -> tuple[Placement, ...]:

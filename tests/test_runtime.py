@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from effc.compiler.ir.errors import VerificationError
 from effc.compiler.ir.expr import as_expr
 from effc.compiler.ir.program import Call, Input, Output, Program
 from effc.runtime.executable import Executable
+from effc.runtime.pages import FRESH
 from effc.runtime.stepwise import Step
 from effc.runtime.threads import threads
 
@@ -73,6 +75,25 @@ def test_results_of_two_calls_do_not_share_memory(summing: Executable) -> None:
     (second,) = summing((8,), list(y))
     assert first.tolist() == [3.0] * 8
     assert second.tolist() == [6.0] * 8
+
+
+def test_large_results_lie_in_huge_pages(summing: Executable) -> None:
+    """Writing them for the first time is then not mostly the system's clearing of small pages."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text(encoding="ascii"):
+        pytest.skip("this system gives no huge pages")
+    a = torch.arange(FRESH // 4 + 1000, dtype=torch.float32)
+    (result,) = summing((len(a),), [a, a, a])
+    assert torch.equal(result, 3 * a)
+    span, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="ascii").splitlines():
+        words = line.split()
+        if "-" in words[0]:
+            start, end = (int(word, 16) for word in words[0].split("-"))
+            inside = start <= result.data_ptr() + FRESH // 2 < end
+        elif inside and words[0] == "AnonHugePages:":
+            span = int(words[1]) << 10
+    assert span >= FRESH // 2
 
 
 def test_output_takes_the_strides_of_the_program() -> None:
