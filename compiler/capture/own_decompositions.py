@@ -42,10 +42,8 @@ def own_decompositions() -> dict[Any, Callable[..., Any]]:
 def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """torch's, but ``x`` is multiplied last, as its halving is exact: each op takes the one before it, so that all are one kernel."""
     if approximate == "none":
-        inner = torch.erf(x * math.sqrt(0.5))
-    else:
-        inner = torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))
-    return x * (0.5 * (1 + inner))
+        return x * (0.5 * (1 + torch.erf(x * math.sqrt(0.5))))
+    return x * (0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))))
 
 
 def _layer_norm(
