@@ -1,4 +1,4 @@
-"""The same computation in float64, and how far rounding moves it: the references that ``exactness`` compares with."""
+"""The same computation in float64: the reference that ``exactness`` compares with."""
 
 from __future__ import annotations
 
@@ -8,67 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from copies import COPIES
 from torch import Tensor, nn
-from torch._decomp import get_decompositions
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-
-#: ATen ops that do not round, besides those that only move data.
-_UNROUNDED = COPIES | {
-    *(
-        "abs",
-        "neg",
-        "relu",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "maximum",
-        "minimum",
-        "max",
-        "min",
-        "amax",
-        "amin",
-        "sort",
-    ),
-    *("topk", "floor", "ceil", "round", "trunc", "sign", "sgn", "max_pool2d_with_indices", "abs_", "neg_", "clamp_"),
-}
-
-_aten = torch.ops.aten
-#: Kernels of several roundings each; taken apart, so that those inside count.
-_DECOMPOSED = get_decompositions(
-    [
-        *(
-            _aten.native_layer_norm,
-            _aten.native_group_norm,
-            _aten.native_batch_norm,
-            _aten._softmax,
-            _aten._log_softmax,
-        ),
-        *(_aten.addcmul, _aten.addcdiv, _aten.addmm, _aten.baddbmm, _aten.lerp, _aten.std, _aten.var_mean),
-        *(_aten.gelu, _aten.silu, _aten.mish, _aten.softplus, _aten.log_sigmoid_forward, _aten.elu, _aten.hardswish),
-        *(_aten.sigmoid, _aten.logsumexp, _aten.mean),
-    ]
-)
-
-#: torch's decomposition leaves a variance whole, so that the rounding of its mean would not count.
-_VARIANCES = (_aten.var.correction, torch.ops.prims.var.default)
 
 
-def _variance(x: Tensor, dims: Any = None, correction: float | None = 1, keepdim: bool = False, **_: Any) -> Tensor:
-    over = list(range(x.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
-    squares = (x - x.mean(over, keepdim=True)).square()
-    count = x.numel() / max(squares.mean(over).numel(), 1)
-    return squares.sum(over, keepdim=keepdim) / max(count - (1 if correction is None else correction), 0)
-
-
-def clone_tree(tree: Any, dtype: torch.dtype | None = None, noise: torch.Generator | None = None) -> Any:
-    """A copy of a tree of tensors that keeps strides, offsets, and which tensors share memory.
-
-    ``dtype``: floating tensors become that type. ``noise``: they are also moved at random by up to 1 eps of the type
-    they had.
-    """
+def clone_tree(tree: Any, dtype: torch.dtype | None = None) -> Any:
+    """A copy of a tree of tensors that keeps strides, offsets, and which tensors share memory; floating ones in ``dtype``."""
     memory: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def clone(leaf: Any) -> Any:
@@ -77,8 +23,7 @@ def clone_tree(tree: Any, dtype: torch.dtype | None = None, noise: torch.Generat
         storage = leaf.untyped_storage()
         key = (storage.data_ptr() or id(leaf), leaf.dtype)
         if key not in memory:
-            flat = torch.empty(0, dtype=leaf.dtype).set_(storage, 0, (storage.nbytes() // leaf.element_size(),), (1,))
-            memory[key] = _convert(flat.detach(), dtype, noise)
+            memory[key] = convert(whole(leaf), dtype)
         flat = memory[key]
         out = torch.empty(0, dtype=flat.dtype).set_(
             flat.untyped_storage(), leaf.storage_offset(), leaf.shape, leaf.stride()
@@ -88,14 +33,17 @@ def clone_tree(tree: Any, dtype: torch.dtype | None = None, noise: torch.Generat
     return pytree.tree_map(clone, tree)
 
 
-def _convert(flat: Tensor, dtype: torch.dtype | None, noise: torch.Generator | None) -> Tensor:
-    inexact = flat.is_floating_point() or flat.is_complex()
-    if not inexact or dtype is None:
-        return flat.clone()
-    wide = flat.to(torch.complex128 if flat.is_complex() else dtype, copy=True)
-    if noise is not None:
-        wide = wide * (1 + _noise(flat.shape, noise) * torch.finfo(flat.dtype).eps)
-    return wide
+def whole(t: Tensor) -> Tensor:
+    """All memory under a tensor, as a vector."""
+    storage = t.untyped_storage()
+    return torch.empty(0, dtype=t.dtype).set_(storage, 0, (storage.nbytes() // t.element_size(),), (1,))
+
+
+def convert(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A copy; floating numbers become ``dtype``, complex ones complex128 where there is one."""
+    if dtype is None or not (tensor.is_floating_point() or tensor.is_complex()):
+        return tensor.clone()
+    return tensor.to(torch.complex128 if tensor.is_complex() else dtype, copy=True)
 
 
 class Float64Mode(TorchFunctionMode):
@@ -124,51 +72,15 @@ class Float64Mode(TorchFunctionMode):
     ) -> Any:
         if func in self._CASTS:
             func = Tensor.double
-        args, kwargs = pytree.tree_map(_widen_dtype, (args, kwargs or {}))
+        args, kwargs = pytree.tree_map(widen_dtype, (args, kwargs or {}))
         return func(*args, **kwargs)
 
 
-def _widen_dtype(value: Any) -> Any:
+def widen_dtype(value: Any) -> Any:
+    """A floating or complex dtype at double precision; anything else as it is."""
     if isinstance(value, torch.dtype):
         return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
     return value
-
-
-class RoundingNoise(TorchDispatchMode):
-    """Moves every rounded float64 result by up to ``eps``, at random: Monte Carlo arithmetic (Parker, 1997)."""
-
-    def __init__(self, eps: float, generator: torch.Generator) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._eps, self._generator = eps, generator
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in _VARIANCES:
-            with self:
-                return _variance(*args, **(kwargs or {}))
-        if func in _DECOMPOSED:
-            with self:
-                return _DECOMPOSED[func](*args, **(kwargs or {}))
-        out = func(*args, **(kwargs or {}))
-        if func.__name__.split(".")[0] not in _UNROUNDED:
-            with _disable_current_modes():
-                for leaf in pytree.tree_leaves(out):
-                    if isinstance(leaf, Tensor) and leaf.dtype == torch.float64 and _is_writable(leaf):
-                        leaf.mul_(1 + _noise(leaf.shape, self._generator) * self._eps)
-        return out
-
-
-def _is_writable(t: Tensor) -> bool:
-    """Whether each element has a place of its own: an op may return an expanded tensor."""
-    return t.layout == torch.strided and all(
-        stride or size < 2 for size, stride in zip(t.shape, t.stride(), strict=True)
-    )
-
-
-def _noise(shape: Iterable[int], generator: torch.Generator) -> Tensor:
-    """Uniform in [-1, 1], float64. (Were it -1 or 1, two roundings would cancel half of the time.)"""
-    return torch.rand(tuple(shape), generator=generator, dtype=torch.float64) * 2 - 1
 
 
 @dataclass(frozen=True)
@@ -203,30 +115,13 @@ def run(function: Callable[..., Any], inputs: Any, state: nn.Module | None = Non
 
 def reference(model: Callable[..., Any], inputs: Any) -> Run:
     """The float64 run."""
-    function, wide, module = _widened(model, inputs, None)
-    with Float64Mode():
-        return run(function, wide, module)
-
-
-def probe(model: Callable[..., Any], inputs: Any, seed: int, eps: float) -> Run:
-    """A float64 run in which inputs and weights are rounded at their dtype's eps, and every result at ``eps``, at
-    random.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    function, wide, module = _widened(model, inputs, generator)
-    with Float64Mode(), RoundingNoise(eps, generator):
-        return run(function, wide, module)
-
-
-def _widened(
-    model: Callable[..., Any], inputs: Any, noise: torch.Generator | None
-) -> tuple[Callable[..., Any], Any, nn.Module | None]:
-    """Float64 copies of the model and its inputs; the model's, once more, where it is a module."""
-    wide = clone_tree(inputs, torch.float64, noise)
+    wide = clone_tree(inputs, torch.float64)
     if not isinstance(model, nn.Module):
-        return model, wide, None
+        with Float64Mode():
+            return run(model, wide)
     module = copy.deepcopy(model)
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
-            tensor.data = _convert(tensor.data, torch.float64, noise)
-    return module, wide, module
+            tensor.data = convert(tensor.data, torch.float64)
+    with Float64Mode():
+        return run(module, wide, module)

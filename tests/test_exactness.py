@@ -9,6 +9,7 @@ import float64
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 
 def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor]:
@@ -67,6 +68,46 @@ def test_cancellation_is_no_error_but_a_wrong_element_in_it_is() -> None:
     exactness.assert_exact(difference, inputs(500), lambda x: torch.add(x, -(x * 1.5)))
     with pytest.raises(exactness.Inexact):
         exactness.assert_exact(difference, inputs(500), lambda x: difference(x) + 0.01)
+
+
+def product(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cos(x @ y.mT * 20)
+
+
+def in_other_order(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cos((x.flip(1) * 20) @ y.flip(1).mT)
+
+
+@pytest.mark.parametrize("rows", [5, 8, 40])
+def test_float64_has_no_error_of_eager_to_be_held_to(rows: int) -> None:
+    """Eager is the reference itself: another order of sums is right, one rounding to float32 among them is wrong."""
+    x, y = inputs(rows, 300, dtype=torch.float64)[0], inputs(8, 300, dtype=torch.float64)[0] * 2
+    exactness.assert_exact(product, (x, y), in_other_order)
+    with pytest.raises(exactness.Inexact, match="relative L2"):
+        exactness.assert_exact(product, (x, y), lambda x, y: torch.cos((x @ y.mT * 20).float().double()))
+    with pytest.raises(exactness.Inexact, match="relative L2"):
+        exactness.assert_exact(product, (x, y), lambda x, y: product(x, y) * (1 + 1e-11))
+
+
+def test_each_op_is_held_to_its_own_precision() -> None:
+    """Part of the model is in bfloat16; that allows the other part no more."""
+
+    def model(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return (x + 1).sin(), y.exp()
+
+    (x,) = inputs(30)
+    exactness.assert_exact(model, (x, x.bfloat16()), model)
+    with pytest.raises(exactness.Inexact, match=r"output\[0\]"):
+        exactness.assert_exact(model, (x, x.bfloat16()), lambda x, y: ((x + 1).bfloat16().float().sin(), y.exp()))
+
+
+def test_recurrent_layers_have_a_response() -> None:
+    """Eager's is one op of oneDNN's, without float64."""
+    lstm = nn.LSTM(4, 6).eval()
+    with torch.no_grad():
+        exactness.assert_exact(lstm, inputs(3, 2, 4), lstm)
+        with pytest.raises(exactness.Inexact):
+            exactness.assert_exact(lstm, inputs(3, 2, 4), lambda x: pytree.tree_map(lambda t: t * 1.001, lstm(x)))
 
 
 def test_integers_are_bit_equal() -> None:
