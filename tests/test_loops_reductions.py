@@ -110,24 +110,56 @@ def test_long_sums_stay_accurate(shape: tuple[int, int]) -> None:
     assert worst <= max(2 * ((x.sum(dim) - exact) / exact).abs().max().item(), 4 * 1.2e-7)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("columns", LENGTHS)
-def test_softmax(columns: int, target: str) -> None:
-    rows = 19
-    k = LoopsBuilder(
-        [(rows, "parallel"), (columns, "reduction")],
-        [("f32", "read", rows * columns), ("f32", "write", rows * columns)],
-    )
-    here = f"{columns}*d0 + d1"
+def softmax(columns: int | str, inplace: bool = False) -> LoopsBuilder:
+    """Of 19 rows."""
+    size = f"19*({columns})"
+    read = [("f32", "readwrite", size)] if inplace else [("f32", "read", size), ("f32", "write", size)]
+    k = LoopsBuilder([(19, "parallel"), (columns, "reduction")], read)
+    here = f"({columns})*d0 + d1"
     x = k.load(0, here)
     e = k.op("math.exp", k.op("arith.subf", x, k.reduce("max", x)))
-    k.store(1, here, k.op("arith.divf", e, k.reduce("add", e)))
-    x_ = torch.randn(rows, columns) * 5
+    k.store(len(read) - 1, here, k.op("arith.divf", e, k.reduce("add", e)))
+    return k
+
+
+def softmax_input(columns: int) -> Tensor:
+    x = torch.randn(19, columns) * 5
     if columns > 2:
-        x_[4, 1], x_[5, 2] = float("-inf"), float("nan")
-    out = torch.full_like(x_, float("nan"))
-    Kernel(k.spec(), target)([x_, out], threads=2)
-    torch.testing.assert_close(out, torch.softmax(x_.double(), -1).float(), rtol=2e-6, atol=1e-9, equal_nan=True)
+        x[4, 1], x[5, 2] = float("-inf"), float("nan")
+    return x
+
+
+def is_softmax(out: Tensor, x: Tensor) -> None:
+    torch.testing.assert_close(out, torch.softmax(x.double(), -1).float(), rtol=2e-6, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("columns", [*LENGTHS, 8193, 20_011])
+def test_softmax(columns: int, target: str) -> None:
+    """The exponentials of the longest rows wait in the result."""
+    x = softmax_input(columns)
+    out = torch.full_like(x, float("nan"))
+    Kernel(softmax(columns).spec(), target)([x, out], threads=2)
+    is_softmax(out, x)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_softmax_of_a_symbolic_size(target: str) -> None:
+    kernel = Kernel(softmax("s0").spec(["s0"]), target)
+    for columns in (*LENGTHS, 20_011):
+        x = softmax_input(columns)
+        out = torch.full((x.numel() + 64,), float("nan"))
+        kernel([x, out], [columns], threads=2)
+        is_softmax(out[: x.numel()].view_as(x), x)
+        assert out[x.numel() :].isnan().all(), "nothing behind the result is written"
+
+
+def test_long_softmax_in_place() -> None:
+    """The input is read again by the last pass, so nothing may wait in the result, which is the same memory."""
+    x = softmax_input(9001)
+    out = x.clone()
+    Kernel(softmax(9001, inplace=True).spec())([out], threads=2)
+    is_softmax(out, x)
 
 
 def layer_norm(rows: int | str, columns: int | str, inplace: bool = False) -> LoopsBuilder:

@@ -83,7 +83,8 @@ def make_plan(original: KernelSpec, target: Target) -> Plan:
     if across is not None:
         lanes = min(lanes, TILE)
     depends = dependencies(spec)
-    staging = stage(spec, depends, _row_elements(spec, vector, lanes))
+    horizontal = spec.dims[vector].kind == "reduction"
+    staging = stage(spec, depends, _row_elements(spec, vector, lanes), horizontal)
     fixed_unroll = original.schedule.get("unroll")
     size = spec.dims[vector].size.constant
 

@@ -165,7 +165,15 @@ class ReductionLoops:
         return self.b.shuffle(value, range(part * lanes, (part + 1) * lanes))
 
     def _from_buffers(self, scope: Scope) -> None:
-        """Load buffered values of earlier passes; compute and keep those of this pass."""
+        """Load kept values of earlier passes; compute and keep those of this pass."""
+        for i, store in self.staging.parked:
+            first = self.staging.passes[i]
+            if first <= self.number:
+                place = self.body.access(store, scope, None, scope.lanes)
+                if first == self.number:
+                    place.store(self.body.vector(i, scope))
+                else:
+                    scope.values[i] = place.load(None)
         for i, buffer in self.buffers.items():
             first = self.staging.passes[i]
             if first > self.number:
