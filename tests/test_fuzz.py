@@ -11,7 +11,7 @@ import torch
 from fuzz.check import check
 from fuzz.generate import generate
 from fuzz.inputs import LAYOUTS, tensor
-from fuzz.program import Program, load
+from fuzz.program import Input, Program, Statement, load
 from fuzz.shrink import shrink
 from isolated import Worker, WorkerDied
 
@@ -31,6 +31,27 @@ def test_dynamic(seed: int) -> None:
     source = generate(seed, dynamic=True).source()
     outcome = check(source, seed, "effc", dynamic=True)
     assert not outcome.failed, f"{outcome.detail}\n{source}"
+
+
+def test_what_aotautograd_cannot_differentiate_is_skipped() -> None:
+    """It saves for the backward an input that the program writes into."""
+    source = Program(
+        31291,
+        (Input("x0", torch.float32, "(1,)"),),
+        (
+            Statement("F.logsigmoid(torch.log_softmax(x0, 0))", "v1"),
+            Statement("x0.transpose(0, -1).add_(v1.transpose(0, -1))"),
+        ),
+        ("v1",),
+    ).source()
+    assert check(source, 31291, "effc", mode="train").status == "skipped"
+
+
+def test_inputs_are_small() -> None:
+    """Seed 30047 draws 64 x 64 x 64 x 64: minutes of comparing."""
+    for seed in (30047, *range(30)):
+        _, inputs = load(generate(seed, dynamic=seed % 2 == 0).source())
+        assert all(t.numel() <= 20_000 for t in inputs(seed, 3)), seed
 
 
 def test_same_seed_gives_the_same_program() -> None:

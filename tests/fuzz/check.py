@@ -38,7 +38,8 @@ _UNSIGNED = (
 @dataclass(frozen=True)
 class Outcome:
     """``ok``, ``mismatch``, ``error`` (raised where eager does not), ``crash`` (process gone or hung), or
-    ``skipped``: eager or the backend ``aot_eager`` fails as well, so torch is at fault.
+    ``skipped``: torch is at fault, since eager or the backend ``aot_eager`` fails as well, or AOTAutograd as Inductor
+    configures it (``aot_eager_decomp_partition``) raises the same error.
     """
 
     status: str
@@ -61,6 +62,8 @@ def check(source: str, seed: int, backend: str, dynamic: bool = False, mode: str
     outcome = _run(source, seed, backend, dynamic, mode)
     if outcome.failed and _run(source, seed, "aot_eager", dynamic, mode).failed:
         return Outcome("skipped", f"aot_eager fails too: {outcome.detail}")
+    if outcome.status == "error" and outcome == _run(source, seed, "aot_eager_decomp_partition", dynamic, mode):
+        return Outcome("skipped", f"aot_eager_decomp_partition fails too: {outcome.detail}")
     return outcome
 
 

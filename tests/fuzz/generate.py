@@ -4,6 +4,7 @@ tame.
 
 from __future__ import annotations
 
+import math
 import warnings
 from random import Random
 from typing import Any
@@ -46,6 +47,10 @@ def generate(seed: int, dynamic: bool = False) -> Program:
     return Program(seed, inputs, tuple(state.statements), _results(rng, state))
 
 
+def _sizes(step: int) -> dict[str, int]:
+    return {"n": 5 + 2 * step, "m": 8 + 3 * step}
+
+
 def _inputs(rng: Random, dynamic: bool) -> tuple[Input, ...]:
     base = [rng.choice(_SIZES) for _ in range(3)]
     special, empty = rng.random() < 0.1, rng.random() < 0.05
@@ -57,10 +62,14 @@ def _inputs(rng: Random, dynamic: bool) -> tuple[Input, ...]:
             return "0"
         return str(rng.choice(base) if rng.random() < 0.8 else 1)
 
+    largest = _sizes(STEPS[-1])
     found = []
     for i in range(rng.randint(1, 4)):
         rank = rng.choice((0, 1, 2, 2, 2, 3, 3, 4, 4))
-        shape = f"({', '.join(size() for _ in range(rank))}{',' * (rank == 1)})"
+        sizes = [size() for _ in range(rank)]
+        while math.prod(largest[s] if s in largest else int(s) for s in sizes) > _MOST_ELEMENTS:
+            del sizes[0]
+        shape = f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
         layout = rng.choice(LAYOUTS) if rng.random() < 0.5 else "contiguous"
         found.append(Input(f"x{i}", rng.choice(_DTYPES), shape, layout, special))
     return tuple(found)
@@ -112,7 +121,7 @@ class _State:
     def _restart(self) -> None:
         self.environments: list[dict[str, Tensor]] = []
         for step in self._steps:
-            sizes = {"n": 5 + 2 * step, "m": 8 + 3 * step}
+            sizes = _sizes(step)
             self.environments.append(
                 {
                     x.name: tensor(self._seed * 100 + i, x.dtype, eval(x.shape, {}, sizes), x.layout, x.special)
