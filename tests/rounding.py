@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from copies import COPIES
-from float64 import Run, clone_tree, convert, whole, widen_dtype
+from float64 import Float64Mode, Run, clone_tree, convert, whole, widen_dtype
 from torch import Tensor, nn
 from torch._decomp import get_decompositions
 from torch.utils import _pytree as pytree
@@ -148,7 +148,7 @@ class Companions(TorchDispatchMode):
             for made in results:
                 self._add(made)
             return out
-        with RoundingNoise(eps, self._generator):
+        with Float64Mode(), RoundingNoise(eps, self._generator):  # the former: integers times 0.5 are float64 too
             wide = func(*wide_args, **wide_kwargs)
         for made, numbers in zip(results, _tensors(wide), strict=True):
             if made.untyped_storage()._cdata not in self._memory:  # else a view or a write: the companion has it

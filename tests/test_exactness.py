@@ -101,6 +101,18 @@ def test_each_op_is_held_to_its_own_precision() -> None:
         exactness.assert_exact(model, (x, x.bfloat16()), lambda x, y: ((x + 1).bfloat16().float().sin(), y.exp()))
 
 
+def test_what_is_made_from_integers_is_rounded_too() -> None:
+    """The difference is exactly 0 in eager and float64; where a product is fused into it, it is not."""
+
+    def model(i: Tensor) -> Tensor:
+        x = i * 0.3
+        return x[0] * x[1] - x[2] * x[3]
+
+    exactness.assert_exact(model, (torch.tensor([1, 4, 4, 1]),), lambda i: model(i) + 1.8e-8)
+    with pytest.raises(exactness.Inexact):
+        exactness.assert_exact(model, (torch.tensor([1, 4, 4, 1]),), lambda i: model(i) + 1e-5)
+
+
 def test_recurrent_layers_have_a_response() -> None:
     """Eager's is one op of oneDNN's, without float64."""
     lstm = nn.LSTM(4, 6).eval()
