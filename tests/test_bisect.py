@@ -29,16 +29,36 @@ class Model(nn.Module):
         return torch.sigmoid(self.second(torch.tanh(self.first(x * 2)) + 1)) - 3
 
 
-@pytest.fixture
-def wrong_tanh(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
-    """The pipeline takes a cosine for a tanh."""
+class Waves(nn.Module):
+    """A sine between linear layers: its gradient, and nothing else, has a cosine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.second(torch.sin(self.norm(self.first(x)))))
+
+
+def _mistaken(monkeypatch: pytest.MonkeyPatch, one: str, other: str) -> None:
+    """The pipeline takes ``other`` for ``one``."""
     build = backend.builder
 
     def broken(options: Options) -> Any:
         make = build(options)
-        return lambda text: make(text.replace("math.tanh", "math.cos"))
+        return lambda text: make(text.replace(one, other))
 
     monkeypatch.setattr(effc.bisect, "builder", broken)
+
+
+@pytest.fixture
+def wrong_tanh(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
+    _mistaken(monkeypatch, "math.tanh", "math.cos")
+
+
+@pytest.fixture
+def wrong_cosine(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
+    _mistaken(monkeypatch, "math.cos", "math.exp")
 
 
 @pytest.fixture
@@ -72,6 +92,27 @@ def test_a_wrong_op_is_found_alone(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "llvm.func @k_" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("wrong_cosine")
+def test_a_wrong_op_of_the_backward_is_found_alone() -> None:
+    model = Waves()
+    inputs = (torch.randn(4, 5),)
+    assert bisect(model, inputs, Options()) is None
+    culprit = bisect(model, inputs, Options(), train=True)
+    assert culprit is not None
+    assert culprit.nodes == 1 < culprit.of
+    assert "the result of aten.cos" in culprit.failure.reason
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_right_training_step(cache_dir: Path) -> None:
+    assert bisect(Waves(), (torch.randn(4, 5),), Options(), train=True) is None
+
+
+def test_a_training_step_needs_gradients() -> None:
+    with pytest.raises(OptionError, match="nothing that the model returns has a gradient"):
+        bisect(nn.Tanh(), (torch.randn(3),), Options(), train=True)
+
+
 @pytest.mark.usefixtures("refused_tanh")
 def test_a_region_that_does_not_lower_is_a_failure() -> None:
     culprit = bisect(Model().eval(), (torch.randn(2, 5),), Options())
@@ -82,9 +123,10 @@ def test_a_region_that_does_not_lower_is_a_failure() -> None:
 
 def test_nothing_wrong_is_said_so(cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "right.py"
-    model.write_text("import torch\ndef model():\n    return torch.nn.Tanh(), (torch.randn(3),)\n")
-    assert cli.main(["bisect", f"{model}:model", "--out", str(tmp_path / "out.mlir")]) == 0
-    assert "nothing to bisect" in capsys.readouterr().out
+    model.write_text("import torch\ndef model():\n    return torch.nn.Tanh(), (torch.randn(3, requires_grad=True),)\n")
+    for more in ([], ["--train"]):
+        assert cli.main(["bisect", f"{model}:model", "--out", str(tmp_path / "out.mlir"), *more]) == 0
+        assert "nothing to bisect" in capsys.readouterr().out
     assert not (tmp_path / "out.mlir").exists()
 
 

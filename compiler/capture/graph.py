@@ -7,6 +7,7 @@ the message does not name it, and goes to ATen as a whole after that; the report
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -192,7 +193,8 @@ class _Compilation:
         """Give to ATen what the refusal of ``group`` is about: the named op, or the smallest part refused, or all of it."""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         computing = [n for n in group.nodes if not is_view(n)]
-        culprits = [n for n in computing if f"({n.name})" in reason]
+        # an item of several results goes where the op that gives them goes
+        culprits = [_producer(n) for n in computing if f"({n.name})" in reason]
         if not culprits and self.searches > 0 and _HANG not in reason:
             self.searches -= 1
             with self.facts.phase("search"):
@@ -207,6 +209,10 @@ class _Compilation:
         except (LoweringError, UnsupportedError):
             return True
         return False
+
+
+def _producer(node: Node) -> Node:
+    return node.all_input_nodes[0] if node.target is operator.getitem else node
 
 
 def _refuse(fallbacks: Sequence[Fallback]) -> None:

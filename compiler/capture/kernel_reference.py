@@ -6,6 +6,7 @@ Every instruction runs over the whole iteration space at once, in the spec's dty
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effc.compiler.capture.noise import moved, moved_sum, moved_terms
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import Instr, KernelSpec
 from effc.runtime.dtypes import TORCH_DTYPES
@@ -47,16 +49,32 @@ _RELATIONS: dict[str, Callable[..., Tensor]] = {
 _REDUCE: dict[str, Callable[..., Tensor]] = {"add": torch.sum, "max": torch.amax, "min": torch.amin}
 
 
+#: Instructions whose results need no rounding.
+_EXACT = frozenset({
+    "arith.remf", "arith.maximumf", "arith.minimumf", "arith.negf", "arith.select", "arith.extf", "math.copysign", "math.absf",
+    "math.roundeven", "math.ceil", "math.floor", "math.trunc",
+})  # fmt: skip
+
+
+def _rounds(op: str) -> bool:
+    return op.startswith(("arith.", "math.", "libm.")) and op not in _EXACT
+
+
 class _Unknown(Exception):
     """An instruction that this evaluation does not know."""
 
 
 def evaluate(
-    spec: KernelSpec, memory: Sequence[Tensor], symbols: Sequence[int], wide: bool = False
+    spec: KernelSpec,
+    memory: Sequence[Tensor],
+    symbols: Sequence[int],
+    wide: bool = False,
+    noise: torch.Generator | None = None,
 ) -> dict[int, Tensor] | None:
     """Operand → its memory (1-D, float64 where ``wide``) after the kernel, for those that it writes; None: not repeated.
 
-    ``memory``: of each operand before the call, in the operand's dtype; a packed one as its source lies in memory.
+    ``noise``: what it reads, and every result, has rounding errors (``noise.py``). ``memory``: of each operand before the call,
+    in the operand's dtype; a packed one as its source lies in memory.
     """
     values = dict(zip(spec.symbols, symbols, strict=True))
     sizes = [d.size.evaluate(values) for d in spec.dims]
@@ -66,7 +84,7 @@ def evaluate(
     if spec.template not in ("loops", "contraction") or not 0 < points <= _MOST_POINTS:
         return None
     try:
-        return _Evaluation(spec, memory, sizes, values, wide).run()
+        return _Evaluation(spec, memory, sizes, values, wide, noise).run()
     except _Unknown:
         return None
 
@@ -75,16 +93,29 @@ class _Evaluation:
     """``values[i]`` is the result of instruction i, broadcastable to the iteration space."""
 
     def __init__(
-        self, spec: KernelSpec, memory: Sequence[Tensor], sizes: Sequence[int], symbols: dict[str, int], wide: bool
+        self,
+        spec: KernelSpec,
+        memory: Sequence[Tensor],
+        sizes: Sequence[int],
+        symbols: dict[str, int],
+        wide: bool,
+        noise: torch.Generator | None,
     ) -> None:
-        self.spec, self.wide, self.sizes = spec, wide, tuple(sizes)
-        self.memory = [m.double() if wide and m.is_floating_point() else m.clone() for m in memory]
+        self.spec, self.wide, self.sizes, self.noise = spec, wide, tuple(sizes), noise
+        self.memory = [self._read(m) for m in memory]
         rank = len(sizes)
         self.summed = [i for i, d in enumerate(spec.dims) if d.kind == "reduction"]
         self.names: dict[str, Any] = dict(symbols)
         for i, size in enumerate(sizes):
             self.names[f"d{i}"] = torch.arange(size).view([-1 if k == i else 1 for k in range(rank)])
         self.values: list[Tensor | None] = []
+
+    def _read(self, memory: Tensor) -> Tensor:
+        if not memory.is_floating_point():
+            return memory.clone()
+        if self.noise:
+            return moved(memory, memory.dtype, self.noise)
+        return memory.double() if self.wide else memory.clone()
 
     def run(self) -> dict[int, Tensor]:
         written: dict[int, Tensor] = {}
@@ -96,6 +127,8 @@ class _Evaluation:
                 self.values.append(None)
                 continue
             value = self._value(instr)
+            if self.noise and value is not None and value.is_floating_point() and _rounds(instr.op):
+                value = moved(value, TORCH_DTYPES[instr.dtype], self.noise)
             self.values.append(value)
             if value is not None and not value.is_floating_point():
                 self.names[f"v{number}"] = value
@@ -164,9 +197,14 @@ class _Evaluation:
         kind = "add" if instr.op == "contract" else instr["kind"]
         if kind not in _REDUCE or (instr.op == "reduce" and len(args) > 1):
             raise _Unknown(kind)
-        value = (args[0] * args[1] if instr.op == "contract" else args[0]).to(dtype)
-        shape = [self.sizes[i] if i in self.summed else s for i, s in enumerate(_ranked(value, len(self.sizes)).shape)]
-        return _REDUCE[kind](_ranked(value, len(self.sizes)).expand(shape), self.summed, keepdim=True).to(dtype)
+        value = _ranked((args[0] * args[1] if instr.op == "contract" else args[0]).to(dtype), len(self.sizes))
+        value = value.expand([self.sizes[i] if i in self.summed else n for i, n in enumerate(value.shape)])
+        count = math.prod(self.sizes[i] for i in self.summed)
+        if self.noise and kind == "add" and dtype.is_floating_point:
+            meant = TORCH_DTYPES[instr.dtype]
+            total = moved_terms(value, count, meant, self.noise).sum(self.summed, keepdim=True)
+            return moved_sum(total, count, meant, self.noise)
+        return _REDUCE[kind](value, self.summed, keepdim=True).to(dtype)
 
     def _compare(self, predicate: str, a: Tensor, b: Tensor) -> Tensor:
         if predicate == "uno":

@@ -10,16 +10,22 @@ from torch.fx import Node, map_arg
 from torch.utils._pytree import tree_map
 
 from effc.compiler.capture.importer.region import Region
+from effc.compiler.capture.noise import rounded
 from effc.compiler.capture.partition import Group
 
 
 def evaluate(
-    group: Group, region: Region, symbols: Sequence[int], tensors: Sequence[torch.Tensor], wide: bool = False
+    group: Group,
+    region: Region,
+    symbols: Sequence[int],
+    tensors: Sequence[torch.Tensor],
+    wide: bool = False,
+    noise: torch.Generator | None = None,
 ) -> list[torch.Tensor]:
     """Values of ``region.outputs``, those of mutations included; a mutation also writes its input.
 
-    ``wide``: every floating dtype is float64, also where the graph converts to another. The caller passes copies of
-    inputs that it wants to keep.
+    ``wide``: every floating dtype is float64, also where the graph converts to another. ``noise``: and every op has random rounding
+    errors (``noise.py``). The caller passes copies of inputs that it wants to keep.
     """
     values: dict[Node, Any] = {n: _widen(t) if wide else t for n, t in zip(region.inputs, tensors, strict=True)}
     named = dict(zip(region.symbols, symbols, strict=True))
@@ -34,7 +40,7 @@ def evaluate(
         # kernels may order dims as ATen does not, and then a view is none
         target = torch.ops.aten.reshape.default if node.target is torch.ops.aten.view.default else node.target
         assert callable(target)
-        values[node] = target(*args, **kwargs)
+        values[node] = rounded(node, target, args, kwargs, noise) if noise else target(*args, **kwargs)
     return [values[n] for n in region.outputs]
 
 

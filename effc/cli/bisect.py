@@ -12,6 +12,7 @@ from effc.cli.command import Command
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help=target.HELP)
     parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of effc")
+    parser.add_argument("--train", action="store_true", help="a step of training: with the graph of the backward")
     parser.add_argument("--out", type=Path, default=Path("reproducer.mlir"), help="where to write it (reproducer.mlir)")
 
 
@@ -27,7 +28,7 @@ def _run(args: argparse.Namespace) -> int:
     columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed} tried"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("looking for the smallest failing region", total=None)
-        culprit = bisect(model, inputs, options, lambda: progress.advance(task))
+        culprit = bisect(model, inputs, options, lambda: progress.advance(task), args.train)
     if culprit is None:
         print("every region gives ATen's results within its bound: nothing to bisect")
         return 0
