@@ -113,6 +113,16 @@ def _rows() -> dict[str, _Make]:
     }
 
 
+def _whole() -> dict[str, _Make]:
+    """One number of all."""
+    functions: dict[str, Callable[..., Tensor]] = {"sum of all": torch.sum, "max of all": torch.amax}
+    return {
+        f"{kind}/{n}": lambda f=f, n=n: (_Function(f), ((n,),))  # type: ignore[misc]
+        for kind, f in functions.items()
+        for n in (1 << 17, 1 << 24)
+    }
+
+
 def _elementwise() -> dict[str, _Make]:
     functions: dict[str, tuple[Callable[..., Tensor], int]] = {
         "add": (torch.add, 2),
@@ -155,5 +165,5 @@ def _attention() -> dict[str, _Make]:
 
 #: By full name, ``family/shape``; the shape of a linear is KxN, of others that of the input without the batch.
 KERNELS: dict[str, _Make] = {
-    **_linear(), **_matmul(), **_convolutions(), **_rows(), **_elementwise(), **_attention()
+    **_linear(), **_matmul(), **_convolutions(), **_rows(), **_whole(), **_elementwise(), **_attention()
 }  # fmt: skip
