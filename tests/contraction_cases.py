@@ -111,7 +111,8 @@ class Runner:
             spec = replace(spec, schedule=plan)
         self.kernel = Kernel(spec, target)
 
-    def check(self, threads: int = 1, **symbols: int) -> None:
+    def check(self, threads: int = 1, *, in_place: bool = False, **symbols: int) -> None:
+        """``in_place``: the result is written over ``bias``, which has the strides of the output."""
         case = self.case
         sizes, lhs, rhs, out, bias = (
             [as_expr(s).evaluate(symbols) for s in text or ()]
@@ -125,7 +126,8 @@ class Runner:
         result = TORCH_DTYPES[case.result or case.dtype]
         extent = 1 + sum((s - 1) * t for s, t in zip(sizes, out, strict=False) if s > 0)
         poison = float("nan") if result.is_floating_point else 77
-        memory = torch.full((max(extent, 1),), poison, dtype=result)
+        shift = tensors[2].clone() if case.bias is not None else None
+        memory = tensors[2] if in_place else torch.full((max(extent, 1),), poison, dtype=result)
         wide = torch.float64 if result.is_floating_point else torch.int64
         left, right = (
             t.as_strided(sizes, strides, case.offset).to(wide) for t, strides in zip((a, b), (lhs, rhs), strict=True)
@@ -133,9 +135,9 @@ class Runner:
         summed = list(range(parallel, len(sizes)))
         expected = (left * right).sum(summed)
         size = (left.abs() * right.abs()).sum(summed)
-        if case.bias is not None:
-            shift = tensors[2].as_strided(sizes[:parallel], bias)
-            expected, size = expected + shift, size + shift.abs()
+        if shift is not None:
+            added = shift.as_strided(sizes[:parallel], bias[:parallel])
+            expected, size = expected + added, size + added.abs()
         if case.relu:
             expected = expected.relu()
         if self.pack is not None:

@@ -30,7 +30,8 @@ def supports(spec: KernelSpec, target: Target) -> str | None:
 def default_schedule(spec: KernelSpec, target: Target, wanted: Schedule | None = None) -> Schedule:
     """``wanted`` where the template has it, else the schedule of the lowest estimate; LoweringError where ``supports`` says no.
 
-    ``mr`` x ``nr``: rows and columns of the register tile; ``unroll``: steps of the sum in a loop body. Of a packed factor the
+    ``mr`` x ``nr``: rows and columns of the register tile; ``order``: whether row tiles or panels of columns are outside; ``touch``:
+    whether the epilogue's lines are fetched before the sums; ``unroll``: steps of the sum in a loop body. Of a packed factor the
     layout, and so ``nr`` and the method, is fixed: take the schedule from ``packing``, which chooses it.
     """
     if spec.template == "attention":
@@ -51,7 +52,8 @@ def candidates(spec: KernelSpec, target: Target) -> list[Schedule]:
     tiles = sorted(
         contraction.tiles(nest, target), key=lambda t: (contraction.estimate(nest, target, *t), -t[0] * t[1], t)
     )
-    direct = [contraction.as_schedule(nest, target, *t) for t in tiles]
+    direct = contraction.variants(nest, target, *tiles[0])
+    direct += [contraction.as_schedule(nest, target, *t) for t in tiles[1:]]
     others = winograd.offered(spec, target)
     first = winograd.chosen(spec, target, None)
     found = [*others, *direct] if first else [*direct[:1], *others, *direct[1:]]

@@ -1,7 +1,8 @@
 """The kernel around the register tile: units of work, their order, remainders of rows and columns.
 
 A unit is one register tile. Units are numbered with the batch outermost, then the column panels, then the rows, so that a thread
-walks the rows under one panel of the right factor, which stays in its L2 cache; each thread takes an equal, contiguous share.
+walks the rows under one panel of the right factor, which stays in its L2 cache; or, where the schedule says so (`order`), the rows
+before the panels. Each thread takes an equal, contiguous share.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
 from effc.compiler.codegen.cpu.contraction.rows import by_height, heights, place
 from effc.compiler.codegen.cpu.contraction.shape import Shape
 from effc.compiler.codegen.cpu.contraction.tile import Tile
+from effc.compiler.codegen.cpu.contraction.touch import touch
 from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value, element_bytes
@@ -93,7 +95,7 @@ class Kernel:
         batch = [(f"d{i}", nest.spec.dims[i].size) for i in nest.outer if i in nest.batch]
         rest = [(f"d{i}", nest.spec.dims[i].size) for i in nest.outer if i not in nest.batch]
         panel, rows = ("panel", self._panels()), ("tile", self._row_tiles())
-        axes = [*batch, *rest, rows, panel] if nest.wise else [*batch, panel, *rest, rows]
+        axes = [*batch, *rest, rows, panel] if self.shape.rows_outside else [*batch, panel, *rest, rows]
         return [a for a in axes if a[1].constant != 1] or [panel]
 
     # -- one unit ---------------------------------------------------------------------------------------------------
@@ -133,6 +135,8 @@ class Kernel:
             b.mul(self._column_stride(), shape.lanes),
             self._ahead(panel, right),
         )
+        if shape.touch:
+            touch(b, nest, self.share, start, rows, shape.nr)
         sums = tile.run(self._left(start, rows), right)
         columns = [b.add(column, j * shape.lanes) for j in range(shape.vectors)]
         self.epilogue.write(outer, indices, columns, masks, sums)
@@ -159,10 +163,10 @@ class Kernel:
         return b.element_pointer(self.share.pointer(nest.right.operand), offset, self.step.memory(nest.right))
 
     def _ahead(self, panel: Value, right: Value) -> Ahead | None:
-        """Where the right factor is packed, and several tiles share a panel: all of them share in fetching the next one."""
+        """Where the right factor is packed, and several tiles in turn share a panel: all of them share in fetching the next one."""
         nest, b = self.nest, self.b
         turns = product([self._row_tiles(), *(nest.spec.dims[i].size for i in nest.outer if i not in nest.batch)])
-        if not nest.right.packed or nest.wise or turns.constant == 1:
+        if not nest.right.packed or self.shape.rows_outside or turns.constant == 1:
             return None
         elements = self._value(self.shape.panel_elements(self.sizes))
         more = b.compare("arith.cmpi", "slt", panel, self.last_panel)

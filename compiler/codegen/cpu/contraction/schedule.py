@@ -1,4 +1,4 @@
-"""The register tile of a contraction, chosen by a count of cycles.
+"""The register tile of a contraction, chosen by a count of cycles, and what follows from it.
 
 The count takes one step of K for one tile: multiply-adds, loads, the latency of a chain of multiply-adds, and the panel's stream
 from the cache that holds it. The figures are those of Zen 5 with 512-bit units, which were confirmed by timing 6x64, 7x64, 8x48 and
@@ -10,8 +10,10 @@ from __future__ import annotations
 from math import prod
 
 from effc.compiler.codegen.cpu.contraction.form import form, lanes_of
+from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import split
+from effc.compiler.codegen.cpu.contraction.touch import streams
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule
@@ -20,8 +22,6 @@ from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 LATENCY, FMAS, LOADS = 4, 2, 2
 #: Bytes of right factor a cycle: from L2, and from L3 or memory (a core reads 20-28 GB/s at about 3.6 GHz).
 L2_BYTES, FAR_BYTES = 32, 8
-#: A panel is reused from L2 while it fills at most this much of 1 MiB; the rows need the rest.
-L2_SHARE = 640 * 1024
 #: Rows and columns taken for a size that is known only at run time.
 UNKNOWN = 256
 #: Rows read from addresses that are a multiple of 4 KiB apart share one set of L1's 12 ways: 30 rows ran at a quarter of the
@@ -67,17 +67,34 @@ def schedule(nest: Nest, target: Target) -> Schedule:
 
 
 def chosen(nest: Nest, target: Target, wanted: Schedule | None) -> Schedule:
-    """``wanted`` where the template has such a tile for this contraction, else ``schedule``'s choice."""
-    lanes = lanes_of(nest, target)
-    if wanted is not None and (wanted.get("mr"), wanted.get("nr", 0) // lanes) in tiles(nest, target):
-        found = as_schedule(nest, target, wanted["mr"], wanted["nr"] // lanes)
-        if found == wanted:
-            return found
+    """``wanted`` where the template has such a schedule for this contraction, else ``schedule``'s choice."""
+    if wanted is None:
+        return schedule(nest, target)
+    mr, vectors = wanted.get("mr"), wanted.get("nr", 0) // lanes_of(nest, target)
+    if (mr, vectors) in tiles(nest, target) and wanted in variants(nest, target, mr, vectors):
+        return wanted
     return schedule(nest, target)
 
 
 def as_schedule(nest: Nest, target: Target, mr: int, vectors: int) -> Schedule:
-    return Schedule((("mr", mr), ("nr", vectors * lanes_of(nest, target)), ("unroll", UNROLL)))
+    """All parameters of a tile, by rule (`order`, `touch`)."""
+    return variants(nest, target, mr, vectors)[0]
+
+
+def variants(nest: Nest, target: Target, mr: int, vectors: int) -> list[Schedule]:
+    """The schedules of one tile, the one by rule first; the others exchange one parameter each.
+
+    ``order``: whether ``rows`` or ``panels`` are the outer loop; ``touch``: whether the epilogue's lines are fetched before the sums.
+    """
+    nr, tiled = vectors * lanes_of(nest, target), form(nest, target) == "tiles"
+    rule = order(nest, nr) if tiled else "panels"
+    orders = (rule, "panels" if rule == "rows" else "rows") if nest.right.packed and not nest.wise else (rule,)
+    touches = (1, 0) if tiled and not nest.wise and streams(nest) else (0,)
+    choices = [(orders[0], touches[0]), *((o, touches[0]) for o in orders[1:]), *((rule, t) for t in touches[1:])]
+    return [
+        Schedule((("mr", mr), ("nr", nr), ("order", outside), ("touch", touch), ("unroll", UNROLL)))
+        for outside, touch in choices
+    ]
 
 
 def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:

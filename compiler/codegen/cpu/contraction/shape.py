@@ -14,7 +14,8 @@ from effc.compiler.ir.spec import KernelSpec, Schedule
 
 @dataclass(frozen=True)
 class Shape:
-    """``mr`` x ``nr``: the register tile; ``unroll``: steps of K in a loop's body; ``lanes``: accumulators a register holds;
+    """``mr`` x ``nr``: the register tile; ``unroll``: steps of K in a loop's body; ``rows_outside``: whether row tiles are the outer
+    loop, not panels; ``touch``: whether the epilogue's lines are fetched before the sums; ``lanes``: accumulators a register holds;
     ``group``: neighbours of K that lie together in the packed or turned factor (2 in bf16); ``dot``: one instruction sums a pair.
     """
 
@@ -22,6 +23,8 @@ class Shape:
     mr: int
     nr: int
     unroll: int
+    rows_outside: bool
+    touch: bool
     lanes: int
     group: int
     dot: bool
@@ -41,7 +44,8 @@ class Shape:
             turned = dot and form(nest, target) == "turned"
             group = 2 if turned and nest.stride(nest.right.load, nest.reduction[-1]).constant == 1 else 1
         dot = dot and group == 2
-        return Shape(spec, int(schedule["mr"]), nr, int(schedule["unroll"]), lanes, group, dot)
+        rows_outside, touch = schedule["order"] == "rows", bool(schedule["touch"])
+        return Shape(spec, int(schedule["mr"]), nr, int(schedule["unroll"]), rows_outside, touch, lanes, group, dot)
 
     @property
     def vectors(self) -> int:
