@@ -49,7 +49,7 @@ def variants(case: Case) -> list[Schedule]:
         (product(512, 3072, 768), "panels"),  # BERT: 9 MiB
         (product(1024, 512, 64), "panels"),  # exactly 256 KiB of rows stay in L2 themselves
         (product(1025, 512, 64), "rows"),
-        (product("s0", 256, 64), "rows"),
+        (product("s0", 256, 64), "panels"),  # perhaps a single row
         (product("s0", 3072, 768), "panels"),
         (product(6272, 512, 640, "bf16", "f32"), "rows"),  # 640 KiB at two bytes each
         (conv_case(8, 64, 64, (30, 30), (3, 3)), "rows"),

@@ -31,8 +31,8 @@ def order(nest: Nest, nr: int) -> str:
     others = product([nest.spec.dims[i].size for i in nest.outer if i not in nest.batch])
     factor = -(-columns // nr) * nr * steps.constant * _item(nest, nest.right.operand)
     left = rows * others * steps * _item(nest, nest.left.operand)
-    near = left.constant is not None and left.constant <= NEAR_ROWS
-    return "panels" if near or factor > L2_SHARE else "rows"
+    many = left.constant is not None and left.constant > NEAR_ROWS  # rows known only at run time may be few
+    return "rows" if many and factor <= L2_SHARE else "panels"
 
 
 def _item(nest: Nest, operand: int) -> int:
