@@ -50,6 +50,20 @@ def test_sum_of_any_length(length: int, dim: int, target: str) -> None:
         torch.testing.assert_close(out.double(), x.double().sum(dim), rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kind", ["add", "max"])
+@pytest.mark.parametrize("columns", [1023, 1024, 1209])
+def test_many_columns(columns: int, kind: str, target: str) -> None:
+    x, out = torch.randn(131, columns), poisoned(columns + 16, torch.float32)
+    kernel = Kernel(reduction(131, columns, 0, kind, "f32").spec(), target)
+    for threads in (1, 2, 7):
+        out.fill_(float("nan"))
+        kernel([x, out], threads=threads)
+        exact = x.double().sum(0) if kind == "add" else x.double().amax(0)
+        torch.testing.assert_close(out[:columns].double(), exact, rtol=1e-6, atol=1e-5)
+        assert out[columns:].isnan().all(), "nothing behind the result is written"
+
+
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("kind", ["max", "min", "mul", "argmax", "argmin"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.int32, torch.int8])
