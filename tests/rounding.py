@@ -15,6 +15,8 @@ from torch._decomp import get_decompositions
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from effc.compiler.capture.noise import summed
+
 #: ATen ops that do not round, besides those that only move data.
 _UNROUNDED = COPIES | {
     *(
@@ -67,8 +69,14 @@ def _variance(x: Tensor, dims: Any = None, correction: float | None = 1, keepdim
 _CASTS = {"_to_copy": 0, "copy_": 1}
 
 
+#: 16-bit operands are summed in float32.
+_FLOAT32 = torch.finfo(torch.float32).eps
+
+
 class RoundingNoise(TorchDispatchMode):
-    """Moves every rounded float64 result by up to ``eps``, at random: Monte Carlo arithmetic (Parker, 1997)."""
+    """Moves every rounded float64 result by up to ``eps``, and sums as their terms' order may, at random: Monte Carlo
+    arithmetic (Parker, 1997).
+    """
 
     def __init__(self, eps: float, generator: torch.Generator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -83,7 +91,7 @@ class RoundingNoise(TorchDispatchMode):
         if func in _DECOMPOSED:
             with self:
                 return _DECOMPOSED[func](*args, **(kwargs or {}))
-        out = func(*args, **(kwargs or {}))
+        out = summed(_name(func), func, args, kwargs or {}, min(self._eps, _FLOAT32), self._generator)
         if _name(func) not in _UNROUNDED:
             with _disable_current_modes():
                 for leaf in _tensors(out):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effc.compiler.capture.noise import moved, moved_sum, moved_terms
+from effc.compiler.capture.noise import moved, moved_sum, moved_terms, sum_eps
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import Instr, KernelSpec
 from effc.runtime.dtypes import TORCH_DTYPES
@@ -202,8 +202,9 @@ class _Evaluation:
         count = math.prod(self.sizes[i] for i in self.summed)
         if self.noise and kind == "add" and dtype.is_floating_point:
             meant = TORCH_DTYPES[instr.dtype]
-            total = moved_terms(value, count, meant, self.noise).sum(self.summed, keepdim=True)
-            return moved_sum(total, count, meant, self.noise)
+            eps = sum_eps(meant)
+            total = moved_terms(value, count, eps, self.noise).sum(self.summed, keepdim=True)
+            return moved_sum(total, count, eps, self.noise)
         return _REDUCE[kind](value, self.summed, keepdim=True).to(dtype)
 
     def _compare(self, predicate: str, a: Tensor, b: Tensor) -> Tensor:

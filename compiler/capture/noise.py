@@ -52,20 +52,23 @@ def moved(tensor: Tensor, dtype: torch.dtype, noise: torch.Generator) -> Tensor:
     return tensor.double() * (1 + sign * torch.finfo(dtype).eps)
 
 
-def moved_terms(terms: Tensor, count: int, dtype: torch.dtype, noise: torch.Generator) -> Tensor:
+def sum_eps(dtype: torch.dtype) -> float:
+    """The precision in which sums for a result of ``dtype`` are taken: 16-bit operands are summed in float32."""
+    return torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+
+
+def moved_terms(terms: Tensor, count: int, eps: float, noise: torch.Generator) -> Tensor:
     """Terms (or one of the factors of each) of sums of ``count``, for the part of the sums' errors that cancellation magnifies."""
-    return _scattered(terms, 2 * math.sqrt(count / 18), dtype, noise)
+    return _scattered(terms, 2 * math.sqrt(count / 18) * eps, noise)
 
 
-def moved_sum(result: Tensor, count: int, dtype: torch.dtype, noise: torch.Generator) -> Tensor:
+def moved_sum(result: Tensor, count: int, eps: float, noise: torch.Generator) -> Tensor:
     """Sums of ``count`` terms, for the part of their errors that is in proportion to them."""
-    return _scattered(result, math.sqrt(count) / 3, dtype, noise)
+    return _scattered(result, math.sqrt(count) / 3 * eps, noise)
 
 
-def _scattered(tensor: Tensor, amount: float, dtype: torch.dtype, noise: torch.Generator) -> Tensor:
-    """16-bit operands are summed in float32."""
-    eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
-    return tensor * (1 + amount * eps * torch.randn(tensor.shape, generator=noise, dtype=torch.float64))
+def _scattered(tensor: Tensor, deviation: float, noise: torch.Generator) -> Tensor:
+    return tensor * (1 + deviation * torch.randn(tensor.shape, generator=noise, dtype=torch.float64))
 
 
 def rounded(
@@ -76,54 +79,78 @@ def rounded(
     if is_view(node) or name == "getitem" or name in _EXACT:
         return target(*args, **kwargs)
     meant = node.meta["val"]
-    if name == "convolution_backward":
-        return _convolution_backward(meant, target, args, kwargs, noise)
-    result = None
-    if name in _SUMS:
-        result = target(*args, **kwargs)
-        which, count = 0, args[0].numel() // max(tree_leaves(result)[0].numel(), 1)
-    elif name in _SCANS:
-        which, count = 0, max(args[0].shape, default=1)
-    elif name in _PRODUCTS:
-        which = _PRODUCTS[name]
-        count = args[which].shape[-1] * (args[which].shape[0] if name == "addbmm" else 1)
-    elif name == "convolution":
-        transposed, groups = args[6], args[8]
-        which, count = 0, args[1].numel() // max(args[1].shape[1] * groups if transposed else args[1].shape[0], 1)
-    else:
-        which, count = 0, 1
-    dtype = next((m.dtype for m in tree_leaves(meant) if isinstance(m, Tensor)), torch.bool)
-    if count > 1 and dtype.is_floating_point:
-        args = [moved_terms(a, count, dtype, noise) if i == which else a for i, a in enumerate(args)]
-        result = target(*args, **kwargs)
-    return _noisy(target(*args, **kwargs) if result is None else result, meant, count, noise)
+    dtypes = [m.dtype for m in tree_leaves(meant) if isinstance(m, Tensor) and m.is_floating_point()]
+    return _noisy(
+        summed(name, target, args, kwargs, sum_eps(dtypes[0]), noise) if dtypes else target(*args, **kwargs),
+        meant,
+        noise,
+    )
 
 
-def _convolution_backward(
-    meant: Sequence[Any],
+def summed(
+    name: str,
     target: Callable[..., Any],
     args: Sequence[Any],
     kwargs: dict[str, Any],
+    eps: float,
     noise: torch.Generator,
+) -> Any:
+    """What ``target``, the op called ``name``, gives for float64 operands, with the errors of its sums; other ops have none.
+
+    ``eps``: the precision of the sums.
+    """
+    if name == "convolution_backward":
+        return _convolution_backward(target, args, kwargs, eps, noise)
+    result = target(*args, **kwargs) if name in _SUMS else None
+    which, count = _terms(name, args, result)
+    if count > 1:
+        result = target(*(moved_terms(a, count, eps, noise) if i == which else a for i, a in enumerate(args)), **kwargs)
+        return _moved_sums(result, count, eps, noise)
+    return target(*args, **kwargs) if result is None else result
+
+
+def _terms(name: str, args: Sequence[Any], result: Any) -> tuple[int, int]:
+    """The operand that holds terms, or a factor of each, and how many each element of the result sums."""
+    if name in _SUMS:
+        return 0, args[0].numel() // max(tree_leaves(result)[0].numel(), 1)
+    if name in _SCANS:
+        return 0, max(args[0].shape, default=1)
+    if name in _PRODUCTS:
+        which = _PRODUCTS[name]
+        return which, args[which].shape[-1] * (args[which].shape[0] if name == "addbmm" else 1)
+    if name == "convolution":
+        transposed, groups = args[6], args[8]
+        return 0, args[1].numel() // max(args[1].shape[1] * groups if transposed else args[1].shape[0], 1)
+    return 0, 1
+
+
+def _moved_sums(result: Any, count: int, eps: float, noise: torch.Generator) -> Any:
+    """Floating results of sums, each moved."""
+    if isinstance(result, (tuple, list)):
+        return [_moved_sums(v, count, eps, noise) for v in result]
+    floating = isinstance(result, Tensor) and result.is_floating_point()
+    return moved_sum(result, count, eps, noise) if floating else result
+
+
+def _convolution_backward(
+    target: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], eps: float, noise: torch.Generator
 ) -> list[Any]:
     """The gradients of image, and of weight and bias: sums of different lengths."""
     gradient, image, weight, *rest, mask = args
     inner, outer = weight.numel() // max(image.shape[1], 1), gradient.numel() // max(gradient.shape[1], 1)
-    dtype = next(m.dtype for m in meant if m is not None)
 
     def moved_by(count: int, taken: list[bool]) -> Sequence[Any]:
-        found: Sequence[Any] = target(moved_terms(gradient, count, dtype, noise), image, weight, *rest, taken, **kwargs)
-        return [_noisy(v, m, count, noise) for v, m in zip(found, meant, strict=True)]
+        found = target(moved_terms(gradient, count, eps, noise), image, weight, *rest, taken, **kwargs)
+        moved_found: Sequence[Any] = _moved_sums(found, count, eps, noise)
+        return moved_found
 
     return [moved_by(inner, [mask[0], False, False])[0], *moved_by(outer, [False, *mask[1:]])[1:]]
 
 
-def _noisy(result: Any, meant: Any, count: int, noise: torch.Generator) -> Any:
+def _noisy(result: Any, meant: Any, noise: torch.Generator) -> Any:
     """What an op of float64 gave, each floating tensor moved."""
     if isinstance(result, (tuple, list)):
-        return [_noisy(v, m, count, noise) for v, m in zip(result, meant, strict=True)]
+        return [_noisy(v, m, noise) for v, m in zip(result, meant, strict=True)]
     if not isinstance(result, Tensor) or not result.is_floating_point():
         return result
-    if count > 1:
-        result = moved_sum(result, count, meant.dtype, noise)
     return moved(result, meant.dtype, noise)
