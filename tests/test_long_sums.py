@@ -74,3 +74,12 @@ def test_reductions(name: str, dim: int) -> None:
     true, eager = function(x.double(), dim=dim), function(x, dim=dim)
     ours = torch.compile(lambda t: function(t, dim=dim), backend="effc")(x)
     assert relative(ours, true) <= bound(eager, true)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_terms(seed: int) -> None:
+    """A tensor convolved with itself, expanded along its channels: 64 terms of each value, whose roundings go one way."""
+    x = torch.rand(64, 1, 4, generator=torch.Generator().manual_seed(seed)).expand(64, 64, 4)
+    true = F.conv1d(x.double(), x.double(), stride=2, padding=1)
+    ours = torch.compile(lambda x: F.conv1d(x, x, stride=2, padding=1), backend="effc")(x)
+    assert relative(ours, true) <= bound(F.conv1d(x, x, stride=2, padding=1), true)
