@@ -4,8 +4,9 @@ Three runs on the same inputs: a float64 one (the reference), eager, and the com
 and each input or buffer that the model wrote into:
 
 - **relative L2**: ``||y - r|| / ||r|| <= max(2x eager's, 4 eps)``, eps that of the output's dtype. Twice the relative L2
-  of the *response* bounds it too where eager's own error is luck (fewer than 64 elements) or says nothing (a float64
-  output of eager's is the reference itself), and where eps says little (the model computes in a coarser dtype too).
+  of the *response* bounds it too where eager's own error is luck (fewer than 64 elements carry the response) or says
+  nothing (a float64 output of eager's is the reference itself), and where eps says little (the model computes in a
+  coarser dtype too).
 - **elementwise**, in ulp of the reference, outside cancellation: worst ``<= max(2x eager's worst, 8 ulp)``.
 - **in cancellation**, where the *response* of an element is above 4 ulp, the same holds with a quarter of its response
   for the ulp.
@@ -36,7 +37,7 @@ from torch.utils import _pytree as pytree
 _PROBES = 8
 #: So a violation is judged again by as many times 8 runs, of which the response is the median.
 _AGAIN = 9
-#: Outputs with fewer elements than this get the response as a second yardstick for the relative L2.
+#: Where fewer elements than this carry the response, it is a second yardstick for the relative L2.
 _FEW = 64
 
 
@@ -199,13 +200,19 @@ def _values(
     norm = r.norm().clamp(min=smallest)
     l2, eager_l2 = (float((x - r).norm() / norm) for x in (a, b))
     bound = max(2 * eager_l2, 4 * eps)
-    if r.numel() < _FEW or eager.dtype == torch.float64 or mode.coarsest > eps:
+    if _carriers(response) < _FEW or eager.dtype == torch.float64 or mode.coarsest > eps:
         bound = max(bound, float(2 * response.norm() / norm))
     if l2 > bound and float((a - r).norm()) > 4 * smallest:
         result.problems.append(f"{place}: relative L2 {l2:.3g}, eager {eager_l2:.3g}, bound {bound:.3g}")
     unit = torch.maximum(ulp, response / 4)
     worst = _worst(result, place, (a - r).abs() / unit, (b - r).abs() / unit)
     result.leaves.append(Leaf(place, l2, eager_l2, *worst))
+
+
+def _carriers(response: Tensor) -> float:
+    """How many elements the L2 norm of ``response`` comes from (participation ratio: n where n are equal and the rest 0)."""
+    shares = (response / response.amax().clamp(min=torch.finfo(response.dtype).tiny)).square()
+    return float(shares.sum().square() / shares.square().sum()) if bool(shares.any()) else 0.0
 
 
 def _worst(result: Comparison, place: str, ours: Tensor, eager: Tensor) -> tuple[float, float]:

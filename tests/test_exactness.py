@@ -168,3 +168,22 @@ def test_copies_keep_layout_and_sharing() -> None:
     copies[0][0, 1] = -1
     assert copies[1][0, 0] == -1
     assert base[1, 0] == 6
+
+
+def test_eagers_luck_in_the_few_elements_that_carry_the_error_binds_nobody() -> None:
+    """One row of 200 cancels and holds all of the error; where all rows do, eager's error is no luck."""
+    few = torch.zeros(200, 8).index_fill(0, torch.tensor(3), 1e4)
+
+    def sums(x: Tensor, large: Tensor) -> Tensor:
+        return ((x.double() + large.double()) - large.double()).float()
+
+    def rounded(x: Tensor, large: Tensor) -> Tensor:
+        return (x + large) - large
+
+    def lucky(large: Tensor) -> exactness.Comparison:
+        x = inputs(200, 8)[0]
+        ours, eager = (exactness.run(f, (x, large), None) for f in (rounded, sums))
+        return exactness.judge(rounded, (x, large), ours, eager)
+
+    assert not lucky(few).problems
+    assert any("relative L2" in p for p in lucky(torch.full((200, 8), 1e4)).problems)

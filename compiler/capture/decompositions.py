@@ -15,10 +15,12 @@ import torch
 
 from effc.compiler.capture.own_decompositions import own_decompositions
 
-#: Inductor lowers pooling to private prims, and turns some matrix products into pointwise code that a contraction beats.
+#: Inductor lowers pooling to private prims, turns some matrix products into pointwise code that a contraction beats, and fails to take
+#: apart ``lerp`` of a channels_last tensor with one of lower rank.
 _IMPORTED_WHOLE = (
     "mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "max_pool2d_with_indices",
     "max_pool3d_with_indices", "index_select", "index_add", "flip", "tril", "triu", "fmax", "fmin", "cat",
+    "lerp",
 )  # fmt: skip
 _ONE_KERNEL = ("convolution_backward", "max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward")
 _RANDOM = (

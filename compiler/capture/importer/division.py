@@ -19,8 +19,8 @@ def _prims_div(op: Op, x: Any, y: Any) -> Tensor:
 @lowers("aten.div.Tensor_mode", "aten.div.Scalar_mode", "aten.floor_divide.default", "aten.floor_divide.Scalar")
 def _div_mode(op: Op, x: Any, y: Any, rounding_mode: str | None = "floor") -> Tensor:
     if rounding_mode is None:
-        return apply(op, true_div, [x, y], Promotion.INT_TO_FLOAT)
-    return apply(op, trunc_div if rounding_mode == "trunc" else floor_div, [x, y])
+        return apply(op, true_div, [x, y], Promotion.INT_TO_FLOAT, unrounded=(1,))
+    return apply(op, trunc_div if rounding_mode == "trunc" else floor_div, [x, y], unrounded=(1,))
 
 
 def trunc_div(body: Body, a: Scalar, c: Scalar) -> Scalar:

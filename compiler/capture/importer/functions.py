@@ -149,14 +149,12 @@ def _signbit(body: Body, a: Scalar) -> Scalar:
 # -- powers -----------------------------------------------------------------------------------------------------------------
 @lowers("aten.pow.Tensor_Scalar")
 def _pow_scalar(op: Op, x: Tensor, exponent: Any) -> Tensor:
-    def function(body: Body, a: Scalar) -> Scalar:
+    def function(body: Body, a: Scalar, c: Scalar) -> Scalar:
         if not is_float(a.dtype):
             return _integer_power(body, a, exponent)
-        special = _special_power(body, a, exponent)
-        return special or body.binary("math.powf", a, body.number(exponent, a.dtype or torch.float32))
+        return _special_power(body, a, exponent) or body.binary("math.powf", a, c)
 
-    # The exponent takes part in the promotion only.
-    return apply(op, lambda body, a, _: function(body, a), [x, exponent])
+    return apply(op, function, [x, exponent])
 
 
 def _special_power(body: Body, a: Scalar, exponent: Any) -> Scalar | None:

@@ -6,41 +6,67 @@ float32 and rounded once per op, as eager does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.registry import Op, Promotion, lowers, promote
-from effc.compiler.capture.importer.types import UNSIGNED, Scalar, Tensor, is_float
+from effc.compiler.capture.importer.types import LOW_PRECISION, UNSIGNED, Scalar, Tensor, is_float
 from effc.compiler.ir.errors import UnsupportedError
 
 ScalarFunction = Callable[..., Scalar]
 
 
-def apply(op: Op, function: ScalarFunction, args: Sequence[Any], kind: Any = Promotion.DEFAULT) -> Tensor:
-    """``function(body, *scalars)`` at each point; tensors and numbers in ``args`` arrive in the promoted dtype."""
+def number(body: Body, value: Any, dtype: torch.dtype, computation: torch.dtype) -> Scalar:
+    """A Python or symbolic number, rounded to ``dtype`` and converted to ``computation``."""
+    if isinstance(value, int | float):
+        return body.number(torch.tensor(value, dtype=dtype).item(), computation)
+    return body.cast(body.number(value, dtype), computation)
+
+
+def apply(
+    op: Op,
+    function: ScalarFunction,
+    args: Sequence[Any],
+    kind: Any = Promotion.DEFAULT,
+    unrounded: Collection[int] = (),
+) -> Tensor:
+    """``function(body, *scalars)`` at each point; tensors and numbers in ``args`` arrive in the promoted dtype.
+
+    A number or a tensor of rank 0 beside 16-bit floats is first rounded to their dtype, as eager does, but not at the positions in
+    ``unrounded``, where eager's kernel takes its value in float32.
+    """
     computation, _ = promote(args, kind)
     if computation.is_complex:
         raise UnsupportedError("complex arithmetic")
+    common = promote(args)[1]
     tensors = [a for a in args if isinstance(a, Tensor)]
+
+    def operand(body: Body, position: int, read: Iterator[Scalar]) -> Scalar:
+        arg = args[position]
+        exact = position in unrounded and not (isinstance(arg, Tensor) and arg.rank)
+        first = common if common in LOW_PRECISION and not exact else computation
+        if isinstance(arg, Tensor):
+            return body.cast(body.cast(next(read), first), computation)
+        return number(body, arg, first, computation)
 
     def point(body: Body, *values: Scalar) -> Scalar:
         read = iter(values)
-        scalars = [
-            body.cast(next(read), computation) if isinstance(a, Tensor) else body.number(a, computation) for a in args
-        ]
+        scalars = [operand(body, i, read) for i in range(len(args))]
         return body.cast(function(body, *scalars), op.dtype)
 
     return op.b.pointwise(tensors, op.sizes, op.dtype, point)
 
 
-def pointwise(*names: str, kind: Any = Promotion.DEFAULT) -> Callable[[ScalarFunction], ScalarFunction]:
+def pointwise(
+    *names: str, kind: Any = Promotion.DEFAULT, unrounded: Collection[int] = ()
+) -> Callable[[ScalarFunction], ScalarFunction]:
     """Register a scalar function as the lowering of pointwise overloads."""
 
     def register(function: ScalarFunction) -> ScalarFunction:
-        lowers(*names)(lambda op, *args: apply(op, function, args, kind))
+        lowers(*names)(lambda op, *args: apply(op, function, args, kind, unrounded))
         return function
 
     return register
@@ -50,13 +76,19 @@ _FLOAT = Promotion.INT_TO_FLOAT
 
 
 # -- arithmetic -------------------------------------------------------------------------------------------------------
-def _scaled(op: Op, x: Any, y: Any, alpha: Any, combine: Callable[[Body, Scalar, Scalar], Scalar]) -> Tensor:
+def _scaled(op: Op, x: Any, y: Any, alpha: Any, sign: int) -> Tensor:
+    """``x + sign * alpha * y``; with another ``alpha`` than 1 in one rounding, as eager's vector loop has it (``vec::fmadd``)."""
+
     def function(body: Body, a: Scalar, c: Scalar) -> Scalar:
-        if alpha != 1:
-            if c.dtype == torch.bool:
-                raise UnsupportedError("alpha with bool")
-            c = body.mul(c, body.number(alpha, c.dtype or torch.int64))
-        return combine(body, a, c)
+        if alpha == 1:
+            return _add(body, a, c) if sign > 0 else body.sub(a, c)
+        if c.dtype == torch.bool:
+            raise UnsupportedError("alpha with bool")
+        scale = number(body, alpha, op.dtype, c.dtype or torch.int64)
+        if is_float(c.dtype):
+            return _fma(body, body.negate(c) if sign < 0 else c, scale, a)
+        product = body.mul(c, scale)
+        return body.add(a, product) if sign > 0 else body.sub(a, product)
 
     return apply(op, function, [x, y])
 
@@ -67,25 +99,25 @@ def _add(body: Body, a: Scalar, c: Scalar) -> Scalar:
 
 @lowers("aten.add.Tensor", "aten.add.Scalar", "prims.add.default")
 def _add_lowering(op: Op, x: Any, y: Any, alpha: Any = 1) -> Tensor:
-    return _scaled(op, x, y, alpha, _add)
+    return _scaled(op, x, y, alpha, 1)
 
 
 @lowers("aten.sub.Tensor", "aten.sub.Scalar", "prims.sub.default")
 def _sub_lowering(op: Op, x: Any, y: Any, alpha: Any = 1) -> Tensor:
-    return _scaled(op, x, y, alpha, Body.sub)
+    return _scaled(op, x, y, alpha, -1)
 
 
 @lowers("aten.rsub.Tensor", "aten.rsub.Scalar")
 def _rsub_lowering(op: Op, x: Any, y: Any, alpha: Any = 1) -> Tensor:
-    return _scaled(op, y, x, alpha, Body.sub)
+    return _scaled(op, y, x, alpha, -1)
 
 
-@pointwise("aten.mul.Tensor", "aten.mul.Scalar", "prims.mul.default")
+@pointwise("aten.mul.Tensor", "aten.mul.Scalar", "prims.mul.default", unrounded=(1,))
 def _mul(body: Body, a: Scalar, c: Scalar) -> Scalar:
     return body.binary("arith.andi", a, c) if a.dtype == torch.bool else body.mul(a, c)
 
 
-@pointwise("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor", kind=_FLOAT)
+@pointwise("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor", kind=_FLOAT, unrounded=(1,))
 def true_div(body: Body, a: Scalar, c: Scalar) -> Scalar:
     return body.binary("arith.divf", a, c)
 
@@ -115,9 +147,11 @@ def _sign(body: Body, a: Scalar) -> Scalar:
 
 @lowers("aten.addcmul.default")
 def _addcmul(op: Op, x: Any, y: Any, z: Any, value: Any = 1) -> Tensor:
+    """The sum and the last product in one rounding, as compilers contract eager's loop."""
+
     def function(body: Body, a: Scalar, c: Scalar, d: Scalar) -> Scalar:
-        scale = body.number(value, a.dtype or torch.int64)
-        return body.add(a, body.mul(body.mul(scale, c), d))
+        scaled = body.mul(body.number(value, a.dtype or torch.int64), c)
+        return _fma(body, scaled, d, a) if is_float(a.dtype) else body.add(a, body.mul(scaled, d))
 
     return apply(op, function, [x, y, z])
 
@@ -129,6 +163,14 @@ def _addcdiv(op: Op, x: Any, y: Any, z: Any, value: Any = 1) -> Tensor:
         return body.add(a, body.binary("arith.divf", body.mul(scale, c), d))
 
     return apply(op, function, [x, y, z])
+
+
+@pointwise("aten.lerp.Scalar", "aten.lerp.Tensor", unrounded=(2,))
+def _lerp(body: Body, start: Scalar, end: Scalar, weight: Scalar) -> Scalar:
+    """From the nearer end, in one rounding after the difference, as eager (Lerp.h)."""
+    near = body.compare("lt", body.unary("math.absf", weight), body.like(0.5, weight))
+    share = body.select(near, weight, body.sub(weight, body.like(1, weight)))
+    return _fma(body, share, body.sub(end, start), body.select(near, start, end))
 
 
 @pointwise("prims.fma.default")
