@@ -83,3 +83,20 @@ def test_equal_terms(seed: int) -> None:
     true = F.conv1d(x.double(), x.double(), stride=2, padding=1)
     ours = torch.compile(lambda x: F.conv1d(x, x, stride=2, padding=1), backend="effc")(x)
     assert relative(ours, true) <= bound(F.conv1d(x, x, stride=2, padding=1), true)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 100.0])
+@pytest.mark.parametrize("shape", [(5, 5, 5), (30_000,)])
+def test_the_mean_beside_a_variance_is_as_good_as_alone(shape: tuple[int, ...], offset: float) -> None:
+    """Distances from a rounded mean are rounded all one way where the numbers are larger than it."""
+
+    def both(x: Tensor) -> Tensor:
+        return torch.stack(torch.var_mean(x))[1]
+
+    compiled = torch.compile(both, backend="effc", dynamic=False)
+    errors = [0.0, 0.0]
+    for seed in range(40):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 5 + offset
+        for i, mean in enumerate((x.mean(), compiled(x))):
+            errors[i] += float((mean - x.double().mean()) ** 2)
+    assert errors[1] <= 2 * errors[0]

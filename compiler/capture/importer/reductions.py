@@ -113,8 +113,9 @@ def _var_mean(op: Op, x: Tensor, dims: Any = None, correction: Any = 1, keepdim:
 def moments(b: Builder, x: Tensor, dims: Sequence[int], correction: int | float) -> tuple[Tensor, Tensor]:
     """(variance, mean) over ``dims``: the rounded mean first, then the sums of the distances from it and of their squares.
 
-    The distances' own mean corrects both (Chan, Golub and LeVeque, 1983): so equal numbers, whose sum is rounded, are at distance 0
-    from their mean, as they are in eager.
+    The distances' own mean corrects the variance (Chan, Golub and LeVeque, 1983): so equal numbers, whose sum is rounded, are at
+    distance 0 from their mean, as they are in eager. It corrects the mean too, where most distances are exact, being less than half of
+    the mean (Sterbenz): others round it to the numbers' own grid, each the same way.
     """
     dtype = opmath(x.dtype)
     kept = tuple(1 if d in dims else s for d, s in enumerate(x.sizes))
@@ -122,8 +123,9 @@ def moments(b: Builder, x: Tensor, dims: Sequence[int], correction: int | float)
     def distance(body: Body, v: Scalar, m: Scalar) -> Scalar:
         return body.sub(body.cast(v, dtype), m)
 
-    def corrected(body: Body, m: Scalar, rest: Scalar) -> Scalar:
-        return body.select(body.is_nan(rest), m, body.add(m, rest))  # an infinite mean has no distances
+    def corrected(body: Body, m: Scalar, rest: Scalar, squared: Scalar) -> Scalar:
+        limit = body.mul(body.mul(m, m), body.mul(body.number(elements, dtype), body.constant(1 / 16, dtype)))
+        return body.select(body.compare("le", squared, limit), body.add(m, rest), m)  # an infinite mean has no distances
 
     def central(body: Body, squared: Scalar, total: Scalar, rest: Scalar) -> Scalar:
         return body.binary("arith.maximumf", body.sub(squared, body.mul(total, rest)), body.constant(0.0, dtype))
@@ -136,7 +138,7 @@ def moments(b: Builder, x: Tensor, dims: Sequence[int], correction: int | float)
     rest = b.pointwise(
         [total], total.sizes, dtype, lambda body, v: body.binary("arith.divf", v, body.number(elements, dtype))
     )
-    average = b.pointwise([average, rest], average.sizes, dtype, corrected)
+    average = b.pointwise([average, rest, squares], average.sizes, dtype, corrected)
     squares = b.pointwise([squares, total, rest], squares.sizes, dtype, central)
     n = count(x, dims)
 
