@@ -100,3 +100,17 @@ def test_the_mean_beside_a_variance_is_as_good_as_alone(shape: tuple[int, ...], 
         for i, mean in enumerate((x.mean(), compiled(x))):
             errors[i] += float((mean - x.double().mean()) ** 2)
     assert errors[1] <= 2 * errors[0]
+
+
+@pytest.mark.parametrize("shape", [(64, 13), (60, 16), (128, 3), (100, 1)])
+def test_sums_that_few_lanes_share(shape: tuple[int, ...]) -> None:
+    """The dimensions of an expanded tensor do not merge to one long row, nor do columns."""
+    for function in (lambda x, y: (torch.maximum(x, y) + 2 * x).sum(), lambda x, y: torch.maximum(x, y).sum(0)):
+        compiled = torch.compile(function, backend="effc", dynamic=False)
+        errors = [0.0, 0.0]
+        for seed in range(60):
+            g = torch.Generator().manual_seed(seed)
+            x, y = torch.randn(1, shape[1], generator=g).expand(shape), torch.randn(shape, generator=g)
+            for i, total in enumerate((function(x, y), compiled(x, y))):
+                errors[i] += float((total - function(x.double(), y.double())).square().sum())
+        assert errors[1] <= 4 * errors[0]

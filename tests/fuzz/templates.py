@@ -3,6 +3,7 @@ keepdim.
 
 Arguments keep values tame where the function does not (``exp(-|v|)``, ``1 / (|v| + 0.5)``). ``gelu`` gets no infinity:
 of a contiguous float32 tensor eager (oneDNN) makes NaN of it, of a strided one or a single element infinity.
+``elu`` gets no NaN: its gradient is NaN in eager's vector loop and the incoming gradient in the remainder.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ UNARY = _lines(
     F.gelu({v}.clamp(-99, 99), approximate='tanh')
     F.silu({v})
     F.softplus({v})
-    F.elu({v})
+    F.elu({v}.nan_to_num())
     F.leaky_relu({v}, 0.1)
     F.hardswish({v})
     F.mish({v})

@@ -125,7 +125,8 @@ def moments(b: Builder, x: Tensor, dims: Sequence[int], correction: int | float)
 
     def corrected(body: Body, m: Scalar, rest: Scalar, squared: Scalar) -> Scalar:
         limit = body.mul(body.mul(m, m), body.mul(body.number(elements, dtype), body.constant(1 / 16, dtype)))
-        return body.select(body.compare("le", squared, limit), body.add(m, rest), m)  # an infinite mean has no distances
+        exact = body.compare("le", squared, limit)
+        return body.select(exact, body.add(m, rest), m)  # an infinite mean has no distances
 
     def central(body: Body, squared: Scalar, total: Scalar, rest: Scalar) -> Scalar:
         return body.binary("arith.maximumf", body.sub(squared, body.mul(total, rest)), body.constant(0.0, dtype))

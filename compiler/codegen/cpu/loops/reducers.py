@@ -1,8 +1,8 @@
 """Accumulators of reductions: vectors that each iteration updates, merged and finished after the loop.
 
-Long float sums are cascaded: blocks of at most ``BLOCK`` additions a lane (columns: ``COLUMN_BLOCK``) run in the sum's
-own type and are added to an f64 accumulator, so the error of a sum of any length stays at that of a block (torch's own
-cascade has four levels in f32: aten/src/ATen/native/cpu/SumKernel.cpp).
+Long float sums are cascaded: blocks of ``BLOCK`` additions a lane (at most twice as many) run in the sum's own type and are
+added to an f64 accumulator, so the error of a sum of any length stays at that of a block (torch's own cascade has four levels
+in f32: aten/src/ATen/native/cpu/SumKernel.cpp).
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from effc.compiler.codegen.cpu.lowp import LOW_PRECISION, from_f32, to_f32
 from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.text import Builder, Value, split_type
 
-#: Additions a lane in a row before the sum moves to f64: a block of equal signs is then off by 4 ulp at most typically
-#: 2.
-BLOCK = 64
-#: The same of a long sum that one lane adds alone (columns): no other lane's error evens out its own. 64 equal signs would be
-#: twice as far off as torch's gradients of biases.
-COLUMN_BLOCK = 16
+#: Additions a lane in a row before the sum moves to f64, as many as torch's cascade has in a level: 64 would be 4 times as far off
+#: as torch where few lanes share the sum, and no faster.
+BLOCK = 16
 
 Accumulator = list[Value]
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from effc.compiler.codegen.cpu.addresses import expr_value
 from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.loops.plan import Plan
-from effc.compiler.codegen.cpu.loops.reducers import BLOCK, COLUMN_BLOCK, Accumulator, Reducer
+from effc.compiler.codegen.cpu.loops.reducers import BLOCK, Accumulator, Reducer
 from effc.compiler.codegen.cpu.lowp import held_as
 from effc.compiler.codegen.cpu.text import Builder, Value, split_type, vector_type
-from effc.compiler.ir.expr import product
 
 #: For each reduce of the pass, an accumulator for each slot (a lane scope, or an unrolled vector).
 State = list[list[Accumulator]]
@@ -217,18 +216,14 @@ class ReductionLoops:
 
 def cascade_cut(plan: Plan, number: int) -> tuple[int, int] | None:
     """Where a cascade widens: (position among the reduction dims, iterations of it in a block); None: too short."""
-    longest = BLOCK
-    if plan.vector not in plan.reduction:
-        count = product(plan.spec.dims[dim].size for dim in plan.reduction).constant
-        longest = COLUMN_BLOCK if count is None or count > 2 * BLOCK else BLOCK
     below = 1
     for position in reversed(range(len(plan.reduction))):
         dim = plan.reduction[position]
         size = plan.spec.dims[dim].size.constant
         if dim == plan.vector and size is not None:
             size = -(-size // (plan.lanes * plan.pass_unroll[number]))
-        if size is None or below * size > 2 * longest:
-            return position, max(1, longest // below)
+        if size is None or below * size > 2 * BLOCK:
+            return position, max(1, BLOCK // below)
         below *= size
     return None
 
