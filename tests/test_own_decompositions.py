@@ -31,13 +31,13 @@ def test_ldexp() -> None:
     assert_exact(torch.ldexp, (x, y), compiled)
 
 
-@pytest.mark.parametrize("function", [F.elu, F.selu, lambda x: F.celu(x, 0.7), lambda x: F.elu(x * 1, inplace=True)])
+@pytest.mark.parametrize("function", [F.elu, F.selu, lambda x: F.celu(x, 0.7), F.hardswish, F.relu6, F.hardtanh])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradient_of_elu(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+def test_gradients_of_activations(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
     """Also where the argument is not finite; whole vectors, as eager's remainder passes a gradient on where it is NaN."""
     torch._dynamo.reset()
     x = torch.randn(192, generator=torch.Generator().manual_seed(4))
-    x[:5] = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, -0.0])
+    x[:7] = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 3.0, -3.0])
 
     def gradient(x: Tensor) -> Tensor:
         y = x.detach().requires_grad_()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from effc.compiler.capture.own_decompositions import own_decompositions
+from effc.compiler.capture.quantization import quantization
 
 #: Inductor lowers pooling to private prims, turns some matrix products into pointwise code that a contraction beats, and fails to take
 #: apart ``lerp`` of a channels_last tensor with one of lower rank.
@@ -31,9 +32,14 @@ _RANDOM = (
 )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """The table for AOTAutograd. Inductor's costs 0.15 s to import beside the rest of Dynamo."""
+    """The table for AOTAutograd."""
+    return _of_torch() | quantization()
+
+
+@lru_cache(maxsize=1)
+def _of_torch() -> dict[Any, Callable[..., Any]]:
+    """Inductor's costs 0.15 s to import beside the rest of Dynamo."""
     from torch._inductor.decomposition import select_decomp_table
 
     whole = {f"aten::{name}" for name in (*_IMPORTED_WHOLE, *_ONE_KERNEL, *_RANDOM)}

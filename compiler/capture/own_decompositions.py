@@ -13,6 +13,7 @@ from torch._decomp.decompositions import pw_cast_for_opmath
 from torch._prims_common import get_computation_dtype
 from torch._refs import native_layer_norm
 
+from effc.compiler.capture.activation_gradients import GRADIENTS
 from effc.compiler.capture.sampling import grid_sampler
 
 _aten = torch.ops.aten
@@ -29,11 +30,11 @@ _BY_MATMUL, _DIRECTLY = 1, 2
 def own_decompositions() -> dict[Any, Callable[..., Any]]:
     return {
         **get_decompositions(_TORCHS),
+        **GRADIENTS,
         _aten.grid_sampler_2d.default: grid_sampler,
         _aten.grid_sampler_3d.default: grid_sampler,
         _aten._cdist_forward.default: _distances,
         _aten.gelu.default: _gelu,
-        _aten.elu_backward.default: _elu_backward,
         _aten.native_layer_norm.default: _layer_norm,
         _aten._native_batch_norm_legit_no_training.default: _batch_norm,
     }
@@ -45,16 +46,6 @@ def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
     if approximate == "none":
         return x * (0.5 * (1 + torch.erf(x * math.sqrt(0.5))))
     return x * (0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))))
-
-
-@pw_cast_for_opmath
-def _elu_backward(
-    grad: Tensor, alpha: float, scale: float, input_scale: float, is_result: bool, value: Tensor
-) -> Tensor:
-    """torch's, but that of NaN is NaN, as in the vector loop of ATen (its remainder passes the gradient on)."""
-    negative = alpha * scale
-    slope = value + negative if is_result else negative * torch.exp(value * input_scale)
-    return torch.where(value > 0, grad * scale, grad * input_scale * slope)
 
 
 def _layer_norm(

@@ -3,7 +3,7 @@ keepdim.
 
 Arguments keep values tame where the function does not (``exp(-|v|)``, ``1 / (|v| + 0.5)``). ``gelu`` gets no infinity:
 of a contiguous float32 tensor eager (oneDNN) makes NaN of it, of a strided one or a single element infinity.
-``elu`` gets no NaN: its gradient is NaN in eager's vector loop and the incoming gradient in the remainder.
+``elu`` and ``hardswish`` get no NaN: the gradient there is NaN in eager's vector loop and the incoming one in the remainder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ UNARY = _lines(
     F.softplus({v})
     F.elu({v}.nan_to_num())
     F.leaky_relu({v}, 0.1)
-    F.hardswish({v})
+    F.hardswish({v}.nan_to_num())
     F.mish({v})
     F.logsigmoid({v})
     """
