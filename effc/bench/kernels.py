@@ -102,6 +102,7 @@ def _rows() -> dict[str, _Make]:
     functions: dict[str, Callable[[int], nn.Module]] = {
         "softmax": lambda n: nn.Softmax(-1),
         "layer norm": lambda n: nn.LayerNorm(n),
+        "rms norm": lambda n: nn.RMSNorm(n),
         "sum": lambda n: _Function(lambda x: x.sum(-1)),
         "max": lambda n: _Function(lambda x: x.amax(-1)),
         "column sum": lambda n: _Function(lambda x: x.sum(0)),
@@ -139,6 +140,22 @@ def _elementwise() -> dict[str, _Make]:
     }
 
 
+def _moves() -> dict[str, _Make]:
+    """Copies into another layout."""
+    return {
+        "transpose/1024x1024": lambda: (_Function(lambda x: x.t().contiguous()), ((1024, 1024),)),
+        "transpose/4096x4096": lambda: (_Function(lambda x: x.t().contiguous()), ((4096, 4096),)),
+        "to channels last/256x56x56": lambda: (
+            _Function(lambda x: x.contiguous(memory_format=torch.channels_last)),
+            ((1, 256, 56, 56),),
+        ),
+        "halves exchanged/32x4096x128": lambda: (
+            _Function(lambda x: torch.cat([-x[..., 64:], x[..., :64]], -1)),
+            ((32, 4096, 128),),
+        ),
+    }
+
+
 def _attention() -> dict[str, _Make]:
     """Heads, queries, keys, head size; one query is a decode step."""
 
@@ -165,5 +182,6 @@ def _attention() -> dict[str, _Make]:
 
 #: By full name, ``family/shape``; the shape of a linear is KxN, of others that of the input without the batch.
 KERNELS: dict[str, _Make] = {
-    **_linear(), **_matmul(), **_convolutions(), **_rows(), **_whole(), **_elementwise(), **_attention()
+    **_linear(), **_matmul(), **_convolutions(), **_rows(), **_whole(), **_elementwise(),
+    **_moves(), **_attention(),
 }  # fmt: skip
