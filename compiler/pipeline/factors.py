@@ -7,8 +7,11 @@ step by step: their output channels, which a kernel reads by vectors, are turned
 
 from __future__ import annotations
 
+from effc.compiler.codegen.cpu.schedules import supports
+from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import product
 from effc.compiler.ir.spec import Instr
+from effc.compiler.pipeline.fused import fused_kernel
 from effc.compiler.pipeline.fusion import Fusion, Group
 from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, Tensor
 from effc.compiler.pipeline.kernels import KernelBuilder
@@ -19,7 +22,7 @@ from effc.compiler.pipeline.views import chain
 _MANY_POSITIONS = 64
 
 
-def materialize_factors(graph: Graph, fusion: Fusion, layout: Layout) -> None:
+def materialize_factors(graph: Graph, fusion: Fusion, layout: Layout, target: Target) -> None:
     """Give each such factor a buffer of its own in ``layout.stand_ins``, and ask for the copy that fills it."""
     changing = {source.tensor for source in graph.inputs if not source.param}
     for group in fusion.groups:
@@ -29,6 +32,20 @@ def materialize_factors(graph: Graph, fusion: Fusion, layout: Layout) -> None:
             for tensor in _unreadable(group, layout):
                 if tensor not in layout.stand_ins:
                     layout.stand_ins[tensor] = layout.buffer(tensor, row_major(tensor.sizes))
+            _materialize_border(group, layout, target)
+
+
+def _materialize_border(group: Group, layout: Layout, target: Target) -> None:
+    """An image whose border the kernel cannot add itself: a copy with its border, channels innermost."""
+    image = group.ops[0].operands[0]
+    if image in layout.stand_ins or not any(view.kind == "border" for view in chain(image)[1]):
+        return
+    stored = [t for op in group.ops for t in op.results if t in layout.places]
+    if not stored:
+        return
+    if supports(fused_kernel(group, layout, stored).spec, target) is not None:
+        order = [0, *range(2, len(image.sizes)), 1]
+        layout.stand_ins[image] = layout.buffer(image, ordered_strides(image.sizes, order))
 
 
 def _turn_weights(group: Group, changing: set[Tensor], layout: Layout) -> None:
@@ -62,7 +79,7 @@ def _readable(builder: KernelBuilder, position: int) -> bool:
     instr: Instr = builder.instrs[position]
     while instr.op.startswith("arith.") and len(instr.args) == 1:
         instr = builder.instrs[instr.args[0]]
-    if instr.op != "load" or instr.args:
+    if instr.op != "load":
         return False
     address = instr["address"]
     names = {name for name in address.variables() if name[0] in "dv"}

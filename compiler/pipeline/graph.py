@@ -3,8 +3,9 @@
 ``read.py`` makes it from MLIR; nothing here imports MLIR. A ``Tensor`` is an SSA value with symbolic sizes. An ``Op`` is one of
 
 - *compute*: ``generic``, ``contract``, ``conv``, ``argreduce``, ``scan``, ``scatter``, ``attention``, ``check``: it runs in a kernel;
-- *view*: ``slice``, ``expand``, ``collapse``, ``remap``, ``cast``: an index transformation, never computed. ``remap`` is a transpose, a
-  broadcast or a copy: attribute ``map`` gives the source index over the result's ``d0, d1, …`` (plain dims, or 0);
+- *view*: ``slice``, ``expand``, ``collapse``, ``remap``, ``cast``, ``border``: an index transformation, never computed. ``remap`` is a
+  transpose, a broadcast or a copy: attribute ``map`` gives the source index over the result's ``d0, d1, …`` (plain dims, or 0). ``border``
+  is a ``pad`` with zeros that its readers add themselves (`borders`);
 - *assemble*: ``pad``, ``concat``, ``insert``: its operands are placed into parts of its result's buffer;
 - ``fill``: a constant everywhere.
 """
@@ -17,7 +18,7 @@ from typing import Any
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import Instr
 
-VIEWS = frozenset({"slice", "expand", "collapse", "remap", "cast"})
+VIEWS = frozenset({"slice", "expand", "collapse", "remap", "cast", "border"})
 ASSEMBLIES = frozenset({"pad", "concat", "insert"})
 CONTRACTIONS = frozenset({"contract", "conv"})
 

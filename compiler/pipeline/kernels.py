@@ -13,11 +13,12 @@ from typing import Any
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Call, Expr, const, floordiv, recombine, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
+from effc.compiler.pipeline.borders import bounds
 from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
 from effc.compiler.pipeline.placement import Base, Layout, Placement, extent, usual
 from effc.compiler.pipeline.roundings import fold_roundings, read_within
-from effc.compiler.pipeline.views import Index, chain, source_index
+from effc.compiler.pipeline.views import Index, backward, chain, source_index
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class KernelBuilder:
         if tensor in self.layout.stand_ins:
             return self._load(tensor, self.layout.stand_ins[tensor], index)
         root, views = chain(tensor)
+        inside = self._inside(views, index)
         index = source_index(views, index, self.ranges)
         producer = root.producer
         if producer is not None and self.group is not None and producer in self.group.coords:
@@ -74,11 +76,25 @@ class KernelBuilder:
         place = self.layout.places.get(root)
         if place is None:
             raise LoweringError(f"{root} is needed in memory but was not placed")
-        return self._load(root, place, index)
+        return self._load(root, place, index, inside)
 
-    def _load(self, tensor: Tensor, place: Placement, index: Index) -> int:
+    def _load(self, tensor: Tensor, place: Placement, index: Index, inside: int | None = None) -> int:
+        """``tensor[index]``, or zero where the value ``inside`` is false."""
         operand = self._operand(tensor, place, "read")
-        return self.add(Instr("load", (), tensor.dtype, (("address", place.address(index)), ("operand", operand))))
+        zero = 0.0 if tensor.dtype[0] in "bf" else 0
+        args = () if inside is None else (inside, self.add(Instr("constant", (), tensor.dtype, (("value", zero),))))
+        return self.add(Instr("load", args, tensor.dtype, (("address", place.address(index)), ("operand", operand))))
+
+    def _inside(self, views: Sequence[Op], index: Index) -> int | None:
+        """Whether ``index`` lies in the source of all borders among ``views``; None where there is none."""
+        found: int | None = None
+        for view in reversed(views):
+            for pair in bounds(view, index) if view.kind == "border" else ():
+                args = tuple(self.add(Instr("index", (), "i64", (("expr", recombine(e)),))) for e in pair)
+                within = self.add(Instr("arith.cmpi", args, "i1", (("predicate", "ult"),)))
+                found = within if found is None else self.add(Instr("arith.andi", (found, within), "i1"))
+            index = backward(view, index, self.ranges)
+        return found
 
     def store(self, value: int, tensor: Tensor, place: Placement, index: Index) -> None:
         """Write a value to ``tensor[index]`` where it is placed."""

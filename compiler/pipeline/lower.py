@@ -15,6 +15,7 @@ from effc.compiler.ir.passes import Instrument, PassManager
 from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import Schedule
 from effc.compiler.pipeline.assemble import Assembler
+from effc.compiler.pipeline.borders import absorb_borders
 from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.factors import materialize_factors
 from effc.compiler.pipeline.fusion import fuse
@@ -72,8 +73,9 @@ def _program(
     target: Target,
     schedules: Mapping[str, Schedule],
 ) -> Program:
+    absorb_borders(graph)
     fusion = fuse(graph)
     layout: Layout = place(graph, fusion)
-    materialize_factors(graph, fusion, layout)
+    materialize_factors(graph, fusion, layout, target)
     kernels: list[Kernel] = [step.build() for step in order_steps(graph, fusion, layout)]
     return Assembler(graph, layout, kernels, len(prepared), prepare, target, schedules).run()

@@ -14,7 +14,7 @@ from itertools import pairwise
 from effc.compiler.ir.expr import Expr, as_expr, const, product, recombine
 from effc.compiler.pipeline.fusion import Fusion, Group, is_free
 from effc.compiler.pipeline.graph import Graph, GraphOutput, Op, Tensor
-from effc.compiler.pipeline.views import Index, chain, permutation, source_index
+from effc.compiler.pipeline.views import Index, chain, permutation, readers, source_index
 
 #: Operations whose result is their last operand with some elements changed.
 _UPDATES = ("insert", "scatter")
@@ -133,19 +133,19 @@ def _writes_in_place(graph: Graph, fusion: Fusion, root: Tensor, strides: tuple[
         return False
     producer = root.producer
     assert producer is not None
-    readers = _readers(source)
+    read_by = readers(source)
     if producer.kind in _UPDATES:
         while _updates_alone(producer):
             below = producer.operands[-1].producer
             assert below is not None
             producer = below
         new_values = [t for t in producer.operands[:-1] if chain(t)[0] is source]
-        return readers == [producer] and producer.operands[-1] is source and not new_values
+        return read_by == [producer] and producer.operands[-1] is source and not new_values
     group = fusion.of.get(producer)
     if group is None or group.kind != "loops":
         return False
     target = group.result_index(root)
-    for reader in readers:
+    for reader in read_by:
         if fusion.of.get(reader) is not group or source not in reader.operands:
             return False
         values = {f"d{i}": e for i, e in enumerate(group.coords[reader])}
@@ -159,18 +159,7 @@ def _writes_in_place(graph: Graph, fusion: Fusion, root: Tensor, strides: tuple[
 def _updates_alone(op: Op) -> bool:
     """Whether the tensor that ``op`` updates is itself an update's result, which nobody else reads."""
     old = op.operands[-1]
-    return old.producer is not None and old.producer.kind in _UPDATES and _readers(old) == [op] and old.users == [op]
-
-
-def _readers(tensor: Tensor) -> list[Op]:
-    """Operations that read a tensor, directly or through views (a view of it is reported as itself when it is read)."""
-    found: list[Op] = []
-    for op in tensor.users:
-        if op.is_view:
-            found.extend(_readers(op.results[0]))
-        elif op not in found:
-            found.append(op)
-    return found
+    return old.producer is not None and old.producer.kind in _UPDATES and readers(old) == [op] and old.users == [op]
 
 
 def strides_before(views: Sequence[Op], strides: tuple[Expr, ...]) -> tuple[Expr, ...] | None:

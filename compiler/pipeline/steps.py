@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from effc.compiler.ir.errors import LoweringError
-from effc.compiler.ir.expr import Expr, const, var
+from effc.compiler.ir.expr import Expr, const
+from effc.compiler.pipeline.fused import fused_kernel, tensor_index
 from effc.compiler.pipeline.fusion import Fusion, Group, is_free
 from effc.compiler.pipeline.graph import Graph, Op, Tensor
 from effc.compiler.pipeline.kernels import Kernel, KernelBuilder
@@ -74,15 +75,9 @@ class _Planner:
         base = self.layout.places[stored[0]].base
 
         def build() -> Kernel:
-            founder = group.ops[0]
             if group.kind not in ("loops", "contract", "conv"):
-                return build_special(founder, self.layout)
-            builder = KernelBuilder(self.layout, group.dims, group.reduction, group)
-            for tensor in stored:
-                index = group.result_index(tensor)
-                builder.store(builder.value(tensor, tensor_index(tensor)), tensor, self.layout.places[tensor], index)
-            template = "loops" if group.kind == "loops" else "contraction"
-            return builder.finish(template, kernel_name(group), founder.location)
+                return build_special(group.ops[0], self.layout)
+            return fused_kernel(group, self.layout, stored)
 
         step = Step(max(self.position[op] for op in group.ops), build, reads, base)
         self.steps.append(step)
@@ -208,24 +203,3 @@ def _sorted(steps: Iterable[Step]) -> list[Step]:
     if len(found) != len(steps):
         raise LoweringError("an update of an input is needed before its old value is read for the last time")
     return found
-
-
-def tensor_index(tensor: Tensor) -> tuple[Expr, ...]:
-    return tuple(var(f"d{i}") for i in range(len(tensor.sizes)))
-
-
-def kernel_name(group: Group) -> str:
-    """A readable name: what the members compute, repeated words once."""
-    words: list[str] = []
-    for op in group.ops:
-        if op.kind != "generic":
-            word = op.kind
-        elif op.reduction_dims:
-            word = "+".join(op.attributes["reduce"])
-        else:
-            assert op.body is not None
-            last = op.body.instrs[op.body.yields[0]].op
-            word = last.rsplit(".", 1)[-1]
-        if not words or words[-1] != word:
-            words.append(word)
-    return "+".join(words[:6]) + ("+…" if len(words) > 6 else "")

@@ -38,6 +38,8 @@ def backward(view: Op, index: Index, ranges: Ranges) -> Index:
     match view.kind:
         case "cast":
             return index
+        case "border":
+            return tuple(i - low for i, low in zip(index, view.attributes["low"], strict=True))
         case "slice":
             kept = iter(index)
             dropped, offsets, strides = (view.attributes[k] for k in ("dropped", "offsets", "strides"))
@@ -106,3 +108,14 @@ def source_index(views: Sequence[Op], index: Index, ranges: Ranges) -> Index:
     for view in reversed(views):
         index = backward(view, index, ranges)
     return index
+
+
+def readers(tensor: Tensor) -> list[Op]:
+    """Operations that read a tensor, directly or through views (a view of it is reported as itself when it is read)."""
+    found: list[Op] = []
+    for op in tensor.users:
+        if op.is_view:
+            found.extend(readers(op.results[0]))
+        elif op not in found:
+            found.append(op)
+    return found

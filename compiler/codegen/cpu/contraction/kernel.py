@@ -7,9 +7,12 @@ before the panels. Each thread takes an equal, contiguous share.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body
 from effc.compiler.codegen.cpu.contraction.ahead import USUAL_TURNS, Ahead
+from effc.compiler.codegen.cpu.contraction.borders import Outside, by_edge
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
 from effc.compiler.codegen.cpu.contraction.factors import Step
 from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
@@ -106,11 +109,24 @@ class Kernel:
         panel = at.get("panel", zero)
         column = b.mul(panel, shape.nr)
         rows = nest.size(nest.row)
-        first, height = place(b, self._value(rows), self._value(self._row_tiles()), at.get("tile", zero))
-        by_height(b, height, heights(rows, shape.mr), lambda n: self._tile(outer, panel, first, column, n))
+        turn = at.get("tile", zero)
+        first, height = place(b, self._value(rows), self._value(self._row_tiles()), turn)
 
-    def _tile(self, outer: dict[str, Value], panel: Value, row: Value, column: Value, rows: int) -> None:
-        """One register tile of so many rows."""
+        def tile(n: int, outside: Outside = frozenset()) -> None:
+            self._tile(outer, panel, first, column, n, outside)
+
+        along = next((x for x in nest.borders if x.place is not None and x.place == nest.row), None)
+        if along is None:
+            by_height(b, height, heights(rows, shape.mr), tile)
+            return
+        assert rows.constant is not None, "roles.find admits no border along rows of unknown number"
+        edges, others = along.edges(rows.constant, shape.mr, nest.size(along.tap).constant or 0)
+        by_edge(b, turn, edges, tile, (lambda: by_height(b, height, others, tile)) if others else None)
+
+    def _tile(
+        self, outer: dict[str, Value], panel: Value, row: Value, column: Value, rows: int, outside: Outside
+    ) -> None:
+        """One register tile of so many rows, of whose products those ``outside`` are left out."""
         b, nest, shape = self.b, self.nest, self.shape
         masks = self._masks(column)
         indices = [b.add(row, i) for i in range(rows)]
@@ -120,7 +136,7 @@ class Kernel:
         if nest.column is not None:
             start[f"d{nest.column}"] = column
         right = self._right(outer, panel, start)
-        tile = Tile(
+        whole = Tile(
             self.step,
             rows,
             shape.vectors,
@@ -134,12 +150,40 @@ class Kernel:
             self._lane_offsets(),
             b.mul(self._column_stride(), shape.lanes),
             self._ahead(panel, right),
+            outside,
         )
         if shape.touch:
             touch(b, nest, self.share, start, rows, shape.nr)
-        sums = tile.run(self._left(start, rows), right)
+        left, clamped = self._left(start, rows), self._clamped(start)
+        sums = whole.run(left, right) if not clamped else self._run_clamped(whole, clamped, left, right)
         columns = [b.add(column, j * shape.lanes) for j in range(shape.vectors)]
         self.epilogue.write(outer, indices, columns, masks, sums)
+
+    def _run_clamped(
+        self, whole: Tile, clamped: dict[int, tuple[Value, Value]], left: list[Value], right: Value
+    ) -> list[list[Value]]:
+        """Places where all taps are inside have code whose loops are of known length."""
+        b, inside = self.b, self.b.constant(True, "i1")
+        for depth, (low, high) in clamped.items():
+            taps = b.compare("arith.cmpi", "eq", b.sub(high, low), self._value(self.sizes[depth]))
+            inside = b.op("arith.andi", inside, taps)
+
+        def run(tile: Tile) -> list[Value]:
+            return [v for row in tile.run(left, right) for v in row]
+
+        types = [self.step.type] * (whole.rows * whole.vectors)
+        flat = b.choose(inside, types, lambda: run(whole), lambda: run(replace(whole, clamped=clamped)))
+        return [flat[i : i + whole.vectors] for i in range(0, len(flat), whole.vectors)]
+
+    def _clamped(self, start: dict[str, Value]) -> dict[int, tuple[Value, Value]]:
+        """First tap and end of the taps inside, by depth of K, where a border does not run along the rows."""
+        nest, found = self.nest, dict[int, tuple[Value, Value]]()
+        for border in nest.borders:
+            if border.place is None or border.place != nest.row:
+                place = self.b.index(0) if border.place is None else start[f"d{border.place}"]
+                taps = nest.size(border.tap).constant or 0
+                found[nest.reduction.index(border.tap)] = border.clamp(self.b, place, taps)
+        return found
 
     def _left(self, start: dict[str, Value], rows: int) -> list[Value]:
         """What a tile takes for its rows from ``start`` on."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from effc.compiler.codegen.cpu.contraction.borders import Border, comparisons, read
 from effc.compiler.ir.expr import Expr, const, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec
 
@@ -28,12 +29,15 @@ _HALF = 8
 
 @dataclass(frozen=True)
 class Side:
-    """One factor of the product: ``load`` is the instruction that reads it, ``chain`` the conversions that follow it."""
+    """One factor of the product: ``load`` is the instruction that reads it, ``chain`` the conversions that follow it, ``masks`` the
+    comparisons that say where it is not zero (`borders`).
+    """
 
     load: int
     chain: tuple[int, ...]
     operand: int
     packed: bool
+    masks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Nest:
     ``left`` is read by rows (a scalar, broadcast), ``right`` by columns (vectors). ``row`` or ``column`` is None where the
     product has no such dimension. ``outer`` are the remaining parallel dimensions; ``batch`` those of them that ``right``
     depends on, in the order of its packed layout. ``wise``: there is no N dimension and ``column`` is a batch dimension, so
-    ``left`` too is read by vectors (depthwise convolution).
+    ``left`` too is read by vectors (depthwise convolution). ``borders``: where ``left`` is zero.
     """
 
     spec: KernelSpec
@@ -56,6 +60,7 @@ class Nest:
     batch: tuple[int, ...]
     reduction: tuple[int, ...]
     wise: bool
+    borders: tuple[Border, ...] = ()
 
     def address(self, instr: int) -> Expr:
         address = self.spec.body[instr]["address"]
@@ -103,11 +108,15 @@ def _side(spec: KernelSpec, value: int) -> Side | str:
         chain.append(value)
         value = spec.body[value].args[0]
     instr = spec.body[value]
-    if instr.op != "load" or instr.args:
+    masks: tuple[int, ...] | None = ()
+    if instr.op == "load" and instr.args:
+        other = spec.body[instr.args[1]]
+        masks = comparisons(spec, instr.args[0]) if other.op == "constant" and other["value"] == 0 else None
+    if instr.op != "load" or masks is None:
         what = "a masked load" if instr.op == "load" else instr.op
-        return f"a factor of contract comes from {what}; only a plain load (and conversions of it) is taken"
+        return f"a factor of contract comes from {what}; only a load, plain or with a border of zeros, is taken"
     operand = instr["operand"]
-    return Side(value, tuple(reversed(chain)), operand, spec.operands[operand].role == "packed")
+    return Side(value, tuple(reversed(chain)), operand, spec.operands[operand].role == "packed", masks)
 
 
 def _check_levels(spec: KernelSpec, at: int, sides: Sequence[Side]) -> str | None:
@@ -117,17 +126,23 @@ def _check_levels(spec: KernelSpec, at: int, sides: Sequence[Side]) -> str | Non
     if kinds != sorted(kinds):
         return "a reduction dimension stands before a parallel one"
     inside = {i for side in sides for i in (side.load, *side.chain)}
+    masking = _with_arguments(spec.body, [i for side in sides for i in spec.body[side.load].args])
     for i, (instr, level) in enumerate(zip(spec.body, spec.levels(), strict=True)):
         if i in inside:
             if any(i in other.args for j, other in enumerate(spec.body) if j not in inside and j != at):
                 return f"v{i}, a factor of contract, is used elsewhere too"
-        elif level > parallel:
+        elif level > parallel and i not in masking:
             return f"{instr.op} (v{i}) runs inside the reduction"
         elif instr.op == "reduce":
             return "a reduce beside the contract"
         elif instr.op == "store" and not _after(spec.body, i, at):
             return "a store of a value that does not come from the contract"
     return None
+
+
+def _with_arguments(body: Sequence[Instr], values: Sequence[int]) -> set[int]:
+    """``values`` and all that they are computed from."""
+    return {*values, *(i for v in values for i in _with_arguments(body, body[v].args))}
 
 
 def _after(body: Sequence[Instr], value: int, source: int) -> bool:
@@ -274,7 +289,12 @@ def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list
     outer = (*batches, *(i for i in m if i != row))
     if any(v[0] == "v" and v[1:].isdigit() for e in (a, b) for v in e.variables()):
         return "a factor is gathered by a computed index"
-    return Nest(spec, at, left, right, row, column, outer, batches, tuple(k), wise)
+    borders = read(spec, left.masks, row, column, k) if wise and not right.masks else ()
+    if isinstance(borders, str):
+        return borders
+    if len(borders) < len(left.masks) + len(right.masks):
+        return "a border around a factor that is not read by vectors of both factors' channels"
+    return Nest(spec, at, left, right, row, column, outer, batches, tuple(k), wise, borders)
 
 
 def _wide(spec: KernelSpec, dims: Sequence[int]) -> list[int]:

@@ -12,12 +12,13 @@ Roundings of equal terms all go one way. A packed factor is a parameter, whose v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.contraction.ahead import Ahead
+from effc.compiler.codegen.cpu.contraction.borders import Outside
 from effc.compiler.codegen.cpu.contraction.factors import Step
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.text import Builder, Value
@@ -37,7 +38,8 @@ class Tile:
 
     ``left_strides``/``right_strides``: elements between neighbours of each K dimension, in memory (a packed right factor: of a
     group). ``sizes``: of the K dimensions, outermost first. ``masks``: of each column vector, None where all lanes are columns.
-    ``offsets``: of the lanes of columns that are not contiguous. ``ahead``: what is fetched meanwhile.
+    ``offsets``: of the lanes of columns that are not contiguous. ``ahead``: what is fetched meanwhile. ``outside``: (row, index of the
+    innermost dimension) left out; ``clamped``: first index and end of K dimensions, by depth, that do not run over all of their size.
     """
 
     step: Step
@@ -53,6 +55,8 @@ class Tile:
     offsets: Value | None
     vector_step: Value
     ahead: Ahead | None = None
+    outside: Outside = frozenset()
+    clamped: Mapping[int, tuple[Value, Value]] = field(default_factory=dict)
 
     @property
     def b(self) -> Builder:
@@ -84,7 +88,8 @@ class Tile:
         if depth == len(self.sizes) - 1:
             return self._innermost(left, right, total)
         b = self.b
-        with b.loop(b.index(0), self._value(self.sizes[depth]), carried=total) as loop:
+        low, high = self.clamped.get(depth, (b.index(0), self._value(self.sizes[depth])))
+        with b.loop(low, high, carried=total) as loop:
             part = self._further(depth, loop.index)
             inside = part._reduce(depth + 1, *self._advance(depth, left, right, loop.index), loop.carried)
             loop.yield_(inside)
@@ -117,6 +122,8 @@ class Tile:
     def _innermost(self, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
         """Steps of ``group``, unrolled; then single steps; then, for an odd K of pairs, half a step."""
         b, group, depth = self.b, self.step.group, len(self.sizes) - 1
+        if depth in self.clamped:
+            return self._loop(*self.clamped[depth], 1, left, right, total)
         size = self._value(self.sizes[depth])
         steps = b.div(size, group)
         known = b.integer_of(steps)
@@ -162,14 +169,26 @@ class Tile:
         for u in range(count):
             lefts = [self._at(p, b.mul(across, u * group), self._left_element) for p in left]
             second = [self._at(p, across, self._left_element) for p in lefts] if group == 2 else None
-            total = self._step(lefts, second, self._at(right, b.mul(along, u), self._right_element), total)
+            out = frozenset(row for row, tap in self.outside if tap == u)
+            total = self._step(lefts, second, self._at(right, b.mul(along, u), self._right_element), total, out)
         return total
 
-    def _step(self, left: list[Value], second: list[Value] | None, right: Value, total: Accumulators) -> Accumulators:
+    def _step(
+        self,
+        left: list[Value],
+        second: list[Value] | None,
+        right: Value,
+        total: Accumulators,
+        outside: Collection[int] = (),
+    ) -> Accumulators:
+        """One product of each row that is not ``outside``."""
         b, step = self.b, self.step
         columns = [self._column(right, j) for j in range(self.vectors)]
         result: Accumulators = []
         for i in range(self.rows):
+            if i in outside:
+                result += total[i * self.vectors : (i + 1) * self.vectors]
+                continue
             pointer = self._row(left, i)
             partner = self._row(second, i) if second else None
             rows: list[list[Value]] = []
