@@ -41,7 +41,7 @@ def pads(function: Callable[..., object], *inputs: Tensor) -> int:
     return sum("pad" in k.name for graph in report.graphs for region in graph.regions for k in region.kernels)
 
 
-CASES = {
+CASES: dict[str, tuple[int, int, int, int | tuple[int, int], int]] = {
     "3x3": (32, 3, 1, 1, 1),
     "strided": (32, 3, 2, 1, 1),
     "5x5": (16, 5, 1, 2, 1),

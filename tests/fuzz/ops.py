@@ -163,16 +163,16 @@ def matmul(c: Chooser) -> Draw:
 
 
 def convolution(c: Chooser) -> Draw:
-    def fits(
-        t: Tensor,
-    ) -> bool:  # an infinite weight over padding is NaN or absent, as eager's algorithm for the size has it
+    """Finite: an infinite weight over padding is NaN or absent, as eager's algorithm for the size has it."""
+
+    def fits(t: Tensor) -> bool:
         return t.is_floating_point() and t.ndim in (3, 4) and t.shape[1] > 0 and bool(t.isfinite().all())
 
     v = c.any(fits)
     like = c.tensors[v]
     if c.rng.random() < 0.6:
         return Draw(c.fill(templates.OWN_WINDOWS, v))
-    w = c.any(lambda t: t.dtype == like.dtype and t.ndim == like.ndim and t.shape[1] == like.shape[1])
+    w = c.any(lambda t: fits(t) and t.dtype == like.dtype and t.ndim == like.ndim and t.shape[1] == like.shape[1])
     stride, padding, dilation = c.rng.choice((1, 2)), c.rng.choice((0, 1, 2)), c.rng.choice((1, 1, 2))
     return Draw(f"F.conv{like.ndim - 2}d({v}, {w}, stride={stride}, padding={padding}, dilation={dilation})")
 
