@@ -163,10 +163,14 @@ def matmul(c: Chooser) -> Draw:
 
 
 def convolution(c: Chooser) -> Draw:
-    """Finite: an infinite weight over padding is NaN or absent, as eager's algorithm for the size has it."""
+    """Of finite numbers: beside an infinite one, padding of the image or of its channels is NaN or not, as eager's algorithm for the
+    size has it. The inputs of another seed are infinite elsewhere, so all tensors are finite.
+    """
+    if not all(bool(t.isfinite().all()) for t in c.tensors.values()):
+        raise NoOperand
 
     def fits(t: Tensor) -> bool:
-        return t.is_floating_point() and t.ndim in (3, 4) and t.shape[1] > 0 and bool(t.isfinite().all())
+        return t.is_floating_point() and t.ndim in (3, 4) and t.shape[1] > 0
 
     v = c.any(fits)
     like = c.tensors[v]
