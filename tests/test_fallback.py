@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import platform
 import warnings
 from collections.abc import Callable, Sequence
@@ -200,3 +201,21 @@ def test_results_of_one_op_may_be_read_before_and_after_an_op_of_aten() -> None:
     torch._dynamo.reset()
     x = torch.randn(5, 7)
     torch.testing.assert_close(torch.compile(f, backend="effc")(x), f(x))
+
+
+def test_an_item_that_does_not_lower_goes_to_aten_with_its_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The op alone makes a region whose refusal names its item: dividing again must end."""
+    stand = Stand().install(monkeypatch)
+    builds = []
+
+    def refuse(group: Group) -> Exception | None:
+        builds.append(group)
+        assert len(builds) < 50, "the division goes on for ever"
+        items = [n for n in group.nodes if n.target is operator.getitem]
+        return LoweringError(f"no kernel for it ({items[0].name})") if items else None
+
+    stand.cannot_build = refuse
+    x = torch.randn(4, 3)
+    with record() as recording:
+        torch.testing.assert_close(torch.compile(model, backend=stand.backend)(x), model(x))
+    assert [f.op for f in recording.graphs[0].fallbacks] == ["aten.sort.default"]
