@@ -68,7 +68,7 @@ def _divided_sum(spec: KernelSpec) -> KernelSpec:
         (_second_sum, "v0, a factor of contract, is used elsewhere too"),
         (
             _squared_factor,
-            "a factor of contract comes from arith.mulf; only a plain load (and conversions of it) is taken",
+            "a factor of contract comes from arith.mulf; only a load, plain or with a border of zeros, is taken",
         ),
         (_divided_sum, "an address is not linear in the reduction dimension d2"),
     ],
