@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from effc.bench.measure import Plan
     from effc.bench.result import Report
     from effc.bench.runner import Subject
+
+#: Columns of a table that is not printed to a terminal.
+WIDTH = 160
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +57,9 @@ def _run(args: argparse.Namespace) -> int:
     from effc.bench.systems import OURS
 
     report = _measure(plan, subjects)
-    Console().print(table.kernels(report) if args.kernels else table.models(report))
+    # Outside a terminal there is no width to fit: a cell that is cut off there is lost.
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(table.kernels(report) if args.kernels else table.models(report))
     if args.json is not None:
         report.write(args.json)
     if args.plot is not None:
