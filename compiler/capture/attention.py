@@ -18,6 +18,8 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils.flop_counter import register_flop_formula, sdpa_flop_count
 
+from effc.compiler.capture.nodes import made
+
 #: The op's name for the importer.
 OVERLOAD = "effc.attention.default"
 
@@ -204,23 +206,21 @@ def _replace(graph: Graph, product: Node, found: _Found) -> None:
     heads = _with_heads(product, found)
     with graph.inserting_before(product):
         if heads is None:
-            query, key, values = (
-                _made(graph, _aten.unsqueeze.default, (t, 1)) for t in (found.query, found.key, value)
-            )
+            query, key, values = (made(graph, _aten.unsqueeze.default, (t, 1)) for t in (found.query, found.key, value))
             shape = None
         else:
             query, key, values = heads
             shape = (*query.meta["val"].shape[:3], key.meta["val"].shape[3])
-        key = _made(graph, _aten.transpose.int, (key, -2, -1))
+        key = made(graph, _aten.transpose.int, (key, -2, -1))
         masks = [_mask(graph, m, s, shape) for m, s in found.masks]
         if any(m is None for m in masks):
             return
         mask = masks[0] if masks else None
         for other in masks[1:]:
-            mask = _made(graph, _aten.add.Tensor, (mask, other))
-        fused = _made(graph, torch.ops.effc.attention.default, (query, key, values, mask, found.scale), product)
+            mask = made(graph, _aten.add.Tensor, (mask, other))
+        fused = made(graph, torch.ops.effc.attention.default, (query, key, values, mask, found.scale), product)
         if heads is None:
-            product.replace_all_uses_with(_made(graph, _aten.squeeze.dim, (fused, 1)))
+            product.replace_all_uses_with(made(graph, _aten.squeeze.dim, (fused, 1)))
         else:
             for user in list(product.users):
                 user.replace_all_uses_with(fused)
@@ -267,8 +267,8 @@ def _mask(graph: Graph, mask: Node, shape: torch.Size, heads: tuple[Any, ...] | 
     rank = len(shape)
     if heads is None and rank == 3:
         while mask.meta["val"].dim() < 3:
-            mask = _made(graph, _aten.unsqueeze.default, (mask, 0))
-        return _made(graph, _aten.unsqueeze.default, (mask, 1))
+            mask = made(graph, _aten.unsqueeze.default, (mask, 0))
+        return made(graph, _aten.unsqueeze.default, (mask, 1))
     if (
         heads is not None
         and rank == 4
@@ -281,17 +281,5 @@ def _mask(graph: Graph, mask: Node, shape: torch.Size, heads: tuple[Any, ...] | 
         target = (batch, 1, *shape[-2:])
     if not all(isinstance(s, int) for s in (*shape, *target)):
         return None
-    whole = _made(graph, _aten.expand.default, (mask, list(shape)))
-    return _made(graph, _aten.reshape.default, (whole, list(target)))
-
-
-def _made(graph: Graph, target: Any, args: tuple[Any, ...], like: Node | None = None) -> Node:
-    """A new node with its value; ``like`` gives the place in the model."""
-    node = graph.call_function(target, args)
-    source = like or next(a for a in args if isinstance(a, Node))
-    node.meta = {k: v for k, v in source.meta.items() if k in ("stack_trace", "nn_module_stack")}
-    values = [a.meta["val"] if isinstance(a, Node) else a for a in args]
-    fake = next(v.fake_mode for v in values if isinstance(v, torch._subclasses.FakeTensor))
-    with fake:
-        node.meta["val"] = target(*values)
-    return node
+    whole = made(graph, _aten.expand.default, (mask, list(shape)))
+    return made(graph, _aten.reshape.default, (whole, list(target)))

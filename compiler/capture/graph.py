@@ -99,7 +99,7 @@ class _Compilation:
         self.dump = _Dump(facts.kind)
 
     def run(self) -> Assembled:
-        normalize(self.gm.graph)
+        normalize(self.gm.graph, self.params)
         self.dump.write("graph.txt", lambda: self.gm.print_readable(print_output=False))
         if self.facts.kind != "inference":
             arrange(self.gm, self.facts.kind, self.inputs, lambda n: self._reason(n) is None)

@@ -1,12 +1,13 @@
 """Rewrites of an ATen graph before it is divided: the same values, in ops that say more.
 
 ``as_strided(x, sizes, strides)`` of a contiguous ``x``, where sizes and strides are contiguous too, becomes ``view(x,
-sizes)``: the decompositions of group norms write reshapes that way. Attention that is written out becomes one op (``attention.py``).
+sizes)``: the decompositions of group norms write reshapes that way. Attention that is written out becomes one op (``attention.py``), and
+scales of channels go into weights (``scales.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -14,18 +15,20 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from effc.compiler.capture.attention import fuse_attention
+from effc.compiler.capture.scales import fold_scales
 
 _aten = torch.ops.aten
 
 
-def normalize(graph: Graph) -> None:
-    """Rewrite ``graph`` in place."""
+def normalize(graph: Graph, params: Collection[Node]) -> None:
+    """Rewrite ``graph`` in place; ``params``: its inputs that are parameters."""
     for node in graph.find_nodes(op="call_function", target=_aten.as_strided.default):
         base = node.args[0]
         if isinstance(base, Node) and _is_reshape(node, base):
             node.target = _aten.view.default
             node.args, node.kwargs = (base, node.args[1]), {}
     fuse_attention(graph)
+    fold_scales(graph, params)
 
 
 def _is_reshape(node: Node, base: Node) -> bool:

@@ -40,7 +40,9 @@ class Assembler:
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives())
-        calls = tuple(self._call(kernel, found) for kernel, found in zip(self.kernels, self.packings, strict=True))
+        calls = self._without_unread(
+            [self._call(kernel, found) for kernel, found in zip(self.kernels, self.packings, strict=True)]
+        )
         graph = self.graph
         return Program(
             symbols=graph.symbols,
@@ -101,6 +103,17 @@ class Assembler:
         if entry not in self.derived:
             self.derived.append(entry)
         return Pointer("derived", self.derived.index(entry), const(0))
+
+    def _without_unread(self, calls: Sequence[Call]) -> tuple[Call, ...]:
+        """Drop what is derived for no call: prepared weights that are read in packed form only."""
+        read = sorted({p.index for call in calls for p in call.pointers if p.base == "derived"})
+        self.derived = [self.derived[i] for i in read]
+        number = {old: new for new, old in enumerate(read)}
+
+        def moved(p: Pointer) -> Pointer:
+            return replace(p, index=number[p.index]) if p.base == "derived" else p
+
+        return tuple(replace(call, pointers=tuple(map(moved, call.pointers))) for call in calls)
 
     def _is_constant(self, site: Site) -> bool:
         """Whether an operand is a parameter, or prepared from parameters, at a known offset."""

@@ -6,6 +6,7 @@ float32 and rounded once per op, as eager does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -217,15 +218,18 @@ pointwise("aten.maximum.default", "prims.maximum.default", "aten.clamp_min.Tenso
 pointwise("aten.minimum.default", "prims.minimum.default", "aten.clamp_max.Tensor")(extremum("min"))
 
 
-def limit(kind: str) -> Callable[[Body, Scalar, Scalar], Scalar]:
-    """The first operand, or the bound where it lies beyond it; as in eager, -0.0 stays beside a bound of 0, and NaN wins on both sides."""
-    relation = "ge" if kind == "max" else "le"
+def limit(kind: str, bound_is_number: bool) -> Callable[[Body, Scalar, Scalar], Scalar]:
+    """The first operand, or the bound where it lies beyond it; as in eager, -0.0 stays beside a bound of 0, and NaN wins on both sides.
+
+    One comparison where the bound is known not to be NaN: with its selection it is one instruction of the CPU.
+    """
+    beyond = "gt" if kind == "max" else "lt"
 
     def function(body: Body, a: Scalar, bound: Scalar) -> Scalar:
-        inside = body.compare(relation, a, bound)
-        if is_float(a.dtype):
-            inside = body.binary("arith.ori", inside, body.is_nan(a))
-        return body.select(inside, a, bound)
+        outside = body.compare(beyond, bound, a)
+        if is_float(a.dtype) and not bound_is_number:
+            outside = body.binary("arith.ori", outside, body.is_nan(bound))
+        return body.select(outside, bound, a)
 
     return function
 
@@ -273,7 +277,8 @@ def _bounded(op: Op, x: Tensor, low: Any, high: Any) -> Tensor:
 
     def function(body: Body, a: Scalar, *limits: Scalar) -> Scalar:
         for (kind, v), bound in zip(bounds, limits, strict=True):
-            a = (extremum if isinstance(v, Tensor) else limit)(kind)(body, a, bound)
+            number = isinstance(v, int | float) and not math.isnan(v)
+            a = (extremum(kind) if isinstance(v, Tensor) else limit(kind, number))(body, a, bound)
         return a
 
     return apply(op, function, [x, *(v for _, v in bounds)])
@@ -281,7 +286,7 @@ def _bounded(op: Op, x: Tensor, low: Any, high: Any) -> Tensor:
 
 @pointwise("aten.relu.default")
 def _relu(body: Body, a: Scalar) -> Scalar:
-    return limit("max")(body, a, body.like(0, a))
+    return limit("max", True)(body, a, body.like(0, a))
 
 
 # -- conversions --------------------------------------------------------------------------------------------------------
