@@ -47,8 +47,10 @@ def variants(case: Case) -> list[Schedule]:
         (product(1568, 512, 320), "rows"),  # exactly 640 KiB
         (product(1568, 512, 321), "panels"),
         (product(512, 3072, 768), "panels"),  # BERT: 9 MiB
-        (product(1024, 512, 64), "panels"),  # exactly 256 KiB of rows stay in L2 themselves
-        (product(1025, 512, 64), "rows"),
+        (product(127, 512, 128), "panels"),  # the rows stay in L2 themselves, and the result is less than the weights
+        (product(128, 512, 128), "rows"),
+        (product(204, 512, 320), "panels"),
+        (product(205, 512, 320), "rows"),  # more than 256 KiB of rows
         (product("s0", 256, 64), "panels"),  # perhaps a single row
         (product("s0", 3072, 768), "panels"),
         (product(6272, 512, 640, "bf16", "f32"), "rows"),  # 640 KiB at two bytes each

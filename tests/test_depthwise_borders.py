@@ -121,3 +121,16 @@ def test_what_else_reads_the_padded_image_gets_it() -> None:
     for graph in (returned, read, ones):
         assert_exact(graph, inputs, torch.compile(graph, backend="effc"))
         assert pads(graph, *inputs) > 0
+
+
+@pytest.mark.parametrize("kernel", [3, 7])
+def test_a_result_in_planes_of_channels_is_copied_there(kernel: int) -> None:
+    """Lanes are channels: stored one by one into planes, each would take a line of its own."""
+    module = nn.Conv2d(24, 24, kernel, padding=kernel // 2, groups=24)
+    for x in (torch.randn(2, 24, 13, 9), torch.randn(2, 24, 13, 9).contiguous(memory_format=torch.channels_last)):
+        with torch.no_grad():
+            torch._dynamo.reset()
+            assert_exact(module, (x,), torch.compile(module, backend="effc"), strides=True)
+            torch._dynamo.reset()
+            last = effc.explain(module, x).graphs[0].regions[0].kernels[-1].name
+        assert (last == "copy") == x.is_contiguous()

@@ -119,11 +119,27 @@ def _place_output(graph: Graph, fusion: Fusion, layout: Layout, output: GraphOut
         computed
         and root not in layout.places
         and strides is not None
+        and _by_vectors(fusion, root, strides)
         and (output.mutates is None or _writes_in_place(graph, fusion, root, strides, output.mutates))
     ):
         layout.places[root] = Placement(target.base, target.offset, strides)
         return
     layout.copies.append((output.tensor, target, None))
+
+
+def _by_vectors(fusion: Fusion, root: Tensor, strides: tuple[Expr, ...]) -> bool:
+    """Whether a kernel can write ``root`` so by vectors: a depthwise convolution's lanes are channels. Into other strides (planes of
+    channels) its result is copied, which takes a fraction of what single stores take.
+    """
+    group = fusion.of.get(root.producer) if root.producer is not None else None
+    if group is None or group.kind != "conv":
+        return True
+    conv = group.ops[0]
+    image, weights = ({name for e in conv.maps[i] for name in e.variables()} for i in (0, 1))
+    own = [i for i in conv.parallel_dims if f"d{i}" in weights - image and conv.dims[i].constant != 1]
+    lanes = {f"d{i}" for i in conv.parallel_dims if f"d{i}" in weights & image and conv.dims[i].constant != 1}
+    along = [s for e, s in zip(group.result_index(root), strides, strict=True) if lanes & e.variables()]
+    return bool(own) or not along or any(s.constant == 1 for s in along)
 
 
 def _writes_in_place(graph: Graph, fusion: Fusion, root: Tensor, strides: tuple[Expr, ...], number: int) -> bool:
