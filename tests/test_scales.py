@@ -52,12 +52,13 @@ def test_a_batch_norm_costs_no_multiplication(conv: nn.Conv2d, dtype: torch.dtyp
 
 
 def test_a_changed_scale_is_followed(compiled: Compiler) -> None:
-    model = _random(nn.Sequential(nn.Conv2d(6, 10, 3), nn.BatchNorm2d(10)))
+    norm = nn.BatchNorm2d(10)
+    model = _random(nn.Sequential(nn.Conv2d(6, 10, 3), norm))
     x = torch.randn(2, 6, 9, 7)
     with torch.no_grad():
         fast = compiled(model, fullgraph=True)
         before = fast(x).clone()
-        model[1].weight.mul_(3)  # type: ignore[operator, union-attr]
+        norm.weight.mul_(3)
         assert not torch.allclose(fast(x), before)
         assert_exact(model, (x,), fast)
 
@@ -70,8 +71,8 @@ class _Scaled(nn.Module):
         self.conv, self.factor = nn.Conv2d(6, 10, 3), factor
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        return y * self.factor(x)
+        y: Tensor = self.conv(x) * self.factor(x)
+        return y
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,8 @@ def test_a_result_that_is_read_unscaled_stays(compiled: Compiler) -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.conv(x)
-            return self.norm(y) + y  # type: ignore[no-any-return]
+            z: Tensor = self.norm(y) + y
+            return z
 
     x = torch.randn(2, 6, 9, 7)
     with torch.no_grad():
