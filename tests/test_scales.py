@@ -115,3 +115,12 @@ def test_sixteen_bit_weights_are_not_rounded_again() -> None:
     model = _random(nn.Sequential(nn.Conv2d(6, 10, 3), nn.BatchNorm2d(10))).bfloat16()
     with torch.no_grad():
         assert _multiplies(model, torch.randn(2, 6, 9, 7, dtype=torch.bfloat16))
+
+
+def test_sizes_that_nobody_else_reads_stay(compiled: Compiler) -> None:
+    """A dynamic size may have no reader in the graph but effc's code."""
+    model = _random(nn.Sequential(nn.Conv2d(6, 10, 3), nn.BatchNorm2d(10)))
+    with torch.no_grad():
+        fast = compiled(model, fullgraph=True, dynamic=True)
+        for shape in ((2, 6, 9, 7), (3, 6, 5, 11)):
+            assert_exact(model, (torch.randn(shape),), fast)

@@ -18,7 +18,7 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils.flop_counter import register_flop_formula, sdpa_flop_count
 
-from effc.compiler.capture.nodes import made
+from effc.compiler.capture.nodes import drop_unread, made
 
 #: The op's name for the importer.
 OVERLOAD = "effc.attention.default"
@@ -224,7 +224,7 @@ def _replace(graph: Graph, product: Node, found: _Found) -> None:
         else:
             for user in list(product.users):
                 user.replace_all_uses_with(fused)
-    graph.eliminate_dead_code()
+    drop_unread(graph)
 
 
 def _with_heads(product: Node, found: _Found) -> tuple[Node, Node, Node] | None:

@@ -1,4 +1,4 @@
-"""New nodes of an ATen graph."""
+"""Nodes of an ATen graph, made and dropped."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def made(graph: Graph, target: Any, args: tuple[Any, ...], like: Node | None = N
     with fake:
         node.meta["val"] = target(*values)
     return node
+
+
+def drop_unread(graph: Graph) -> None:
+    """Erase what nobody reads; sizes stay, for code of symbolic shapes takes them from there."""
+    graph.eliminate_dead_code(lambda node: node.is_impure() or isinstance(node.meta.get("val"), torch.SymInt))

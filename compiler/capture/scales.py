@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from effc.compiler.capture.nodes import made
+from effc.compiler.capture.nodes import drop_unread, made
 
 _aten = torch.ops.aten
 _CONVOLUTION = _aten.convolution.default
@@ -28,7 +28,7 @@ def fold_scales(graph: Graph, params: Collection[Node]) -> None:
             if _is_plain(conv) and _folds(conv, scale, product, static):
                 _fold(graph, conv, scale, product)
                 break
-    graph.eliminate_dead_code()
+    drop_unread(graph)
 
 
 def _static(graph: Graph, params: Collection[Node]) -> set[Node]:
