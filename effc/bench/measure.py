@@ -18,8 +18,9 @@ from effc.bench.systems import SYSTEMS, Setting
 from effc.bench.work import Work
 from effc.costmodel.hardware import Speed, flags
 
-#: Seconds of calls that one sample is the mean of.
-_ROUND = 0.02
+#: Seconds of calls that one sample is the mean of, and of calls before it: after a rest, those of the first 50 to 100 ms are up to
+#: 1.6 times as long, in every system that divides its work over cores.
+_ROUND = 0.1
 #: Seconds of rest before each sample: ONNX Runtime's threads go on spinning for up to 0.1 s after a call, and took up to three
 #: quarters of the speed from who came next.
 _REST = 0.25

@@ -84,8 +84,11 @@ class Runner:
         return Prepared(first_call, error, peak)
 
     def seconds(self, at_least: float) -> float:
-        """Of one call: the mean of as many as fill ``at_least`` seconds, after one that is not timed."""
+        """Of one call: the mean of as many as fill ``at_least`` seconds, after as long of calls that are not timed."""
+        started = time.perf_counter()
         self._call()
+        while time.perf_counter() - started < at_least:
+            self._call()
         count = max(1, math.ceil(at_least / self._estimate)) if self._estimate else 1
         start = time.perf_counter()
         for _ in range(count):

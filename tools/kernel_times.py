@@ -1,0 +1,114 @@
+"""Where the time of a model goes: every kernel call, with its share of the machine's peak and bandwidth.
+
+    python tools/kernel_times.py --models resnet50 --threads 2 --top 30
+
+Kernels are called one by one from Python; printed is the median over the rounds of each. Their sum leaves out what lies between
+calls, and a kernel finds in the caches what the one before it left there, as in a whole run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import torch
+import zoo
+
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.spec import ITEM_SIZE
+from effc.costmodel.hardware import Speed
+from effc.runtime.executable import Executable
+from effc.runtime.stepwise import Step
+from effc.speed import Probe
+
+
+@dataclass
+class Times:
+    """An observer: seconds of every call by its number."""
+
+    seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    steps: dict[tuple[int, int], Step] = field(default_factory=dict)
+    program: int = 0
+    started: float = 0.0
+
+    def before(self, step: Step) -> None:
+        self.started = time.perf_counter()
+
+    def after(self, step: Step) -> None:
+        spent = time.perf_counter() - self.started
+        key = (self.program, step.number)
+        self.steps[key] = step
+        self.seconds.setdefault(key, []).append(spent)
+
+
+def profile(name: str, rounds: int, dtype: torch.dtype) -> Times:
+    """``rounds`` calls of the model after three that are not timed."""
+    case = zoo.build(name, small=False)
+    module = case.module.to(dtype)
+    inputs = torch.utils._pytree.tree_map(
+        lambda t: t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else t, case.inputs(0, 0)
+    )
+    compiled, times = torch.compile(module, backend="effc"), Times()
+    plain = Executable.__call__
+
+    def stepwise(
+        self: Executable, symbols: tuple[int, ...], tensors: list[torch.Tensor], **_: bool
+    ) -> list[torch.Tensor]:
+        times.program = id(self)
+        return self.run_stepwise(symbols, tensors, times)
+
+    with torch.no_grad():
+        for _ in range(3):
+            compiled(*inputs)
+        Executable.__call__ = stepwise  # type: ignore[method-assign,assignment]
+        try:
+            for _ in range(rounds):
+                compiled(*inputs)
+        finally:
+            Executable.__call__ = plain  # type: ignore[method-assign]
+    return times
+
+
+def table(times: Times, speed: Speed, top: int) -> str:
+    """The ``top`` calls by time, and the sum of all."""
+    medians = {key: statistics.median(seconds) for key, seconds in times.seconds.items()}
+    total, lines = sum(medians.values()), []
+    for key in sorted(medians, key=lambda k: -medians[k])[:top]:
+        step, seconds = times.steps[key], medians[key]
+        known = dict(zip(step.kernel.symbols, step.symbols, strict=True))
+        bytes_ = sum(o.size.evaluate(known) * ITEM_SIZE[o.dtype] for o in step.kernel.operands if o.role != "scratch")
+        sizes = [d.size.evaluate(known) for d in step.kernel.dims]
+        work = 2 * prod(sizes) if step.kernel.template in ("contraction", "attention") else 0
+        schedule = " ".join(f"{k}={v}" for k, v in step.kernel.schedule.parameters)
+        lines.append(
+            f"{1e6 * seconds:8.0f} us {seconds / total:5.1%}  {work / seconds / speed.flops:5.0%} of peak "
+            f"{bytes_ / seconds / speed.bandwidth:5.0%} of bandwidth  #{step.number} {step.call.name} "
+            f"{'x'.join(map(str, sizes))} [{schedule}] {step.call.location}"
+        )
+    return "\n".join([*lines, f"{1e3 * total:.2f} ms in {len(medians)} calls"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", required=True, help="by commas, names of effc bench")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--top", type=int, default=25, help="calls to show")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    speed = Probe(Target.host()).speed(args.threads, 20)
+    print(f"peak {speed.flops / 1e9:.0f} GFLOP/s in float32, read {speed.bandwidth / 1e9:.1f} GB/s")
+    for name in args.models.split(","):
+        print(f"{name}\n{table(profile(name, args.rounds, getattr(torch, args.dtype)), speed, args.top)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
