@@ -15,7 +15,7 @@ from effc.compiler.pipeline.fused import fused_kernel
 from effc.compiler.pipeline.fusion import Fusion, Group
 from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, Tensor
 from effc.compiler.pipeline.kernels import KernelBuilder
-from effc.compiler.pipeline.placement import Layout, ordered_strides, row_major
+from effc.compiler.pipeline.placement import Layout
 from effc.compiler.pipeline.views import chain
 
 #: Positions of a convolution's result from which on turning its weights first pays.
@@ -31,7 +31,7 @@ def materialize_factors(graph: Graph, fusion: Fusion, layout: Layout, target: Ta
         if group.kind in CONTRACTIONS:
             for tensor in _unreadable(group, layout):
                 if tensor not in layout.stand_ins:
-                    layout.stand_ins[tensor] = layout.buffer(tensor, row_major(tensor.sizes))
+                    layout.stand_ins[tensor] = layout.buffer(tensor)
             _materialize_border(group, layout, target)
 
 
@@ -45,7 +45,7 @@ def _materialize_border(group: Group, layout: Layout, target: Target) -> None:
         return
     if supports(fused_kernel(group, layout, stored).spec, target) is not None:
         order = [0, *range(2, len(image.sizes)), 1]
-        layout.stand_ins[image] = layout.buffer(image, ordered_strides(image.sizes, order))
+        layout.stand_ins[image] = layout.buffer(image, order)
 
 
 def _turn_weights(group: Group, changing: set[Tensor], layout: Layout) -> None:
@@ -61,7 +61,7 @@ def _turn_weights(group: Group, changing: set[Tensor], layout: Layout) -> None:
     many = positions.constant is None or positions.constant >= _MANY_POSITIONS
     if kept and many and len(taps) > 1 and any(weights.sizes[i].constant != 1 for i in taps[1:]):
         order = [*kept[:-1], *taps, kept[-1]]
-        layout.stand_ins[weights] = layout.buffer(weights, ordered_strides(weights.sizes, order))
+        layout.stand_ins[weights] = layout.buffer(weights, order)
 
 
 def _unreadable(group: Group, layout: Layout) -> list[Tensor]:

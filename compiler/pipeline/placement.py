@@ -1,8 +1,9 @@
 """Placement: where each tensor that is stored lies in memory.
 
-A layout is nothing but the order of strides of a buffer: a convolution's result is stored channels-last because its kernel likes
-it so, pointwise consumers follow their inputs, and nothing is ever reordered except where the graph's border asks for it. Operands of
-``pad`` and ``concat`` are computed right into their part of the result's buffer; an update of an input writes into the input.
+A layout is nothing but the order of strides of a buffer, and padding between crowded rows (`padding`): a convolution's result is stored
+channels-last because its kernel likes it so, pointwise consumers follow their inputs, and nothing is ever reordered except where the
+graph's border asks for it. Operands of ``pad`` and ``concat`` are computed right into their part of the result's buffer; an update of
+an input writes into the input.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from itertools import pairwise
 
 from effc.compiler.ir.expr import Expr, as_expr, const, product, recombine
 from effc.compiler.pipeline.fusion import Fusion, Group, is_free
-from effc.compiler.pipeline.graph import Graph, GraphOutput, Op, Tensor
+from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, GraphOutput, Op, Tensor
+from effc.compiler.pipeline.padding import arranged, row_padding
 from effc.compiler.pipeline.views import Index, chain, permutation, readers, source_index
 
 #: Operations whose result is their last operand with some elements changed.
@@ -57,9 +59,10 @@ class Layout:
     copies: list[tuple[Tensor, Placement, Op | None]] = field(default_factory=list)
     stand_ins: dict[Tensor, Placement] = field(default_factory=dict)
 
-    def buffer(self, tensor: Tensor, strides: tuple[Expr, ...]) -> Placement:
-        """A new buffer in the arena for ``tensor``."""
-        self.buffers.append((tensor.dtype, product(tensor.sizes)))
+    def buffer(self, tensor: Tensor, order: Sequence[int] | None = None, padding: int = 0) -> Placement:
+        """A new buffer in the arena for ``tensor``: dims stored in ``order`` (row-major by default), ``padding`` elements behind rows."""
+        strides, elements = arranged(tensor.sizes, range(len(tensor.sizes)) if order is None else order, padding)
+        self.buffers.append((tensor.dtype, elements))
         return Placement(Base("buffer", len(self.buffers) - 1), const(0), strides)
 
 
@@ -81,10 +84,12 @@ def place(graph: Graph, fusion: Fusion) -> Layout:
         for op in group.ops:
             for tensor in op.results:
                 if tensor in stored and tensor not in layout.places:
-                    layout.places[tensor] = layout.buffer(tensor, _strides(tensor, group, order))
+                    ranked = _order(tensor, group, order)
+                    padding = row_padding(tensor, ranked, group.kind in CONTRACTIONS)
+                    layout.places[tensor] = layout.buffer(tensor, ranked, padding)
     for op in graph.ops:
         if is_free(op) and op.results[0] in stored and op.results[0] not in layout.places:
-            layout.places[op.results[0]] = layout.buffer(op.results[0], row_major(op.results[0].sizes))
+            layout.places[op.results[0]] = layout.buffer(op.results[0])
     return layout
 
 
@@ -228,7 +233,7 @@ def _place_scatter(layout: Layout, op: Op) -> None:
     """A scatter updates its result in place: the old values are copied there first, unless they are there already."""
     result, old = op.results[0], op.operands[-1]
     if result not in layout.places:
-        layout.places[result] = layout.buffer(result, row_major(result.sizes))
+        layout.places[result] = layout.buffer(result)
     if _updates_alone(op) and old not in layout.places:
         layout.places[old] = layout.places[result]
     if layout.places.get(old) != layout.places[result]:
@@ -241,7 +246,7 @@ def _place_assembly(layout: Layout, op: Op, stored: set[Tensor]) -> None:
     if result not in stored:
         return
     if result not in layout.places:
-        layout.places[result] = layout.buffer(result, _assembly_strides(op))
+        layout.places[result] = layout.buffer(result, _assembly_order(op))
     home = layout.places[result]
     for part, offset, strides in parts(op, home):
         target = Placement(home.base, offset, strides)
@@ -281,18 +286,18 @@ def parts(op: Op, home: Placement) -> list[tuple[Tensor, Expr, tuple[Expr, ...]]
     ]
 
 
-def _assembly_strides(op: Op) -> tuple[Expr, ...]:
-    """Strides of a pad's or concat's result: channels-last where its operand comes from a convolution, else row-major."""
+def _assembly_order(op: Op) -> list[int]:
+    """Order of dims of a pad's or concat's result: channels-last where its operand comes from a convolution, else row-major."""
     result = op.results[0]
     rank = len(result.sizes)
     if rank >= 3 and any(_comes_from_convolution(t) for t in op.operands):
-        return ordered_strides(result.sizes, [0, *range(2, rank), 1])
+        return [0, *range(2, rank), 1]
     feeds = [u for u in result.users if u.kind == "conv"] + [
         u for v in result.users if v.is_view for u in v.results[0].users if u.kind == "conv"
     ]
     if rank >= 3 and feeds:
-        return ordered_strides(result.sizes, [0, *range(2, rank), 1])
-    return row_major(result.sizes)
+        return [0, *range(2, rank), 1]
+    return list(range(rank))
 
 
 def _comes_from_convolution(tensor: Tensor, depth: int = 8) -> bool:
@@ -355,29 +360,18 @@ def usual(strides: Sequence[Expr | None]) -> list[int | None]:
     return [None for _ in strides]
 
 
-def _strides(tensor: Tensor, group: Group, order: list[int]) -> tuple[Expr, ...]:
-    """Strides of a stored result in its group's preferred order; a dim that the group has split goes where its outer part is."""
+def _order(tensor: Tensor, group: Group, order: list[int]) -> list[int]:
+    """The dims of a stored result in its group's preferred order; a dim that the group has split goes where its outer part is."""
     index = group.result_index(tensor)
     position = {f"d{i}": k for k, i in enumerate(order)}
     ranks = [min((position.get(name, -1) for name in e.variables()), default=-1) for e in index]
     if any(rank < 0 and size.constant != 1 for rank, size in zip(ranks, tensor.sizes, strict=True)):
-        return row_major(tensor.sizes)
-    ranked = sorted(range(len(ranks)), key=lambda k: (ranks[k], k))
-    return ordered_strides(tensor.sizes, ranked)
-
-
-def ordered_strides(sizes: tuple[Expr, ...], order: Sequence[int]) -> tuple[Expr, ...]:
-    """Dense strides with the dims of ``order`` from outermost to innermost."""
-    found = [const(1)] * len(sizes)
-    step = const(1)
-    for i in reversed(order):
-        found[i] = step
-        step = step * sizes[i]
-    return tuple(found)
+        return list(range(len(ranks)))
+    return sorted(range(len(ranks)), key=lambda k: (ranks[k], k))
 
 
 def row_major(sizes: tuple[Expr, ...]) -> tuple[Expr, ...]:
-    return ordered_strides(sizes, range(len(sizes)))
+    return arranged(sizes, range(len(sizes)))[0]
 
 
 def extent(sizes: Sequence[Expr], strides: Sequence[Expr]) -> Expr:
