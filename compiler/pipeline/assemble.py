@@ -32,6 +32,7 @@ class Assembler:
         self.graph, self.layout, self.kernels, self.prepare = graph, layout, kernels, prepare
         self.target, self.schedules = target, schedules
         self.real = len(graph.inputs) - prepared
+        self.constants = graph.constants()
         self.derived: list[Derived] = [Derived("as_is", ("prepared", i)) for i in range(prepared)]
         self.specs: dict[KernelSpec, int] = {}
 
@@ -117,9 +118,7 @@ class Assembler:
 
     def _is_constant(self, site: Site) -> bool:
         """Whether an operand is a parameter, or prepared from parameters, at a known offset."""
-        if site.base.kind != "input" or site.offset.constant is None or not self.graph.inputs[site.base.index].param:
-            return False
-        return not any(o.mutates == site.base.index for o in self.graph.outputs)
+        return site.base.kind == "input" and site.offset.constant is not None and site.base.index in self.constants
 
     def _pointer(self, site: Site) -> Pointer:
         offset = site.offset * ITEM_SIZE[site.dtype]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from effc.compiler.ir.expr import Expr
+from effc.compiler.codegen.cpu.contraction.chains import chain_length, longest
+from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.pipeline.fusion import is_free
-from effc.compiler.pipeline.graph import Graph, Op
+from effc.compiler.pipeline.graph import Graph, Op, Tensor
 from effc.compiler.pipeline.views import Index, chain, readers
 
 
 def absorb_borders(graph: Graph) -> None:
-    """Make views of the pads with zeros that depthwise convolutions, and nobody else, read."""
+    """Make views of the pads with zeros that depthwise convolutions or those of an input of the region, and nobody else, read."""
     returned = {output.tensor for output in graph.outputs}
+    images = {source.tensor for source in graph.inputs if source.strides[-1:] == (const(1),)}
+    constants = {graph.inputs[i].tensor for i in graph.constants()}
     for op in graph.ops:
         if op.kind != "pad" or op.results[0] in returned or not (_zero(op) and _computed(op)):
             continue
         users = readers(op.results[0])
-        if users and all(_depthwise(user, op) for user in users):
+        outside = chain(op.operands[0])[0] in images - constants
+        if users and all(_depthwise(user, op) or (outside and _first(user, op, constants)) for user in users):
             op.kind = "border"
 
 
@@ -35,6 +39,20 @@ def _zero(pad: Op) -> bool:
 def _computed(pad: Op) -> bool:
     producer = chain(pad.operands[0])[0].producer
     return producer is None or not is_free(producer)
+
+
+def _first(op: Op, pad: Op, constants: set[Tensor]) -> bool:
+    """Whether ``op`` is a convolution by constant weights of few channels of the image ``pad``: its tiles read the image as it lies, in
+    planes of channels. Many channels are better copied together, for vectors and for Winograd's method.
+    """
+    if op.kind != "conv" or chain(op.operands[0])[0].producer is not pad or op.operands[0].dtype == "bf16":
+        return False
+    products = product(op.dims[i] for i in op.reduction_dims).constant
+    return (
+        chain(op.operands[1])[0] in constants
+        and products is not None
+        and products <= longest(chain_length(packed=True))
+    )
 
 
 def _depthwise(op: Op, pad: Op) -> bool:

@@ -7,7 +7,7 @@ step by step: their output channels, which a kernel reads by vectors, are turned
 
 from __future__ import annotations
 
-from effc.compiler.codegen.cpu.schedules import supports
+from effc.compiler.codegen.cpu.schedules import Packing, packing, supports
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import product
 from effc.compiler.ir.spec import Instr
@@ -32,10 +32,10 @@ def materialize_factors(graph: Graph, fusion: Fusion, layout: Layout, target: Ta
             for tensor in _unreadable(group, layout):
                 if tensor not in layout.stand_ins:
                     layout.stand_ins[tensor] = layout.buffer(tensor)
-            _materialize_border(group, layout, target)
+            _materialize_border(graph, group, layout, target)
 
 
-def _materialize_border(group: Group, layout: Layout, target: Target) -> None:
+def _materialize_border(graph: Graph, group: Group, layout: Layout, target: Target) -> None:
     """An image whose border the kernel cannot add itself: a copy with its border, channels innermost."""
     image = group.ops[0].operands[0]
     if image in layout.stand_ins or not any(view.kind == "border" for view in chain(image)[1]):
@@ -43,7 +43,10 @@ def _materialize_border(group: Group, layout: Layout, target: Target) -> None:
     stored = [t for op in group.ops for t in op.results if t in layout.places]
     if not stored:
         return
-    if supports(fused_kernel(group, layout, stored).spec, target) is not None:
+    kernel, inputs = fused_kernel(group, layout, stored), graph.constants()
+    constants = [i for i, s in enumerate(kernel.sites) if s.base.kind == "input" and s.base.index in inputs]
+    packed = isinstance(packing(kernel.spec, constants, target), Packing)
+    if not packed and supports(kernel.spec, target) is not None:
         order = [0, *range(2, len(image.sizes)), 1]
         layout.stand_ins[image] = layout.buffer(image, order)
 

@@ -134,3 +134,8 @@ class Graph:
     inputs: list[GraphInput]
     ops: list[Op]
     outputs: list[GraphOutput]
+
+    def constants(self) -> set[int]:
+        """Numbers of the inputs that no call changes: parameters, and what is prepared from them, that are not updated here."""
+        updated = {o.mutates for o in self.outputs}
+        return {i for i, source in enumerate(self.inputs) if source.param and i not in updated}

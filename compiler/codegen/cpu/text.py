@@ -239,6 +239,10 @@ class Builder:
             f'"llvm.intr.prefetch"({pointer.name}) <{{cache = 1 : i32, hint = 2 : i32, rw = 0 : i32}}> : ({PTR}) -> ()'
         )
 
+    def opaque(self, pointer: Value) -> Value:
+        """The same pointer, of which LLVM does not know that it is: loads through it are not merged with others."""
+        return self.emit(f'llvm.inline_asm asm_dialect = att "", "=r,0" {pointer.name} : ({PTR}) -> {PTR}', PTR)
+
     def stack(self, elements: int, element: str, alignment: int = 64) -> Value:
         """A stack array; call it at the top of a function, never in a loop."""
         count = self.index(elements)

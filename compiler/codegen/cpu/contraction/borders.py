@@ -17,8 +17,6 @@ from effc.compiler.ir.spec import KernelSpec
 
 #: Taps along the row at most: they are written out one by one.
 MOST_TAPS = 8
-#: Taps of a kernel at most: their products make one chain.
-MOST_PRODUCTS = 128
 
 #: ``(row, tap)`` of the products of a register tile that lie outside.
 Outside = frozenset[tuple[int, int]]
@@ -108,9 +106,12 @@ def comparisons(spec: KernelSpec, mask: int) -> tuple[int, ...] | None:
 
 
 def read(
-    spec: KernelSpec, masks: Sequence[int], row: int | None, column: int | None, reduction: Sequence[int]
+    spec: KernelSpec, masks: Sequence[int], row: int | None, column: int | None, reduction: Sequence[int], most: int
 ) -> tuple[Border, ...] | str:
-    """The borders that the comparisons ``masks`` of a merged spec describe, or the reason why no tile leaves them out."""
+    """The borders that the comparisons ``masks`` of a merged spec describe, or the reason why no tile leaves them out.
+
+    ``most``: products of a sum at most; a longer one is cut into blocks.
+    """
     found: list[Border] = []
     for mask in masks:
         index, size = (spec.body[arg]["expr"] for arg in spec.body[mask].args)
@@ -127,8 +128,8 @@ def read(
     products = [spec.dims[k].size.constant for k in reduction]
     total = 1
     for count in products:
-        total *= count or MOST_PRODUCTS + 1
-    return tuple(found) if not found or total <= MOST_PRODUCTS else "a border around a long sum"
+        total *= count or most + 1
+    return tuple(found) if not found or total <= most else "a border around a long sum"
 
 
 def _border(spec: KernelSpec, index: Expr, size: Expr) -> Border | None:

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from effc.compiler.codegen.cpu.contraction.form import packed_group
-from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, find
+from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, factors, find
 from effc.compiler.codegen.cpu.contraction.schedule import chosen
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.winograd.choice import chosen as chosen_winograd
@@ -45,12 +45,12 @@ def packing(
     by ``KernelSpec.key()``.
     """
     nest = find(spec)
-    if isinstance(nest, str):
-        return nest
-    reason = "no factor of the contraction is constant"
-    for side in (nest.right, nest.left):
-        if side.operand in constants:
-            found = _pack(spec, side.operand, target, wanted or {})
+    # A border beside a factor that is not packed has no kernel, beside one that is it may have.
+    operands = factors(spec) if isinstance(nest, str) else (nest.right.operand, nest.left.operand)
+    reason = nest if isinstance(nest, str) else "no factor of the contraction is constant"
+    for operand in operands:
+        if operand in constants:
+            found = _pack(spec, operand, target, wanted or {})
             if isinstance(found, Packing):
                 return found
             reason = found

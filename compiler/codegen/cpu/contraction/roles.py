@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from effc.compiler.codegen.cpu.contraction.borders import Border, comparisons, read
+from effc.compiler.codegen.cpu.contraction.chains import chain_length, longest
 from effc.compiler.ir.expr import Expr, const, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec
 
@@ -99,6 +100,13 @@ def find(spec: KernelSpec, *, merge: bool = True) -> Nest | str:
     if merge:
         spec, classes = _merge(spec, classes, left, right)
     return _cast(spec, at, left, right, classes)
+
+
+def factors(spec: KernelSpec) -> tuple[int, ...]:
+    """The operands that the factors of the only ``contract`` are loaded from, where there is such a one and loads are all there is."""
+    contracts = [instr for instr in spec.body if instr.op == "contract"]
+    sides = [_side(spec, arg) for arg in contracts[0].args] if len(contracts) == 1 else []
+    return tuple(side.operand for side in sides if isinstance(side, Side))
 
 
 # -- reading the body -----------------------------------------------------------------------------------------------
@@ -289,12 +297,19 @@ def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list
     outer = (*batches, *(i for i in m if i != row))
     if any(v[0] == "v" and v[1:].isdigit() for e in (a, b) for v in e.variables()):
         return "a factor is gathered by a computed index"
-    borders = read(spec, left.masks, row, column, k) if wise and not right.masks else ()
+    borders: tuple[Border, ...] | str = ()
+    if left.masks and (wise or (right.packed and not _paired(spec, right))):
+        borders = read(spec, left.masks, row, column, k, longest(chain_length(right.packed)))
     if isinstance(borders, str):
         return borders
     if len(borders) < len(left.masks) + len(right.masks):
-        return "a border around a factor that is not read by vectors of both factors' channels"
+        return "a border around a factor that is neither read by vectors of channels nor multiplied, one by one, with a packed one"
     return Nest(spec, at, left, right, row, column, outer, batches, tuple(k), wise, borders)
+
+
+def _paired(spec: KernelSpec, right: Side) -> bool:
+    """Whether two neighbours of the innermost sum, of which one may lie outside, are one step."""
+    return spec.operands[right.operand].dtype == "bf16"
 
 
 def _wide(spec: KernelSpec, dims: Sequence[int]) -> list[int]:

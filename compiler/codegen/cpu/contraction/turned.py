@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from effc.compiler.codegen.cpu.contraction.chains import chain_length
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
-from effc.compiler.codegen.cpu.contraction.tile import Tile, chain_length
+from effc.compiler.codegen.cpu.contraction.tile import Tile
 from effc.compiler.codegen.cpu.text import PTR, Value, vector_type
 from effc.compiler.codegen.cpu.threads import Share
 from effc.compiler.codegen.cpu.transpose import transpose
@@ -36,7 +37,7 @@ class TurnedKernel(Kernel):
     def _prepare(self, share: Share) -> None:
         b, shape = self.b, self.shape
         rows = BLOCK_BYTES // (shape.nr * ITEM_SIZE[self.accumulator]) // shape.lanes * shape.lanes
-        self.steps = min(rows * shape.group, chain_length(self.nest)) if self.step.rounds else rows * shape.group
+        self.steps = min(rows * shape.group, chain_length(packed=False)) if self.step.rounds else rows * shape.group
         self.block = b.stack(rows * shape.nr, self.accumulator)
         self.sums = b.stack(self._rows_of_unit() * shape.nr, self.accumulator)
 

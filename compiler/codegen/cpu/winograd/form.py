@@ -59,6 +59,8 @@ def find(spec: KernelSpec, target: Target) -> Form | str:
         return "only float32"
     if not nest.right.packed:
         return "the kernel is not constant"
+    if nest.borders:
+        return "a border of zeros that lies nowhere in memory"
     if nest.wise or nest.column is None or nest.batch:
         return "a grouped convolution"
     pairs = _windows(nest)
