@@ -8,6 +8,7 @@ coefficient is rounded and fixed, and the later ones make up for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import mpmath as mp
 import numpy as np
@@ -49,17 +50,22 @@ def in_f32(f: Function, low: float, high: float, degree: int, weight: Function =
     Lawson's reweighting (J. R. Rice, The Approximation of Functions II, 1969, section 13).
     """
     x = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(400) + 0.5) / 400)
-    rest = np.array([float(f(mp.mpf(v))) for v in x])
+    y = np.array([float(f(mp.mpf(v))) for v in x])
     matters = np.array([float(weight(mp.mpf(v))) for v in x])
-    even = np.ones_like(x) if np.ptp(matters) == 0 else _lawson(x, rest, matters, degree)
-    scale = matters * even
+    even = np.ones_like(x) if np.ptp(matters) == 0 else _lawson(x, y, matters, degree)
+    return _rounding_each(x, y, matters * even, degree)
+
+
+def _rounding_each(x: Array, y: Array, weights: Array, degree: int) -> list[float]:
+    """The least-squares fit, each coefficient rounded to f32 before the next is fitted."""
     fixed: list[float] = []
+    high = np.abs(x).max()
     for k in range(degree + 1):
         powers = (x[:, None] / high) ** np.arange(k, degree + 1)
-        found = np.linalg.lstsq(powers * scale[:, None], rest * scale, rcond=None)[0][0]
+        found = np.linalg.lstsq(powers * weights[:, None], y * weights, rcond=None)[0][0]
         c = float(np.float32(found / high**k))
         fixed.append(c)
-        rest = rest - c * x**k
+        y = y - c * x**k
     return fixed
 
 
@@ -133,7 +139,46 @@ def erf_exponent(x: mp.mpf) -> mp.mpf:
     return mp.log(mp.erfc(x)) / x
 
 
+def pieces(f: Function, centres: list[float], edges: list[float], degree: int) -> list[list[float]]:
+    """For each coefficient, lowest first, its value in every polynomial of x - centre that is an odd f between two edges.
+
+    Around 0 the lowest is 0, so that the relative error stays small.
+    """
+    found = []
+    for centre, (low, high) in zip(centres, pairwise(edges), strict=True):
+        x = np.linspace(0.01, 1, 300) * high
+        if centre:
+            x = (low + high) / 2 - centre + (high - low) / 2 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)
+        y = np.array([float(f(mp.mpf(v) + centre)) for v in x])
+        found.append(
+            _rounding_each(x, y, 1 / y, degree) if centre else [0.0, *_rounding_each(x, y / x, x / y, degree - 1)]
+        )
+    return [list(c) for c in zip(*found, strict=True)]
+
+
+def erf_pieces() -> list[list[float]]:
+    return pieces(mp.erf, [k * ERF_STEP for k in range(16)], [0, *((k + 0.5) * ERF_STEP for k in range(16))], 5)
+
+
+def tanh_edges() -> list[float]:
+    """Where ``TANH_SCALE`` x + 1 passes a quarter of an octave."""
+    return [(2.0 ** (k // 4) * (1 + k % 4 / 4) - 1) / TANH_SCALE for k in range(17)]
+
+
+def tanh_pieces() -> list[list[float]]:
+    """The centres, then the coefficients, in the order of the four lowest bits of exponent and upper mantissa: from 4 octaves on."""
+    edges = tanh_edges()
+    centres = [0.0, *(round((low + high) * 32) / 64 for low, high in pairwise(edges[1:]))]
+    rows = [centres, *pieces(mp.tanh, centres, [*edges[:-1], TANH_LIMIT], 5)]
+    return [row[4:] + row[:4] for row in rows]
+
+
 HALF_LN2 = 0.34658
+#: 15.5 of them reach 3.93, from where erf rounds to 1; so few digits that multiples are exact.
+ERF_STEP = 65 / 256
+TANH_SCALE = 1.65
+#: Just beyond 9.011, from where tanh rounds to 1.
+TANH_LIMIT = 9.02
 QUARTER_PI_SQUARED = 0.6169
 
 
@@ -169,12 +214,25 @@ def main() -> None:
         ("ERF_F64", "erf(x)/x - 1 of x², |x| <= 1", in_f64(lambda z: erf_ratio(z) - 1, 0, 1, 16)),
         ("ERFC_F64", "exp(x²) erfc(x) (1+2x) of (x-2)/(x+2), 1 <= x <= 6", in_f64(scaled_erfc, -1 / 3, 0.5, 18)),
     ]  # fmt: skip
+    piecewise = [
+        ("ERF_PIECES_F32", "erf(x) in f32 as polynomials of x - k 65/256, k = 0 … 15", erf_pieces()),
+        ("TANH_PIECES_F32", "tanh(x) in f32: centres, then the polynomials of what x is off its centre", tanh_pieces()),
+    ]
     print('"""Polynomials, lowest coefficient first; written by ``tools/fit_math.py``, which says how."""')
     for name, what, values in tables:
         print(f"\n#: {what}")
         print(f"{name} = (")
         for value in values:
             print(f"    {value!r},")
+        print(")")
+    for name, what, rows in piecewise:
+        print(f"\n#: {what}")
+        print(f"{name} = (")
+        for row in rows:
+            print("    (")
+            for value in row:
+                print(f"        {value!r},")
+            print("    ),")
         print(")")
 
 

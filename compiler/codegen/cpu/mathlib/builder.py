@@ -10,8 +10,18 @@ _FLOAT = {"f32": ("<f", "<I", 10), "f64": ("<d", "<Q", 18)}
 _INT_OF = {"f32": "i32", "f64": "i64"}
 _FLOAT_OF = {"i32": "f32", "i64": "f64"}
 
-#: Lanes of one vscalefps.
-_SCALE_LANES = 16
+#: f32 lanes of an AVX-512 register.
+REGISTER_LANES = 16
+
+
+_REGISTER = f"vector<{REGISTER_LANES}xf32>"
+
+
+def _spelling(value: float, element: str) -> tuple[int, str]:
+    """The bits of a float rounded to ``element``, and MLIR's text of them."""
+    pack, unpack, width = _FLOAT[element]
+    bits = int(struct.unpack(unpack, struct.pack(pack, value))[0])
+    return bits, f"0x{bits:0{width - 2}X}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +107,7 @@ class Builder:
     def __init__(self, lanes: int, fma: bool, avx512: bool = False) -> None:
         self.lanes = lanes
         self.has_fma = fma
-        self.has_scale = avx512 and lanes % _SCALE_LANES == 0
+        self.has_registers = avx512 and lanes % REGISTER_LANES == 0
         self._lines: list[str] = []
         self._constants: dict[tuple[str, int], Value] = {}
         self._count = 0
@@ -110,9 +120,7 @@ class Builder:
     def constant(self, value: float, element: str) -> Value:
         """A splat; a float is rounded to ``element`` once, to nearest."""
         if element in _FLOAT:
-            pack, unpack, width = _FLOAT[element]
-            bits = struct.unpack(unpack, struct.pack(pack, value))[0]
-            text = f"0x{bits:0{width - 2}X}"
+            bits, text = _spelling(value, element)
         else:
             bits, text = int(value), str(int(value))
         if (element, bits) not in self._constants:
@@ -156,31 +164,47 @@ class Builder:
         mask, rounding = (Value(self, self._fresh(), "") for _ in range(2))
         self._emit(f"{mask.name} = arith.constant -1 : i16")
         self._emit(f"{rounding.name} = arith.constant 4 : i32")  # the current rounding mode
-        part = f"vector<{_SCALE_LANES}xf32>"
-        total = p
-        for start in range(0, self.lanes, _SCALE_LANES):
-            x, power = (self._part(v, start, part) for v in (p, n))
-            scaled = self._fresh()
-            operands = f"{x}, {power}, {x}, {mask.name}, {rounding.name}"
-            self._emit(
-                f'{scaled} = llvm.call_intrinsic "llvm.x86.avx512.mask.scalef.ps.512"({operands}) '
-                f": ({part}, {part}, {part}, i16, i32) -> {part}"
+
+        def part(x: str, power: str) -> str:
+            call = (
+                f"{x}, {power}, {x}, {mask.name}, {rounding.name}) : ({_REGISTER}, {_REGISTER}, {_REGISTER}, i16, i32)"
             )
-            if self.lanes == _SCALE_LANES:
-                return Value(self, scaled, "f32")
-            merged = Value(self, self._fresh(), "f32")
-            where = f"{{offsets = [{start}], strides = [1]}}"
-            self._emit(
-                f"{merged.name} = vector.insert_strided_slice {scaled}, {total.name} {where} : {part} into {self.type('f32')}"
-            )
+            return f'llvm.call_intrinsic "llvm.x86.avx512.mask.scalef.ps.512"({call} -> {_REGISTER}'
+
+        return self._each_register([p, n], part)
+
+    def lookup(self, table: Sequence[float], index: Value) -> Value:
+        """``table[index mod 16]`` in f32 of i32: AVX-512's vpermps, on each register."""
+        assert len(table) == REGISTER_LANES
+        name = self._fresh()
+        self._emit(f"{name} = arith.constant dense<[{', '.join(_spelling(v, 'f32')[1] for v in table)}]> : {_REGISTER}")
+
+        def part(where: str) -> str:
+            call = f"({name}, {where}) : ({_REGISTER}, vector<{REGISTER_LANES}xi32>) -> {_REGISTER}"
+            return f'llvm.call_intrinsic "llvm.x86.avx512.permvar.sf.512"{call}'
+
+        return self._each_register([index], part)
+
+    def _each_register(self, args: Sequence[Value], write: Callable[..., str]) -> Value:
+        """f32 of an instruction that knows one register: ``write`` gives its text for the names of one register's operands."""
+        if self.lanes == REGISTER_LANES:
+            result = Value(self, self._fresh(), "f32")
+            self._emit(f"{result.name} = {write(*(a.name for a in args))}")
+            return result
+        total = self.constant(0.0, "f32")
+        for start in range(0, self.lanes, REGISTER_LANES):
+            parts, merged = [self._part(a, start) for a in args], Value(self, self._fresh(), "f32")
+            result = Value(self, self._fresh(), "f32")
+            self._emit(f"{result.name} = {write(*parts)}")
+            where = f"{{offsets = [{start}], strides = [1]}} : {_REGISTER} into {self.type('f32')}"
+            self._emit(f"{merged.name} = vector.insert_strided_slice {result.name}, {total.name} {where}")
             total = merged
         return total
 
-    def _part(self, value: Value, start: int, part: str) -> str:
-        if self.lanes == _SCALE_LANES:
-            return value.name
+    def _part(self, value: Value, start: int) -> str:
         name = self._fresh()
-        where = f"{{offsets = [{start}], sizes = [{_SCALE_LANES}], strides = [1]}}"
+        where = f"{{offsets = [{start}], sizes = [{REGISTER_LANES}], strides = [1]}}"
+        part = f"vector<{REGISTER_LANES}x{value.element}>"
         self._emit(f"{name} = vector.extract_strided_slice {value.name} {where} : {self.type(value.element)} to {part}")
         return name
 
@@ -191,6 +215,13 @@ class Builder:
             odd = self._horner(square, coefficients[1::2])
             return self.fma(odd, x, self._horner(square, coefficients[::2]))
         return self._horner(x, coefficients)
+
+    def piecewise(self, x: Value, index: Value, tables: Sequence[Sequence[float]]) -> Value:
+        """The polynomial of ``x`` whose coefficients, lowest first, stand in ``tables`` at ``index``."""
+        total = self.lookup(tables[-1], index)
+        for table in reversed(tables[:-1]):
+            total = self.fma(total, x, self.lookup(table, index))
+        return total
 
     def _horner(self, x: Value, coefficients: Sequence[float]) -> Value:
         total = self.constant(coefficients[-1], x.element)

@@ -84,7 +84,7 @@ def exp_full_f32(b: Builder, x: Value) -> Value:
 
 def _scale(b: Builder, p: Value, biased: Value) -> Value:
     """p 2^i, where i + ``ROUND_F32`` is ``biased``, |i| <= 252, rounded once."""
-    if b.has_scale:
+    if b.has_registers:
         return b.scale(p, biased - ROUND_F32)
     i = b.bits(biased) - b.bits(b.constant(ROUND_F32, "f32"))
     half = i >> 1  # 2^i itself may be subnormal or overflow where the product does not
@@ -95,6 +95,19 @@ def _scale(b: Builder, p: Value, biased: Value) -> Value:
 
 
 def tanh_f32(b: Builder, x: Value) -> Value:
+    return _tanh_pieces(b, x) if b.has_registers else _tanh_by_exp(b, x)
+
+
+def _tanh_pieces(b: Builder, x: Value) -> Value:
+    """A polynomial around one of 16 points, looked up in registers by exponent and two bits of mantissa of 1.65 |x| + 1."""
+    magnitude = b.abs(x)
+    m = b.select(magnitude > 9.02, 9.02, magnitude)  # where the last piece gives 1
+    index = b.bits(b.fma(m, 1.65, 1.0)) >> 21
+    centres, *pieces = table.TANH_PIECES_F32
+    return b.copysign(b.piecewise(m - b.lookup(centres, index), index, pieces), x)
+
+
+def _tanh_by_exp(b: Builder, x: Value) -> Value:
     """x + x³ P(x²) up to 0.6, 1 - 2/(exp(2x) + 1) beyond."""
     magnitude = b.abs(x)
     z = x * x
