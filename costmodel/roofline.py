@@ -23,10 +23,10 @@ UNCERTAINTY = 1.0
 _MATH = 20
 #: Speed of a dtype's multiply-adds against float32's: by the width of its vectors, and by instructions for it where there are.
 _RATE: Mapping[str, float] = {"f64": 0.5, "i64": 0.5}
-_NATIVE: Mapping[str, tuple[str, float]] = {
-    "bf16": ("avx512_bf16", 2.0),
-    "f16": ("avx512_fp16", 2.0),
-    "i8": ("avx512_vnni", 4.0),
+_NATIVE: Mapping[str, Mapping[str, float]] = {
+    "bf16": {"amx_bf16": 16.0, "avx512_bf16": 2.0},
+    "f16": {"avx512_fp16": 2.0},
+    "i8": {"avx512_vnni": 4.0},
 }
 
 
@@ -87,5 +87,5 @@ def _rate(spec: KernelSpec, hardware: Hardware) -> float:
     if not contracts:
         return min((_RATE.get(i.dtype, 1.0) for i in spec.body if i.dtype), default=1.0)
     read = spec.operands[0].dtype
-    feature, rate = _NATIVE.get(read, ("", 1.0))
-    return rate if feature in hardware.isa else _RATE.get(contracts[0].dtype, 1.0)
+    rates = [rate for feature, rate in _NATIVE.get(read, {}).items() if feature in hardware.isa]
+    return max(rates, default=_RATE.get(contracts[0].dtype, 1.0))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from effc.compiler.codegen.cpu.permission import usable
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import ArtifactError, LoweringError
 from effc.costmodel.hardware import flags
@@ -75,8 +76,11 @@ def _misfit(values: Mapping[str, Any]) -> str:
     """Why the saved code cannot be used here, or ``""``. The calling convention is that of one version of effc."""
     if values["effc"] != version("effc"):
         return f"by effc {values['effc']}, and this is effc {version('effc')}"
-    missing = sorted(f for f in set(values["isa"]) - set(flags()) if f.startswith(_ISA))
-    return f"for a CPU with {', '.join(missing)}, which this one lacks" if missing else ""
+    missing = sorted(f for f in set(values["isa"]) - usable(flags()) if f.startswith(_ISA))
+    if not missing:
+        return ""
+    why = "this one lacks" if set(missing) - set(flags()) else "the system keeps from this process"
+    return f"for a CPU with {', '.join(missing)}, which {why}"
 
 
 class _Decoder:

@@ -23,6 +23,7 @@ from effc.compiler.capture.assemble import Assembled, CompiledGroup
 from effc.compiler.capture.backend import builder
 from effc.compiler.capture.graph import GraphCompiler
 from effc.compiler.capture.planned import code_options
+from effc.compiler.codegen.cpu.permission import usable
 from effc.compiler.ir.errors import ArtifactError, InputError, OptionError, UnsupportedError
 from effc.compiler.ir.options import Options
 from effc.costmodel.hardware import flags
@@ -88,7 +89,7 @@ class _Encoder:
         (output,) = (n for n in nodes if n.op == "output")
         values = {
             "effc": version("effc"),
-            "isa": list(flags()),
+            "isa": sorted(usable(flags())),
             "options": code_options(self.options),
             "interface": self.exported.interface.to_json(),
             "order": list(self.exported.order),

@@ -19,6 +19,7 @@ def pack_panels(
     inner: int,
     nr: int,
     group: int,
+    filled: int,
 ) -> torch.Tensor:
     """Panels of a factor whose dimensions are ``batch`` batch dims, N, then the summed ones.
 
@@ -26,13 +27,13 @@ def pack_panels(
     ``offset`` elements after its first. Result, of the same dtype, a view to be copied: ``[B, ceil(N/nr), K, nr]``, where B and K are the
     products of their dims in the order given; zero where a column is N or beyond. With ``group`` 2, two neighbours of K lie together,
     as an instruction sums them: ``[B, ceil(N/nr), K/2, nr, 2]``, where the product of the last ``inner`` summed dims is first
-    filled with zeros to an even number.
+    filled with zeros to a multiple of ``filled``, itself one of ``group``.
     """
     view = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
     columns, last = sizes[batch], len(sizes) - inner
     view = view.reshape(prod(sizes[:batch]), columns, prod(sizes[batch + 1 : last]), prod(sizes[last:]))
-    view = F.pad(view, (0, -prod(sizes[last:]) % group)).flatten(2)
+    view = F.pad(view, (0, -prod(sizes[last:]) % filled)).flatten(2)
     view = F.pad(view, (0, 0, 0, -columns % nr))
-    count, filled, steps = view.shape[0], view.shape[1], view.shape[2] // group
-    panels = view.reshape(count, filled // nr, nr, steps, group).transpose(2, 3)
+    count, rows, steps = view.shape[0], view.shape[1], view.shape[2] // group
+    panels = view.reshape(count, rows // nr, nr, steps, group).transpose(2, 3)
     return panels if group > 1 else panels.squeeze(4)

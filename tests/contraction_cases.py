@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from kernels import HOST, Kernel
+from kernels import HOST, Kernel, Rewrite
 
 from effc.compiler.codegen.cpu.schedules import packing
 from effc.compiler.codegen.cpu.target import Target
@@ -97,7 +97,12 @@ class Runner:
     """
 
     def __init__(
-        self, case: Case, pack: int | None = None, target: Target = HOST, plan: Schedule | None = None
+        self,
+        case: Case,
+        pack: int | None = None,
+        target: Target = HOST,
+        plan: Schedule | None = None,
+        rewrite: Rewrite | None = None,
     ) -> None:
         self.case, self.pack = case, pack
         spec = case.spec()
@@ -109,7 +114,7 @@ class Runner:
             assert plan is None or spec.schedule == plan
         elif plan is not None:
             spec = replace(spec, schedule=plan)
-        self.kernel = Kernel(spec, target)
+        self.kernel = Kernel(spec, target, rewrite)
 
     def check(self, threads: int = 1, *, in_place: bool = False, **symbols: int) -> None:
         """``in_place``: the result is written over ``bias``, which has the strides of the output."""

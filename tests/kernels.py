@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -18,21 +18,25 @@ from effc.runtime.threads import threads as thread_pool
 
 HOST = Target.host()
 
+Rewrite = Callable[[str], str]
+
 
 @lru_cache(maxsize=64)
-def _compiled(spec: KernelSpec, target: Target) -> tuple[str, bytes, elf.LoadedObject]:
+def _compiled(spec: KernelSpec, target: Target, rewrite: Rewrite | None) -> tuple[str, bytes, elf.LoadedObject]:
     text = emit(spec, target)
-    code = compile_object(text, target)
+    code = compile_object(rewrite(text) if rewrite else text, target)
     return text, code, elf.load(code)
 
 
 class Kernel:
-    """``spec`` compiled for ``target``, which may be named. ``text``: its MLIR; ``object``: the ELF file."""
+    """``spec`` compiled for ``target``, which may be named. ``text``: its MLIR; ``object``: the ELF file. ``rewrite``: of the text
+    before it is compiled.
+    """
 
-    def __init__(self, spec: KernelSpec, target: Target | str = HOST) -> None:
+    def __init__(self, spec: KernelSpec, target: Target | str = HOST, rewrite: Rewrite | None = None) -> None:
         self.spec = spec
         chosen = Target.named(target) if isinstance(target, str) else target
-        self.text, self.object, self._loaded = _compiled(spec, chosen)
+        self.text, self.object, self._loaded = _compiled(spec, chosen, rewrite)
         self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._loaded.symbols[kernel_name(spec)])
 
     def __call__(self, tensors: Sequence[torch.Tensor], symbols: Sequence[int] = (), threads: int = 1) -> int:

@@ -67,9 +67,11 @@ def test_a_product_with_one_row_is_bound_by_the_weights() -> None:
 
 
 def test_low_precision_is_faster_only_where_the_cpu_has_it() -> None:
-    spec = gemm(512, 512, 512, "bf16")
-    plain, native = (roofline.latency(spec, (), replace(MACHINE, isa=isa)).seconds for isa in ((), ("avx512_bf16",)))
-    assert plain - roofline.OVERHEAD == pytest.approx(2 * (native - roofline.OVERHEAD))
+    spec = gemm(2048, 2048, 2048, "bf16")
+    sets: tuple[tuple[str, ...], ...] = ((), ("avx512_bf16",), ("avx512_bf16", "amx_bf16"))
+    plain, pairs, tiles = (roofline.latency(spec, (), replace(MACHINE, isa=isa)).seconds for isa in sets)
+    assert plain - roofline.OVERHEAD == pytest.approx(2 * (pairs - roofline.OVERHEAD))
+    assert plain - roofline.OVERHEAD == pytest.approx(16 * (tiles - roofline.OVERHEAD))
 
 
 def test_transcendental_functions_cost_more_than_additions() -> None:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import effc
-from effc import loading
+from effc import loading, saving
+from effc.compiler.codegen.cpu import permission
 from effc.compiler.ir.errors import ArtifactError, InputError, UnsupportedError
 from effc.costmodel import hardware
 
@@ -269,6 +270,33 @@ def test_another_cpu_without_the_toolchain(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ArtifactError, match="for a CPU with avx2, which this one lacks, and the package torch-mlir"):
         effc.load(tmp_path)
+
+
+def test_code_for_tile_registers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused by a CPU without them, and where the system keeps them from the process; it is adopted where both have them."""
+    tiles = ("amx_bf16", "amx_tile")
+    have = tuple(f for f in hardware.flags() if not f.startswith("amx"))
+    monkeypatch.setattr(saving, "flags", lambda: (*have, *tiles))
+    asked: list[int] = []
+    monkeypatch.setattr(permission, "_arch_prctl", lambda code, argument: asked.append(argument) or 0)
+    permission.tiles_permitted.cache_clear()
+    effc.save(linear(), torch.randn(3, 6), tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "flags", lambda: have)
+    with pytest.raises(ArtifactError, match="for a CPU with amx_bf16, amx_tile, which this one lacks"):
+        effc.load(tmp_path)
+    monkeypatch.setattr(loading, "flags", lambda: (*have, *tiles))
+    permission.tiles_permitted.cache_clear()
+    asked.clear()
+    effc.load(tmp_path)
+    assert asked == [18], "the system is asked before the code runs"
+    monkeypatch.setattr(permission, "_arch_prctl", lambda code, argument: -1)
+    permission.tiles_permitted.cache_clear()
+    try:
+        with pytest.raises(ArtifactError, match="amx_bf16, amx_tile, which the system keeps from this process"):
+            effc.load(tmp_path)
+    finally:
+        permission.tiles_permitted.cache_clear()
 
 
 # -- whole models -----------------------------------------------------------------------------------------------------

@@ -140,8 +140,12 @@ class Session:
         )
 
     def _rate(self) -> float:
-        """The peak in the dtype over float32's, which is what the probe measures: dot products of pairs do twice as much."""
-        return 2.0 if self._plan.setting.dtype == "bfloat16" and "avx512_bf16" in flags() else 1.0
+        """The peak in the dtype over float32's, which is what the probe measures: dot products of pairs do twice as much, of tiles 16
+        times.
+        """
+        if self._plan.setting.dtype != "bfloat16":
+            return 1.0
+        return 16.0 if "amx_bf16" in flags() else 2.0 if "avx512_bf16" in flags() else 1.0
 
     def _start(self, name: str, make: Callable[[], object]) -> Remote:
         threads = str(self._plan.setting.threads)

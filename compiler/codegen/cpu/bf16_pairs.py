@@ -15,7 +15,7 @@ PAIRED = 32
 
 def has_pairs(dtypes: Sequence[str], channels: int, target: Target) -> bool:
     """Whether rows of ``channels`` elements of ``dtypes`` fill registers of pairs."""
-    return target.has("avx512_bf16") and all(t == "bf16" for t in dtypes) and channels % PAIRED == 0
+    return target.sums_pairs and all(t == "bf16" for t in dtypes) and channels % PAIRED == 0
 
 
 def load_pairs(b: Builder, pointer: Value) -> Value:

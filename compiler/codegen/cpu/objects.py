@@ -64,12 +64,12 @@ def compile_object(mlir_text: str, target: Target, opt_level: int = 3) -> bytes:
 
 
 def _finish_functions(module: object, target: Target) -> list[str]:
-    """Restrict every function to the target's features and make helpers internal; returns the entries' names."""
+    """Give every function the target's features and make helpers internal; returns the entries' names."""
     from torch_mlir import ir
 
     assert isinstance(module, ir.Module)
-    removed = ", ".join(f'"{f}"' for f in target.removed_features)
-    features = ir.Attribute.parse(f"#llvm.target_features<[{removed}]>") if removed else None
+    changed = ", ".join(f'"{f}"' for f in (*target.removed_features, *target.added_features))
+    features = ir.Attribute.parse(f"#llvm.target_features<[{changed}]>") if changed else None
     width = ir.Attribute.parse(f'"{8 * target.vector_bytes}"')
     internal = ir.Attribute.parse("#llvm.linkage<internal>")
     entries: list[str] = []

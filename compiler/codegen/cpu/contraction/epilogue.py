@@ -36,16 +36,33 @@ class Epilogue:
             for row, (total,) in zip(rows, sums, strict=True):
                 self.finish(root.block(self._named(nest.row, row)), total)
             return
-        name, lanes = f"d{nest.column}", split_type(sums[0][0].type)[0]
-        shared: list[dict[int, Value]] = []
-        for j, column in enumerate(columns):
-            shared.append(self.columns(root.lanes_of(name, column, lanes, masks[j] if masks else None)))
+        shared = self.shared(root, columns, masks, split_type(sums[0][0].type)[0])
         for row, totals in zip(rows, sums, strict=True):
-            block = root.block(self._named(nest.row, row))
-            for j, (column, total) in enumerate(zip(columns, totals, strict=True)):
-                scope = block.lanes_of(name, column, lanes, masks[j] if masks else None)
-                scope.values.update(shared[j])
-                self.finish(scope, total)
+            self.row(root, row, columns, masks, shared, totals)
+
+    def shared(
+        self, root: Scope, columns: Sequence[Value], masks: Sequence[Value] | None, lanes: int
+    ) -> list[dict[int, Value]]:
+        """What all rows share, at each vector of ``lanes`` columns."""
+        name = f"d{self.nest.column}"
+        vectors = zip(columns, masks or [None] * len(columns), strict=True)
+        return [self.columns(root.lanes_of(name, column, lanes, mask)) for column, mask in vectors]
+
+    def row(
+        self,
+        root: Scope,
+        row: Value,
+        columns: Sequence[Value],
+        masks: Sequence[Value] | None,
+        shared: Sequence[dict[int, Value]],
+        totals: Sequence[Value],
+    ) -> None:
+        """All that follows the sums of one row."""
+        name, block = f"d{self.nest.column}", root.block(self._named(self.nest.row, row))
+        for j, (column, total) in enumerate(zip(columns, totals, strict=True)):
+            scope = block.lanes_of(name, column, split_type(total.type)[0], masks[j] if masks else None)
+            scope.values.update(shared[j])
+            self.finish(scope, total)
 
     def columns(self, scope: Scope) -> dict[int, Value]:
         """The values that all of a tile's rows share, at the columns of a lane scope."""

@@ -1,7 +1,8 @@
-"""Which of three kernels a contraction gets: the one that suits how its right factor lies in memory."""
+"""Which of four kernels a contraction gets: the one that suits how its factors lie in memory."""
 
 from __future__ import annotations
 
+from effc.compiler.codegen.cpu.contraction.amx_form import step_of, takes_tiles
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import ITEM_SIZE
@@ -30,10 +31,18 @@ def packed_group(nest: Nest) -> int:
     return 2 if nest.spec.operands[nest.right.operand].dtype == "bf16" and not nest.wise else 1
 
 
+def filled_to(nest: Nest, target: Target) -> int:
+    """To a multiple of how many elements a packed right factor's innermost sum is filled."""
+    return step_of(nest) if form(nest, target) == "amx" else packed_group(nest)
+
+
 def form(nest: Nest, target: Target) -> str:
-    """``tiles``: columns are read where they lie, or packed; ``dots``: few rows, lanes along K; ``turned``: K is contiguous (or
-    nothing is, or lines collide), and blocks of columns are copied next to each other first.
+    """``amx``: tile registers hold the sums (`amx_form`); ``tiles``: columns are read where they lie, or packed; ``dots``: few rows,
+    lanes along K; ``turned``: K is contiguous (or nothing is, or lines collide), and blocks of columns are copied next to each other
+    first.
     """
+    if takes_tiles(nest, target):
+        return "amx"
     if nest.right.packed or nest.wise or nest.column is None or not nest.reduction:
         return "tiles"
     if nest.stride(nest.right.load, nest.column).constant == 1:

@@ -42,7 +42,7 @@ class Kernel:
     def text(self) -> str:
         nest, shape = self.nest, self.shape
         units = product([*(nest.spec.dims[i].size for i in nest.outer), self._panels(), self._row_tiles()])
-        cycles = product(self.sizes) * (shape.cycles_per_step * self._rows_of_unit() // shape.mr) + 64
+        cycles = self._unit_cycles() + 64
         # The kernel is named for the spec that was asked for; the merged one has the same operands and symbols.
         with parallel_kernel(self.b, shape.spec, units, cycles) as share:
             self._body(share)
@@ -57,6 +57,10 @@ class Kernel:
 
     def _rows_of_unit(self) -> int:
         return self.shape.mr
+
+    def _unit_cycles(self) -> Expr:
+        """An estimate of all steps of K of a unit."""
+        return product(self.sizes) * (self.shape.cycles_per_step * self._rows_of_unit() // self.shape.mr)
 
     def _prepare(self, share: Share) -> None:
         """Reserve what all units of a share use."""
@@ -227,8 +231,10 @@ class Kernel:
         strides = [const(shape.nr * shape.group)]
         for depth in range(len(self.sizes) - 1, 0, -1):
             size = self.sizes[depth]
-            steps = _ceildiv(size, shape.group) if depth == len(self.sizes) - 1 else size
-            strides.insert(0, strides[0] * steps)
+            if depth == len(self.sizes) - 1:
+                strides.insert(0, shape.filled_size(size) * shape.nr)
+            else:
+                strides.insert(0, strides[0] * size)
         return strides[: len(self.sizes)]
 
     def _column_stride(self) -> Value:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from effc.compiler.codegen.cpu.contraction.form import packed_group
+from effc.compiler.codegen.cpu.contraction.form import filled_to, packed_group
 from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, factors, find
 from effc.compiler.codegen.cpu.contraction.schedule import chosen
 from effc.compiler.codegen.cpu.target import Target
@@ -84,9 +84,9 @@ def _pack(spec: KernelSpec, operand: int, target: Target, wanted: Mapping[str, S
     nr, reduce = int(schedule["nr"]), len(summed)
     whole = [c for c in counts if c is not None]
     inner = _inner_count(spec, nest)
-    group = packed_group(nest)
+    group, filled = packed_group(nest), filled_to(nest, target)
     innermost = prod(whole[len(whole) - inner :])
-    k = prod(whole[len(whole) - reduce : len(whole) - inner]) * (-(-innermost // group) * group)
+    k = prod(whole[len(whole) - reduce : len(whole) - inner]) * (-(-innermost // filled) * filled)
     size = prod(whole[: len(nest.batch)]) * -(-whole[len(nest.batch)] // nr) * k * nr
     operands = tuple(replace(o, size=const(size)) if i == operand else o for i, o in enumerate(roles))
     attributes = {
@@ -97,6 +97,7 @@ def _pack(spec: KernelSpec, operand: int, target: Target, wanted: Mapping[str, S
         "inner": inner,
         "nr": nr,
         "group": group,
+        "filled": filled,
     }
     found = replace(packed, operands=operands, schedule=schedule)
     return Packing(operand, found, "pack_panels", tuple(sorted(attributes.items())))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from math import prod
 
+from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS, vectors_of
 from effc.compiler.codegen.cpu.contraction.form import form, lanes_of
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
@@ -39,8 +40,11 @@ UNROLL = 4
 
 def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
     """``(mr, vectors)`` of all register tiles worth trying: accumulators, one step's columns and one broadcast fit the registers."""
-    if form(nest, target) == "dots":
+    kind = form(nest, target)
+    if kind == "dots":
         return [(1, 1)]
+    if kind == "amx":
+        return [(UNIT_ROWS, vectors_of(nest))]
     registers = 32 if target.vector_bytes == 64 else 16
     if nest.wise:  # LLVM keeps rows that several taps share in registers too: more than half for accumulators spills
         registers = registers // 2 + 1
@@ -86,10 +90,10 @@ def variants(nest: Nest, target: Target, mr: int, vectors: int) -> list[Schedule
 
     ``order``: whether ``rows`` or ``panels`` are the outer loop; ``touch``: whether the epilogue's lines are fetched before the sums.
     """
-    nr, tiled = vectors * lanes_of(nest, target), form(nest, target) == "tiles"
-    rule = order(nest, nr) if tiled else "panels"
+    nr, kind = vectors * lanes_of(nest, target), form(nest, target)
+    rule = order(nest, nr) if kind in ("tiles", "amx") else "panels"
     orders = (rule, "panels" if rule == "rows" else "rows") if nest.right.packed and not nest.wise else (rule,)
-    touches = (1, 0) if tiled and not nest.wise and streams(nest) else (0,)
+    touches = (1, 0) if kind == "tiles" and not nest.wise and streams(nest) else (0,)
     choices = [(orders[0], touches[0]), *((o, touches[0]) for o in orders[1:]), *((rule, t) for t in touches[1:])]
     return [
         Schedule((("mr", mr), ("nr", nr), ("order", outside), ("touch", touch), ("unroll", UNROLL)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.contraction.form import form, lanes_of, packed_group
+from effc.compiler.codegen.cpu.contraction.form import filled_to, form, lanes_of, packed_group
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
@@ -16,7 +16,8 @@ from effc.compiler.ir.spec import KernelSpec, Schedule
 class Shape:
     """``mr`` x ``nr``: the register tile; ``unroll``: steps of K in a loop's body; ``rows_outside``: whether row tiles are the outer
     loop, not panels; ``touch``: whether the epilogue's lines are fetched before the sums; ``lanes``: accumulators a register holds;
-    ``group``: neighbours of K that lie together in the packed or turned factor (2 in bf16); ``dot``: one instruction sums a pair.
+    ``group``: neighbours of K that lie together in the packed or turned factor (2 in bf16); ``dot``: one instruction sums a pair;
+    ``filled``: to a multiple of how many elements the innermost sum of a packed factor is filled with zeros.
     """
 
     spec: KernelSpec
@@ -28,6 +29,7 @@ class Shape:
     lanes: int
     group: int
     dot: bool
+    filled: int
 
     @staticmethod
     def of(spec: KernelSpec, nest: Nest, schedule: Schedule, target: Target) -> Shape:
@@ -37,7 +39,7 @@ class Shape:
         if nr % lanes:
             raise ValueError(f"nr = {nr} is not a multiple of the {lanes} lanes of {target.name}")
         low = all(nest.spec.operands[side.operand].dtype == "bf16" for side in (nest.left, nest.right))
-        dot = low and target.has("avx512_bf16") and lanes == 16
+        dot = low and target.sums_pairs and lanes == 16
         if nest.right.packed:
             group = packed_group(nest)
         else:
@@ -45,7 +47,9 @@ class Shape:
             group = 2 if turned and nest.stride(nest.right.load, nest.reduction[-1]).constant == 1 else 1
         dot = dot and group == 2
         rows_outside, touch = schedule["order"] == "rows", bool(schedule["touch"])
-        return Shape(spec, int(schedule["mr"]), nr, int(schedule["unroll"]), rows_outside, touch, lanes, group, dot)
+        mr, unroll = int(schedule["mr"]), int(schedule["unroll"])
+        filled = filled_to(nest, target) if nest.right.packed else group
+        return Shape(spec, mr, nr, unroll, rows_outside, touch, lanes, group, dot, filled)
 
     @property
     def vectors(self) -> int:
@@ -57,7 +61,11 @@ class Shape:
         return self.vectors * max(self.mr, 4)
 
     def panel_elements(self, sizes: Sequence[Expr]) -> Expr:
-        """Elements of one packed panel: the innermost sum is filled up to whole groups."""
+        """Elements of one packed panel: the innermost sum is filled up."""
         if not sizes:
-            return as_expr(self.nr * self.group)
-        return product(sizes[:-1]) * floordiv(sizes[-1] + (self.group - 1), as_expr(self.group)) * self.nr * self.group
+            return as_expr(self.nr * self.filled)
+        return product(sizes[:-1]) * self.filled_size(sizes[-1]) * self.nr
+
+    def filled_size(self, size: Expr) -> Expr:
+        """Elements of the innermost sum, those filled in included."""
+        return floordiv(size + (self.filled - 1), as_expr(self.filled)) * self.filled

@@ -1,0 +1,175 @@
+"""Products by tile registers (`codegen.cpu.amx`): a unit is up to 32 rows and 32 columns, held in four tiles.
+
+Each step of K takes 64 bytes of each row (32 elements of bf16): two tiles of rows, read where they lie, and two of the packed panel,
+whose K is filled with zeros to whole steps. The last step of a K that is none reads its rows from a copy that is filled with zeros
+too. All units have one height, so that the registers are configured once: the last one starts early enough to be as tall as the
+others, and stores only what is its own.
+
+Another type of factors (bytes, summed in i32) needs its own product instruction and packed groups of 4; the rest is the same.
+"""
+
+from __future__ import annotations
+
+from effc.compiler.codegen.cpu.amx import (
+    GROUP_BYTES,
+    ROW_BYTES,
+    ROWS,
+    TILES,
+    clear_tile,
+    configured,
+    load_tile,
+    multiply_bf16,
+    store_tile,
+)
+from effc.compiler.codegen.cpu.body import Scope
+from effc.compiler.codegen.cpu.contraction.amx_form import step_cycles, step_of
+from effc.compiler.codegen.cpu.contraction.kernel import Kernel
+from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
+from effc.compiler.codegen.cpu.text import Value, element_bytes, vector_type
+from effc.compiler.codegen.cpu.threads import Share
+from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
+
+#: Numbers of the registers: sums by half of the rows and of the columns, then the halves of each factor.
+_SUMS, _LEFT, _RIGHT = ((0, 1), (2, 3)), (4, 5), (6, 7)
+
+
+class AmxKernel(Kernel):
+    """A unit is one block of rows and one panel."""
+
+    def _unit_cycles(self) -> Expr:
+        """A panel that only one unit reads comes from memory."""
+        nest, once = self.nest, self._row_tiles().constant == 1
+        stream = self.shape.vectors * ROWS * ROW_BYTES // FAR_BYTES
+        steps = floordiv(self.sizes[-1] + (step_of(nest) - 1), as_expr(step_of(nest)))
+        return product(self.sizes[:-1]) * steps * max(step_cycles(nest), stream if once else 0)
+
+    def _body(self, share: Share) -> None:
+        b, nest = self.b, self.nest
+        self.share = share
+        self.element, self.k_step = "i16", step_of(nest)
+        rows = self._value(nest.size(nest.row))
+        tiles = b.maximum(self._value(self._row_tiles()), 1)
+        self.height = b.div(b.add(rows, b.sub(tiles, 1)), tiles)
+        upper = b.maximum(b.minimum(self.height, ROWS), 1)
+        lower = b.maximum(b.sub(self.height, ROWS), 1)
+        sizes = [b.index(ROWS)] * TILES
+        for tile in (*_SUMS[0], _LEFT[0]):
+            sizes[tile] = upper
+        for tile in (*_SUMS[1], _LEFT[1]):
+            sizes[tile] = lower
+        self.sums = b.stack(2 * ROWS * self.shape.nr, self.accumulator)
+        self.filled = b.stack(2 * ROWS * self.k_step, self.element)
+        row = self._value(nest.stride(nest.left.load, nest.row))
+        self.row_bytes = b.mul(row, element_bytes(self.element))
+        with configured(b, sizes):
+            super()._body(share)
+
+    def _unit(self, at: dict[str, Value]) -> None:
+        b, nest, shape = self.b, self.nest, self.shape
+        zero = b.index(0)
+        outer = {f"d{i}": at.get(f"d{i}", zero) for i in nest.outer}
+        panel = at.get("panel", zero)
+        column = b.mul(panel, shape.nr)
+        first = b.mul(at.get("tile", zero), self.height)
+        start = b.minimum(first, b.sub(self._value(nest.size(nest.row)), self.height))
+        place = {**outer, f"d{nest.column}": column}
+        if nest.row is not None:
+            place[f"d{nest.row}"] = start
+        left, right = self._pointer(nest.left.load, place), self._right(outer, panel, place)
+
+        def sums(halves: int) -> list[Value]:
+            self._sums(left, right, halves)
+            return []
+
+        height = b.integer_of(self.height)
+        if height is None:
+            tall = b.compare("arith.cmpi", "sgt", self.height, b.index(ROWS))
+            b.choose(tall, (), lambda: sums(2), lambda: sums(1))
+        else:
+            sums(2 if height > ROWS else 1)
+        self._finish(outer, column, start, b.sub(first, start))
+
+    # -- sums -------------------------------------------------------------------------------------------------------
+    def _sums(self, left: Value, right: Value, halves: int) -> None:
+        """All of K, into the first ``halves`` x vectors tiles, and these to the stack."""
+        b, shape = self.b, self.shape
+        tiles = [(i, j) for i in range(halves) for j in range(shape.vectors)]
+        for i, j in tiles:
+            clear_tile(b, _SUMS[i][j])
+        self._reduce(0, left, right, halves)
+        width = shape.nr * element_bytes(self.accumulator)
+        for i, j in tiles:
+            offset = i * ROWS * width + j * ROW_BYTES
+            store_tile(b, _SUMS[i][j], b.element_pointer(self.sums, b.index(offset), "i8"), b.index(width))
+
+    def _reduce(self, depth: int, left: Value, right: Value, halves: int) -> None:
+        b, nest = self.b, self.nest
+        size = self._value(self.sizes[depth])
+        if depth < len(self.sizes) - 1:
+            across = self._value(nest.stride(nest.left.load, nest.reduction[depth]))
+            along = self._value(self._right_strides()[depth])
+            with b.loop(b.index(0), size) as loop:
+                self._reduce(
+                    depth + 1,
+                    b.element_pointer(left, b.mul(loop.index, across), self.element),
+                    b.element_pointer(right, b.mul(loop.index, along), self.element),
+                    halves,
+                )
+            return
+        whole = b.mul(b.div(size, self.k_step), self.k_step)
+        with b.loop(b.index(0), whole, self.k_step) as loop:
+            self._step(
+                b.element_pointer(left, loop.index, self.element), self.row_bytes, self._at(right, loop.index), halves
+            )
+        rest = b.sub(size, whole)
+        if b.integer_of(rest) == 0:
+            return
+        with b.when(b.compare("arith.cmpi", "sgt", rest, b.index(0))):
+            self._fill(b.element_pointer(left, whole, self.element), rest)
+            self._step(self.filled, b.index(ROW_BYTES), self._at(right, whole), halves)
+
+    def _at(self, right: Value, k: Value) -> Value:
+        """The panel from element ``k`` of the innermost sum on."""
+        return self.b.element_pointer(right, self.b.mul(k, self.shape.nr), self.element)
+
+    def _step(self, left: Value, stride: Value, right: Value, halves: int) -> None:
+        """One row of tiles' length along K."""
+        b, vectors = self.b, self.shape.vectors
+        width = b.index(self.shape.nr * GROUP_BYTES)
+        for j in range(vectors):
+            load_tile(b, _RIGHT[j], b.element_pointer(right, b.index(j * ROW_BYTES), "i8"), width)
+        for i in range(halves):
+            at = b.element_pointer(left, b.mul(stride, i * ROWS), "i8")
+            load_tile(b, _LEFT[i], at, stride)
+            for j in range(vectors):
+                multiply_bf16(b, _SUMS[i][j], _LEFT[i], _RIGHT[j])
+
+    def _fill(self, left: Value, count: Value) -> None:
+        """Copy ``count`` elements of each row, and zeros behind them."""
+        b = self.b
+        mask = b.first_lanes(self.k_step, count)
+        wide = vector_type(self.k_step, self.element)
+        zero = b.constant(0, self.element, self.k_step)
+        with b.loop(b.index(0), self.height) as loop:
+            source = b.element_pointer(left, b.mul(loop.index, self.row_bytes), "i8")
+            values = b.emit(
+                f"llvm.intr.masked.load {source.name}, {mask.name}, {zero.name} "
+                f"{{alignment = {element_bytes(self.element)} : i32}} : ({source.type}, {mask.type}, {wide}) -> {wide}",
+                wide,
+            )
+            b.store(values, b.element_pointer(self.filled, b.mul(loop.index, self.k_step), self.element))
+
+    # -- what follows -----------------------------------------------------------------------------------------------
+    def _finish(self, outer: dict[str, Value], column: Value, start: Value, skipped: Value) -> None:
+        """The epilogue of all rows but the ``skipped`` first, which another unit writes."""
+        b, shape = self.b, self.shape
+        columns = [b.add(column, j * shape.lanes) for j in range(shape.vectors)]
+        masks, root = self._masks(column), Scope(dims=outer)
+        shared = self.epilogue.shared(root, columns, masks, shape.lanes)
+        with b.loop(skipped, self.height) as loop:
+            row = b.element_pointer(self.sums, b.mul(loop.index, shape.nr), self.accumulator)
+            sums = [
+                b.load(b.element_pointer(row, b.index(j * shape.lanes), self.accumulator), self.step.type)
+                for j in range(shape.vectors)
+            ]
+            self.epilogue.row(root, b.add(start, loop.index), columns, masks, shared, sums)
