@@ -45,8 +45,10 @@ class Epilogue:
     ) -> list[dict[int, Value]]:
         """What all rows share, at each vector of ``lanes`` columns."""
         name = f"d{self.nest.column}"
-        vectors = zip(columns, masks or [None] * len(columns), strict=True)
-        return [self.columns(root.lanes_of(name, column, lanes, mask)) for column, mask in vectors]
+        return [
+            self.columns(root.lanes_of(name, column, lanes, masks[j] if masks else None))
+            for j, column in enumerate(columns)
+        ]
 
     def row(
         self,
