@@ -69,7 +69,7 @@ class Emulator:
                 return match.group()
             number += 1
             at = f"%tile{number}"
-            address = ctypes.cast(self._functions[name], ctypes.c_void_p).value
+            address = ctypes.cast(self._functions[name], ctypes.c_void_p).value  # type: ignore[arg-type]
             tiles = re.findall(r"%tmm(\d)", operands)[::-1]  # AT&T's order is the manual's, reversed
             constants = [f"{at}_{i} = llvm.mlir.constant({tile} : i8) : i8" for i, tile in enumerate(tiles)]
             names = [*(f"{at}_{i}" for i in range(len(tiles))), *filter(None, args.strip().split(", "))]

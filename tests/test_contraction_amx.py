@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -285,10 +286,8 @@ def test_a_cpu_without_tiles_asks_nothing(asked: list[tuple[int, int]]) -> None:
 def test_the_host_has_tiles_where_the_system_permits(
     asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    from effc.compiler.codegen.cpu import target as module
-
     text = f"processor: 0\nflags\t\t: {' '.join(sorted(FLAGS))}\n"
-    monkeypatch.setattr(module.Path, "read_text", lambda self, encoding: text)
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding: text)
     Target.host.cache_clear()
     try:
         host = Target.host()

@@ -278,7 +278,12 @@ def test_code_for_tile_registers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     have = tuple(f for f in hardware.flags() if not f.startswith("amx"))
     monkeypatch.setattr(saving, "flags", lambda: (*have, *tiles))
     asked: list[int] = []
-    monkeypatch.setattr(permission, "_arch_prctl", lambda code, argument: asked.append(argument) or 0)
+
+    def permit(code: int, argument: int) -> int:
+        asked.append(argument)
+        return 0
+
+    monkeypatch.setattr(permission, "_arch_prctl", permit)
     permission.tiles_permitted.cache_clear()
     effc.save(linear(), torch.randn(3, 6), tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
