@@ -24,7 +24,8 @@ Strides = Sequence[int | str]
 class Case:
     """``sizes``: of the parallel dims, then of ``sums`` reduction dims; a stride a dim for each tensor (ints or symbols' text).
 
-    ``bias`` (strides over the parallel dims) and ``relu`` make an epilogue; ``result``: the output's dtype.
+    ``bias`` (strides over the parallel dims) and ``relu`` make an epilogue; ``result``: the output's dtype. ``unsigned``: the factor (0 or
+    1) whose bytes are, the other's being signed.
     """
 
     sizes: Sequence[int | str]
@@ -37,6 +38,7 @@ class Case:
     bias: Strides | None = None
     relu: bool = False
     offset: int = 0
+    unsigned: int | None = None
 
     @property
     def accumulator(self) -> str:
@@ -49,12 +51,14 @@ class Case:
         acc, result = self.accumulator, self.result or self.dtype
         operands = [self._operand(self.dtype, self.lhs), self._operand(self.dtype, self.rhs)]
         body = [_load(self.dtype, 0, self.lhs, self.offset), _load(self.dtype, 1, self.rhs, self.offset)]
-        body.append(Instr("contract", (0, 1), acc))
-        value = 2
+        if self.unsigned is not None:
+            body += [Instr("arith.extui" if i == self.unsigned else "arith.extsi", (i,), acc) for i in (0, 1)]
+        body.append(Instr("contract", (len(body) - 2, len(body) - 1), acc))
+        value = len(body) - 1
         if self.bias is not None:
             operands.append(self._operand(acc, self.bias))
-            body += [_load(acc, 2, self.bias, 0), Instr("arith.addf" if acc[0] == "f" else "arith.addi", (2, 3), acc)]
-            value = 4
+            body += [_load(acc, 2, self.bias, 0), Instr("arith.addf" if acc[0] == "f" else "arith.addi", (value, value + 1), acc)]
+            value += 2
         if self.relu:
             body += [
                 Instr("constant", (), acc, (("value", 0.0),)),
@@ -135,7 +139,8 @@ class Runner:
         memory = tensors[2] if in_place else torch.full((max(extent, 1),), poison, dtype=result)
         wide = torch.float64 if result.is_floating_point else torch.int64
         left, right = (
-            t.as_strided(sizes, strides, case.offset).to(wide) for t, strides in zip((a, b), (lhs, rhs), strict=True)
+            (t.view(torch.uint8) if number == case.unsigned else t).as_strided(sizes, strides, case.offset).to(wide)
+            for number, (t, strides) in enumerate(((a, lhs), (b, rhs)))
         )
         summed = list(range(parallel, len(sizes)))
         expected = (left * right).sum(summed)
@@ -168,4 +173,5 @@ def _fill(dtype: str, sizes: Sequence[int], strides: Sequence[int], offset: int)
     count, kind = max(extent, 1), TORCH_DTYPES[dtype]
     if kind.is_floating_point:
         return torch.randn(count).to(kind)
-    return torch.randint(0, 2, (count,)).bool() if dtype == "i1" else torch.randint(-50, 50, (count,), dtype=kind)
+    limit = 128 if dtype == "i8" else 50
+    return torch.randint(0, 2, (count,)).bool() if dtype == "i1" else torch.randint(-limit, limit, (count,), dtype=kind)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.bf16_pairs import dot_pairs
+from effc.compiler.codegen.cpu.byte_dots import dot_bytes
+from effc.compiler.codegen.cpu.contraction.form import is_unsigned
 from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
 from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.text import PTR, Builder, Value, element_bytes, split_type, vector_type
@@ -14,8 +16,8 @@ from effc.compiler.ir.spec import Instr
 
 @dataclass(frozen=True)
 class Step:
-    """``lanes`` accumulators of type ``accumulator``; ``group`` neighbours of K lie together in the packed right factor;
-    ``dot``: the target sums such a pair in one instruction; ``turned``: the right factor was copied as accumulators.
+    """``lanes`` accumulators of type ``accumulator``; ``group`` neighbours of K lie together in the packed right factor, as many as fill
+    an accumulator; ``dot``: their products are summed together; ``turned``: the right factor was copied as accumulators.
     """
 
     b: Builder
@@ -43,7 +45,9 @@ class Step:
     def accumulate(self, total: Value, left: list[Value], right: list[Value]) -> Value:
         b = self.b
         for x, y in zip(left, right, strict=True):
-            if self.dot:
+            if self.dot and self.group == 4:
+                total = dot_bytes(b, self.ops.target, total, *((x, y) if self._is_unsigned(self.nest.left) else (y, x)))
+            elif self.dot:
                 total = dot_pairs(b, total, x, y)
             elif self.accumulator[0] == "f":
                 total = b.op("math.fma", x, y, total)
@@ -52,31 +56,41 @@ class Step:
         return total
 
     # -- left: rows -------------------------------------------------------------------------------------------------
-    def left(self, pointer: Value, second: Value | None, mask: Value | None) -> list[Value]:
-        """The row's factor in all lanes. ``second`` is the pointer of the next K of a group, None where K ends before it."""
+    def left(self, pointer: Value, points: int, across: Value, mask: Value | None) -> list[Value]:
+        """The row's factor in all lanes. ``points``: how many of a group's neighbours, ``across`` elements apart, K still has."""
         b, side = self.b, self.nest.left
         if self.nest.wise:
             return [self.convert(side, self.vector(pointer, self.memory(side), mask))]
         if self.group == 1:
             return [b.broadcast(self.convert(side, b.load(pointer, self.memory(side))), self.lanes)]
         if not self.dot:
-            values = [self.convert(side, b.load(p, "i16")) if p else b.constant(0, "f32") for p in (pointer, second)]
-            return [b.broadcast(v, self.lanes) for v in values]
-        pair = self._pair(pointer, second)
-        wide = b.broadcast(pair, self.lanes)
+            values = [self.convert(side, value) for value in self._neighbours(pointer, points, across)]
+            zeros = [b.constant(0, "f32")] * (self.group - points)
+            return [b.broadcast(v, self.lanes) for v in (*values, *zeros)]
+        wide = b.broadcast(self._word(pointer, points, across), self.lanes)
+        if self.group == 4:
+            return [wide]
         both = vector_type(2 * self.lanes, "bf16")
         return [b.emit(f"vector.bitcast {wide.name} : {wide.type} to {both}", both)]
 
-    def _pair(self, pointer: Value, second: Value | None) -> Value:
-        """Two bf16 as one i32, the first in the low half."""
+    def _neighbours(self, pointer: Value, points: int, across: Value) -> list[Value]:
+        b, element = self.b, self.memory(self.nest.left)
+        return [b.load(b.element_pointer(pointer, b.mul(across, i), element), element) for i in range(points)]
+
+    def _word(self, pointer: Value, points: int, across: Value) -> Value:
+        """A group of neighbours as one i32, the first in its lowest bits, zeros for those that K does not have."""
         b = self.b
-        if second is not None and self.nest.stride(self.nest.left.load, self.nest.reduction[-1]).constant == 1:
-            return b.emit(f"llvm.load {pointer.name} {{alignment = 2 : i64}} : {PTR} -> i32", "i32")
-        low = b.cast("arith.extui", b.load(pointer, "i16"), "i32")
-        if second is None:
-            return low
-        high = b.cast("arith.extui", b.load(second, "i16"), "i32")
-        return b.op("arith.ori", low, b.op("arith.shli", high, b.constant(16, "i32")))
+        size = element_bytes(self.memory(self.nest.left))
+        if points == self.group and b.integer_of(across) == 1:
+            return b.emit(f"llvm.load {pointer.name} {{alignment = {size} : i64}} : {PTR} -> i32", "i32")
+        word = b.constant(0, "i32")
+        for i, value in enumerate(self._neighbours(pointer, points, across)):
+            shifted = b.op("arith.shli", b.cast("arith.extui", value, "i32"), b.constant(8 * size * i, "i32"))
+            word = b.op("arith.ori", word, shifted)
+        return word
+
+    def _is_unsigned(self, side: Side) -> bool:
+        return is_unsigned(self.nest, side)
 
     # -- right: columns ---------------------------------------------------------------------------------------------
     def right(self, pointer: Value, mask: Value | None, stride: Value | None) -> list[Value]:
@@ -86,6 +100,8 @@ class Step:
             return [b.load(pointer, self.type)]
         if self.group == 1:
             return [self.convert(side, self.vector(pointer, self.memory(side), mask, stride))]
+        if self.group == 4:
+            return [b.load(pointer, self.type)]
         both = vector_type(2 * self.lanes, "bf16")
         pairs = b.load(pointer, both)
         if self.dot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu.contraction.amx_form import step_of, takes_tiles
-from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import ITEM_SIZE
 
@@ -25,10 +25,29 @@ def lanes_of(nest: Nest, target: Target) -> int:
 
 
 def packed_group(nest: Nest) -> int:
-    """Neighbours of K that lie together in a packed right factor: a pair of bf16, which one instruction (``vdpbf16ps``) sums, but
-    where both factors are read by vectors: there the left one has no such pairs.
+    """Neighbours of K that lie together in a packed right factor: as many as one instruction sums, a pair of bf16 (``vdpbf16ps``) or four
+    bytes, one factor's unsigned and the other's signed (``vpdpbusd``); but where both factors are read by vectors: there the left one
+    has no such neighbours.
     """
-    return 2 if nest.spec.operands[nest.right.operand].dtype == "bf16" and not nest.wise else 1
+    if nest.wise:
+        return 1
+    if is_bytes(nest):
+        return 4
+    return 2 if nest.spec.operands[nest.right.operand].dtype == "bf16" else 1
+
+
+def is_bytes(nest: Nest) -> bool:
+    """Whether unsigned bytes are multiplied by signed ones and summed in i32."""
+    sides, body = (nest.left, nest.right), nest.spec.body
+    if body[nest.contract].dtype != "i32" or any(nest.spec.operands[s.operand].dtype != "i8" for s in sides):
+        return False
+    widened = all(len(s.chain) == 1 and body[s.chain[0]].op in ("arith.extui", "arith.extsi") for s in sides)
+    return widened and is_unsigned(nest, nest.left) != is_unsigned(nest, nest.right)
+
+
+def is_unsigned(nest: Nest, side: Side) -> bool:
+    """Whether the elements of a factor are widened as unsigned integers."""
+    return any(nest.spec.body[i].op == "arith.extui" for i in side.chain)
 
 
 def filled_to(nest: Nest, target: Target) -> int:

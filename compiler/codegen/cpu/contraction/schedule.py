@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 
 from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS, vectors_of
-from effc.compiler.codegen.cpu.contraction.form import form, lanes_of
+from effc.compiler.codegen.cpu.contraction.form import form, is_bytes, lanes_of, packed_group
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import split
@@ -130,7 +130,8 @@ def _crowded(nest: Nest) -> bool:
 
 
 def _steps(nest: Nest) -> int:
-    return prod(_count(nest.spec.dims[k].size) for k in nest.reduction)
+    points = prod(_count(nest.spec.dims[k].size) for k in nest.reduction)
+    return -(-points // packed_group(nest)) if nest.right.packed and is_bytes(nest) else points
 
 
 def _count(size: Expr) -> int:

@@ -16,7 +16,7 @@ from effc.compiler.ir.spec import KernelSpec, Schedule
 class Shape:
     """``mr`` x ``nr``: the register tile; ``unroll``: steps of K in a loop's body; ``rows_outside``: whether row tiles are the outer
     loop, not panels; ``touch``: whether the epilogue's lines are fetched before the sums; ``lanes``: accumulators a register holds;
-    ``group``: neighbours of K that lie together in the packed or turned factor (2 in bf16); ``dot``: one instruction sums a pair;
+    ``group``: neighbours of K that lie together in the packed or turned factor (2 in bf16, 4 bytes); ``dot``: they are summed together;
     ``filled``: to a multiple of how many elements the innermost sum of a packed factor is filled with zeros.
     """
 
@@ -45,7 +45,7 @@ class Shape:
         else:
             turned = dot and form(nest, target) == "turned"
             group = 2 if turned and nest.stride(nest.right.load, nest.reduction[-1]).constant == 1 else 1
-        dot = dot and group == 2
+        dot = (dot and group == 2) or group == 4
         rows_outside, touch = schedule["order"] == "rows", bool(schedule["touch"])
         mr, unroll = int(schedule["mr"]), int(schedule["unroll"])
         filled = filled_to(nest, target) if nest.right.packed else group
@@ -57,8 +57,14 @@ class Shape:
 
     @property
     def cycles_per_step(self) -> int:
-        """A multiply-add a vector and cycle; a panel read from memory gives about 8 bytes a cycle, a vector in 4 to 8."""
+        """Of a group where it is summed together: a multiply-add a vector and cycle; a panel read from memory gives about 8 bytes a
+        cycle, a vector in 4 to 8.
+        """
         return self.vectors * max(self.mr, 4)
+
+    def steps(self, points: Expr) -> Expr:
+        """Of a sum over so many ``points``, as ``cycles_per_step`` counts them."""
+        return floordiv(points + (self.group - 1), as_expr(self.group)) if self.dot else points
 
     def panel_elements(self, sizes: Sequence[Expr]) -> Expr:
         """Elements of one packed panel: the innermost sum is filled up."""

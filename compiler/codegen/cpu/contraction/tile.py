@@ -70,7 +70,7 @@ class Tile:
 
     def _reduce(self, depth: int, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
         if depth == len(self.sizes):
-            return self._step(left, None, right, total)
+            return self._step(left, right, total, points=1)
         if self.step.rounds and (length := block(self.sizes[depth:], chain_length(self.step.nest.right.packed))):
             return self._blocks(depth, length, left, right, total)
         return self._sum(depth, left, right, total)
@@ -112,7 +112,7 @@ class Tile:
         return [self.b.op("arith.addf", x, y) for x, y in zip(total, partial, strict=True)]
 
     def _innermost(self, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
-        """Steps of ``group``, unrolled; then single steps; then, for an odd K of pairs, half a step."""
+        """Steps of ``group``, unrolled; then single steps; then one of what is left of K."""
         b, group, depth = self.b, self.step.group, len(self.sizes) - 1
         if depth in self.clamped:
             return self._loop(*self.clamped[depth], 1, left, right, total)
@@ -129,9 +129,7 @@ class Tile:
             total = self._loop(whole, steps, 1, left, right, total)
         elif known % unroll:
             total = self._steps(*self._advance_inner(left, right, whole), known % unroll, total)
-        if group == 2:
-            total = self._odd(size, steps, left, right, total)
-        return total
+        return self._rest(size, steps, left, right, total) if group > 1 else total
 
     def _loop(
         self, low: Value, high: Value, unroll: int, left: list[Value], right: Value, total: Accumulators
@@ -145,14 +143,16 @@ class Tile:
             loop.yield_(self._steps(lefts, at, unroll, loop.carried))
         return loop.results
 
-    def _odd(self, size: Value, steps: Value, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
-        """The last K of an odd number, whose partner the packed panel fills with zero."""
-        b = self.b
-        if (known := b.integer_of(size)) is not None and known % 2 == 0:
-            return total
+    def _rest(self, size: Value, steps: Value, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
+        """The last of K that fill no group; the packed panel holds zeros beyond them."""
+        b, group = self.b, self.step.group
+        known = b.integer_of(size)
+        if known is not None:
+            points = known % group
+            return self._step(*self._advance_inner(left, right, steps), total, points=points) if points else total
+        assert group == 2, "the sizes of packed bytes are known"
         with b.loop(steps, b.div(b.add(size, 1), 2), carried=total) as loop:
-            lefts, at = self._advance_inner(left, right, loop.index)
-            loop.yield_(self._step(lefts, None, at, loop.carried))
+            loop.yield_(self._step(*self._advance_inner(left, right, loop.index), loop.carried, points=1))
         return loop.results
 
     def _steps(self, left: list[Value], right: Value, count: int, total: Accumulators) -> Accumulators:
@@ -162,9 +162,8 @@ class Tile:
             lefts = [self._at(p, b.mul(across, u * group), self._left_element) for p in left]
             if self._overlaps(count):
                 lefts = [b.opaque(p) for p in lefts]
-            second = [self._at(p, across, self._left_element) for p in lefts] if group == 2 else None
             out = frozenset(row for row, tap in self.outside if tap == u)
-            total = self._step(lefts, second, self._at(right, b.mul(along, u), self._right_element), total, out)
+            total = self._step(lefts, self._at(right, b.mul(along, u), self._right_element), total, out)
         return total
 
     def _overlaps(self, count: int) -> bool:
@@ -181,25 +180,26 @@ class Tile:
     def _step(
         self,
         left: list[Value],
-        second: list[Value] | None,
         right: Value,
         total: Accumulators,
         outside: Collection[int] = (),
+        points: int | None = None,
     ) -> Accumulators:
-        """One product of each row that is not ``outside``."""
+        """One product of each row that is not ``outside``: of a group, or of its first ``points``."""
         b, step = self.b, self.step
         columns = [self._column(right, j) for j in range(self.vectors)]
+        across = self._value(self.left_strides[-1]) if self.left_strides else b.index(0)
         result: Accumulators = []
         for i in range(self.rows):
             if i in outside:
                 result += total[i * self.vectors : (i + 1) * self.vectors]
                 continue
             pointer = self._row(left, i)
-            partner = self._row(second, i) if second else None
             rows: list[list[Value]] = []
             for j in range(self.vectors if step.nest.wise else 1):
                 at = self._at(pointer, b.index(j * step.lanes), self._left_element)
-                rows.append(step.left(at, partner, self.masks[j] if self.masks and step.nest.wise else None))
+                mask = self.masks[j] if self.masks and step.nest.wise else None
+                rows.append(step.left(at, points or step.group, across, mask))
             for j, column in enumerate(columns):
                 result.append(step.accumulate(total[i * self.vectors + j], rows[j % len(rows)], column))
         return result
