@@ -20,6 +20,7 @@ from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.factors import materialize_factors
 from effc.compiler.pipeline.fusion import fuse
 from effc.compiler.pipeline.graph import Graph
+from effc.compiler.pipeline.integers import contract_integers
 from effc.compiler.pipeline.kernels import Kernel
 from effc.compiler.pipeline.placement import Layout, place
 from effc.compiler.pipeline.prepare import cut, split_prepared
@@ -44,6 +45,7 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
     dump = RegionDump.of(text)
     with dump.reproduced(text, f"--emit kernels --target {name}"):
         graph = read_graph(rewrite(text, dump.instruments()))
+        contract_integers(graph)
         sink_widenings(graph)
         prepared_graph, prepared = split_prepared(graph)
         prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None

@@ -1,0 +1,285 @@
+"""Contractions of dequantized factors run in integers: ``sum((a - za) * (b - zb)) * sa * sb``.
+
+Where both factors are bytes (`dequantized`), one unsigned and one signed, the sum is ``sum(a b) - za sum(b) - zb sum(a) + K za zb``, exact
+in i32; sums over a parameter are made once. A kernel's epilogue then scales, and does what follows: bias, activation, quantization
+(Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference", section 2.2). Where
+only a parameter is, it is multiplied as codes and the sum is scaled: its bytes are what is read from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from effc.compiler.ir.expr import product, var
+from effc.compiler.pipeline.body_builder import BodyBuilder
+from effc.compiler.pipeline.dequantized import Codes, Decoder, Term, pointwise
+from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Graph, Op, Tensor
+from effc.compiler.pipeline.views import Index, chain
+
+#: Greatest sum that i32 holds.
+_LIMIT = 2**31 - 1
+_INTEGERS = ("i8", "i16", "i32", "i64")
+
+
+def contract_integers(graph: Graph) -> int:
+    """Rewrite the contractions of ``graph`` where both factors, or a parameter, are codes; how many."""
+    return _Rewriting(graph).run()
+
+
+@dataclass
+class _Rewriting:
+    graph: Graph
+    decoder: Decoder = field(default_factory=Decoder)
+    ops: dict[Op, None] = field(default_factory=dict)
+    static: set[Tensor] = field(default_factory=set)
+
+    def run(self) -> int:
+        updated = {self.graph.inputs[o.mutates].tensor for o in self.graph.outputs if o.mutates is not None}
+        self.static = {i.tensor for i in self.graph.inputs if i.param and i.tensor not in updated}
+        count = 0
+        for op in self.graph.ops:
+            made = self._rewritten(op) if op.kind in CONTRACTIONS and op.results[0].dtype == "f32" else None
+            if made is None:
+                self._add(op)
+                continue
+            count += 1
+            for tensor in op.operands:
+                tensor.users.remove(op)
+            for new in made:
+                if new not in self.ops:
+                    self._add(new)
+                    for tensor in new.operands:
+                        tensor.users.append(new)
+        self.graph.ops[:] = self.ops
+        return count
+
+    def _add(self, op: Op) -> None:
+        self.ops[op] = None
+        if op.kind not in ("scatter", "attention") and all(t in self.static for t in op.operands):
+            self.static.update(op.results)
+
+    def _rewritten(self, op: Op) -> list[Op] | None:
+        numbers = _factors(op)
+        if numbers is None:
+            return None
+        found = [self.decoder.decode(op.operands[n]) for n in numbers]
+        if found[0] is not None and found[1] is not None:
+            if found[0].unsigned == found[1].unsigned:
+                turned = 0 if self._is_data(found[0]) else 1  # parameters are as good signed as unsigned
+                found[turned] = self.decoder.decode(op.operands[numbers[turned]], flip=True)
+            left, right = found
+            if left is None or right is None:
+                return None
+            return _Bytes(op, numbers, (left, right)).run(self.static)
+        for number, codes in zip(numbers, found, strict=True):
+            if codes is not None and not self._is_data(codes):
+                return _Weights(op, numbers, number, codes).run(self.static)
+        return None
+
+    def _is_data(self, codes: Codes) -> bool:
+        return chain(codes.tensor)[0] not in self.static
+
+
+def _factors(op: Op) -> tuple[int, int] | None:
+    """Numbers of the operands that a contraction multiplies, in the order of its product."""
+    assert op.body is not None
+    found = []
+    for position in op.body.instrs[op.body.yields[0]].args:
+        instr = op.body.instrs[position]
+        while instr.op in ("arith.extf",):
+            instr = op.body.instrs[instr.args[0]]
+        if instr.op != "operand":
+            return None
+        found.append(int(instr.get("number")))
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+class _Form:
+    """What both rewrites share: a contraction of other operands, and an epilogue over its results."""
+
+    def __init__(self, op: Op, numbers: tuple[int, int]) -> None:
+        self.op, self.numbers = op, numbers
+        self.made: list[Op] = []
+        self.place = {str(e): k for k, e in enumerate(op.result_maps[0])}
+        self.body = BodyBuilder()
+        self.operands: list[Tensor] = []
+        self.maps: list[Index] = []
+
+    def contraction(self, factors: Sequence[Tensor], body: Body, dtype: str) -> Tensor:
+        """``op`` over ``factors``, in the order of its operands, summed in ``dtype``."""
+        op = self.op
+        result = Tensor("", dtype, op.results[0].sizes)
+        attributes = {**op.attributes, "captured": 2}
+        made = Op(op.kind, list(factors), [result], op.location, op.dims, op.iterators, op.maps, op.result_maps, body, attributes)
+        result.producer = made
+        self.made.append(made)
+        return result
+
+    def separable(self, terms: Sequence[Term]) -> bool:
+        """Whether no term varies along the sum."""
+        return all(n in self.place for t in terms for e in t.index for n in e.variables() if n[0] == "d")
+
+    def terms(self, codes: Codes, number: int, kind: str) -> list[Term]:
+        """The scales or zeros of a factor, over the contraction's own dims."""
+        found: tuple[Term, ...] = getattr(codes, kind)
+        return [t.at(self.op.maps[number]) for t in found]
+
+    # -- the epilogue -----------------------------------------------------------------------------------------------
+    def read(self, tensor: Tensor, index: Index) -> int:
+        """An element of ``tensor``, at an index over the contraction's parallel dims."""
+        names = {name: var(f"d{k}") for name, k in self.place.items()}
+        self.operands.append(tensor)
+        self.maps.append(tuple(e.substitute(names) for e in index))
+        return self.body.operand(len(self.operands) - 1, tensor.dtype)
+
+    def value(self, term: Term, dtype: str) -> int:
+        if term.tensor is None:
+            return self.body.constant(term.value, dtype)
+        return self.body.cast(self.read(term.tensor, term.index), dtype)
+
+    def scaled(self, total: int, scales: Sequence[Term], static: Collection[Tensor]) -> int:
+        """``total`` in f32 times all ``scales``; those of parameters are multiplied with each other when these change."""
+        b, fixed = self.body, 1.0
+        value = b.cast(total, "f32")
+        for term in scales:
+            fixed *= term.value if term.tensor is None else 1.0
+        known = [t for t in scales if t.tensor is not None and t.tensor in static]
+        if known:
+            value = b.op("arith.mulf", value, self.value(self._product(fixed, known), "f32"))
+        elif fixed != 1.0:
+            value = b.op("arith.mulf", value, b.constant(fixed, "f32"))
+        for term in scales:
+            if term.tensor is not None and term not in known:
+                value = b.op("arith.mulf", value, self.value(term, "f32"))
+        return value
+
+    def _product(self, fixed: float, terms: Sequence[Term]) -> Term:
+        """One term for several."""
+        names = sorted({n for t in terms for e in t.index for n in e.variables()}, key=lambda n: int(n[1:]))
+        own = {name: var(f"d{k}") for k, name in enumerate(names)}
+        b = BodyBuilder()
+        value = b.constant(fixed, "f32")
+        tensors = [t.tensor for t in terms if t.tensor is not None]
+        for number, tensor in enumerate(tensors):
+            value = b.op("arith.mulf", b.cast(b.operand(number, tensor.dtype), "f32"), value)
+        maps = [tuple(e.substitute(own) for e in t.index) for t in terms]
+        sizes = tuple(self.op.dims[int(n[1:])] for n in names)
+        made = pointwise(tensors, maps, sizes, b.body(value), "f32", self.op.location)
+        self.made.append(made)
+        return Term(0.0, made.results[0], tuple(var(n) for n in names))
+
+    def finish(self, value: int) -> list[Op]:
+        """The epilogue takes the contraction's place."""
+        result = self.op.results[0]
+        made = pointwise(self.operands, self.maps, result.sizes, self.body.body(value), "f32", self.op.location)
+        made.results = [result]
+        result.producer = made
+        return [*self.made, made]
+
+
+class _Bytes(_Form):
+    """Both factors are codes."""
+
+    def __init__(self, op: Op, numbers: tuple[int, int], codes: tuple[Codes, Codes]) -> None:
+        super().__init__(op, numbers)
+        self.codes = codes
+
+    def run(self, static: Collection[Tensor]) -> list[Op] | None:
+        """The operations that replace the contraction; None where they cannot."""
+        zeros = [self.terms(c, n, "zeros") for c, n in zip(self.codes, self.numbers, strict=True)]
+        scales = [t for c, n in zip(self.codes, self.numbers, strict=True) for t in self.terms(c, n, "scales")]
+        points = product(self.op.dims[i] for i in self.op.reduction_dims).constant
+        whole = all(t.tensor.dtype in _INTEGERS if t.tensor else t.value == int(t.value) for z in zeros for t in z)
+        if not whole or not self.separable([*zeros[0], *zeros[1], *scales]):
+            return None
+        if points is None or points * (255 * 255 if all(map(_nonzero, zeros)) else 255 * 128) > _LIMIT:
+            return None
+        self.made += [m for c in self.codes for m in c.made]
+        b = BodyBuilder()
+        factors: list[Tensor] = [c.tensor for c in self.codes]
+        wide = [b.cast(b.operand(k, "i8"), "i32", unsigned=c.unsigned) for k, c in zip(self.numbers, self.codes, strict=True)]
+        in_order = factors if self.numbers == (0, 1) else factors[::-1]
+        total = self.contraction(in_order, b.body(b.op("arith.muli", *wide)), "i32")
+        value = self.read(total, self.op.result_maps[0])
+        for one, other in ((0, 1), (1, 0)):
+            if _nonzero(zeros[one]):
+                value = self._without(value, zeros[one], other, static)
+        if all(map(_nonzero, zeros)):
+            both = self.body.op("arith.muli", self._zero(zeros[0]), self._zero(zeros[1]))
+            value = self.body.op("arith.addi", value, self.body.op("arith.muli", both, self.body.constant(points, "i32")))
+        return self.finish(self.scaled(value, scales, static))
+
+    def _zero(self, terms: Sequence[Term]) -> int:
+        """The sum of ``terms`` in i32."""
+        b, fixed = self.body, sum(t.value for t in terms)
+        values = [self.value(t, "i32") for t in terms if t.tensor is not None]
+        if fixed or not values:
+            values.append(b.constant(fixed, "i32"))
+        total = values[0]
+        for value in values[1:]:
+            total = b.op("arith.addi", total, value)
+        return total
+
+    def _without(self, value: int, zero: Sequence[Term], other: int, static: Collection[Tensor]) -> int:
+        """``value`` less ``zero`` times the sum of the ``other`` factor."""
+        b = self.body
+        sums, index = self._sums(other)
+        if all(t.tensor is None for t in zero) and all(t in static for t in sums.producer.operands if sums.producer):  # type: ignore[union-attr]
+            inner = BodyBuilder()
+            fixed = inner.constant(sum(t.value for t in zero), "i32")
+            body = inner.body(inner.op("arith.muli", inner.operand(0, "i32"), fixed))
+            dims = tuple(var(f"d{k}") for k in range(len(sums.sizes)))
+            made = pointwise([sums], [dims], sums.sizes, body, "i32", self.op.location)
+            self.made.append(made)
+            return b.op("arith.subi", value, self.read(made.results[0], index))
+        part = b.op("arith.muli", self.read(sums, index), self._zero(zero))
+        return b.op("arith.subi", value, part)
+
+    def _sums(self, which: int) -> tuple[Tensor, Index]:
+        """The sums of a factor's codes, and their index over the contraction's dims."""
+        op, codes, number = self.op, self.codes[which], self.numbers[which]
+        names = {n for e in op.maps[number] for n in e.variables()}
+        kept = [i for i in op.parallel_dims if f"d{i}" in names]
+        order = [*kept, *op.reduction_dims]
+        place = {f"d{i}": var(f"d{k}") for k, i in enumerate(order)}
+        amap = tuple(e.substitute(place) for e in op.maps[number])
+        b = BodyBuilder()
+        body = b.body(b.cast(b.operand(0, "i8"), "i32", unsigned=codes.unsigned))
+        result = Tensor("", "i32", tuple(op.dims[i] for i in kept))
+        kinds = ("parallel",) * len(kept) + ("reduction",) * len(op.reduction_dims)
+        made = Op(
+            "generic", [codes.tensor], [result], op.location, tuple(op.dims[i] for i in order), kinds, (amap,),
+            (tuple(var(f"d{k}") for k in range(len(kept))),), body, {"captured": 1, "reduce": ("add",)},
+        )  # fmt: skip
+        result.producer = made
+        self.made.append(made)
+        return result, tuple(var(f"d{i}") for i in kept)
+
+
+class _Weights(_Form):
+    """A parameter, operand ``number``, is codes."""
+
+    def __init__(self, op: Op, numbers: tuple[int, int], number: int, codes: Codes) -> None:
+        super().__init__(op, numbers)
+        self.number, self.codes = number, codes
+
+    def run(self, static: Collection[Tensor]) -> list[Op] | None:
+        """The operations that replace the contraction; None where they cannot."""
+        op, scales = self.op, self.terms(self.codes, self.number, "scales")
+        if self.codes.zero != 0 or not self.separable(scales):
+            return None
+        self.made += self.codes.made
+        factors = list(op.operands[:2])
+        factors[self.number] = self.codes.tensor
+        b = BodyBuilder()
+        values = [
+            b.cast(b.operand(k, factors[k].dtype), "f32", unsigned=k == self.number and self.codes.unsigned)
+            for k in self.numbers
+        ]
+        total = self.contraction(factors, b.body(b.op("arith.mulf", *values)), "f32")
+        return self.finish(self.scaled(self.read(total, op.result_maps[0]), scales, static))
+
+
+def _nonzero(terms: Sequence[Term]) -> bool:
+    return any(t.tensor is not None for t in terms) or sum(t.value for t in terms) != 0
