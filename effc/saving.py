@@ -22,6 +22,7 @@ from effc.calibration import cloned
 from effc.compiler.capture.assemble import Assembled, CompiledGroup
 from effc.compiler.capture.backend import builder
 from effc.compiler.capture.graph import GraphCompiler
+from effc.compiler.capture.parameters import is_zero
 from effc.compiler.capture.planned import code_options
 from effc.compiler.codegen.cpu.permission import usable
 from effc.compiler.ir.errors import ArtifactError, InputError, OptionError, UnsupportedError
@@ -60,7 +61,8 @@ def save(
     args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
     exported = export(module, cloned(args), cloned(dict(kwargs or {})), dynamic_shapes)
     with torch.no_grad():
-        compiler = GraphCompiler(exported.names, chosen, builder(chosen))
+        zeros = frozenset(number for number, name in exported.names.items() if is_zero(exported.weights[name]))
+        compiler = GraphCompiler(exported.names, chosen, builder(chosen), zeros)
         assembled = compiler.assembled(exported.gm, "inference")
         values, tensors = _Encoder(exported, assembled, chosen).encode()
     _write(Path(directory), values, tensors)

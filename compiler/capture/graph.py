@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
 from effc.compiler.capture.layouts import arrange
 from effc.compiler.capture.normalize import normalize
-from effc.compiler.capture.parameters import params_of
+from effc.compiler.capture.parameters import positions_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
@@ -50,10 +50,12 @@ _dumps = itertools.count()
 
 
 class GraphCompiler:
-    """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``."""
+    """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``; ``zeros``: ``parameters.zero_inputs``."""
 
-    def __init__(self, names: dict[int, str], options: Options, build: Build) -> None:
-        self.names = names
+    def __init__(
+        self, names: dict[int, str], options: Options, build: Build, zeros: Collection[int] = frozenset()
+    ) -> None:
+        self.names, self.zeros = names, zeros
         self.options = options
         self.build = build
 
@@ -89,7 +91,9 @@ class _Compilation:
         self.built: dict[str, Built] = {}
         self.notes: list[str] = []
         self.programs: list[tuple[Program, Mapping[str, int]]] = []
-        self.params = params_of(gm.graph, owner.names) if facts.kind == "inference" else {}
+        found = positions_of(gm.graph, owner.names) if facts.kind == "inference" else {}
+        self.params = {node: owner.names[position] for node, position in found.items()}
+        self.zeros = {node for node, position in found.items() if position in owner.zeros}
         self.symints = [
             n
             for n in gm.graph.nodes
@@ -174,6 +178,7 @@ class _Compilation:
                 params=self.params,
                 mutations=group.mutations,
                 name=name,
+                zeros=self.zeros,
             )
 
     def _build(self, region: Region) -> Built:

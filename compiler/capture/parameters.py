@@ -8,11 +8,15 @@ Dynamo's it is.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch._functorch._aot_autograd.descriptors import PlainAOTInput
+from torch._subclasses.fake_tensor import is_fake
 from torch.fx import Graph, GraphModule, Node
 
+_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 _STEP = re.compile(r"\._(?:modules|parameters|buffers)\['(?P<entry>[^']+)'\]|\.(?P<attribute>\w+)|\[(?P<item>[^\]]+)\]")
 
 
@@ -27,15 +31,26 @@ def static_names(gm: GraphModule) -> dict[int, str]:
     return found
 
 
-def params_of(graph: Graph, names: dict[int, str]) -> dict[Node, str]:
-    """Parameters and buffers among the inputs of an AOTAutograd graph that it does not overwrite, with their names."""
+def zero_inputs(names: dict[int, str], inputs: Sequence[Any]) -> frozenset[int]:
+    """Positions of parameters and buffers that hold integers, all of them 0: zero points of symmetric quantization."""
+    return frozenset(i for i in names if i < len(inputs) and is_zero(inputs[i]))
+
+
+def is_zero(tensor: Any) -> bool:
+    """Whether a tensor of integers holds nothing but 0."""
+    plain = isinstance(tensor, torch.Tensor) and not is_fake(tensor) and tensor.dtype in _INTEGERS
+    return plain and tensor.numel() > 0 and not bool(tensor.any())
+
+
+def positions_of(graph: Graph, names: dict[int, str]) -> dict[Node, int]:
+    """Parameters and buffers among the inputs of an AOTAutograd graph that it does not overwrite, with their positions in ``names``."""
     overwritten = {n.args[0] for n in graph.nodes if n.op == "call_function" and _writes_first_argument(n)}
-    found: dict[Node, str] = {}
+    found: dict[Node, int] = {}
     for node in graph.nodes:
         if node.op == "placeholder" and node not in overwritten:
             described = node.meta.get("desc")
             if isinstance(described, PlainAOTInput) and described.idx in names:
-                found[node] = names[described.idx]
+                found[node] = described.idx
     return found
 
 

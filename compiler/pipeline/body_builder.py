@@ -38,6 +38,12 @@ class BodyBuilder:
         }[floats]
         return self.op(f"arith.{name}", value, dtype=dtype)
 
+    def check_zero(self, value: int, message: str) -> None:
+        """Raise IndexError(``message``) after the call where an integer is not 0."""
+        zero = self.constant(0, self.instrs[value].dtype)
+        same = self._add(BodyInstr("arith.cmpi", (value, zero), "i1", (("predicate", "eq"),)))
+        self._add(BodyInstr("check", (same,), "", (("message", message),)))
+
     def body(self, result: int) -> Body:
         return Body(tuple(self.instrs), (result,))
 

@@ -234,8 +234,15 @@ class _Body:
         numbers = sorted({body.instrs[p].get("number") for p in needed if body.instrs[p].op == "operand"})
         if any(body.instrs[p].op in ("index", "check", "extract", "accumulator") for p in needed):
             return None
-        used = sorted({int(n[1:]) for i in numbers for e in self.op.maps[i] for n in e.variables()})
-        place = {f"d{d}": var(f"d{k}") for k, d in enumerate(used)}
+        rows = {str(e): k for k, e in enumerate(self.op.result_maps[0])}
+        found = {int(n[1:]) for i in numbers for e in self.op.maps[i] for n in e.variables()}
+        used = sorted(d for d in found if self.op.dims[d].constant != 1)
+        place: dict[str, Expr | int] = {f"d{d}": 0 for d in found} | {f"d{d}": var(f"d{k}") for k, d in enumerate(used)}
+        if any(f"d{d}" not in rows for d in used):
+            return None
+        if instr.op == "operand":
+            index = {f"d{d}": var(f"r{rows[f'd{d}']}") if d in used else 0 for d in found}
+            return Term(0.0, self.op.operands[numbers[0]], tuple(e.substitute(index) for e in self.op.maps[numbers[0]]))
         at = {p: k for k, p in enumerate(needed)}
         instrs = [_reread(body.instrs[p], at, numbers) for p in needed]
         maps = [tuple(e.substitute(place) for e in self.op.maps[i]) for i in numbers]
@@ -244,9 +251,6 @@ class _Body:
             Body(tuple(instrs), (at[position],)), instr.dtype, self.op.location,
         )  # fmt: skip
         self.made.append(made)
-        rows = {str(e): k for k, e in enumerate(self.op.result_maps[0])}
-        if any(f"d{d}" not in rows for d in used):
-            return None
         return Term(0.0, made.results[0], tuple(var(f"r{rows[f'd{d}']}") for d in used))
 
 

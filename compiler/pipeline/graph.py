@@ -110,11 +110,14 @@ class Op:
 
 @dataclass(eq=False)
 class GraphInput:
-    """A tensor argument with its placement in elements and, for a parameter, its name in the model."""
+    """A tensor argument with its placement in elements and, for a parameter, its name in the model; ``zero``: all its elements are 0, and
+    whoever relies on it checks that they stay so.
+    """
 
     tensor: Tensor
     strides: tuple[Expr, ...]
     param: str
+    zero: bool = False
 
 
 @dataclass(eq=False)

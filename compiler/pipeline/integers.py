@@ -8,7 +8,7 @@ only a parameter is, it is multiplied as codes and the sum is scaled: its bytes 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from effc.compiler.ir.expr import product, var
@@ -33,10 +33,13 @@ class _Rewriting:
     decoder: Decoder = field(default_factory=Decoder)
     ops: dict[Op, None] = field(default_factory=dict)
     static: set[Tensor] = field(default_factory=set)
+    zeros: dict[Tensor, str] = field(default_factory=dict)
 
     def run(self) -> int:
         updated = {self.graph.inputs[o.mutates].tensor for o in self.graph.outputs if o.mutates is not None}
-        self.static = {i.tensor for i in self.graph.inputs if i.param and i.tensor not in updated}
+        params = [i for i in self.graph.inputs if i.param and i.tensor not in updated]
+        self.static = {i.tensor for i in params}
+        self.zeros = {i.tensor: i.param for i in params if i.zero}
         count = 0
         for op in self.graph.ops:
             made = self._rewritten(op) if op.kind in CONTRACTIONS and op.results[0].dtype == "f32" else None
@@ -71,10 +74,10 @@ class _Rewriting:
             left, right = found
             if left is None or right is None:
                 return None
-            return _Bytes(op, numbers, (left, right)).run(self.static)
+            return _Bytes(op, numbers, (left, right), self.static, self.zeros).run()
         for number, codes in zip(numbers, found, strict=True):
             if codes is not None and not self._is_data(codes):
-                return _Weights(op, numbers, number, codes).run(self.static)
+                return _Weights(op, numbers, (number, codes), self.static, self.zeros).run()
         return None
 
     def _is_data(self, codes: Codes) -> bool:
@@ -96,10 +99,14 @@ def _factors(op: Op) -> tuple[int, int] | None:
 
 
 class _Form:
-    """What both rewrites share: a contraction of other operands, and an epilogue over its results."""
+    """What both rewrites share: a contraction of other operands, and an epilogue over its results. ``static``: what depends on parameters
+    alone; ``zeros``: parameters that are 0, with their names.
+    """
 
-    def __init__(self, op: Op, numbers: tuple[int, int]) -> None:
-        self.op, self.numbers = op, numbers
+    def __init__(
+        self, op: Op, numbers: tuple[int, int], static: Collection[Tensor], zeros: Mapping[Tensor, str]
+    ) -> None:
+        self.op, self.numbers, self.static, self.zeros = op, numbers, static, zeros
         self.made: list[Op] = []
         self.place = {str(e): k for k, e in enumerate(op.result_maps[0])}
         self.body = BodyBuilder()
@@ -120,10 +127,13 @@ class _Form:
         """Whether no term varies along the sum."""
         return all(n in self.place for t in terms for e in t.index for n in e.variables() if n[0] == "d")
 
-    def terms(self, codes: Codes, number: int, kind: str) -> list[Term]:
+    def terms(self, found: Sequence[Term], number: int) -> list[Term]:
         """The scales or zeros of a factor, over the contraction's own dims."""
-        found: tuple[Term, ...] = getattr(codes, kind)
         return [t.at(self.op.maps[number]) for t in found]
+
+    def known_zero(self, term: Term) -> bool:
+        """Whether a term is a parameter that is 0."""
+        return term.tensor is not None and chain(term.tensor)[0] in self.zeros
 
     # -- the epilogue -----------------------------------------------------------------------------------------------
     def read(self, tensor: Tensor, index: Index) -> int:
@@ -138,15 +148,19 @@ class _Form:
             return self.body.constant(term.value, dtype)
         return self.body.cast(self.read(term.tensor, term.index), dtype)
 
-    def scaled(self, total: int, scales: Sequence[Term], static: Collection[Tensor]) -> int:
-        """``total`` in f32 times all ``scales``; those of parameters are multiplied with each other when these change."""
+    def fixed(self, scales: Sequence[Term]) -> list[Term]:
+        """Those of ``scales`` that are multiplied with each other when parameters change."""
+        return [t for t in scales if t.tensor is not None and t.tensor in self.static]
+
+    def scaled(self, total: int, scales: Sequence[Term], zeros: Sequence[Term] = ()) -> int:
+        """``total`` in f32 times all ``scales``; ``zeros``: terms that are checked to be 0, where ``fixed`` ones are computed."""
         b, fixed = self.body, 1.0
         value = b.cast(total, "f32")
         for term in scales:
             fixed *= term.value if term.tensor is None else 1.0
-        known = [t for t in scales if t.tensor is not None and t.tensor in static]
+        known = self.fixed(scales)
         if known:
-            value = b.op("arith.mulf", value, self.value(self._product(fixed, known), "f32"))
+            value = b.op("arith.mulf", value, self.value(self._product(fixed, known, zeros), "f32"))
         elif fixed != 1.0:
             value = b.op("arith.mulf", value, b.constant(fixed, "f32"))
         for term in scales:
@@ -154,16 +168,22 @@ class _Form:
                 value = b.op("arith.mulf", value, self.value(term, "f32"))
         return value
 
-    def _product(self, fixed: float, terms: Sequence[Term]) -> Term:
+    def _product(self, fixed: float, terms: Sequence[Term], zeros: Sequence[Term]) -> Term:
         """One term for several."""
-        names = sorted({n for t in terms for e in t.index for n in e.variables()}, key=lambda n: int(n[1:]))
+        parts = [*terms, *zeros]
+        names = sorted({n for t in parts for e in t.index for n in e.variables()}, key=lambda n: int(n[1:]))
         own = {name: var(f"d{k}") for k, name in enumerate(names)}
         b = BodyBuilder()
         value = b.constant(fixed, "f32")
-        tensors = [t.tensor for t in terms if t.tensor is not None]
+        tensors = [t.tensor for t in parts if t.tensor is not None]
         for number, tensor in enumerate(tensors):
-            value = b.op("arith.mulf", b.cast(b.operand(number, tensor.dtype), "f32"), value)
-        maps = [tuple(e.substitute(own) for e in t.index) for t in terms]
+            part = b.operand(number, tensor.dtype)
+            if number < len(terms):
+                value = b.op("arith.mulf", b.cast(part, "f32"), value)
+            else:
+                name = self.zeros[chain(tensor)[0]]
+                b.check_zero(part, f"{name} was 0 when the model was compiled, and is not now: torch._dynamo.reset() and compile again")
+        maps = [tuple(e.substitute(own) for e in t.index) for t in parts]
         sizes = tuple(self.op.dims[int(n[1:])] for n in names)
         made = pointwise(tensors, maps, sizes, b.body(value), "f32", self.op.location)
         self.made.append(made)
@@ -181,17 +201,27 @@ class _Form:
 class _Bytes(_Form):
     """Both factors are codes."""
 
-    def __init__(self, op: Op, numbers: tuple[int, int], codes: tuple[Codes, Codes]) -> None:
-        super().__init__(op, numbers)
+    def __init__(
+        self,
+        op: Op,
+        numbers: tuple[int, int],
+        codes: tuple[Codes, Codes],
+        static: Collection[Tensor],
+        zeros: Mapping[Tensor, str],
+    ) -> None:
+        super().__init__(op, numbers, static, zeros)
         self.codes = codes
 
-    def run(self, static: Collection[Tensor]) -> list[Op] | None:
+    def run(self) -> list[Op] | None:
         """The operations that replace the contraction; None where they cannot."""
-        zeros = [self.terms(c, n, "zeros") for c, n in zip(self.codes, self.numbers, strict=True)]
-        scales = [t for c, n in zip(self.codes, self.numbers, strict=True) for t in self.terms(c, n, "scales")]
+        sides = list(zip(self.codes, self.numbers, strict=True))
+        scales = [t for c, n in sides for t in self.terms(c.scales, n)]
+        zeros = [self.terms(c.zeros, n) for c, n in sides]
+        checked = [t for z in zeros for t in z if self.known_zero(t)] if self.fixed(scales) else []
+        zeros = [[t for t in z if t not in checked] for z in zeros]
         points = product(self.op.dims[i] for i in self.op.reduction_dims).constant
         whole = all(t.tensor.dtype in _INTEGERS if t.tensor else t.value == int(t.value) for z in zeros for t in z)
-        if not whole or not self.separable([*zeros[0], *zeros[1], *scales]):
+        if not whole or not self.separable([*zeros[0], *zeros[1], *scales, *checked]):
             return None
         if points is None or points * (255 * 255 if all(map(_nonzero, zeros)) else 255 * 128) > _LIMIT:
             return None
@@ -204,11 +234,11 @@ class _Bytes(_Form):
         value = self.read(total, self.op.result_maps[0])
         for one, other in ((0, 1), (1, 0)):
             if _nonzero(zeros[one]):
-                value = self._without(value, zeros[one], other, static)
+                value = self._without(value, zeros[one], other)
         if all(map(_nonzero, zeros)):
             both = self.body.op("arith.muli", self._zero(zeros[0]), self._zero(zeros[1]))
             value = self.body.op("arith.addi", value, self.body.op("arith.muli", both, self.body.constant(points, "i32")))
-        return self.finish(self.scaled(value, scales, static))
+        return self.finish(self.scaled(value, scales, checked))
 
     def _zero(self, terms: Sequence[Term]) -> int:
         """The sum of ``terms`` in i32."""
@@ -221,11 +251,11 @@ class _Bytes(_Form):
             total = b.op("arith.addi", total, value)
         return total
 
-    def _without(self, value: int, zero: Sequence[Term], other: int, static: Collection[Tensor]) -> int:
+    def _without(self, value: int, zero: Sequence[Term], other: int) -> int:
         """``value`` less ``zero`` times the sum of the ``other`` factor."""
         b = self.body
         sums, index = self._sums(other)
-        if all(t.tensor is None for t in zero) and all(t in static for t in sums.producer.operands if sums.producer):  # type: ignore[union-attr]
+        if all(t.tensor is None for t in zero) and chain(self.codes[other].tensor)[0] in self.static:
             inner = BodyBuilder()
             fixed = inner.constant(sum(t.value for t in zero), "i32")
             body = inner.body(inner.op("arith.muli", inner.operand(0, "i32"), fixed))
@@ -258,16 +288,25 @@ class _Bytes(_Form):
 
 
 class _Weights(_Form):
-    """A parameter, operand ``number``, is codes."""
+    """A parameter is codes: ``weight`` is its number among the operands, and they."""
 
-    def __init__(self, op: Op, numbers: tuple[int, int], number: int, codes: Codes) -> None:
-        super().__init__(op, numbers)
-        self.number, self.codes = number, codes
+    def __init__(
+        self,
+        op: Op,
+        numbers: tuple[int, int],
+        weight: tuple[int, Codes],
+        static: Collection[Tensor],
+        zeros: Mapping[Tensor, str],
+    ) -> None:
+        super().__init__(op, numbers, static, zeros)
+        self.number, self.codes = weight
 
-    def run(self, static: Collection[Tensor]) -> list[Op] | None:
+    def run(self) -> list[Op] | None:
         """The operations that replace the contraction; None where they cannot."""
-        op, scales = self.op, self.terms(self.codes, self.number, "scales")
-        if self.codes.zero != 0 or not self.separable(scales):
+        op = self.op
+        scales, zeros = (self.terms(found, self.number) for found in (self.codes.scales, self.codes.zeros))
+        checked = [t for t in zeros if self.known_zero(t)] if self.fixed(scales) else []
+        if _nonzero([t for t in zeros if t not in checked]) or not self.separable([*scales, *checked]):
             return None
         self.made += self.codes.made
         factors = list(op.operands[:2])
@@ -278,7 +317,7 @@ class _Weights(_Form):
             for k in self.numbers
         ]
         total = self.contraction(factors, b.body(b.op("arith.mulf", *values)), "f32")
-        return self.finish(self.scaled(self.read(total, op.result_maps[0]), scales, static))
+        return self.finish(self.scaled(self.read(total, op.result_maps[0]), scales, checked))
 
 
 def _nonzero(terms: Sequence[Term]) -> bool:

@@ -68,7 +68,8 @@ class Reader:
         sizes = _texts(attributes, "effc.sizes") or tuple(const(d) for d in static)
         tensor = self._define(value, sizes, None)
         param = attributes["effc.param"].value if "effc.param" in attributes else ""
-        return GraphInput(tensor, _texts(attributes, "effc.strides") or row_major(sizes), param)
+        strides = _texts(attributes, "effc.strides") or row_major(sizes)
+        return GraphInput(tensor, strides, param, "effc.zero" in attributes)
 
     def _outputs(self, ret: ir.Operation) -> list[GraphOutput]:
         attributes = (

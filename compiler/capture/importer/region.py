@@ -11,7 +11,7 @@ import operator
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -82,12 +82,13 @@ def import_region(
     params: Mapping[Node, str],
     mutations: Mapping[Node, Node],
     name: str,
+    zeros: Collection[Node] = (),
 ) -> Region:
     """Write ``nodes`` (in topological order) as a module named ``name`` with the public function ``@main``.
 
     ``inputs``: the nodes that the region reads: tensors, and SymInts where symbols come from. ``params``: names of those that
     are parameters or buffers. ``mutations``: output node -> the input that it overwrites (an ``aten.copy_`` node, or the node
-    whose value is written). UnsupportedError names the op, its place and the reason.
+    whose value is written). ``zeros``: those of ``params`` all of whose elements are 0. UnsupportedError names the op, its place and the reason.
     """
     b = Builder()
     tensors = [n for n in inputs if not _is_scalar(n)]
@@ -109,6 +110,7 @@ def import_region(
     for node in tensors:
         sizes, strides = _placement(node)
         extra = f', effc.param = "{params[node]}"' if node in params else ""
+        extra += ", effc.zero" if node in zeros else ""
         v = values[node]
         arguments.append(
             f"{v.name}: {v.type} {{effc.sizes = {_texts(sizes)}, effc.strides = {_texts(strides)}{extra}}}"
