@@ -25,7 +25,7 @@ from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
 from effc.compiler.capture.layouts import arrange
 from effc.compiler.capture.normalize import normalize
-from effc.compiler.capture.parameters import positions_of
+from effc.compiler.capture.parameters import statics_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
@@ -91,9 +91,9 @@ class _Compilation:
         self.built: dict[str, Built] = {}
         self.notes: list[str] = []
         self.programs: list[tuple[Program, Mapping[str, int]]] = []
-        found = positions_of(gm.graph, owner.names) if facts.kind == "inference" else {}
-        self.params = {node: owner.names[position] for node, position in found.items()}
-        self.zeros = {node for node, position in found.items() if position in owner.zeros}
+        found = statics_of(gm.graph, owner.names) if facts.kind == "inference" else {}
+        self.params = {node: static.name for node, static in found.items()}
+        self.zeros = {node for node, s in found.items() if not s.attributes and s.position in owner.zeros}
         self.symints = [
             n
             for n in gm.graph.nodes

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._functorch._aot_autograd.descriptors import PlainAOTInput
+from torch._functorch._aot_autograd.descriptors import PlainAOTInput, SubclassGetAttrAOTInput
 from torch._subclasses.fake_tensor import is_fake
 from torch.fx import Graph, GraphModule, Node
 
@@ -42,15 +43,30 @@ def is_zero(tensor: Any) -> bool:
     return plain and tensor.numel() > 0 and not bool(tensor.any())
 
 
-def positions_of(graph: Graph, names: dict[int, str]) -> dict[Node, int]:
-    """Parameters and buffers among the inputs of an AOTAutograd graph that it does not overwrite, with their positions in ``names``."""
+@dataclass(frozen=True)
+class Static:
+    """A parameter or buffer, or a tensor that one of a subclass holds: ``position`` among the inputs of Dynamo's graph, ``attributes`` from
+    there on, ``name`` in the model.
+    """
+
+    position: int
+    attributes: tuple[str, ...]
+    name: str
+
+
+def statics_of(graph: Graph, names: dict[int, str]) -> dict[Node, Static]:
+    """Parameters and buffers among the inputs of an AOTAutograd graph that it does not overwrite."""
     overwritten = {n.args[0] for n in graph.nodes if n.op == "call_function" and _writes_first_argument(n)}
-    found: dict[Node, int] = {}
+    found: dict[Node, Static] = {}
     for node in graph.nodes:
         if node.op == "placeholder" and node not in overwritten:
-            described = node.meta.get("desc")
+            described, attributes = node.meta.get("desc"), list[str]()
+            while isinstance(described, SubclassGetAttrAOTInput):
+                attributes.insert(0, described.attr)
+                described = described.base
             if isinstance(described, PlainAOTInput) and described.idx in names:
-                found[node] = described.idx
+                name = ".".join([names[described.idx], *attributes])
+                found[node] = Static(described.idx, tuple(attributes), name)
     return found
 
 

@@ -196,7 +196,7 @@ class _Body:
         if instr.op in _KEEPING:
             state = states[instr.args[0]]
             raw = self._is_raw(state)
-            if not raw:
+            if not raw or instr.op not in _WIDENINGS:
                 return state
             unsigned = instr.op in ("arith.extui", "arith.uitofp")
             if not self.flip:

@@ -16,6 +16,7 @@ from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import Schedule
 from effc.compiler.pipeline.assemble import Assembler
 from effc.compiler.pipeline.borders import absorb_borders
+from effc.compiler.pipeline.code_pools import pool_codes
 from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.factors import materialize_factors
 from effc.compiler.pipeline.fusion import fuse
@@ -45,6 +46,7 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
     dump = RegionDump.of(text)
     with dump.reproduced(text, f"--emit kernels --target {name}"):
         graph = read_graph(rewrite(text, dump.instruments()))
+        pool_codes(graph)
         contract_integers(graph)
         sink_widenings(graph)
         prepared_graph, prepared = split_prepared(graph)

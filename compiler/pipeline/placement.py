@@ -20,6 +20,8 @@ from effc.compiler.pipeline.views import Index, chain, permutation, readers, sou
 
 #: Operations whose result is their last operand with some elements changed.
 _UPDATES = ("insert", "scatter")
+#: Operations between a convolution and what keeps its layout: a batch norm, an activation, and a quantization with its reverse are 15.
+_NEAR = 32
 
 
 @dataclass(frozen=True)
@@ -300,15 +302,19 @@ def _assembly_order(op: Op) -> list[int]:
     return list(range(rank))
 
 
-def _comes_from_convolution(tensor: Tensor, depth: int = 8) -> bool:
+def _comes_from_convolution(tensor: Tensor) -> bool:
     """Whether a tensor is a convolution's result, or a pointwise or pooled function of one (near enough to keep its layout)."""
-    producer = chain(tensor)[0].producer
-    if producer is None or depth == 0:
-        return False
-    if producer.kind == "conv":
-        return True
-    rank = len(tensor.sizes)
-    return any(len(t.sizes) == rank and _comes_from_convolution(t, depth - 1) for t in producer.operands)
+    rank, pending = len(tensor.sizes), [tensor]
+    seen: set[Op] = set()
+    while pending and len(seen) < _NEAR:
+        producer = chain(pending.pop())[0].producer
+        if producer is None or producer in seen:
+            continue
+        if producer.kind == "conv":
+            return True
+        seen.add(producer)
+        pending += [t for t in producer.operands if len(t.sizes) == rank]
+    return False
 
 
 def _preferred_order(group: Group, layout: Layout) -> list[int]:

@@ -17,7 +17,7 @@ from effc.compiler.ir.expr import Expr, as_expr, const, product
 from effc.compiler.pipeline import read_views as views
 from effc.compiler.pipeline.attention import describe
 from effc.compiler.pipeline.bodies import BodyReader, identity_of, split_reduction
-from effc.compiler.pipeline.graph import Body, BodyInstr, Graph, GraphInput, GraphOutput, Op, Tensor
+from effc.compiler.pipeline.graph import CONTRACTIONS, Body, BodyInstr, Graph, GraphInput, GraphOutput, Op, Tensor
 from effc.compiler.pipeline.sizes import Sizes, affine_expr
 
 
@@ -133,17 +133,18 @@ class Reader:
             operands += [self.tensor(v) for v in inits]
             input_maps = maps
             body = _accumulators_as_operands(body, len(inputs))
-        kind = "conv" if "effc.op" in op.attributes and "conv" in str(op.attributes["effc.op"]) else "generic"
+        named = ir.StringAttr(op.attributes["effc.op"]).value if "effc.op" in op.attributes else ""
+        kind = named if named in CONTRACTIONS else "generic"
         node = self.add(op, kind, [*operands, *captured], [self.sizes.shape(v) for v in inits])
         node.dims = self._dims(len(iterators), inputs, inits, maps)
         node.iterators, node.maps, node.result_maps = iterators, tuple(input_maps), tuple(maps[len(inputs) :])
         node.attributes["captured"] = len(operands)
-        if "effc.op" in op.attributes and "round" in str(op.attributes["effc.op"]):
+        if named == "round":
             node.attributes["rounds"] = 1
         if reduces:
             body, kinds = split_reduction(body, node.location)
-            if kind == "conv" and kinds != ("add",):
-                raise LoweringError(f"a convolution that does not sum, at {node.location}")
+            if kind in CONTRACTIONS and kinds != ("add",):
+                raise LoweringError(f"a contraction that does not sum, at {node.location}")
             node.attributes["reduce"] = kinds
             for value, reduce_kind, result in zip(inits, kinds, node.results, strict=True):
                 self._require_identity(value, reduce_kind, result.dtype, node.location)

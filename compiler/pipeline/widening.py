@@ -1,54 +1,69 @@
-"""Widenings move into what reads them: a value that was rounded to 16 bits is stored in 16 bits.
+"""Values that come from fewer bits by a few cheap operations move into what reads them: they are stored in those bits.
 
-``x.float()`` at the head of a normalisation would else be the last member of the kernel that computes ``x``, which then stores four
-bytes an element instead of two, and the same number. Parameters are widened once, not in each call, and stay as they are.
+``x.float()`` at the head of a normalisation, or the dequantization of a residual, would else be the last member of the kernel that computes
+``x``, which then stores four bytes an element instead of two or one, and the same number. Of parameters this is computed once, not in
+each call, and stays as it is.
 """
 
 from __future__ import annotations
 
 from effc.compiler.pipeline.graph import Body, BodyInstr, Graph, Op, Tensor
 
+_BITS = {"i1": 8, "i8": 8, "i16": 16, "bf16": 16, "f16": 16, "i32": 32, "f32": 32, "i64": 64, "f64": 64}
+_CHEAP = frozenset(
+    {f"arith.{op}" for op in ("extf", "truncf", "extsi", "extui", "sitofp", "uitofp", "addf", "subf", "mulf", "subi", "addi")}
+    | {"operand", "constant"}
+)
+#: A dequantization: widen, subtract, multiply, with its constants.
+_MOST = 6
+
 
 def sink_widenings(graph: Graph) -> None:
-    """Give each pointwise or reducing reader of a plain ``arith.extf`` to f32 its source instead; what nobody reads then, ``cut`` drops."""
+    """Give each pointwise or reducing reader of such a value its source instead; what nobody reads then, ``cut`` drops."""
     params = {source.tensor for source in graph.inputs if source.param}
     for op in graph.ops:
         if _widens(op) and op.operands[0] not in params:
             for user in dict.fromkeys(op.results[0].users):
-                _move(user, op.results[0], op.operands[0])
+                _move(user, op.results[0], op)
 
 
 def _widens(op: Op) -> bool:
-    if op.kind != "generic" or op.body is None or op.maps != op.result_maps:
+    if op.kind != "generic" or op.body is None or len(op.operands) != 1 or op.maps != op.result_maps:
         return False
-    instr = op.body.instrs[op.body.yields[0]]
-    plain = instr.op == "arith.extf" and instr.dtype == "f32" and op.body.instrs[instr.args[0]].op == "operand"
-    return plain and len(op.body.needed()) == 2
+    instrs = [op.body.instrs[p] for p in op.body.needed()]
+    source, result = op.operands[0].dtype, op.results[0].dtype
+    narrower = _BITS[source] < _BITS[result] and (result == "f32" or source == "i8")
+    return narrower and len(instrs) <= _MOST and all(i.op in _CHEAP for i in instrs)
 
 
-def _move(user: Op, result: Tensor, source: Tensor) -> None:
-    """Let ``user`` read ``source`` and widen it itself, wherever it reads ``result`` at a position that its map gives."""
+def _move(user: Op, result: Tensor, producer: Op) -> None:
+    """Let ``user`` read what ``producer`` reads and compute ``result`` itself, wherever it reads it at a position that its map gives."""
     if user.kind not in ("generic", "argreduce") or user.body is None:
         return
+    source = producer.operands[0]
     plain = user.attributes.get("captured", len(user.operands))
     numbers = {i for i in range(plain) if user.operands[i] is result}
     for i in numbers:
         user.operands[i] = source
         result.users.remove(user)
         source.users.append(user)
-    user.body = _widening(user.body, numbers, source.dtype)
+    assert producer.body is not None
+    user.body = _with(user.body, numbers, producer.body)
 
 
-def _widening(body: Body, numbers: set[int], dtype: str) -> Body:
-    """``body`` where the operands ``numbers`` are of ``dtype``."""
+def _with(body: Body, numbers: set[int], inner: Body) -> Body:
+    """``body`` where the operands ``numbers`` are what ``inner`` yields of them."""
     instrs: list[BodyInstr] = []
     at: list[int] = []
     for instr in body.instrs:
-        narrow = instr.op == "operand" and instr.get("number") in numbers
-        instrs.append(
-            BodyInstr(instr.op, tuple(at[a] for a in instr.args), dtype if narrow else instr.dtype, instr.attributes)
-        )
-        if narrow:
-            instrs.append(BodyInstr("arith.extf", (len(instrs) - 1,), instr.dtype))
-        at.append(len(instrs) - 1)
+        if instr.op == "operand" and instr.get("number") in numbers:
+            inside: list[int] = []
+            for part in inner.instrs:
+                moved = instr.attributes if part.op == "operand" else part.attributes
+                instrs.append(BodyInstr(part.op, tuple(inside[a] for a in part.args), part.dtype, moved))
+                inside.append(len(instrs) - 1)
+            at.append(inside[inner.yields[0]])
+        else:
+            instrs.append(BodyInstr(instr.op, tuple(at[a] for a in instr.args), instr.dtype, instr.attributes))
+            at.append(len(instrs) - 1)
     return Body(tuple(instrs), tuple(at[y] for y in body.yields))

@@ -8,6 +8,7 @@ from effc.compiler.capture.importer import (  # noqa: F401  (each registers its 
     division,
     functions,
     indexing,
+    integer_products,
     logic,
     padding,
     pointwise,
