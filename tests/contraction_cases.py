@@ -57,7 +57,10 @@ class Case:
         value = len(body) - 1
         if self.bias is not None:
             operands.append(self._operand(acc, self.bias))
-            body += [_load(acc, 2, self.bias, 0), Instr("arith.addf" if acc[0] == "f" else "arith.addi", (value, value + 1), acc)]
+            body += [
+                _load(acc, 2, self.bias, 0),
+                Instr("arith.addf" if acc[0] == "f" else "arith.addi", (value, value + 1), acc),
+            ]
             value += 2
         if self.relu:
             body += [

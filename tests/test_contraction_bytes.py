@@ -14,7 +14,11 @@ from effc.compiler.codegen.cpu.contraction.roles import find
 from effc.compiler.codegen.cpu.target import Target
 from effc.runtime.derive import derive
 
-TARGETS = {"host": HOST, "no vnni": replace(HOST, features=HOST.features - {"avx512_vnni"}), "avx2": Target.named("avx2")}
+TARGETS = {
+    "host": HOST,
+    "no vnni": replace(HOST, features=HOST.features - {"avx512_vnni"}),
+    "avx2": Target.named("avx2"),
+}
 TARGETS["x86-64"] = Target.named("x86-64")
 
 
@@ -83,7 +87,9 @@ def test_depthwise_has_no_groups(unsigned: int | None) -> None:
     """4 x 6 outputs of 3x3 windows, one filter a channel, channels last."""
     channels, row = 21, 8 * 21
     lhs, rhs = (row, channels, 1, row, channels), (0, 0, 1, 3 * channels, channels)
-    case = Case((4, 6, channels, 3, 3), 2, lhs, rhs, (6 * channels, channels, 1), dtype="i8", result="i32", unsigned=unsigned)
+    case = Case(
+        (4, 6, channels, 3, 3), 2, lhs, rhs, (6 * channels, channels, 1), dtype="i8", result="i32", unsigned=unsigned
+    )
     runner = Runner(case, 1)
     assert not grouped(runner)
     runner.check(2)
