@@ -324,3 +324,15 @@ def test_a_factor_that_no_kernel_reads_in_place_is_copied_out(kind: str) -> None
     with torch.no_grad(), record() as recording:
         torch.testing.assert_close(torch.compile(f, backend="effc")(x, w), f(x, w))
     assert not [entry for graph in recording.graphs for entry in graph.fallbacks]
+
+
+def test_modules_of_a_closure_whose_parameters_have_one_name() -> None:
+    """What is prepared of each (here a sum) is of its own."""
+    first, second = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return x * first.weight.sum() + second.weight.sum()
+
+    x = torch.randn(3, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(function, backend="effc")(x), function(x))

@@ -22,13 +22,16 @@ _STEP = re.compile(r"\._(?:modules|parameters|buffers)\['(?P<entry>[^']+)'\]|\.(
 
 
 def static_names(gm: GraphModule) -> dict[int, str]:
-    """Position among the inputs of Dynamo's graph -> name in the model, for parameters and buffers."""
+    """Position among the inputs of Dynamo's graph -> name in the model, for parameters and buffers. Names are unique: of several
+    modules that a function uses, two may call a parameter alike.
+    """
     found: dict[int, str] = {}
     for position, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder"):
         if node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type") is None:
             continue
         source = getattr(node.meta.get("grapharg"), "source", None)
-        found[position] = _short_name(_text(source)) if source is not None else str(node.target)
+        name = _short_name(_text(source)) if source is not None else str(node.target)
+        found[position] = name if name not in found.values() else f"{name}#{position}"
     return found
 
 

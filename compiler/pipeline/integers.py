@@ -67,18 +67,24 @@ class _Rewriting:
         if numbers is None:
             return None
         found = [self.decoder.decode(op.operands[n]) for n in numbers]
-        if found[0] is not None and found[1] is not None:
-            if found[0].unsigned == found[1].unsigned:
-                turned = 0 if self._is_data(found[0]) else 1  # parameters are as good signed as unsigned
-                found[turned] = self.decoder.decode(op.operands[numbers[turned]], flip=True)
-            left, right = found
-            if left is None or right is None:
-                return None
-            return _Bytes(op, numbers, (left, right), self.static, self.zeros).run()
+        made = self._as_bytes(op, numbers, found) if None not in found else None
         for number, codes in zip(numbers, found, strict=True):
-            if codes is not None and not self._is_data(codes):
-                return _Weights(op, numbers, (number, codes), self.static, self.zeros).run()
-        return None
+            if made is None and codes is not None and not self._is_data(codes):
+                made = _Weights(op, numbers, (number, codes), self.static, self.zeros).run()
+        return made
+
+    def _as_bytes(self, op: Op, numbers: tuple[int, int], found: Sequence[Codes | None]) -> list[Op] | None:
+        left, right = found
+        if left is None or right is None:
+            return None
+        if left.unsigned == right.unsigned:  # a byte of a parameter is as good signed as unsigned: turn data
+            if self._is_data(left):
+                left = self.decoder.decode(op.operands[numbers[0]], flip=True)
+            else:
+                right = self.decoder.decode(op.operands[numbers[1]], flip=True)
+        if left is None or right is None:
+            return None
+        return _Bytes(op, numbers, (left, right), self.static, self.zeros).run()
 
     def _is_data(self, codes: Codes) -> bool:
         return chain(codes.tensor)[0] not in self.static
