@@ -41,7 +41,12 @@ def _rewritten(op: Op, decoder: Decoder) -> list[Op] | None:
     if pad is not None and not _pads_with_least(pad):
         return None
     codes = decoder.decode(source if pad is None else pad.operands[0])
-    if codes is None or codes.zero is None or not codes.scales or any(s.tensor is not None or s.value <= 0 for s in codes.scales):
+    if (
+        codes is None
+        or codes.zero is None
+        or not codes.scales
+        or any(s.tensor is not None or s.value <= 0 for s in codes.scales)
+    ):
         return None
     made, image = list(codes.made), codes.tensor
     if pad is not None:
@@ -52,7 +57,18 @@ def _rewritten(op: Op, decoder: Decoder) -> list[Op] | None:
     body = Body((BodyInstr("operand", (), "i8", (("number", 0),)),), (0,))
     attributes = {**op.attributes, "reduce": ("umax" if codes.unsigned else "max",)}
     shape = op.operands[1]
-    maxima = Op("generic", [image, shape], [pooled], op.location, op.dims, op.iterators, op.maps, op.result_maps, body, attributes)
+    maxima = Op(
+        "generic",
+        [image, shape],
+        [pooled],
+        op.location,
+        op.dims,
+        op.iterators,
+        op.maps,
+        op.result_maps,
+        body,
+        attributes,
+    )
     pooled.producer = maxima
     return [*made, maxima, _dequantized(op, pooled, codes)]
 

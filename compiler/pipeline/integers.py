@@ -124,7 +124,18 @@ class _Form:
         op = self.op
         result = Tensor("", dtype, op.results[0].sizes)
         attributes = {**op.attributes, "captured": 2}
-        made = Op(op.kind, list(factors), [result], op.location, op.dims, op.iterators, op.maps, op.result_maps, body, attributes)
+        made = Op(
+            op.kind,
+            list(factors),
+            [result],
+            op.location,
+            op.dims,
+            op.iterators,
+            op.maps,
+            op.result_maps,
+            body,
+            attributes,
+        )
         result.producer = made
         self.made.append(made)
         return result
@@ -188,7 +199,10 @@ class _Form:
                 value = b.op("arith.mulf", b.cast(part, "f32"), value)
             else:
                 name = self.zeros[chain(tensor)[0]]
-                b.check_zero(part, f"{name} was 0 when the model was compiled, and is not now: torch._dynamo.reset() and compile again")
+                b.check_zero(
+                    part,
+                    f"{name} was 0 when the model was compiled, and is not now: torch._dynamo.reset() and compile again",
+                )
         maps = [tuple(e.substitute(own) for e in t.index) for t in parts]
         sizes = tuple(self.op.dims[int(n[1:])] for n in names)
         made = pointwise(tensors, maps, sizes, b.body(value), "f32", self.op.location)
@@ -234,7 +248,10 @@ class _Bytes(_Form):
         self.made += [m for c in self.codes for m in c.made]
         b = BodyBuilder()
         factors: list[Tensor] = [c.tensor for c in self.codes]
-        wide = [b.cast(b.operand(k, "i8"), "i32", unsigned=c.unsigned) for k, c in zip(self.numbers, self.codes, strict=True)]
+        wide = [
+            b.cast(b.operand(k, "i8"), "i32", unsigned=c.unsigned)
+            for k, c in zip(self.numbers, self.codes, strict=True)
+        ]
         in_order = factors if self.numbers == (0, 1) else factors[::-1]
         total = self.contraction(in_order, b.body(b.op("arith.muli", *wide)), "i32")
         value = self.read(total, self.op.result_maps[0])
@@ -243,7 +260,9 @@ class _Bytes(_Form):
                 value = self._without(value, zeros[one], other)
         if all(map(_nonzero, zeros)):
             both = self.body.op("arith.muli", self._zero(zeros[0]), self._zero(zeros[1]))
-            value = self.body.op("arith.addi", value, self.body.op("arith.muli", both, self.body.constant(points, "i32")))
+            value = self.body.op(
+                "arith.addi", value, self.body.op("arith.muli", both, self.body.constant(points, "i32"))
+            )
         return self.finish(self.scaled(value, scales, checked))
 
     def _zero(self, terms: Sequence[Term]) -> int:

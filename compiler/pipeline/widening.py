@@ -11,7 +11,10 @@ from effc.compiler.pipeline.graph import Body, BodyInstr, Graph, Op, Tensor
 
 _BITS = {"i1": 8, "i8": 8, "i16": 16, "bf16": 16, "f16": 16, "i32": 32, "f32": 32, "i64": 64, "f64": 64}
 _CHEAP = frozenset(
-    {f"arith.{op}" for op in ("extf", "truncf", "extsi", "extui", "sitofp", "uitofp", "addf", "subf", "mulf", "subi", "addi")}
+    {
+        f"arith.{op}"
+        for op in ("extf", "truncf", "extsi", "extui", "sitofp", "uitofp", "addf", "subf", "mulf", "subi", "addi")
+    }
     | {"operand", "constant"}
 )
 #: A dequantization: widen, subtract, multiply, with its constants.

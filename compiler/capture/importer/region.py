@@ -88,7 +88,8 @@ def import_region(
 
     ``inputs``: the nodes that the region reads: tensors, and SymInts where symbols come from. ``params``: names of those that
     are parameters or buffers. ``mutations``: output node -> the input that it overwrites (an ``aten.copy_`` node, or the node
-    whose value is written). ``zeros``: those of ``params`` all of whose elements are 0. UnsupportedError names the op, its place and the reason.
+    whose value is written). ``zeros``: those of ``params`` that hold nothing but 0. UnsupportedError names the op, its
+    place and the reason.
     """
     b = Builder()
     tensors = [n for n in inputs if not _is_scalar(n)]

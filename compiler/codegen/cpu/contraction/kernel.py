@@ -60,7 +60,9 @@ class Kernel:
 
     def _unit_cycles(self) -> Expr:
         """An estimate of all steps of K of a unit."""
-        return self.shape.steps(product(self.sizes)) * (self.shape.cycles_per_step * self._rows_of_unit() // self.shape.mr)
+        return self.shape.steps(product(self.sizes)) * (
+            self.shape.cycles_per_step * self._rows_of_unit() // self.shape.mr
+        )
 
     def _prepare(self, share: Share) -> None:
         """Reserve what all units of a share use."""
