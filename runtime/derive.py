@@ -9,7 +9,7 @@ import torch
 
 from effc.compiler.ir.errors import ArtifactError
 from effc.runtime.pages import Pages
-from effc.runtime.panels import pack_panels
+from effc.runtime.panels import pack_codes, pack_panels
 from effc.runtime.winograd import winograd_panels
 
 Derivation = Callable[..., torch.Tensor]
@@ -28,6 +28,7 @@ def as_is(source: torch.Tensor) -> torch.Tensor:
 FUNCTIONS: Mapping[str, Derivation] = {
     "as_is": as_is,
     "contiguous": contiguous,
+    "pack_codes": pack_codes,
     "pack_panels": pack_panels,
     "winograd_panels": winograd_panels,
 }

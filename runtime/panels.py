@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,3 +38,16 @@ def pack_panels(
     count, rows, steps = view.shape[0], view.shape[1], view.shape[2] // group
     panels = view.reshape(count, rows // nr, nr, steps, group).transpose(2, 3)
     return panels if group > 1 else panels.squeeze(4)
+
+
+def pack_codes(tensor: torch.Tensor, *, bits: int, **view: Any) -> torch.Tensor:
+    """Panels of low-bit codes, of which ``tensor`` holds the lowest ``bits`` of each one in a byte.
+
+    ``view``: as for `pack_panels`, ``group`` being the codes that fill a word of 32 bits: the even ones its lower half, the odd ones its
+    upper half, each from the lowest bits on (`formats.Format.place`). Result, of bytes: ``[B, ceil(N/nr), K/group, nr, 4]``.
+    """
+    group: int = view["group"]
+    codes = pack_panels(tensor.view(torch.uint8), **view) & ((1 << bits) - 1)
+    codes = codes.unflatten(4, (group // 2, 2)).transpose(4, 5).unflatten(5, (2, group // 4))
+    shifts = torch.arange(0, 8, 32 // group, dtype=torch.uint8)
+    return (codes << shifts).sum(6, dtype=torch.uint8).flatten(4)

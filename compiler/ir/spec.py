@@ -68,11 +68,20 @@ class Instr:
     ``index``     ()                                                  ``expr`` Expr over dims and symbols; dtype ``i64``
     ``reduce``    (value,), or (value, index) for argmax/argmin       ``kind``: add mul max min and or xor argmax argmin
     ``contract``  (lhs value, rhs value): sum of products             none; dtype is the accumulator's
+    ``decode``    (code i8,): the f32 that a low-bit code stands for  those of a ``Format`` (`formats`): ``bits`` ``signed`` ``codebook``
     ``check``     (ok i1,)                                            ``message``: raises IndexError(message) after the call;
                                                                       RuntimeError where it is ``DIVISION_BY_ZERO``
     ``arith.*``   as the MLIR op                                      ``predicate`` for ``cmpf``/``cmpi`` by MLIR's name
     ``math.*``    as the MLIR op                                      ``libm.NAME``: a scalar libm call, lane by lane
     ============  ==================================================  ==========================================================
+
+    A factor of ``contract`` is a load and conversions of its value. A packed factor, which is constant, may be quantized: codes by
+    ``decode`` or by a conversion of ``i8``, less a zero point, times a scale, of which both may be left out::
+
+        code -> decode | arith.sitofp | arith.uitofp -> arith.subf(_, zero) -> arith.mulf(_, scale)
+
+    in f32, ``zero`` and ``scale`` being loads (and conversions) of constants at addresses over the parallel dimensions of the codes and,
+    for groups of ``G`` codes along one reduction dimension ``k``, over ``k // G``; the size of ``k`` is a multiple of ``G``.
 
     ``max``/``min`` propagate NaN. An outer ``store`` happens once for a parallel point; an inner one at every point.
     """

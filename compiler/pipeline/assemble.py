@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packing
 from effc.compiler.codegen.cpu.target import Target
@@ -87,20 +88,21 @@ class Assembler:
         pointers = [self._pointer(site) for site in kernel.sites]
         spec = kernel.spec
         if found is not None:
-            spec, pointers[found.operand] = found.spec, self._derived(kernel.sites[found.operand], found)
+            spec = found.spec
+            for operand, function, attributes in found.derivations():
+                pointers[operand] = self._derived(kernel.sites[operand], function, attributes)
         elif spec.template == "contraction":
             wanted = self.schedules.get(spec.key())
             spec = replace(spec, schedule=default_schedule(spec, self.target, wanted))
         number = self.specs.setdefault(spec, len(self.specs))
         return Call(number, tuple(pointers), kernel.symbols, kernel.name, kernel.location, _flops(kernel))
 
-    def _derived(self, site: Site, found: Packing) -> Pointer:
-        """The packed form of a constant factor."""
-        attributes = dict(found.attributes)
+    def _derived(self, site: Site, function: str, attributes: dict[str, Any]) -> Pointer:
+        """The packed form of a constant factor, or of what it is scaled by."""
         attributes["offset"] += site.offset.constant
         index = site.base.index
         source = ("input", index) if index < self.real else ("prepared", index - self.real)
-        entry = Derived(found.function, source, tuple(sorted(attributes.items())))
+        entry = Derived(function, source, tuple(sorted(attributes.items())))
         if entry not in self.derived:
             self.derived.append(entry)
         return Pointer("derived", self.derived.index(entry), const(0))

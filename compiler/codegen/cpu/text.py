@@ -185,6 +185,14 @@ class Builder:
         element = split_type(value.type)[1]
         return self.emit(f"vector.extract {value.name}[{lane}] : {element} from {value.type}", element)
 
+    def vector_of(self, values: Sequence[float], element: str = "f32") -> Value:
+        """A constant vector."""
+        type_ = vector_type(len(values), element)
+        literals = ", ".join(
+            float_literal(v, element) if element[0] == "f" else integer_literal(int(v), element) for v in values
+        )
+        return self._entry(f"arith.constant dense<[{literals}]> : {type_}", type_, None)
+
     def first_lanes(self, lanes: int, count: Value) -> Value:
         """A mask (i1 a lane) of the first ``count`` lanes; ``count`` is i64 and below 2^31."""
         limit = self.broadcast(self.cast("arith.trunci", count, "i32"), lanes)

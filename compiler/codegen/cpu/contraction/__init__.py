@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu.contraction.amx import AmxKernel
+from effc.compiler.codegen.cpu.contraction.codes import CodesKernel
 from effc.compiler.codegen.cpu.contraction.dots import DotsKernel
 from effc.compiler.codegen.cpu.contraction.form import form
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
@@ -14,7 +15,13 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
 
-_KERNELS: dict[str, type[Kernel]] = {"tiles": Kernel, "dots": DotsKernel, "turned": TurnedKernel, "amx": AmxKernel}
+_KERNELS: dict[str, type[Kernel]] = {
+    "tiles": Kernel,
+    "dots": DotsKernel,
+    "turned": TurnedKernel,
+    "codes": CodesKernel,
+    "amx": AmxKernel,
+}
 
 
 def emit(spec: KernelSpec, target: Target) -> str:

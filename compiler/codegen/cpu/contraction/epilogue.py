@@ -86,7 +86,7 @@ class Epilogue:
         nest, body = self.nest, self.nest.spec.body
         needed = set(range(len(body)))
         for side in (nest.left, nest.right):
-            needed -= {side.load, *side.chain}
+            needed -= side.inside
         after: set[int] = set()
         for i, instr in enumerate(body):
             if i == nest.contract or any(a in after for a in instr.args):

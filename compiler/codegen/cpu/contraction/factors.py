@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.bf16_pairs import dot_pairs
 from effc.compiler.codegen.cpu.byte_dots import dot_bytes
-from effc.compiler.codegen.cpu.contraction.form import is_unsigned
-from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
+from effc.compiler.codegen.cpu.contraction.form import is_codes, is_unsigned
+from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.contraction.sides import Side
 from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.text import PTR, Builder, Value, element_bytes, split_type, vector_type
 from effc.compiler.ir.spec import Instr
@@ -17,7 +18,8 @@ from effc.compiler.ir.spec import Instr
 @dataclass(frozen=True)
 class Step:
     """``lanes`` accumulators of type ``accumulator``; ``group`` neighbours of K lie together in the packed right factor, as many as fill
-    an accumulator; ``dot``: their products are summed together; ``turned``: the right factor was copied as accumulators.
+    an accumulator; ``dot``: their products are summed together; ``turned``: the right factor was copied as accumulators, or pairs of
+    their size where products of pairs are summed.
     """
 
     b: Builder
@@ -37,7 +39,7 @@ class Step:
     def rounds(self) -> bool:
         """Whether rounding errors of a long sum show in the result: those of low precision factors are far below theirs."""
         dtypes = {self.nest.spec.operands[side.operand].dtype for side in (self.nest.left, self.nest.right)}
-        return bool(dtypes & {"f32", "f64"}) and self.accumulator[0] == "f" and self.group == 1
+        return bool(dtypes & {"f32", "f64"}) and self.accumulator[0] == "f" and (self.group == 1 or is_codes(self.nest))
 
     def zero(self) -> Value:
         return self.b.constant(0, self.accumulator, self.lanes)
@@ -97,7 +99,9 @@ class Step:
         """``lanes`` columns; ``stride``: a vector of their offsets where they are not contiguous."""
         b, side = self.b, self.nest.right
         if self.turned:
-            return [b.load(pointer, self.type)]
+            loaded = b.load(pointer, self.type)
+            both = vector_type(2 * self.lanes, "bf16")
+            return [b.emit(f"vector.bitcast {loaded.name} : {loaded.type} to {both}", both) if self.dot else loaded]
         if self.group == 1:
             return [self.convert(side, self.vector(pointer, self.memory(side), mask, stride))]
         if self.group == 4:
@@ -136,7 +140,9 @@ class Step:
 
     # -- conversions ------------------------------------------------------------------------------------------------
     def memory(self, side: Side) -> str:
-        """The element type in memory of the operand that ``side`` reads."""
+        """The element type in which the operand of ``side`` is read: low-bit codes by words of them."""
+        if side.format is not None:
+            return "i32"
         return memory_type(self.nest.spec.operands[side.operand].dtype)
 
     @property

@@ -1,9 +1,10 @@
-"""Which of four kernels a contraction gets: the one that suits how its factors lie in memory."""
+"""Which of five kernels a contraction gets: the one that suits how its factors lie in memory."""
 
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu.contraction.amx_form import step_of, takes_tiles
-from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
+from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.contraction.sides import Side
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import ITEM_SIZE
 
@@ -26,11 +27,13 @@ def lanes_of(nest: Nest, target: Target) -> int:
 
 def packed_group(nest: Nest) -> int:
     """Neighbours of K that lie together in a packed right factor: as many as one instruction sums, a pair of bf16 (``vdpbf16ps``) or four
-    bytes, one factor's unsigned and the other's signed (``vpdpbusd``); but where both factors are read by vectors: there the left one
-    has no such neighbours.
+    bytes, one factor's unsigned and the other's signed (``vpdpbusd``), or the low-bit codes of 32 bits; but where both factors are read by
+    vectors: there the left one has no such neighbours.
     """
     if nest.wise:
         return 1
+    if nest.right.format is not None:
+        return nest.right.format.codes_a_word
     if is_bytes(nest):
         return 4
     return 2 if nest.spec.operands[nest.right.operand].dtype == "bf16" else 1
@@ -45,6 +48,15 @@ def is_bytes(nest: Nest) -> bool:
     return widened and is_unsigned(nest, nest.left) != is_unsigned(nest, nest.right)
 
 
+def is_codes(nest: Nest) -> bool:
+    """Whether the packed right factor is quantized, or integers that are summed as floats: both become f32 in the kernel."""
+    right = nest.right
+    integers = nest.spec.operands[right.operand].dtype == "i8" and nest.spec.body[nest.contract].dtype == "f32"
+    return (
+        right.packed and not nest.wise and not nest.borders and bool(nest.reduction) and (right.quantized or integers)
+    )
+
+
 def is_unsigned(nest: Nest, side: Side) -> bool:
     """Whether the elements of a factor are widened as unsigned integers."""
     return any(nest.spec.body[i].op == "arith.extui" for i in side.chain)
@@ -56,12 +68,14 @@ def filled_to(nest: Nest, target: Target) -> int:
 
 
 def form(nest: Nest, target: Target) -> str:
-    """``amx``: tile registers hold the sums (`amx_form`); ``tiles``: columns are read where they lie, or packed; ``dots``: few rows,
-    lanes along K; ``turned``: K is contiguous (or nothing is, or lines collide), and blocks of columns are copied next to each other
-    first.
+    """``amx``: tile registers hold the sums (`amx_form`); ``codes``: the right factor's integers or low-bit codes, packed, become floats;
+    ``tiles``: columns are read where they lie, or packed; ``dots``: few rows, lanes along K; ``turned``: K is contiguous (or nothing is,
+    or lines collide), and blocks of columns are copied next to each other first.
     """
     if takes_tiles(nest, target):
         return "amx"
+    if is_codes(nest):
+        return "codes"
     if nest.right.packed or nest.wise or nest.column is None or not nest.reduction:
         return "tiles"
     if nest.stride(nest.right.load, nest.column).constant == 1:

@@ -15,9 +15,10 @@ from effc.compiler.codegen.cpu.contraction.ahead import USUAL_TURNS, Ahead
 from effc.compiler.codegen.cpu.contraction.borders import Outside, by_edge
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
 from effc.compiler.codegen.cpu.contraction.factors import Step
-from effc.compiler.codegen.cpu.contraction.roles import Nest, Side
+from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import by_height, heights, place
 from effc.compiler.codegen.cpu.contraction.shape import Shape
+from effc.compiler.codegen.cpu.contraction.sides import Side
 from effc.compiler.codegen.cpu.contraction.tile import Tile
 from effc.compiler.codegen.cpu.contraction.touch import touch
 from effc.compiler.codegen.cpu.ops import OpEmitter
@@ -205,12 +206,15 @@ class Kernel:
         b, nest, shape = self.b, self.nest, self.shape
         if not nest.right.packed:
             return self._pointer(nest.right.load, start)
-        index = b.index(0)
-        for i in nest.batch:
-            index = b.add(b.mul(index, self._value(nest.spec.dims[i].size)), outer[f"d{i}"])
-        index = b.add(b.mul(index, self._value(self._panels())), panel)
-        offset = b.mul(index, self._value(shape.panel_elements(self.sizes)))
+        offset = b.mul(self._number_of(outer, panel), self._value(shape.panel_elements(self.sizes)))
         return b.element_pointer(self.share.pointer(nest.right.operand), offset, self.step.memory(nest.right))
+
+    def _number_of(self, outer: dict[str, Value], panel: Value) -> Value:
+        """The place of a panel among those of all batches."""
+        b, index = self.b, self.b.index(0)
+        for i in self.nest.batch:
+            index = b.add(b.mul(index, self._value(self.nest.spec.dims[i].size)), outer[f"d{i}"])
+        return b.add(b.mul(index, self._value(self._panels())), panel)
 
     def _ahead(self, panel: Value, right: Value) -> Ahead | None:
         """Where the right factor is packed, and several tiles in turn share a panel: all of them share in fetching the next one."""
@@ -230,7 +234,7 @@ class Kernel:
         nest, shape = self.nest, self.shape
         if not nest.right.packed:
             return [nest.stride(nest.right.load, k) for k in nest.reduction]
-        strides = [const(shape.nr * shape.group)]
+        strides = [const(shape.nr * shape.together)]
         for depth in range(len(self.sizes) - 1, 0, -1):
             size = self.sizes[depth]
             if depth == len(self.sizes) - 1:
@@ -242,7 +246,7 @@ class Kernel:
     def _column_stride(self) -> Value:
         """Elements between neighbouring columns (packed: of groups)."""
         if self.nest.right.packed:
-            return self.b.index(self.shape.group)
+            return self.b.index(self.shape.together)
         return self._value(self.nest.stride(self.nest.right.load, self.nest.column))
 
     def _lane_offsets(self) -> Value | None:

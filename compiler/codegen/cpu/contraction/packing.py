@@ -6,7 +6,7 @@ this layout, and derives the panels by the returned function of ``runtime/derive
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from effc.compiler.codegen.cpu.contraction.form import filled_to, packed_group
 from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, factors, find
 from effc.compiler.codegen.cpu.contraction.schedule import chosen
+from effc.compiler.codegen.cpu.contraction.sides import Side, read_side, split_groups
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.winograd.choice import chosen as chosen_winograd
 from effc.compiler.codegen.cpu.winograd.form import SIDE, TAPS, Form
@@ -27,13 +28,19 @@ from effc.compiler.ir.spec import KernelSpec, Operand, Schedule
 class Packing:
     """``operand`` of the spec becomes ``packed``. ``spec`` is the contraction with that role, size and schedule, and behind its operands
     the scratch memory that the schedule needs; ``attributes`` are the arguments of ``function`` for the tensor that the operand
-    pointed to (elements from its first).
+    pointed to (elements from its first). ``grains``: those of ``pack_panels`` for its zero points and scales, ``(operand, attributes)``.
     """
 
     operand: int
     spec: KernelSpec
     function: str
     attributes: tuple[tuple[str, Any], ...]
+    grains: tuple[tuple[int, tuple[tuple[str, Any], ...]], ...] = ()
+
+    def derivations(self) -> list[tuple[int, str, dict[str, Any]]]:
+        """``(operand, function, attributes)`` of all packed operands."""
+        found = [(self.operand, self.function, dict(self.attributes))]
+        return found + [(operand, "pack_panels", dict(attributes)) for operand, attributes in self.grains]
 
 
 def packing(
@@ -44,6 +51,9 @@ def packing(
     Where both factors are constant, the one that the kernel would read by columns is packed. ``wanted``: a plan's schedules
     by ``KernelSpec.key()``.
     """
+    quantized = _quantized(spec)
+    if quantized is not None:
+        return _pack(spec, quantized.operand, target, wanted or {}, quantized, constants)
     nest = find(spec)
     # A border beside a factor that is not packed has no kernel, beside one that is it may have.
     operands = factors(spec) if isinstance(nest, str) else (nest.right.operand, nest.left.operand)
@@ -57,50 +67,99 @@ def packing(
     return reason
 
 
-def _pack(spec: KernelSpec, operand: int, target: Target, wanted: Mapping[str, Schedule]) -> Packing | str:
-    loads = [i for i, instr in enumerate(spec.body) if instr.op == "load" and instr["operand"] == operand]
-    if len(loads) != 1:
+def _quantized(spec: KernelSpec) -> Side | None:
+    """The factor of ``spec`` that is quantized, for which there are kernels in packed form only."""
+    contracts = [instr for instr in spec.body if instr.op == "contract"]
+    sides = [read_side(spec, arg) for instr in contracts for arg in instr.args]
+    return next((s for s in sides if isinstance(s, Side) and s.quantized), None)
+
+
+def _pack(
+    spec: KernelSpec,
+    operand: int,
+    target: Target,
+    wanted: Mapping[str, Schedule],
+    quantized: Side | None = None,
+    constants: Collection[int] = (),
+) -> Packing | str:
+    """``quantized``: the factor where it is; all that it is made of is then looked for in ``constants``."""
+    grains = quantized.grains if quantized is not None else ()
+    together = [operand, *(g.operand for g in grains)]
+    if quantized is not None and not {*together} <= {*constants}:
+        return "codes, scales and zero points are packed where all of them are constant"
+    loads = [i for o in together for i, instr in enumerate(spec.body) if instr.op == "load" and instr["operand"] == o]
+    if len(loads) != len(together):
         return "the constant factor is read more than once"
-    roles = tuple(replace(o, role="packed") if i == operand else o for i, o in enumerate(spec.operands))
+    roles = tuple(replace(o, role="packed") if i in together else o for i, o in enumerate(spec.operands))
     packed = replace(spec, operands=roles)
     nest = find(packed)
     if isinstance(nest, str):
         return nest
     assert nest.column is not None, "roles.find packs no factor without columns"
-    address = nest.address(loads[0])
-    summed = _summed(spec, loads[0])
-    dims = [*nest.batch, nest.column]
-    sizes = [nest.spec.dims[i].size for i in dims] + [size for size, _ in summed]
-    strides = [_known(address.coefficient(f"d{i}")) for i in dims] + [_known(stride) for _, stride in summed]
-    offset = _known(address.substitute({v: const(0) for v in address.variables()}))
-    counts = [_known(size) for size in sizes]
-    if offset is None or None in counts or None in strides or any(s is not None and s < 0 for s in strides):
+    view = _view(nest, loads[0], _summed(spec, loads[0]))
+    groups = nest.groups
+    along = [] if groups is None else [groups]
+    coarse = [_view(nest, load, [(nest.size(k), nest.stride(load, k)) for k in along]) for load in loads[1:]]
+    if view is None or None in coarse:
         return "the sizes and strides of the constant factor are not known numbers"
+    offset, whole, strides = view
     request = wanted.get(packed.key())
     winograd = chosen_winograd(packed, target, request)
     if winograd is not None:
         return _transformed(packed, operand, *winograd, offset, target)
     schedule = chosen(nest, target, request)
-    nr, reduce = int(schedule["nr"]), len(summed)
-    whole = [c for c in counts if c is not None]
+    nr, reduce = int(schedule["nr"]), len(whole) - len(nest.batch) - 1
     inner = _inner_count(spec, nest)
     group, filled = packed_group(nest), filled_to(nest, target)
     innermost = prod(whole[len(whole) - inner :])
     k = prod(whole[len(whole) - reduce : len(whole) - inner]) * (-(-innermost // filled) * filled)
-    size = prod(whole[: len(nest.batch)]) * -(-whole[len(nest.batch)] // nr) * k * nr
-    operands = tuple(replace(o, size=const(size)) if i == operand else o for i, o in enumerate(roles))
+    panels = prod(whole[: len(nest.batch)]) * -(-whole[len(nest.batch)] // nr) * nr
+    bits = 8 if nest.right.format is None else nest.right.format.stored_bits
     attributes = {
         "offset": offset,
-        "sizes": tuple(whole),
-        "strides": tuple(strides),
+        "sizes": whole,
+        "strides": strides,
         "batch": len(nest.batch),
         "inner": inner,
         "nr": nr,
         "group": group,
         "filled": filled,
     }
-    found = replace(packed, operands=operands, schedule=schedule)
-    return Packing(operand, found, "pack_panels", tuple(sorted(attributes.items())))
+    sizes, packs = {operand: panels * k * bits // 8}, []
+    for grain, coarser in zip(grains, coarse, strict=True):
+        assert coarser is not None, "checked above"
+        own = {
+            **attributes,
+            "offset": coarser[0],
+            "sizes": coarser[1],
+            "strides": coarser[2],
+            "inner": 0,
+            "group": 1,
+            "filled": 1,
+        }
+        packs.append((grain.operand, tuple(sorted(own.items()))))
+        sizes[grain.operand] = panels * prod(coarser[1][len(nest.batch) + 1 :])
+    operands = tuple(replace(o, size=const(sizes[i])) if i in sizes else o for i, o in enumerate(roles))
+    found, function = replace(packed, operands=operands, schedule=schedule), "pack_panels"
+    if nest.right.format is not None:
+        function, attributes["bits"] = "pack_codes", nest.right.format.bits
+    return Packing(operand, found, function, tuple(sorted(attributes.items())), tuple(packs))
+
+
+def _view(
+    nest: Nest, load: int, summed: Sequence[tuple[Expr, Expr | None]]
+) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
+    """Offset, sizes and strides of what ``load`` reads along the batch, the columns and ``summed`` (size, stride); None where they are
+    not known.
+    """
+    address = nest.address(load)
+    assert nest.column is not None, "asked for packed factors only"
+    dims = [*nest.batch, nest.column]
+    sizes = [_known(nest.spec.dims[i].size) for i in dims] + [_known(size) for size, _ in summed]
+    strides = [_known(address.coefficient(f"d{i}")) for i in dims] + [_known(stride) for _, stride in summed]
+    offset = _known(address.substitute({v: const(0) for v in address.variables()}))
+    known, steps = tuple(s for s in sizes if s is not None), tuple(s for s in strides if s is not None and s >= 0)
+    return (offset, known, steps) if offset is not None and len(known) == len(steps) == len(sizes) else None
 
 
 def _transformed(
@@ -141,28 +200,31 @@ def repacked(spec: KernelSpec, schedule: Schedule, target: Target) -> KernelSpec
         form = find_winograd(plain, target)
         assert not isinstance(form, str), form
         return with_winograd(plain, Plan.of(form, schedule, target), schedule)
-    columns, size = nest.size(nest.column).constant, spec.operands[nest.right.operand].size.constant
+    columns = nest.size(nest.column).constant
     assert columns is not None, "only factors of known sizes are packed"
-    assert size is not None, "only factors of known sizes are packed"
     old, new = (-(-columns // s["nr"]) * s["nr"] for s in (spec.schedule, schedule))
-    each = size // old
-    if spec.schedule.get("winograd"):
-        each = each // SIDE**2 * TAPS**2
-    operand = replace(spec.operands[nest.right.operand], size=const(each * new))
-    operands = tuple(operand if i == nest.right.operand else o for i, o in enumerate(plain.operands))
+
+    def resized(operand: Operand) -> Operand:
+        assert operand.size.constant is not None, "only factors of known sizes are packed"
+        each = operand.size.constant // old
+        if spec.schedule.get("winograd"):
+            each = each // SIDE**2 * TAPS**2
+        return replace(operand, size=const(each * new))
+
+    operands = tuple(resized(o) if o.role == "packed" else o for o in plain.operands)
     return replace(plain, operands=operands, schedule=schedule)
 
 
 def _summed(spec: KernelSpec, load: int) -> list[tuple[Expr, Expr | None]]:
     """Size and stride of each reduction dimension as the spec has them: the kernel may have merged some that the source cannot."""
-    plain = drop_units(spec)
+    plain = drop_units(_grouped(spec))
     address = plain.body[load]["address"]
     return [(d.size, address.coefficient(f"d{i}")) for i, d in enumerate(plain.dims) if d.kind == "reduction"]
 
 
 def _inner_count(spec: KernelSpec, nest: Nest) -> int:
     """How many of the spec's reduction dimensions make up the kernel's innermost one."""
-    sizes = [d.size for d in drop_units(spec).dims if d.kind == "reduction"]
+    sizes = [d.size for d in drop_units(_grouped(spec)).dims if d.kind == "reduction"]
     if not sizes:
         return 0
     target = nest.spec.dims[nest.reduction[-1]].size
@@ -172,6 +234,12 @@ def _inner_count(spec: KernelSpec, nest: Nest) -> int:
         if total == target:
             return count
     raise AssertionError("the kernel's sums are products of neighbouring sums of the spec")
+
+
+def _grouped(spec: KernelSpec) -> KernelSpec:
+    split = split_groups(spec)
+    assert not isinstance(split, str), "checked by roles.find"
+    return split
 
 
 def _number(value: Expr) -> int:

@@ -14,31 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from effc.compiler.codegen.cpu.contraction.borders import Border, comparisons, read
+from effc.compiler.codegen.cpu.contraction.borders import Border, read
 from effc.compiler.codegen.cpu.contraction.chains import chain_length, longest
+from effc.compiler.codegen.cpu.contraction.sides import Side, read_side, split_groups, unfit_grains
 from effc.compiler.ir.expr import Expr, const, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec
 
-#: Ops that may stand between a load and ``contract``: conversions, exact or rounding, of one value.
-CONVERSIONS = frozenset(
-    f"arith.{name}" for name in ("extf", "truncf", "extsi", "extui", "sitofp", "uitofp", "fptosi", "fptoui", "trunci")
-)
-
 #: Elements of half a vector of 512 bits of float32: a shorter dimension (a kernel's taps) makes a poor column.
 _HALF = 8
-
-
-@dataclass(frozen=True)
-class Side:
-    """One factor of the product: ``load`` is the instruction that reads it, ``chain`` the conversions that follow it, ``masks`` the
-    comparisons that say where it is not zero (`borders`).
-    """
-
-    load: int
-    chain: tuple[int, ...]
-    operand: int
-    packed: bool
-    masks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +57,12 @@ class Nest:
         assert found is not None, "roles.find admits only linear rows, columns and sums"
         return found
 
+    @property
+    def groups(self) -> int | None:
+        """The sum along which scales or zero points of ``right`` differ: the outermost, or none."""
+        addresses = [self.address(g.load) for g in self.right.grains]
+        return self.reduction[0] if any(f"d{self.reduction[0]}" in a.variables() for a in addresses) else None
+
     def size(self, dim: int | None) -> Expr:
         return const(1) if dim is None else self.spec.dims[dim].size
 
@@ -84,7 +73,11 @@ def find(spec: KernelSpec, *, merge: bool = True) -> Nest | str:
     if len(contracts) != 1:
         return f"a contraction holds one contract instruction, this one {len(contracts)}"
     at = contracts[0]
-    sides = [_side(spec, arg) for arg in spec.body[at].args]
+    split = split_groups(spec)
+    if isinstance(split, str):
+        return split
+    spec = split
+    sides = [read_side(spec, arg) for arg in spec.body[at].args]
     for side in sides:
         if isinstance(side, str):
             return side
@@ -95,6 +88,8 @@ def find(spec: KernelSpec, *, merge: bool = True) -> Nest | str:
     if reason:
         return reason
     left, right = (rhs, lhs) if _exchange(spec, lhs, rhs) else (lhs, rhs)
+    if left.quantized or (right.quantized and not right.packed):
+        return "a quantized factor is read from packed panels only"
     spec = drop_units(spec)
     classes = _classes(spec, left, right)
     if merge:
@@ -105,35 +100,18 @@ def find(spec: KernelSpec, *, merge: bool = True) -> Nest | str:
 def factors(spec: KernelSpec) -> tuple[int, ...]:
     """The operands that the factors of the only ``contract`` are loaded from, where there is such a one and loads are all there is."""
     contracts = [instr for instr in spec.body if instr.op == "contract"]
-    sides = [_side(spec, arg) for arg in contracts[0].args] if len(contracts) == 1 else []
+    sides = [read_side(spec, arg) for arg in contracts[0].args] if len(contracts) == 1 else []
     return tuple(side.operand for side in sides if isinstance(side, Side))
 
 
-# -- reading the body -----------------------------------------------------------------------------------------------
-def _side(spec: KernelSpec, value: int) -> Side | str:
-    chain: list[int] = []
-    while spec.body[value].op in CONVERSIONS:
-        chain.append(value)
-        value = spec.body[value].args[0]
-    instr = spec.body[value]
-    masks: tuple[int, ...] | None = ()
-    if instr.op == "load" and instr.args:
-        other = spec.body[instr.args[1]]
-        masks = comparisons(spec, instr.args[0]) if other.op == "constant" and other["value"] == 0 else None
-    if instr.op != "load" or masks is None:
-        what = "a masked load" if instr.op == "load" else instr.op
-        return f"a factor of contract comes from {what}; only a load, plain or with a border of zeros, is taken"
-    operand = instr["operand"]
-    return Side(value, tuple(reversed(chain)), operand, spec.operands[operand].role == "packed", masks)
-
-
+# -- checking the body ------------------------------------------------------------------------------------------------
 def _check_levels(spec: KernelSpec, at: int, sides: Sequence[Side]) -> str | None:
     """Everything but the factors must be at the parallel level: the sum is the only thing inside the reduction."""
     parallel = sum(d.kind == "parallel" for d in spec.dims)
     kinds = [d.kind for d in spec.dims]
     if kinds != sorted(kinds):
         return "a reduction dimension stands before a parallel one"
-    inside = {i for side in sides for i in (side.load, *side.chain)}
+    inside = {i for side in sides for i in side.inside}
     masking = _with_arguments(spec.body, [i for side in sides for i in spec.body[side.load].args])
     for i, (instr, level) in enumerate(zip(spec.body, spec.levels(), strict=True)):
         if i in inside:
@@ -302,6 +280,11 @@ def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list
         borders = read(spec, left.masks, row, column, k, longest(chain_length(right.packed)))
     if isinstance(borders, str):
         return borders
+    if right.quantized and (wise or borders or not k or spec.body[at].dtype != "f32"):
+        return "quantized codes that are not summed in f32, of which only one makes a sum, or under a border"
+    reason = unfit_grains(spec, right, [*batches, *([] if column is None else [column])], k)
+    if reason:
+        return reason
     if len(borders) < len(left.masks) + len(right.masks):
         return "a border around a factor that is neither read by vectors of channels nor multiplied, one by one, with a packed one"
     return Nest(spec, at, left, right, row, column, outer, batches, tuple(k), wise, borders)

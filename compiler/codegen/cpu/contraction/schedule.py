@@ -10,7 +10,8 @@ from __future__ import annotations
 from math import prod
 
 from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS, vectors_of
-from effc.compiler.codegen.cpu.contraction.form import form, is_bytes, lanes_of, packed_group
+from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows
+from effc.compiler.codegen.cpu.contraction.form import form, is_bytes, is_codes, lanes_of, packed_group
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import split
@@ -34,6 +35,13 @@ CROWDED, PAGE = 0.05, 4096
 MOST_ROWS_UNKNOWN = 8
 #: Finding a tile's place, and its first and last loads and stores.
 TILE_CYCLES = 40
+#: Tiles of few rows of codes are alike up to this ratio of their counts; cycles of a row's broadcast, which all vectors share. Measured on
+#: two Zen 4 cores: 4 x 4096 x 4096 in 4 bits took 864 us by 4x32, 789 by 4x48, 701 by 4x64, 803 by 4x80; with one row 48 columns did as
+#: well as more.
+ALIKE, BROADCAST = 1.05, 0.4
+#: Steps of K for which a tile of codes reads and writes its sums, and cycles that a vector of their block takes from L2, where the
+#: block and the sums fill L1: 128 x 4096 x 4096 in 4 bits ran at 206 GFLOP/s by 8x48, 197 by 11x32, 192 by 6x64 and 4x96, 190 by 5x80.
+CHAIN, BLOCK_CYCLES = 128, 2
 #: Steps of K a loop body holds: the loop's own instructions then cost a few percent at most.
 UNROLL = 4
 
@@ -46,6 +54,8 @@ def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
     if kind == "amx":
         return [(UNIT_ROWS, vectors_of(nest))]
     registers = 32 if target.vector_bytes == 64 else 16
+    if is_codes(nest):
+        return _code_tiles(nest, target, registers)
     if nest.wise:  # LLVM keeps rows that several taps share in registers too: more than half for accumulators spills
         registers = registers // 2 + 1
     rows = nest.size(nest.row).constant
@@ -64,9 +74,30 @@ def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
     ]
 
 
+def _code_tiles(nest: Nest, target: Target, registers: int) -> list[tuple[int, int]]:
+    """Tiles of codes: all rows, where they are few; else tiles read floats from a buffer, the last one of them past its rows."""
+    widest = min(-(-_count(nest.size(nest.column)) // lanes_of(nest, target)), 8)
+    rows, few = nest.size(nest.row).constant, few_rows(nest.size(nest.row))
+    if few and rows is not None:  # beside the sums: a step's columns, their zero points, a word and the table
+        fits = [v for v in range(1, widest + 1) if max(rows, 1) * v + 2 * v + 2 <= registers]
+        return [(max(rows, 1), v) for v in fits or [1]]
+    return [
+        (mr, v)
+        for v in range(1, widest + 1)
+        for mr in range(1, MOST_ROWS + 1)
+        if mr * v + v + 1 <= registers and (rows is not None or few * v + 2 * v + 2 <= registers)
+    ]
+
+
 def schedule(nest: Nest, target: Target) -> Schedule:
     """The tile of the lowest count."""
-    mr, vectors = min(tiles(nest, target), key=lambda t: (estimate(nest, target, *t), -t[0] * t[1], t))
+    counts = {t: estimate(nest, target, *t) for t in tiles(nest, target)}
+    if is_codes(nest) and few_rows(nest.size(nest.row)) and nest.size(nest.row).constant is not None:
+        # of tiles that are as good, that with the most panels, which threads share evenly
+        least = min(counts.values())
+        mr, vectors = min((t for t in counts if counts[t] <= ALIKE * least), key=lambda t: t[1])
+    else:
+        mr, vectors = min(counts, key=lambda t: (counts[t], -t[0] * t[1], t))
     return as_schedule(nest, target, mr, vectors)
 
 
@@ -91,8 +122,10 @@ def variants(nest: Nest, target: Target, mr: int, vectors: int) -> list[Schedule
     ``order``: whether ``rows`` or ``panels`` are the outer loop; ``touch``: whether the epilogue's lines are fetched before the sums.
     """
     nr, kind = vectors * lanes_of(nest, target), form(nest, target)
-    rule = order(nest, nr) if kind in ("tiles", "amx") else "panels"
-    orders = (rule, "panels" if rule == "rows" else "rows") if nest.right.packed and not nest.wise else (rule,)
+    tiled = kind in ("tiles", "amx")
+    rule = order(nest, nr) if tiled else "panels"
+    both = tiled and nest.right.packed and not nest.wise
+    orders = (rule, "panels" if rule == "rows" else "rows") if both else (rule,)
     touches = (1, 0) if kind == "tiles" and not nest.wise and streams(nest) else (0,)
     choices = [(orders[0], touches[0]), *((o, touches[0]) for o in orders[1:]), *((rule, t) for t in touches[1:])]
     return [
@@ -105,6 +138,8 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     """Cycles of one step of K over all rows and columns."""
     rows = _count(nest.size(nest.row))
     lanes = lanes_of(nest, target)
+    if is_codes(nest):
+        return _code_estimate(nest, lanes, mr, vectors)
     panels = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // (lanes * vectors))
     cut, steps = split(rows, mr), _steps(nest)
     count = sum(tiles for tiles, _ in cut)
@@ -114,6 +149,25 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     compute = sum(tiles * _step(nest, height, vectors) for tiles, height in cut)
     # The streams run beside the arithmetic, but not for free: a quarter of the shorter of the two is lost.
     return panels * (max(compute, streams) + min(compute, streams) / 4 + count * TILE_CYCLES / steps)
+
+
+def _code_estimate(nest: Nest, lanes: int, mr: int, vectors: int) -> float:
+    """Cycles of one step of K over all rows; where their number is known only at run time, over a prompt and as many single rows."""
+    size = nest.size(nest.row)
+    rows, steps = _count(size), _steps(nest)
+    panels = -(-_count(nest.size(nest.column)) // (lanes * vectors))
+    if few_rows(size) and size.constant is not None:
+        even = panels + panels % 2  # one panel is a unit of work, and threads are even in number
+        return even * (_few_codes(rows, vectors) + TILE_CYCLES / steps)
+    count, stream = -(-rows // mr), vectors * BLOCK_CYCLES
+    compute = _step(nest, mr, vectors)
+    tile = max(compute, stream) + min(compute, stream) / 4 + TILE_CYCLES / min(steps, CHAIN)
+    return panels * (count * tile + vectors * DECODING + (rows * _few_codes(1, vectors) if few_rows(size) else 0))
+
+
+def _few_codes(rows: int, vectors: int) -> float:
+    """Cycles of one step of a tile that makes floats of codes in registers."""
+    return max(LATENCY, vectors * (rows / FMAS + DECODING / 2)) + rows * BROADCAST
 
 
 def _step(nest: Nest, mr: int, vectors: int) -> float:

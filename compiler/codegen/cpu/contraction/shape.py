@@ -17,7 +17,8 @@ class Shape:
     """``mr`` x ``nr``: the register tile; ``unroll``: steps of K in a loop's body; ``rows_outside``: whether row tiles are the outer
     loop, not panels; ``touch``: whether the epilogue's lines are fetched before the sums; ``lanes``: accumulators a register holds;
     ``group``: neighbours of K that lie together in the packed or turned factor (2 in bf16, 4 bytes); ``dot``: they are summed together;
-    ``filled``: to a multiple of how many elements the innermost sum of a packed factor is filled with zeros.
+    ``filled``: to a multiple of how many elements the innermost sum of a packed factor is filled with zeros; ``words``: a group's elements
+    are the low-bit codes of one 32-bit word.
     """
 
     spec: KernelSpec
@@ -30,6 +31,7 @@ class Shape:
     group: int
     dot: bool
     filled: int
+    words: bool = False
 
     @staticmethod
     def of(spec: KernelSpec, nest: Nest, schedule: Schedule, target: Target) -> Shape:
@@ -45,11 +47,17 @@ class Shape:
         else:
             turned = dot and form(nest, target) == "turned"
             group = 2 if turned and nest.stride(nest.right.load, nest.reduction[-1]).constant == 1 else 1
-        dot = (dot and group == 2) or group == 4
+        words = nest.right.packed and nest.right.format is not None
+        dot = (dot and group == 2) or (group == 4 and not words)
         rows_outside, touch = schedule["order"] == "rows", bool(schedule["touch"])
         mr, unroll = int(schedule["mr"]), int(schedule["unroll"])
         filled = filled_to(nest, target) if nest.right.packed else group
-        return Shape(spec, mr, nr, unroll, rows_outside, touch, lanes, group, dot, filled)
+        return Shape(spec, mr, nr, unroll, rows_outside, touch, lanes, group, dot, filled, words)
+
+    @property
+    def together(self) -> int:
+        """Elements in memory of a group of the right factor."""
+        return 1 if self.words else self.group
 
     @property
     def vectors(self) -> int:
@@ -69,9 +77,13 @@ class Shape:
     def panel_elements(self, sizes: Sequence[Expr]) -> Expr:
         """Elements of one packed panel: the innermost sum is filled up."""
         if not sizes:
-            return as_expr(self.nr * self.filled)
+            return as_expr(self.nr * self._filled_in_memory)
         return product(sizes[:-1]) * self.filled_size(sizes[-1]) * self.nr
 
     def filled_size(self, size: Expr) -> Expr:
-        """Elements of the innermost sum, those filled in included."""
-        return floordiv(size + (self.filled - 1), as_expr(self.filled)) * self.filled
+        """Elements in memory of the innermost sum, those filled in included."""
+        return floordiv(size + (self.filled - 1), as_expr(self.filled)) * self._filled_in_memory
+
+    @property
+    def _filled_in_memory(self) -> int:
+        return self.filled // self.group * self.together

@@ -59,11 +59,13 @@ class Tile:
         flat = self._reduce(0, left, right, self._zeros())
         return [flat[i * self.vectors : (i + 1) * self.vectors] for i in range(self.rows)]
 
-    def add(self, left: list[Value], right: Value, total: list[Value]) -> list[Value]:
-        """``total`` (flat) plus the sums over a K of at most ``chain_length``."""
-        if not self.step.rounds:
+    def add(
+        self, left: list[Value], right: Value, total: list[Value], scales: Sequence[Value | None] | None = None
+    ) -> list[Value]:
+        """``total`` (flat) plus the sums over a K of at most ``chain_length``, times ``scales`` of the column vectors."""
+        if not self.step.rounds and scales is None:
             return self._sum(0, left, right, total)
-        return self._plus(total, self._sum(0, left, right, self._zeros()))
+        return self._plus(total, self._sum(0, left, right, self._zeros()), scales)
 
     def _zeros(self) -> Accumulators:
         return [self.step.zero()] * (self.rows * self.vectors)
@@ -72,6 +74,8 @@ class Tile:
         if depth == len(self.sizes):
             return self._step(left, right, total, points=1)
         if self.step.rounds and (length := block(self.sizes[depth:], chain_length(self.step.nest.right.packed))):
+            if depth == len(self.sizes) - 1:
+                length = -(-length // self.step.group) * self.step.group
             return self._blocks(depth, length, left, right, total)
         return self._sum(depth, left, right, total)
 
@@ -108,8 +112,15 @@ class Tile:
         partial = piece._sum(depth, *self._advance(depth, left, right, whole), self._zeros())
         return self._plus(loop.results, partial)
 
-    def _plus(self, total: Accumulators, partial: Accumulators) -> Accumulators:
-        return [self.b.op("arith.addf", x, y) for x, y in zip(total, partial, strict=True)]
+    def _plus(
+        self, total: Accumulators, partial: Accumulators, scales: Sequence[Value | None] | None = None
+    ) -> Accumulators:
+        each = [*(scales or [None] * self.vectors)] * self.rows
+        each += [None] * (len(total) - len(each))
+        return [
+            self.b.op("arith.addf", x, y) if s is None else self.b.op("math.fma", y, s, x)
+            for x, y, s in zip(total, partial, each, strict=True)
+        ]
 
     def _innermost(self, left: list[Value], right: Value, total: Accumulators) -> Accumulators:
         """Steps of ``group``, unrolled; then single steps; then one of what is left of K."""
@@ -233,6 +244,8 @@ class Tile:
     def _advance(self, depth: int, left: list[Value], right: Value, index: Value) -> tuple[list[Value], Value]:
         b = self.b
         across = b.mul(index, self._value(self.left_strides[depth]))
+        if depth == len(self.sizes) - 1:
+            index = b.div(index, self.step.group)
         along = b.mul(index, self._value(self.right_strides[depth]))
         return [self._at(p, across, self._left_element) for p in left], self._at(right, along, self._right_element)
 

@@ -24,7 +24,7 @@ def streams(nest: Nest) -> list[tuple[int, Expr, int]]:
     """
     found: dict[tuple[int, Expr], int] = {}
     for i, instr in enumerate(nest.spec.body):
-        if instr.op not in ("load", "store") or i in (nest.left.load, nest.right.load):
+        if instr.op not in ("load", "store") or i in nest.left.inside | nest.right.inside:
             continue
         address = nest.address(i)
         if nest.row is None or nest.column is None or any(v[0] == "v" for v in address.variables()):

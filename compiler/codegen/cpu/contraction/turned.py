@@ -7,9 +7,10 @@ instruction. The rows' sums so far wait on the stack too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from effc.compiler.codegen.cpu.contraction.chains import chain_length
+from effc.compiler.codegen.cpu.contraction.factors import Step
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.tile import Tile
 from effc.compiler.codegen.cpu.text import PTR, Value, vector_type
@@ -51,7 +52,7 @@ class TurnedKernel(Kernel):
         last = b.sub(b.add(row, rows), 1)
         with b.loop(zero, b.index(self._rows_of_unit() * shape.nr), shape.lanes) as loop:
             b.store(self.step.zero(), b.element_pointer(self.sums, loop.index, self.accumulator))
-        self._blocks(0, {**outer}, lambda inner: self._add_block(inner, row, rows, last, column))
+        self._sum(outer, row, rows, last, column)
         masks = self._masks(column)
         columns = [b.add(column, j * shape.lanes) for j in range(shape.vectors)]
         with b.loop(zero, rows, shape.mr) as loop:
@@ -59,6 +60,10 @@ class TurnedKernel(Kernel):
             totals = self._waiting(loop.index)
             split = [totals[i * shape.vectors : (i + 1) * shape.vectors] for i in range(shape.mr)]
             self.epilogue.write(outer, indices, columns, masks, split)
+
+    def _sum(self, outer: dict[str, Value], row: Value, rows: Value, last: Value, column: Value) -> None:
+        """Add all products of the rows to their sums."""
+        self._blocks(0, {**outer}, lambda inner: self._add_block(inner, row, rows, last, column))
 
     def _blocks(self, depth: int, at: dict[str, Value], visit: Callable[[dict[str, Value]], None]) -> None:
         """Run ``visit`` for each block of K: every point of the outer sums, slices of the innermost one."""
@@ -73,22 +78,35 @@ class TurnedKernel(Kernel):
             visit({**at, name: loop.index, _STEPS: count})
 
     def _add_block(self, at: dict[str, Value], row: Value, rows: Value, last: Value, column: Value) -> None:
-        b, nest, shape = self.b, self.nest, self.shape
         self._turn(at, column)
+        self._add_rows(self.step, at, row, rows, last)
+
+    def _add_rows(
+        self,
+        step: Step,
+        at: dict[str, Value],
+        row: Value,
+        rows: Value,
+        last: Value,
+        scales: Sequence[Value | None] | None = None,
+    ) -> None:
+        """Add the products with the block in the buffer, times ``scales`` of the column vectors, to the sums of all rows."""
+        b, nest, shape = self.b, self.nest, self.shape
+        together = 1 if step.turned else step.group
         inner = nest.reduction[-1]
         tile = Tile(
-            self.step,
+            step,
             shape.mr,
             shape.vectors,
             None,
             [var(_STEPS)],
             [nest.stride(nest.left.load, inner)],
-            [const(shape.nr * shape.group)],
+            [const(shape.nr * together)],
             {**self.share.symbols, _STEPS: at[_STEPS]},
             shape.unroll,
             None,
             None,
-            b.index(shape.lanes * shape.group),
+            b.index(shape.lanes * together),
         )
         with b.loop(b.index(0), rows, shape.mr) as loop:
             left = []
@@ -97,7 +115,7 @@ class TurnedKernel(Kernel):
                 if nest.row is not None:
                     place[f"d{nest.row}"] = b.minimum(b.add(b.add(row, loop.index), i), last)
                 left.append(self._at(nest.left.load, place))
-            sums = tile.add(left, self.block, self._waiting(loop.index))
+            sums = tile.add(left, self.block, self._waiting(loop.index), scales)
             for n, total in enumerate(sums):
                 i, j = divmod(n, shape.vectors)
                 b.store(total, self._place(self.sums, b.add(loop.index, i), j))

@@ -1,0 +1,54 @@
+"""What the ``codes`` kernel and its schedule agree on: for how many rows codes become floats in registers, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.lowp import bits_of
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.codegen.cpu.text import float32_bits
+from effc.compiler.ir.expr import Expr
+from effc.compiler.ir.spec import Instr
+
+#: Rows up to which one tile takes all and makes floats in registers, where their number is known and where it is not (there each number
+#: has code of its own).
+FEW_ROWS, FEW_UNKNOWN = 8, 4
+
+
+#: Integers up to this magnitude are bf16 numbers.
+BF16_INTEGERS = 256
+#: Cycles that making floats of a vector of codes takes: a shift and a permutation, two conversions, ….
+DECODING = 2
+
+
+def few_rows(rows: Expr) -> int:
+    """Up to how many rows a contraction of ``rows`` is written as one tile; 0 where it always has more."""
+    if rows.constant is None:
+        return FEW_UNKNOWN
+    return rows.constant if rows.constant <= FEW_ROWS else 0
+
+
+def _bytes(body: Sequence[Instr], chain: Sequence[int]) -> list[float]:
+    """The numbers that an i8 can be after its conversions."""
+    first = 0 if any(body[i].op in ("arith.uitofp", "arith.extui") for i in chain) else -128
+    return [float(n) for n in range(first, first + 256)]
+
+
+def in_pairs(nest: Nest, target: Target) -> bool:
+    """Whether products of codes are summed by pairs, in bf16 (``vdpbf16ps``): rows are bf16, and so are the codes, exactly."""
+    left, right, body = nest.left, nest.right, nest.spec.body
+    if nest.spec.operands[left.operand].dtype != "bf16" or any(body[i].op != "arith.extf" for i in left.chain):
+        return False
+    numbers = _bytes(body, right.chain)
+    if right.format is not None:
+        numbers = [right.format.value(code) for code in range(1 << right.format.bits)]
+    if right.zero is not None:
+        if nest.spec.operands[right.zero.operand].dtype != "i8":
+            return False
+        zeros = _bytes(body, right.zero.chain)
+        numbers = [n - z for n in numbers for z in (zeros[0], zeros[-1])]
+        if max(map(abs, numbers)) > BF16_INTEGERS:
+            return False
+    exact = all(bits_of(v, "bf16") << 16 == float32_bits(v) for v in numbers)
+    return exact and target.sums_pairs and target.vector_bytes == 64
