@@ -22,7 +22,7 @@ from effc.calibration import cloned
 from effc.compiler.capture.assemble import Assembled, CompiledGroup
 from effc.compiler.capture.backend import builder
 from effc.compiler.capture.graph import GraphCompiler
-from effc.compiler.capture.parameters import is_zero
+from effc.compiler.capture.parameters import integer_ranges
 from effc.compiler.capture.planned import code_options
 from effc.compiler.codegen.cpu.permission import usable
 from effc.compiler.ir.errors import ArtifactError, InputError, OptionError, UnsupportedError
@@ -61,11 +61,17 @@ def save(
     args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
     exported = export(module, cloned(args), cloned(dict(kwargs or {})), dynamic_shapes)
     with torch.no_grad():
-        zeros = frozenset(number for number, name in exported.names.items() if is_zero(exported.weights[name]))
-        compiler = GraphCompiler(exported.names, chosen, builder(chosen), zeros)
+        ranges = integer_ranges(exported.names, _by_position(exported))
+        compiler = GraphCompiler(exported.names, chosen, builder(chosen), ranges)
         assembled = compiler.assembled(exported.gm, "inference")
         values, tensors = _Encoder(exported, assembled, chosen).encode()
     _write(Path(directory), values, tensors)
+
+
+def _by_position(exported: Exported) -> list[torch.Tensor | None]:
+    """The weights where the graph's inputs have them."""
+    count = max(exported.names, default=-1) + 1
+    return [exported.weights[exported.names[i]] if i in exported.names else None for i in range(count)]
 
 
 class _Encoder:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from effc.compiler.ir.errors import InputError
+
 
 def pack_panels(
     tensor: torch.Tensor,
@@ -40,12 +42,18 @@ def pack_panels(
     return panels if group > 1 else panels.squeeze(4)
 
 
-def pack_codes(tensor: torch.Tensor, *, bits: int, **view: Any) -> torch.Tensor:
-    """Panels of low-bit codes, of which ``tensor`` holds the lowest ``bits`` of each one in a byte.
+def pack_codes(tensor: torch.Tensor, *, bits: int, limits: Sequence[int], **view: Any) -> torch.Tensor:
+    """Panels of low-bit codes, of which ``tensor`` holds each one in a byte. InputError: one lies outside ``limits``, the least and the
+    greatest.
 
     ``view``: as for `pack_panels`, ``group`` being the codes that fill a word of 32 bits: the even ones its lower half, the odd ones its
     upper half, each from the lowest bits on (`formats.Format.place`). Result, of bytes: ``[B, ceil(N/nr), K/group, nr, 4]``.
     """
+    if tensor.numel() and not limits[0] <= int(tensor.min()) <= int(tensor.max()) <= limits[1]:
+        raise InputError(
+            f"a quantized weight of shape {list(tensor.shape)} holds codes from {int(tensor.min())} to {int(tensor.max())}, and the model "
+            f"was compiled when they lay between {limits[0]} and {limits[1]}: torch._dynamo.reset() and compile again"
+        )
     group: int = view["group"]
     codes = pack_panels(tensor.view(torch.uint8), **view) & ((1 << bits) - 1)
     codes = codes.unflatten(4, (group // 2, 2)).transpose(4, 5).unflatten(5, (2, group // 4))

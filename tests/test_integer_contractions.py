@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effc.compiler.capture.recording import record
+from effc.compiler.ir.errors import InputError
 
 Q = torch.ops.quantized_decomposed
 RANGES = {torch.int8: (-128, 127), torch.uint8: (0, 255)}
@@ -286,3 +287,59 @@ def test_a_value_that_is_used_otherwise_is_right() -> None:
     assert found == ["i8xi8->i32"]
     for ours, eager in zip(got, function(x), strict=True):
         torch.testing.assert_close(ours, eager)
+
+
+# -- groups of codes ------------------------------------------------------------------------------------------------
+class Grouped(nn.Module):
+    """Codes with a scale, and perhaps a zero point, for each group along the sum."""
+
+    def __init__(self, n: int, k: int, group: int, low: int, high: int, zero: str) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.randint(low, high + 1, (n, k), dtype=torch.int8))
+        self.register_buffer("scales", torch.rand(n, k // group) * 0.1 + 1e-3)
+        zeros = {
+            "none": None,
+            "zero": torch.zeros(n, k // group, dtype=torch.int8),
+            "integers": torch.randint(low, high, (n, k // group)),
+        }
+        self.register_buffer("zeros", zeros[zero])
+        self.how = (low, high, torch.int8, group, torch.float32)
+
+    def weight(self) -> Tensor:
+        result: Tensor = Q.dequantize_per_channel_group(self.codes, self.scales, self.zeros, *self.how)
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight())
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("zero", ["none", "zero", "integers"])
+@pytest.mark.parametrize(("low", "high"), [(-8, 7), (0, 15), (-2, 1), (-128, 127)])
+def test_groups(low: int, high: int, zero: str, rows: int) -> None:
+    model, x = Grouped(70, 96, 32, low, high, zero), torch.randn(rows, 96)
+    model.codes[0, :2] = torch.tensor([low, high], dtype=torch.int8)
+    got, found = sums(model, x)
+    assert found == ["f32xi8->f32"]
+    expected = x.double() @ model.weight().double().T
+    assert (got.double() - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_codes_that_no_longer_fit_are_noticed() -> None:
+    model = Grouped(16, 64, 32, -8, 7, "none")
+    compiled, x = torch.compile(model, backend="effc"), torch.randn(2, 64)
+    with torch.no_grad():
+        compiled(x)
+        model.codes[3, 4] = 9
+        with pytest.raises(InputError, match=r"holds codes from -8 to 9.*compile again"):
+            compiled(x)
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(model, backend="effc")(x), model(x))
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 64), (70, 64)])
+def test_one_row_of_weights_has_no_panels(n: int, k: int) -> None:
+    model, x = Grouped(n, k, 32, -8, 7, "none"), torch.randn(3, k)
+    got, found = sums(model, x)
+    assert found == (["f32xf32->f32"] if n == 1 else ["f32xi8->f32"])
+    torch.testing.assert_close(got, model(x))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
 from effc.compiler.capture.layouts import arrange
 from effc.compiler.capture.normalize import normalize
-from effc.compiler.capture.parameters import statics_of
+from effc.compiler.capture.parameters import Ranges, statics_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
@@ -50,12 +50,12 @@ _dumps = itertools.count()
 
 
 class GraphCompiler:
-    """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``; ``zeros``: ``parameters.zero_inputs``."""
+    """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``; ``ranges``: see
+    ``parameters.integer_ranges``.
+    """
 
-    def __init__(
-        self, names: dict[int, str], options: Options, build: Build, zeros: Collection[int] = frozenset()
-    ) -> None:
-        self.names, self.zeros = names, zeros
+    def __init__(self, names: dict[int, str], options: Options, build: Build, ranges: Ranges | None = None) -> None:
+        self.names, self.ranges = names, ranges or {}
         self.options = options
         self.build = build
 
@@ -93,7 +93,8 @@ class _Compilation:
         self.programs: list[tuple[Program, Mapping[str, int]]] = []
         found = statics_of(gm.graph, owner.names) if facts.kind == "inference" else {}
         self.params = {node: static.name for node, static in found.items()}
-        self.zeros = {node for node, s in found.items() if not s.attributes and s.position in owner.zeros}
+        known = {node: owner.ranges.get((s.position, s.attributes)) for node, s in found.items()}
+        self.ranges = {node: limits for node, limits in known.items() if limits is not None}
         self.symints = [
             n
             for n in gm.graph.nodes
@@ -178,7 +179,7 @@ class _Compilation:
                 params=self.params,
                 mutations=group.mutations,
                 name=name,
-                zeros=self.zeros,
+                ranges=self.ranges,
             )
 
     def _build(self, region: Region) -> Built:

@@ -8,7 +8,7 @@ Dynamo's it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,12 @@ import torch
 from torch._functorch._aot_autograd.descriptors import PlainAOTInput, SubclassGetAttrAOTInput
 from torch._subclasses.fake_tensor import is_fake
 from torch.fx import Graph, GraphModule, Node
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from effc.compiler.ir.formats import INTEGERS
+
+#: Zero, and the integers of few bits (`ir.formats`).
+_LIMITS = ((0, 0), *(f.limits for f in INTEGERS))
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 _STEP = re.compile(r"\._(?:modules|parameters|buffers)\['(?P<entry>[^']+)'\]|\.(?P<attribute>\w+)|\[(?P<item>[^\]]+)\]")
 
@@ -35,15 +40,38 @@ def static_names(gm: GraphModule) -> dict[int, str]:
     return found
 
 
-def zero_inputs(names: dict[int, str], inputs: Sequence[Any]) -> frozenset[int]:
-    """Positions of parameters and buffers that hold integers, all of them 0: zero points of symmetric quantization."""
-    return frozenset(i for i in names if i < len(inputs) and is_zero(inputs[i]))
+#: (position among the inputs, attributes from there on) of a tensor of integers -> limits of its elements, one of `_LIMITS`.
+Ranges = Mapping[tuple[int, tuple[str, ...]], tuple[int, int]]
 
 
-def is_zero(tensor: Any) -> bool:
-    """Whether a tensor of integers holds nothing but 0."""
-    plain = isinstance(tensor, torch.Tensor) and not is_fake(tensor) and tensor.dtype in _INTEGERS
-    return plain and tensor.numel() > 0 and not bool(tensor.any())
+def integer_ranges(names: Mapping[int, str], inputs: Sequence[Any]) -> Ranges:
+    """Of parameters and buffers, and of what those of tensor subclasses hold: codes and zero points of quantized weights."""
+    found: dict[tuple[int, tuple[str, ...]], tuple[int, int]] = {}
+    for position in names:
+        if position < len(inputs):
+            for attributes, tensor in _parts(inputs[position]):
+                limits = _limits(tensor) if tensor.dtype in _INTEGERS and not is_fake(tensor) else None
+                if limits is not None:
+                    found[position, attributes] = limits
+    return found
+
+
+def _limits(tensor: torch.Tensor) -> tuple[int, int] | None:
+    """The narrowest that hold all elements; None where none do. Not the elements' own: models of one kind share compiled code."""
+    if tensor.numel() == 0:
+        return None
+    low, high = int(tensor.min()), int(tensor.max())
+    return next(((a, b) for a, b in _LIMITS if a <= low and high <= b), None)
+
+
+def _parts(value: Any) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
+    """A tensor, or the tensors of which one of a subclass consists."""
+    if is_traceable_wrapper_subclass(value):
+        for name in value.__tensor_flatten__()[0]:
+            for attributes, tensor in _parts(getattr(value, name)):
+                yield (name, *attributes), tensor
+    elif isinstance(value, torch.Tensor):
+        yield (), value
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,7 @@ _WORD = 32
 
 @dataclass(frozen=True)
 class Format:
-    """Codes of ``bits`` bits, integers in two's complement where ``signed``, or indices of a ``codebook`` of ``2**bits`` finite numbers.
-
-    Of a code in memory only its lowest ``bits`` count.
-    """
+    """Codes of ``bits`` bits, integers in two's complement where ``signed``, or indices of a ``codebook`` of ``2**bits`` finite numbers."""
 
     bits: int
     signed: bool = True
@@ -34,6 +31,12 @@ class Format:
             raise ValueError(f"a codebook of {self.bits} bits has {1 << self.bits} numbers, not {len(self.codebook)}")
         if any(v - v != 0 for v in self.codebook):
             raise ValueError("a number of a codebook is not finite")
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The least and the greatest code, as a model holds it."""
+        half = 1 << (self.bits - 1)
+        return (-half, half - 1) if self.signed and not self.codebook else (0, 2 * half - 1)
 
     @property
     def stored_bits(self) -> int:
@@ -70,6 +73,8 @@ class Format:
 
 
 INT4, UINT4, INT2, UINT2 = Format(4), Format(4, signed=False), Format(2), Format(2, signed=False)
+#: Formats of integers from the fewest bits on.
+INTEGERS = (UINT2, INT2, UINT4, INT4)
 
 #: 4-bit NormalFloat: quantiles of a normal distribution, scaled to [-1, 1] (Dettmers et al., "QLoRA", NeurIPS 2023, appendix E).
 NF4 = Format(

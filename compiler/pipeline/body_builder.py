@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from effc.compiler.pipeline.graph import Body, BodyInstr
 
 _BITS = {"i8": 8, "i16": 16, "i32": 32, "i64": 64, "f16": 16, "bf16": 16, "f32": 32, "f64": 64}
@@ -38,10 +40,15 @@ class BodyBuilder:
         }[floats]
         return self.op(f"arith.{name}", value, dtype=dtype)
 
+    def instr(self, name: str, args: tuple[int, ...], dtype: str, attributes: tuple[tuple[str, Any], ...]) -> int:
+        """An instruction with attributes."""
+        return self._add(BodyInstr(name, args, dtype, attributes))
+
     def check_zero(self, value: int, message: str) -> None:
-        """Raise IndexError(``message``) after the call where an integer is not 0."""
-        zero = self.constant(0, self.instrs[value].dtype)
-        same = self._add(BodyInstr("arith.cmpi", (value, zero), "i1", (("predicate", "eq"),)))
+        """Raise IndexError(``message``) after the call where a number is not 0."""
+        dtype = self.instrs[value].dtype
+        name, predicate = ("arith.cmpf", "oeq") if dtype[0] in "bf" else ("arith.cmpi", "eq")
+        same = self._add(BodyInstr(name, (value, self.constant(0, dtype)), "i1", (("predicate", predicate),)))
         self._add(BodyInstr("check", (same,), "", (("message", message),)))
 
     def body(self, result: int) -> Body:

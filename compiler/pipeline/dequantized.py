@@ -69,6 +69,9 @@ class Decoder:
     def _decode(self, tensor: Tensor, flip: bool) -> Codes | None:
         op = tensor.producer
         if tensor.dtype == "i8":
+            same = _less_zero(op)
+            if same is not None:
+                return self.decode(same, flip=flip)
             return _flipped(tensor) if flip else Codes(tensor)
         if op is None or tensor.dtype not in ("i16", "i32", "i64", "f32", "f64", "bf16"):
             return None
@@ -252,6 +255,39 @@ class _Body:
         )  # fmt: skip
         self.made.append(made)
         return Term(0.0, made.results[0], tuple(var(f"r{rows[f'd{d}']}") for d in used))
+
+
+def origin(tensor: Tensor) -> Tensor:
+    """The tensor that this one is but for views and conversions."""
+    root, _ = chain(tensor)
+    op = root.producer
+    if op is None or op.kind != "generic" or op.body is None or len(op.operands) != 1 or op.maps != op.result_maps:
+        return root
+    plain = all(op.body.instrs[p].op in _KEEPING or op.body.instrs[p].op == "operand" for p in op.body.needed())
+    return origin(op.operands[0]) if plain else root
+
+
+def _less_zero(op: Op | None) -> Tensor | None:
+    """The operand from which ``op`` takes zero away, in 8 bits: where a quantization has no zero point, torch subtracts one that is 0."""
+    if (
+        op is None
+        or op.kind != "generic"
+        or op.body is None
+        or op.maps[:1] != op.result_maps
+        or op.operands[0].dtype != "i8"
+    ):
+        return None
+    instrs = op.body.instrs
+    last = instrs[op.body.yields[0]]
+    if last.op != "arith.subi" or instrs[last.args[0]].op != "operand" or instrs[last.args[0]].get("number") != 0:
+        return None
+    zero = instrs[last.args[1]]
+    while zero.op in ("arith.trunci", "arith.extsi"):
+        zero = instrs[zero.args[0]]
+    known = zero.get("value") if zero.op == "constant" else None
+    if zero.op == "operand" and zero.get("number"):
+        known = _filled(op.operands[zero.get("number")])
+    return op.operands[0] if known == 0 else None
 
 
 def _filled(tensor: Tensor) -> float | None:

@@ -18,6 +18,8 @@ from effc.compiler.pipeline.kernels import KernelBuilder
 from effc.compiler.pipeline.placement import Layout
 from effc.compiler.pipeline.views import chain
 
+#: What a factor that is codes is made by, its code first.
+_QUANTIZED = ("decode", "arith.subf", "arith.mulf")
 #: Positions of a convolution's result from which on turning its weights first pays.
 _MANY_POSITIONS = 64
 
@@ -78,9 +80,9 @@ def _unreadable(group: Group, layout: Layout) -> list[Tensor]:
 
 
 def _readable(builder: KernelBuilder, position: int) -> bool:
-    """Whether a value is a load at a linear address, or a conversion of one."""
+    """Whether a value is a load at a linear address, a conversion of one, or codes, less a zero point, times a scale (`ir.spec`)."""
     instr: Instr = builder.instrs[position]
-    while instr.op.startswith("arith.") and len(instr.args) == 1:
+    while instr.op in _QUANTIZED or (instr.op.startswith("arith.") and len(instr.args) == 1):
         instr = builder.instrs[instr.args[0]]
     if instr.op != "load":
         return False

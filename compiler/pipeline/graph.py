@@ -110,14 +110,14 @@ class Op:
 
 @dataclass(eq=False)
 class GraphInput:
-    """A tensor argument with its placement in elements and, for a parameter, its name in the model; ``zero``: all its elements are 0, and
-    whoever relies on it checks that they stay so.
+    """A tensor argument with its placement in elements and, for a parameter, its name in the model; ``range``: of integers, the
+    least and the greatest when it was compiled; whoever relies on it checks that they stay there.
     """
 
     tensor: Tensor
     strides: tuple[Expr, ...]
     param: str
-    zero: bool = False
+    range: tuple[int, int] | None = None
 
 
 @dataclass(eq=False)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from effc.compiler.ir.expr import product, var
+from effc.compiler.ir.formats import INTEGERS, Format
 from effc.compiler.pipeline.body_builder import BodyBuilder
-from effc.compiler.pipeline.dequantized import Codes, Decoder, Term, pointwise
+from effc.compiler.pipeline.dequantized import Codes, Decoder, Term, origin, pointwise
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Graph, Op, Tensor
 from effc.compiler.pipeline.views import Index, chain
 
@@ -34,12 +36,14 @@ class _Rewriting:
     ops: dict[Op, None] = field(default_factory=dict)
     static: set[Tensor] = field(default_factory=set)
     zeros: dict[Tensor, str] = field(default_factory=dict)
+    ranges: dict[Tensor, tuple[int, int]] = field(default_factory=dict)
 
     def run(self) -> int:
         updated = {self.graph.inputs[o.mutates].tensor for o in self.graph.outputs if o.mutates is not None}
         params = [i for i in self.graph.inputs if i.param and i.tensor not in updated]
         self.static = {i.tensor for i in params}
-        self.zeros = {i.tensor: i.param for i in params if i.zero}
+        self.ranges = {i.tensor: i.range for i in params if i.range is not None}
+        self.zeros = {i.tensor: i.param for i in params if i.range == (0, 0)}
         count = 0
         for op in self.graph.ops:
             made = self._rewritten(op) if op.kind in CONTRACTIONS and op.results[0].dtype == "f32" else None
@@ -70,7 +74,8 @@ class _Rewriting:
         made = self._as_bytes(op, numbers, found) if None not in found else None
         for number, codes in zip(numbers, found, strict=True):
             if made is None and codes is not None and not self._is_data(codes):
-                made = _Weights(op, numbers, (number, codes), self.static, self.zeros).run()
+                format_ = self._format(codes)
+                made = _Weights(op, numbers, (number, codes, format_), self.static, self.zeros).run()
         return made
 
     def _as_bytes(self, op: Op, numbers: tuple[int, int], found: Sequence[Codes | None]) -> list[Op] | None:
@@ -85,6 +90,11 @@ class _Rewriting:
         if left is None or right is None:
             return None
         return _Bytes(op, numbers, (left, right), self.static, self.zeros).run()
+
+    def _format(self, codes: Codes) -> Format | None:
+        """Of codes that take less than a byte: those of a parameter whose range is known, seen through views."""
+        limits = self.ranges.get(chain(codes.tensor)[0])
+        return next((f for f in INTEGERS if f.limits == limits), None)
 
     def _is_data(self, codes: Codes) -> bool:
         return chain(codes.tensor)[0] not in self.static
@@ -119,23 +129,17 @@ class _Form:
         self.operands: list[Tensor] = []
         self.maps: list[Index] = []
 
-    def contraction(self, factors: Sequence[Tensor], body: Body, dtype: str) -> Tensor:
-        """``op`` over ``factors``, in the order of its operands, summed in ``dtype``."""
+    def contraction(
+        self, factors: Sequence[Tensor], body: Body, dtype: str, more: Sequence[tuple[Tensor, Index]] = ()
+    ) -> Tensor:
+        """``op`` over ``factors``, in the order of its operands, summed in ``dtype``; ``more`` operands with their indices."""
         op = self.op
+        operands, maps = [*factors, *(t for t, _ in more)], (*op.maps[:2], *(index for _, index in more))
         result = Tensor("", dtype, op.results[0].sizes)
-        attributes = {**op.attributes, "captured": 2}
         made = Op(
-            op.kind,
-            list(factors),
-            [result],
-            op.location,
-            op.dims,
-            op.iterators,
-            op.maps,
-            op.result_maps,
-            body,
-            attributes,
-        )
+            op.kind, operands, [result], op.location, op.dims, op.iterators, maps, op.result_maps, body,
+            {**op.attributes, "captured": len(operands)},
+        )  # fmt: skip
         result.producer = made
         self.made.append(made)
         return result
@@ -148,9 +152,14 @@ class _Form:
         """The scales or zeros of a factor, over the contraction's own dims."""
         return [t.at(self.op.maps[number]) for t in found]
 
+    def message(self, tensor: Tensor) -> str:
+        """Of the error where a known zero is none any more."""
+        name = self.zeros[origin(tensor)]
+        return f"{name} was 0 when the model was compiled, and is not now: torch._dynamo.reset() and compile again"
+
     def known_zero(self, term: Term) -> bool:
         """Whether a term is a parameter that is 0."""
-        return term.tensor is not None and chain(term.tensor)[0] in self.zeros
+        return term.tensor is not None and origin(term.tensor) in self.zeros
 
     # -- the epilogue -----------------------------------------------------------------------------------------------
     def read(self, tensor: Tensor, index: Index) -> int:
@@ -198,7 +207,7 @@ class _Form:
             if number < len(terms):
                 value = b.op("arith.mulf", b.cast(part, "f32"), value)
             else:
-                name = self.zeros[chain(tensor)[0]]
+                name = self.zeros[origin(tensor)]
                 b.check_zero(
                     part,
                     f"{name} was 0 when the model was compiled, and is not now: torch._dynamo.reset() and compile again",
@@ -313,36 +322,93 @@ class _Bytes(_Form):
 
 
 class _Weights(_Form):
-    """A parameter is codes: ``weight`` is its number among the operands, and they."""
+    """A parameter is codes: ``weight`` is its number among the operands, they, and their format where it is less than a byte."""
 
     def __init__(
         self,
         op: Op,
         numbers: tuple[int, int],
-        weight: tuple[int, Codes],
+        weight: tuple[int, Codes, Format | None],
         static: Collection[Tensor],
         zeros: Mapping[Tensor, str],
     ) -> None:
         super().__init__(op, numbers, static, zeros)
-        self.number, self.codes = weight
+        self.number, self.codes, self.format = weight
 
     def run(self) -> list[Op] | None:
         """The operations that replace the contraction; None where they cannot."""
         op = self.op
         scales, zeros = (self.terms(found, self.number) for found in (self.codes.scales, self.codes.zeros))
-        checked = [t for t in zeros if self.known_zero(t)] if self.fixed(scales) else []
-        if _nonzero([t for t in zeros if t not in checked]) or not self.separable([*scales, *checked]):
+        checked = [t for t in zeros if self.known_zero(t)]
+        zeros = [t for t in zeros if t not in checked and (t.tensor is not None or t.value)]
+        if not self._has_kernel():
             return None
         self.made += self.codes.made
+        if self.separable([*scales, *checked]) and not zeros and (self.fixed(scales) or not checked):
+            total = self._sum([])
+            return self.finish(self.scaled(self.read(total, op.result_maps[0]), scales, checked))
+        inside = [t for t in scales if not self.separable([t])]
+        outside = [t for t in scales if t not in inside]
+        if len(inside) > 1 or len(zeros) > 1 or any(t.tensor is None for t in zeros):
+            return None
+        if not inside:  # a zero point alone: with a scale of its grain, or of 1
+            inside, outside = outside[:1], outside[1:]
+        if len(inside) != 1 or any(t.tensor is None or t.tensor not in self.static for t in [*inside, *zeros]):
+            return None
+        if any(t.index != inside[0].index for t in checked):
+            return None
+        scale = self._checked(inside[0], checked) if checked else inside[0]
+        total = self._sum([*zeros, scale])
+        return self.finish(self.scaled(self.read(total, op.result_maps[0]), outside))
+
+    def _has_kernel(self) -> bool:
+        """Whether `codegen` packs such a factor: of known sizes, of more than one column and more than one element of the sum."""
+        op = self.op
+        names = {n for e in op.maps[self.number] for n in e.variables()}
+        columns = [op.dims[i].constant for i in op.parallel_dims if f"d{i}" in names]
+        points = [op.dims[i].constant for i in op.reduction_dims]
+        known = [n for n in (*columns, *points) if n is not None]
+        return (
+            len(known) == len(columns) + len(points)
+            and max(columns, default=1) != 1
+            and prod(known[len(columns) :]) > 1
+        )
+
+    def _sum(self, grains: Sequence[Term]) -> Tensor:
+        """The contraction with the codes; ``grains``: a zero point and a scale, or a scale, that vary along the sum."""
+        op = self.op
         factors = list(op.operands[:2])
         factors[self.number] = self.codes.tensor
         b = BodyBuilder()
-        values = [
-            b.cast(b.operand(k, factors[k].dtype), "f32", unsigned=k == self.number and self.codes.unsigned)
-            for k in self.numbers
-        ]
-        total = self.contraction(factors, b.body(b.op("arith.mulf", *values)), "f32")
-        return self.finish(self.scaled(self.read(total, op.result_maps[0]), scales, checked))
+        values = []
+        for k in self.numbers:
+            value = b.operand(k, factors[k].dtype)
+            if k != self.number:
+                values.append(b.cast(value, "f32"))
+                continue
+            if self.format is not None:
+                decode = self.format.instr(value)
+                value = b.instr(decode.op, decode.args, decode.dtype, decode.attributes)
+            value = b.cast(value, "f32", unsigned=self.codes.unsigned)
+            for number, term in enumerate(grains):
+                assert term.tensor is not None, "run has seen to it"
+                grain = b.cast(b.operand(2 + number, term.tensor.dtype), "f32")
+                value = b.op("arith.mulf" if number == len(grains) - 1 else "arith.subf", value, grain)
+            values.append(value)
+        more = [(t.tensor, t.index) for t in grains if t.tensor is not None]
+        return self.contraction(factors, b.body(b.op("arith.mulf", *values)), "f32", more)
+
+    def _checked(self, scale: Term, zeros: Sequence[Term]) -> Term:
+        """``scale``, with a check that ``zeros`` of the same index are 0."""
+        assert scale.tensor is not None, "run has seen to it"
+        b, tensors = BodyBuilder(), [scale.tensor, *(t.tensor for t in zeros if t.tensor is not None)]
+        value = b.cast(b.operand(0, scale.tensor.dtype), "f32")
+        for number, tensor in enumerate(tensors[1:], 1):
+            b.check_zero(b.operand(number, tensor.dtype), self.message(tensor))
+        dims = tuple(var(f"d{k}") for k in range(len(scale.tensor.sizes)))
+        made = pointwise(tensors, [dims] * len(tensors), scale.tensor.sizes, b.body(value), "f32", self.op.location)
+        self.made.append(made)
+        return Term(0.0, made.results[0], scale.index)
 
 
 def _nonzero(terms: Sequence[Term]) -> bool:

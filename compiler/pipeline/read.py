@@ -69,7 +69,8 @@ class Reader:
         tensor = self._define(value, sizes, None)
         param = attributes["effc.param"].value if "effc.param" in attributes else ""
         strides = _texts(attributes, "effc.strides") or row_major(sizes)
-        return GraphInput(tensor, strides, param, "effc.zero" in attributes)
+        limits = _plain(attributes["effc.range"]) if "effc.range" in attributes else None
+        return GraphInput(tensor, strides, param, limits)
 
     def _outputs(self, ret: ir.Operation) -> list[GraphOutput]:
         attributes = (

@@ -11,7 +11,7 @@ import operator
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -82,14 +82,14 @@ def import_region(
     params: Mapping[Node, str],
     mutations: Mapping[Node, Node],
     name: str,
-    zeros: Collection[Node] = (),
+    ranges: Mapping[Node, tuple[int, int]] | None = None,
 ) -> Region:
     """Write ``nodes`` (in topological order) as a module named ``name`` with the public function ``@main``.
 
     ``inputs``: the nodes that the region reads: tensors, and SymInts where symbols come from. ``params``: names of those that
     are parameters or buffers. ``mutations``: output node -> the input that it overwrites (an ``aten.copy_`` node, or the node
-    whose value is written). ``zeros``: those of ``params`` that hold nothing but 0. UnsupportedError names the op, its
-    place and the reason.
+    whose value is written). ``ranges``: the least and the greatest element of those that hold integers. UnsupportedError
+    names the op, its place and the reason.
     """
     b = Builder()
     tensors = [n for n in inputs if not _is_scalar(n)]
@@ -111,7 +111,8 @@ def import_region(
     for node in tensors:
         sizes, strides = _placement(node)
         extra = f', effc.param = "{params[node]}"' if node in params else ""
-        extra += ", effc.zero" if node in zeros else ""
+        if ranges and node in ranges:
+            extra += f", effc.range = array<i64: {ranges[node][0]}, {ranges[node][1]}>"
         v = values[node]
         arguments.append(
             f"{v.name}: {v.type} {{effc.sizes = {_texts(sizes)}, effc.strides = {_texts(strides)}{extra}}}"

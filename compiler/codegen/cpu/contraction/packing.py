@@ -143,6 +143,7 @@ def _pack(
     found, function = replace(packed, operands=operands, schedule=schedule), "pack_panels"
     if nest.right.format is not None:
         function, attributes["bits"] = "pack_codes", nest.right.format.bits
+        attributes["limits"] = nest.right.format.limits
     return Packing(operand, found, function, tuple(sorted(attributes.items())), tuple(packs))
 
 
