@@ -62,7 +62,6 @@ def test_a_weight_that_is_used_twice_is_read_once() -> None:
 def test_the_roofline_is_the_slower_of_arithmetic_and_memory() -> None:
     assert Work(1000, 10).floor(peak=100.0, bandwidth=10.0) == 10.0
     assert Work(10, 1000).floor(peak=100.0, bandwidth=10.0) == 100.0
-    assert Work(10, 1000).floor(peak=100.0, bandwidth=10.0, narrow=2) == 50.0
 
 
 def test_the_error_is_of_the_worst_output() -> None:
@@ -149,14 +148,14 @@ def report() -> Report:
     limits = Spread(100.0, 90.0, 110.0)
     load = Load((0.1, 0.2, 0.3), (("other", 0.5),))
     settings = {"threads": 2, "dtype": "float32", "rounds": 3, "systems": ("eager", "inductor", "openvino", "effc")}
-    measurement = Measurement("mlp", 50, 10, limits, limits, 0.5, outcomes)
+    measurement = Measurement("mlp", 50, 10, limits, limits, 0.5, "memory", outcomes)
     return Report("2026-01-01T00:00:00+00:00", {"cpu": "one"}, settings, load, load, (measurement,))
 
 
 def test_the_json_holds_samples_and_ratios(report: Report, tmp_path: Path) -> None:
     report.write(tmp_path / "report.json")
     data: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
-    assert data["format"] == 1
+    assert data["format"] == 2
     assert data["over_best_rival"] == pytest.approx(1.5)
     assert data["load_start"] == {"average": [0.1, 0.2, 0.3], "processes": [["other", 0.5]]}
     (mlp,) = data["measurements"]
