@@ -23,12 +23,12 @@ def kernels() -> Iterator[Kernel]:
         yield _kernel("attention", *shape)
     for shape in _CAUSAL:
         yield _kernel("attention causal", *shape, causal=True)
-    for heads, *shape in _GROUPED:
-        yield _kernel("attention grouped causal", heads, *shape[1:], shared=shape[0], causal=True)
+    for heads, shared, queries, keys, size in _GROUPED:
+        yield _kernel("attention grouped causal", heads, queries, keys, size, shared, causal=True)
     for shape in _DECODE:
         yield _kernel("attention decode", *shape)
-    for heads, *shape in _GROUPED_DECODE:
-        yield _kernel("attention grouped decode", heads, *shape[1:], shared=shape[0])
+    for heads, shared, queries, keys, size in _GROUPED_DECODE:
+        yield _kernel("attention grouped decode", heads, queries, keys, size, shared)
 
 
 def _kernel(
