@@ -17,6 +17,7 @@ from torch import nn
 
 from effc import cli
 from effc.bench import kernels, plot, table
+from effc.bench.kernels import attention, contractions, convolutions, moves, pointwise, rows
 from effc.bench.load import Load
 from effc.bench.remote import Remote, RemoteError
 from effc.bench.result import Measurement, Outcome, Report
@@ -62,7 +63,22 @@ def test_a_weight_that_is_used_twice_is_read_once() -> None:
 def test_the_roofline_is_the_slower_of_arithmetic_and_memory() -> None:
     assert Work(1000, 10).floor(peak=100.0, bandwidth=10.0) == 10.0
     assert Work(10, 1000).floor(peak=100.0, bandwidth=10.0) == 100.0
-    assert Work(10, 1000).floor(peak=100.0, bandwidth=10.0, narrow=2) == 50.0
+
+
+def test_what_bounds_a_kernel() -> None:
+    assert Work(1000, 10).bound(peak=100.0, bandwidth=10.0, cache=5) == "compute"
+    assert Work(10, 1000).bound(peak=100.0, bandwidth=10.0, cache=999) == "memory"
+    assert Work(10, 1000).bound(peak=100.0, bandwidth=10.0, cache=1000) == "cache"
+
+
+def test_the_bytes_are_those_of_the_dtype_but_indices_stay_as_long() -> None:
+    table, at = torch.ones(9, 4, dtype=torch.bfloat16), torch.zeros(3, 2, dtype=torch.int64)
+
+    class Gather(nn.Module):
+        def forward(self, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+            return torch.gather(x, 1, at)
+
+    assert work_of(Gather(), (table, at)).bytes == 9 * 4 * 2 + 3 * 2 * 8 + 3 * 2 * 2
 
 
 def test_the_error_is_of_the_worst_output() -> None:
@@ -149,14 +165,14 @@ def report() -> Report:
     limits = Spread(100.0, 90.0, 110.0)
     load = Load((0.1, 0.2, 0.3), (("other", 0.5),))
     settings = {"threads": 2, "dtype": "float32", "rounds": 3, "systems": ("eager", "inductor", "openvino", "effc")}
-    measurement = Measurement("mlp", 50, 10, limits, limits, 0.5, outcomes)
+    measurement = Measurement("mlp", 50, 10, limits, limits, 0.5, "memory", outcomes)
     return Report("2026-01-01T00:00:00+00:00", {"cpu": "one"}, settings, load, load, (measurement,))
 
 
 def test_the_json_holds_samples_and_ratios(report: Report, tmp_path: Path) -> None:
     report.write(tmp_path / "report.json")
     data: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
-    assert data["format"] == 1
+    assert data["format"] == 2
     assert data["over_best_rival"] == pytest.approx(1.5)
     assert data["load_start"] == {"average": [0.1, 0.2, 0.3], "processes": [["other", 0.5]]}
     (mlp,) = data["measurements"]
@@ -211,11 +227,44 @@ def test_a_wrong_argument_is_one_clear_error(
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["softmax/128x768", "conv3x3/512x7x7", "attention decode/12x1x128x64", "add/131072"])
+#: The first of a family is its smallest.
+FIRST = {name.partition("/")[0]: name for name in reversed(kernels.KERNELS)}
+
+
+@pytest.mark.parametrize("name", FIRST.values())
 def test_kernels_are_the_same_each_time(name: str) -> None:
     first, second = kernels.build(name), kernels.build(name)
     with torch.no_grad():
         assert torch.equal(first.module(*first.inputs(0, 0)), second.module(*second.inputs(0, 0)))
+
+
+def test_no_kernel_hides_another_of_its_name() -> None:
+    parts = (attention, contractions, convolutions, moves, pointwise, rows)
+    assert sum(len(list(part.kernels())) for part in parts) == len(kernels.KERNELS)
+
+
+def test_a_causal_kernel_is_the_work_below_its_diagonal() -> None:
+    heads, length, size = 12, 128, 64
+    found = kernels.KERNELS["attention causal/12x128x128x64"].flops
+    assert found == sum(4 * heads * size * (query + 1) for query in range(length))
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"),
+    [
+        ("attention/12x128x128x64", 4 * 12 * 128 * 128 * 64),
+        ("attention grouped decode/9/3x1x1024x64", 4 * 9 * 1024 * 64),
+        ("conv3x3 4 groups/128x56x56", 2 * 128 * 56 * 56 * 32 * 9),
+        ("conv transposed/128x28x28", 2 * 64 * 56 * 56 * 128),
+        ("depthwise7x7/384x14x14", 2 * 384 * 14 * 14 * 49),
+        ("conv1d/256x512", 2 * 256 * 512 * 256 * 3),
+    ],
+)
+def test_the_work_of_kernels(name: str, flops: int) -> None:
+    """By hand, products with padding included; a stride of two leaves a transposed 2x2 one product a channel."""
+    case = kernels.build(name)
+    assert work_of(case.module, case.inputs(0, 0)).flops == flops
+    assert kernels.KERNELS[name].flops in (None, flops)
 
 
 @pytest.mark.slow

@@ -16,14 +16,16 @@ from effc.bench.runner import Limits, Prepared, Reference, Runner, Subject
 from effc.bench.spread import Spread
 from effc.bench.systems import SYSTEMS, Setting
 from effc.bench.work import Work
-from effc.costmodel.hardware import Speed, flags
+from effc.compiler.codegen.cpu.target import Target
+from effc.costmodel.hardware import Speed, describe
 
 #: Seconds of calls that one sample is the mean of, and of calls before it: after a rest, those of the first 50 to 100 ms are up to
 #: 1.6 times as long, in every system that divides its work over cores.
 _ROUND = 0.1
-#: Seconds of rest before each sample: ONNX Runtime's threads go on spinning for up to 0.1 s after a call, and took up to three
-#: quarters of the speed from who came next.
-_REST = 0.25
+#: Seconds of rest before each sample. ONNX Runtime's threads go on spinning for up to 0.1 s after a call, and took up to three
+#: quarters of the speed from who came next; OpenMP's sleep after some milliseconds.
+_REST = 0.02
+_REST_FROM_SPINNING = 0.25
 #: Seconds for everything but the first call of a system.
 _PATIENCE = 300.0
 
@@ -54,13 +56,15 @@ class Session:
 
     def __init__(self, plan: Plan, watch: Callable[[str], None]) -> None:
         self._plan, self._watch = plan, watch
+        self._target = Target.host()
+        self._cache = describe(self._target.key, self._target.vector_bytes, lambda: None).l3
         self._open: dict[str, Remote] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="effc-bench-")))
         threads = self._plan.setting.threads
-        self._reference = self._start("reference", partial(Reference, threads))
+        self._reference = self._start("reference", partial(Reference, self._plan.setting))
         self._limits = self._start("limits", partial(Limits, threads))
         return self
 
@@ -92,18 +96,20 @@ class Session:
         speeds = self._rounds(subject, entrants)
         peak = Spread.of([s.flops * self._rate() for s in speeds])
         bandwidth = Spread.of([s.bandwidth for s in speeds])
-        floor = work.floor(peak.median, bandwidth.median, 2 if self._plan.setting.dtype == "bfloat16" else 1)
+        floor = work.floor(peak.median, bandwidth.median)
+        bound = work.bound(peak.median, bandwidth.median, self._cache)
         for name, entrant in entrants.items():
             outcomes[name] = self._outcome(name, entrant, floor)
         if self._plan.fresh:
             for name in entrants:
                 self._end(name)
         ordered = tuple(outcomes[name] for name in self._plan.systems)
-        return Measurement(subject.name, work.flops, work.bytes, peak, bandwidth, floor, ordered)
+        return Measurement(subject.name, work.flops, work.bytes, peak, bandwidth, floor, bound, ordered)
 
     def _rounds(self, subject: Subject, entrants: dict[str, _Entrant]) -> list[Speed]:
         """Each round takes one sample of every entrant; who goes first changes from round to round."""
         speeds = []
+        rest = _REST_FROM_SPINNING if "onnxruntime" in entrants else _REST
         for i in range(self._plan.rounds):
             self._watch(f"{subject.name}: round {i + 1} of {self._plan.rounds}")
             speeds.append(self._limits.call("speed", timeout=_PATIENCE))
@@ -111,7 +117,7 @@ class Session:
             turn = i % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 entrant = entrants[name]
-                time.sleep(_REST)
+                time.sleep(rest)
                 try:
                     entrant.seconds.append(entrant.remote.call("seconds", _ROUND, timeout=_PATIENCE))
                 except RemoteError as error:
@@ -145,7 +151,7 @@ class Session:
         """
         if self._plan.setting.dtype != "bfloat16":
             return 1.0
-        return 16.0 if "amx_bf16" in flags() else 2.0 if "avx512_bf16" in flags() else 1.0
+        return 16.0 if self._target.has("amx_bf16") else 2.0 if self._target.has("avx512_bf16") else 1.0
 
     def _start(self, name: str, make: Callable[[], object]) -> Remote:
         threads = str(self._plan.setting.threads)

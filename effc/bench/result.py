@@ -12,7 +12,7 @@ from effc.bench.spread import Spread, geometric_mean
 from effc.bench.systems import OURS
 
 #: Raised when a field changes its meaning or goes.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Outcome:
 @dataclass(frozen=True)
 class Measurement:
     """One subject. ``flops``, ``bytes``: the work of a call; ``peak`` (FLOP/s in the dtype) and ``bandwidth`` (bytes/s): the machine's
-    limits, measured in the same rounds; ``floor``: seconds, their roofline.
+    limits, measured in the same rounds; ``floor``: seconds, their roofline; ``bound``: what it is made of, as ``Work.bound`` says.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Measurement:
     peak: Spread
     bandwidth: Spread
     floor: float
+    bound: str
     outcomes: tuple[Outcome, ...]
 
     def of(self, system: str) -> Outcome | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from effc.bench import kernels, memory, models
 from effc.bench.models import Case
 from effc.bench.systems import SYSTEMS, Setting
-from effc.bench.systems.system import Call, cast, tensors
+from effc.bench.systems.system import DTYPES, Call, cast, tensors
 from effc.bench.work import Work, work_of
 from effc.compiler.codegen.cpu.target import Target
 from effc.costmodel.hardware import Speed
@@ -38,6 +38,11 @@ class Subject:
         """With the same weights and inputs in every process."""
         case: Case = models.build(self.name, self.small) if self.kind == "model" else kernels.build(self.name)
         return case.module, case.inputs(0, 0)
+
+    @property
+    def flops(self) -> int | None:
+        """Of a call, where they are known better than by torch's counter."""
+        return kernels.KERNELS[self.name].flops if self.kind == "kernel" else None
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,16 @@ class Runner:
 class Reference:
     """The model in float64, and the work that it is."""
 
-    def __init__(self, threads: int) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, setting: Setting) -> None:
+        torch.set_num_threads(setting.threads)
         torch.set_grad_enabled(False)
+        self._dtype = DTYPES[setting.dtype]
 
     def prepare(self, subject: Subject, path: Path) -> Work:
         """Writes the results to ``path``."""
-        module, inputs = subject.build()
-        work = work_of(module, inputs)
+        work = work_of(*cast(*subject.build(), self._dtype))
+        if subject.flops is not None:
+            work = replace(work, flops=subject.flops)
         widened, inputs = cast(*subject.build(), torch.float64)
         torch.set_default_dtype(torch.float64)  # of what the model itself creates
         results = tensors(widened(*inputs))

@@ -32,10 +32,18 @@ def models(report: Report) -> Group:
 
 
 def kernels(report: Report) -> Group:
-    """Ours over eager of every kernel, and the share of the roofline of both."""
+    """Ours over eager of every kernel, and the share of the roofline of both; in brackets where the caches hold the data."""
     table = Table(title=_title(report))
     table.add_column("kernel", no_wrap=True)
-    for name in ("torch ms", f"{OURS} ms", "times faster (20-80 %)", "torch roofline", f"{OURS} roofline", "error"):
+    for name in (
+        "torch ms",
+        f"{OURS} ms",
+        "times faster (20-80 %)",
+        "bound",
+        "torch roofline",
+        f"{OURS} roofline",
+        "error",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for m in report.measurements:
         eager, ours, ratio = m.of("eager"), m.of(OURS), m.speedup(OURS, "eager")
@@ -44,8 +52,8 @@ def kernels(report: Report) -> Group:
             _milliseconds(eager),
             _milliseconds(ours) if ours else next((o.reason for o in m.outcomes if o.system == OURS), "-"),
             _times(ratio) if ratio else "-",
-            _percent(eager),
-            _percent(ours),
+            m.bound,
+            *(f"({_percent(o)})" if m.bound == "cache" and o else _percent(o) for o in (eager, ours)),
             f"{ours.error:.1e}" if ours and ours.error is not None else "-",
         )
     return Group(table, *_remarks(report))

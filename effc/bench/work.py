@@ -19,19 +19,27 @@ _ROWS = (torch.ops.aten.embedding.default, torch.ops.aten.index_select.default)
 @dataclass(frozen=True)
 class Work:
     """``flops``: of contractions by torch's counter, a multiply-add counted as two. ``bytes``: parameters and buffers that are read,
-    each once (of embedding tables the rows), inputs, and outputs; float32.
+    each once (of tables that are looked up the rows), inputs, and outputs.
     """
 
     flops: int
     bytes: int
 
-    def floor(self, peak: float, bandwidth: float, narrow: int = 1) -> float:
-        """Seconds below which no call can be: Williams et al., CACM 52(4), 2009. ``narrow``: 2 where values take half the bytes."""
-        return max(self.flops / peak, self.bytes / narrow / bandwidth)
+    def floor(self, peak: float, bandwidth: float) -> float:
+        """Seconds below which no call can be: Williams et al., CACM 52(4), 2009."""
+        return max(self.flops / peak, self.bytes / bandwidth)
+
+    def bound(self, peak: float, bandwidth: float, cache: int) -> str:
+        """What the floor is made of: ``"compute"``, ``"memory"``, or ``"cache"`` where a cache of that many bytes holds all of the data,
+        so that they need not come from memory: then it is no floor.
+        """
+        if self.flops / peak >= self.bytes / bandwidth:
+            return "compute"
+        return "memory" if self.bytes > cache else "cache"
 
 
 def work_of(module: nn.Module, inputs: tuple[Any, ...]) -> Work:
-    """Of one eager call, without gradients."""
+    """Of one eager call, without gradients, in the types that both have."""
     state = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as counter:

@@ -30,7 +30,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--systems", metavar="NAMES", help="only these, by commas (default: all; kernels: eager,effc)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=cores, help=f"of every system (default: all cores, {cores})")
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds (default 20)")
+    parser.add_argument("--rounds", type=int, help="timed rounds (default: 20; kernels: 5)")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that a first call may take (default 600)")
     parser.add_argument("--small", action="store_true", help="the models at the sizes of the tests: to try it out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything here")
@@ -41,6 +41,8 @@ def _run(args: argparse.Namespace) -> int:
     cores = len(os.sched_getaffinity(0))
     if not 1 <= args.threads <= cores:
         raise OptionError(f"--threads must be between 1 and {cores}, the cores that this process may use")
+    if args.rounds is None:
+        args.rounds = 5 if args.kernels else 20
     if args.rounds < 2 or args.timeout <= 0:
         raise OptionError("--rounds must be at least 2, and --timeout positive")
     for file in (args.json, args.plot):
@@ -78,9 +80,8 @@ def _subjects(args: argparse.Namespace) -> list[Subject]:
         return [Subject("model", name, args.small) for name in names]
     if args.small:
         raise OptionError("--small is of models, not of --kernels")
-    families = {kernels.family(name) for name in kernels.KERNELS}
-    wanted = _chosen(args.models, [*kernels.KERNELS, *families], "kernel") if args.models else families
-    return [Subject("kernel", n) for n in kernels.KERNELS if n in wanted or kernels.family(n) in wanted]
+    wanted = _chosen(args.models, [*kernels.KERNELS, *kernels.FAMILIES], "kernel") if args.models else kernels.FAMILIES
+    return [Subject("kernel", n) for n, k in kernels.KERNELS.items() if n in wanted or k.family in wanted]
 
 
 def _plan(args: argparse.Namespace) -> Plan:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from effc.compiler.codegen.cpu.permission import usable
+from effc.compiler.ir.errors import OptionError
+
+#: The environment variable that names a lesser target to compile for: to see and to measure what such a CPU would run.
+CHOICE = "EFFC_CPU"
 
 #: Features by the name that /proc/cpuinfo gives them → LLVM's name, where the two differ.
 _LLVM_NAMES = {"avx512_bf16": "avx512bf16", "avx512_vnni": "avx512vnni", "avx512_fp16": "avx512fp16", "pni": "sse3",
@@ -47,7 +52,25 @@ class Target:
     @staticmethod
     @lru_cache(maxsize=1)
     def host() -> Target:
-        """What this process may use of the CPU that it runs on; x86-64's baseline where /proc/cpuinfo cannot be read."""
+        """What this process compiles for: the CPU that it runs on, or the lesser one that ``EFFC_CPU`` names.
+
+        x86-64's baseline where /proc/cpuinfo cannot be read. OptionError: the variable asks for what is not known, or not there.
+        """
+        chosen = os.environ.get(CHOICE)
+        if not chosen:
+            return Target._of_this_cpu()
+        try:
+            target = Target.named(chosen) if chosen != "host" else Target._of_this_cpu()
+        except ValueError as error:
+            raise OptionError(f"{CHOICE}: {error}") from error
+        missing = sorted(target.features - Target._of_this_cpu().features)
+        if missing:
+            raise OptionError(f"{CHOICE}={chosen}: this CPU has no {', '.join(missing)}")
+        return target
+
+    @staticmethod
+    def _of_this_cpu() -> Target:
+        """What this process may use of it."""
         try:
             text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         except OSError:
