@@ -58,4 +58,5 @@ def pack_codes(tensor: torch.Tensor, *, bits: int, limits: Sequence[int], **view
     codes = pack_panels(tensor.view(torch.uint8), **view) & ((1 << bits) - 1)
     codes = codes.unflatten(4, (group // 2, 2)).transpose(4, 5).unflatten(5, (2, group // 4))
     shifts = torch.arange(0, 8, 32 // group, dtype=torch.uint8)
-    return (codes << shifts).sum(6, dtype=torch.uint8).flatten(4)
+    packed: torch.Tensor = (codes << shifts).sum(6, dtype=torch.uint8).flatten(4)
+    return packed

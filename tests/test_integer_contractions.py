@@ -51,6 +51,10 @@ def fake(x: Tensor, scale: float, zero: int, dtype: torch.dtype) -> Tensor:
 class Weight(nn.Module):
     """Codes of a weight with a scale and a zero point a channel, as exported models hold them."""
 
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+
     def __init__(self, *shape: int, dtype: torch.dtype = torch.int8, zero: int | None = 0) -> None:
         super().__init__()
         low, high = RANGES[dtype]
@@ -89,7 +93,8 @@ def wide(model: Linear, x: Tensor) -> Tensor:
     codes = Q.quantize_per_tensor(x, scale, point, *RANGES[dtype], dtype).to(torch.int64) - point
     weight, zeros = model.weight.codes.to(torch.int64), model.weight.zeros
     weight = weight if zeros is None else weight - zeros[:, None]
-    return (codes @ weight.T).double() * scale * model.weight.scales.double() + model.bias.double()
+    expected: Tensor = (codes @ weight.T).double() * scale * model.weight.scales.double() + model.bias.double()
+    return expected
 
 
 @pytest.mark.parametrize("rows", [1, 5, 33])
@@ -122,6 +127,7 @@ def test_a_zero_point_that_changes_is_noticed() -> None:
     compiled, x = torch.compile(model, backend="effc"), torch.randn(3, 16)
     with torch.no_grad():
         compiled(x)
+        assert model.weight.zeros is not None
         model.weight.zeros[2] = 4
         with pytest.raises(IndexError, match=r"zeros was 0 when the model was compiled.*compile again"):
             compiled(x)
@@ -174,7 +180,7 @@ def test_convolution(case: dict[str, int], point: int) -> None:
     weight, bias = Weight(24, 12 // groups, kernel, kernel), torch.randn(24)
 
     def function(x: Tensor) -> Tensor:
-        y = F.conv2d(fake(x, 0.02, point, torch.uint8), weight(), bias, groups=groups, **case)  # type: ignore[arg-type]
+        y = F.conv2d(fake(x, 0.02, point, torch.uint8), weight(), bias, groups=groups, **case)
         return F.relu(y)
 
     x = torch.rand(2, 12, 11, 9) * 5 - 0.5
@@ -292,6 +298,10 @@ def test_a_value_that_is_used_otherwise_is_right() -> None:
 # -- groups of codes ------------------------------------------------------------------------------------------------
 class Grouped(nn.Module):
     """Codes with a scale, and perhaps a zero point, for each group along the sum."""
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None
 
     def __init__(self, n: int, k: int, group: int, low: int, high: int, zero: str) -> None:
         super().__init__()

@@ -1,0 +1,100 @@
+"""Products with a parameter that stays codes: its scales are taken out of the sum, or, where they vary along it, into the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from math import prod
+
+from effc.compiler.ir.expr import var
+from effc.compiler.ir.formats import Format
+from effc.compiler.pipeline.body_builder import BodyBuilder
+from effc.compiler.pipeline.code_form import Form
+from effc.compiler.pipeline.dequantized import Codes, Term, pointwise
+from effc.compiler.pipeline.graph import Op, Tensor
+
+
+class CodedWeight(Form):
+    """A parameter is codes: ``weight`` is its number among the operands, they, and their format where it is less than a byte."""
+
+    def __init__(
+        self,
+        op: Op,
+        numbers: tuple[int, int],
+        weight: tuple[int, Codes, Format | None],
+        static: Collection[Tensor],
+        zeros: Mapping[Tensor, str],
+    ) -> None:
+        super().__init__(op, numbers, static, zeros)
+        self.number, self.codes, self.format = weight
+
+    def run(self) -> list[Op] | None:
+        """The operations that replace the contraction; None where they cannot."""
+        op = self.op
+        scales, zeros = (self.terms(found, self.number) for found in (self.codes.scales, self.codes.zeros))
+        checked = [t for t in zeros if self.known_zero(t)]
+        zeros = [t for t in zeros if t not in checked and (t.tensor is not None or t.value)]
+        if not self._has_kernel():
+            return None
+        self.made += self.codes.made
+        if self.separable([*scales, *checked]) and not zeros and (self.fixed(scales) or not checked):
+            total = self._sum([])
+            return self.finish(self.scaled(self.read(total, op.result_maps[0]), scales, checked))
+        inside = [t for t in scales if not self.separable([t])]
+        outside = [t for t in scales if t not in inside]
+        if len(inside) > 1 or len(zeros) > 1 or any(t.tensor is None for t in zeros):
+            return None
+        if not inside:  # a zero point alone: with a scale of its grain, or of 1
+            inside, outside = outside[:1], outside[1:]
+        if len(inside) != 1 or any(t.tensor is None or t.tensor not in self.static for t in [*inside, *zeros]):
+            return None
+        if any(t.index != inside[0].index for t in checked):
+            return None
+        scale = self._checked(inside[0], checked) if checked else inside[0]
+        total = self._sum([*zeros, scale])
+        return self.finish(self.scaled(self.read(total, op.result_maps[0]), outside))
+
+    def _has_kernel(self) -> bool:
+        """Whether `codegen` packs such a factor: of known sizes, of more than one column and more than one element of the sum."""
+        op = self.op
+        names = {n for e in op.maps[self.number] for n in e.variables()}
+        columns = [op.dims[i].constant for i in op.parallel_dims if f"d{i}" in names]
+        points = [op.dims[i].constant for i in op.reduction_dims]
+        if None in columns or None in points:
+            return False
+        return prod(n or 0 for n in columns) > 1 and prod(n or 0 for n in points) > 1
+
+    def _sum(self, grains: Sequence[Term]) -> Tensor:
+        """The contraction with the codes; ``grains``: a zero point and a scale, or a scale, that vary along the sum."""
+        op = self.op
+        factors = list(op.operands[:2])
+        factors[self.number] = self.codes.tensor
+        b = BodyBuilder()
+        values = []
+        for k in self.numbers:
+            value = b.operand(k, factors[k].dtype)
+            if k != self.number:
+                values.append(b.cast(value, "f32"))
+                continue
+            if self.format is not None:
+                decode = self.format.instr(value)
+                value = b.instr(decode.op, decode.args, decode.dtype, decode.attributes)
+            value = b.cast(value, "f32", unsigned=self.codes.unsigned)
+            for number, term in enumerate(grains):
+                assert term.tensor is not None, "run has seen to it"
+                grain = b.cast(b.operand(2 + number, term.tensor.dtype), "f32")
+                value = b.op("arith.mulf" if number == len(grains) - 1 else "arith.subf", value, grain)
+            values.append(value)
+        more = [(t.tensor, t.index) for t in grains if t.tensor is not None]
+        return self.contraction(factors, b.body(b.op("arith.mulf", *values)), "f32", more)
+
+    def _checked(self, scale: Term, zeros: Sequence[Term]) -> Term:
+        """``scale``, with a check that ``zeros`` of the same index are 0."""
+        assert scale.tensor is not None, "run has seen to it"
+        b, tensors = BodyBuilder(), [scale.tensor, *(t.tensor for t in zeros if t.tensor is not None)]
+        value = b.cast(b.operand(0, scale.tensor.dtype), "f32")
+        for number, tensor in enumerate(tensors[1:], 1):
+            b.check_zero(b.operand(number, tensor.dtype), self.message(tensor))
+        dims = tuple(var(f"d{k}") for k in range(len(scale.tensor.sizes)))
+        made = pointwise(tensors, [dims] * len(tensors), scale.tensor.sizes, b.body(value), "f32", self.op.location)
+        self.made.append(made)
+        return Term(0.0, made.results[0], scale.index)
