@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +23,14 @@ from effc.bench.kernels import attention, contractions, convolutions, moves, poi
 from effc.bench.load import Load
 from effc.bench.remote import Remote, RemoteError
 from effc.bench.result import Measurement, Outcome, Report
-from effc.bench.runner import relative_error
+from effc.bench.runner import Subject, relative_error
 from effc.bench.spread import Spread
 from effc.bench.systems import SYSTEMS, Setting
 from effc.bench.work import Work, work_of
 
 FLOAT32 = Setting(2, "float32")
 BFLOAT16 = Setting(2, "bfloat16")
+INT8 = Setting(2, "int8")
 
 
 def test_a_spread_is_the_median_and_two_percentiles() -> None:
@@ -112,6 +115,48 @@ def test_rivals_agree_with_float64(name: str, package: str) -> None:
     assert relative_error(results, exact) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [("effc", ["torchao"]), ("inductor-freezing", ["torchao"]), ("openvino", ["openvino", "nncf"])],
+)
+def test_int8_is_near_float64_and_is_int8(name: str, packages: list[str]) -> None:
+    for package in packages:
+        pytest.importorskip(package)
+    if (reason := SYSTEMS[name].absent(INT8)) is not None:
+        pytest.skip(reason)
+    torch._dynamo.reset()
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10)).eval()
+    x, *calibration = torch.randn(5, 1, 3, 9, 9)
+    with torch.no_grad():
+        exact = [copy.deepcopy(module).double()(x.double())]
+        results = SYSTEMS[name].prepare(module, (x,), INT8, [(batch,) for batch in calibration])()
+    assert [r.dtype for r in results] == [torch.float32]
+    assert 1e-4 < relative_error(results, exact) < 5e-2
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="Inductor needs a C++ compiler")
+def test_inductor_runs_int8_in_its_kernels_for_int8() -> None:
+    pytest.importorskip("torchao")
+    torch._dynamo.reset()
+    module, x = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16)).eval(), torch.randn(4, 64)
+    with torch.no_grad():
+        call = SYSTEMS["inductor-freezing"].prepare(module, (x,), INT8, [(x,)])
+        call()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            call()
+    assert sum("qlinear" in event.name for event in profile.events()) >= 2
+
+
+def test_calibration_is_the_same_each_time_and_not_what_is_measured() -> None:
+    subject = Subject("model", "mlp", small=True)
+    first, second = subject.calibration(), subject.calibration()
+    _, inputs = subject.build()
+    assert len(first) > 1
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
+    assert not any(torch.equal(batch[0], inputs[0]) for batch in first)
+
+
 def test_a_rival_that_is_not_installed_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import PackageNotFoundError
 
@@ -124,6 +169,11 @@ def test_a_rival_that_is_not_installed_is_absent(monkeypatch: pytest.MonkeyPatch
     assert SYSTEMS["onnxruntime"].absent(FLOAT32) == "onnxruntime is not installed"
     assert SYSTEMS["onnxruntime"].absent(BFLOAT16) == "its CPU kernels do not compute in bfloat16"
     assert "C++ compiler" in str(SYSTEMS["inductor"].absent(FLOAT32))
+    assert SYSTEMS["effc"].absent(FLOAT32) is None
+    assert SYSTEMS["effc"].absent(INT8) == "torchao is not installed"
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version(name) if name == "nncf" else "1")
+    assert SYSTEMS["openvino"].absent(FLOAT32) is None
+    assert SYSTEMS["openvino"].absent(INT8) == "nncf is not installed"
 
 
 @pytest.fixture

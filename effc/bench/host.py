@@ -9,7 +9,7 @@ from typing import Any
 
 from effc.costmodel.hardware import describe, flags
 
-_PACKAGES = ("effc", "torch", "torch-mlir", "openvino", "onnxruntime", "onnx", "onnxscript")
+_PACKAGES = ("effc", "torch", "torch-mlir", "openvino", "onnxruntime", "onnx", "onnxscript", "torchao", "nncf")
 
 
 def host(key: str, vector_bytes: int) -> dict[str, Any]:

@@ -28,6 +28,14 @@ _REST = 0.02
 _REST_FROM_SPINNING = 0.25
 #: Seconds for everything but the first call of a system.
 _PATIENCE = 300.0
+#: Values in the bytes of one float32. In int8, inputs, outputs and what is not quantized are wider: the floor is the lower for it.
+_NARROWER = {"int8": 4}
+#: Multiply-adds of the instructions that a CPU may have, over those of float32's, which the probe measures.
+_RATES: dict[str, dict[str, float]] = {
+    "float32": {},
+    "bfloat16": {"amx_bf16": 16.0, "avx512_bf16": 2.0},
+    "int8": {"amx_int8": 32.0, "avx512_vnni": 4.0, "avx_vnni": 4.0},
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class Session:
         speeds = self._rounds(subject, entrants)
         peak = Spread.of([s.flops * self._rate() for s in speeds])
         bandwidth = Spread.of([s.bandwidth for s in speeds])
-        floor = work.floor(peak.median, bandwidth.median)
+        floor = work.floor(peak.median, bandwidth.median, _NARROWER.get(self._plan.setting.dtype, 1))
         bound = work.bound(peak.median, bandwidth.median, self._cache)
         for name, entrant in entrants.items():
             outcomes[name] = self._outcome(name, entrant, floor)
@@ -146,12 +154,9 @@ class Session:
         )
 
     def _rate(self) -> float:
-        """The peak in the dtype over float32's, which is what the probe measures: dot products of pairs do twice as much, of tiles 16
-        times.
-        """
-        if self._plan.setting.dtype != "bfloat16":
-            return 1.0
-        return 16.0 if self._target.has("amx_bf16") else 2.0 if self._target.has("avx512_bf16") else 1.0
+        """The peak in the dtype over float32's."""
+        rates = _RATES[self._plan.setting.dtype]
+        return max((rate for feature, rate in rates.items() if self._target.has(feature)), default=1.0)
 
     def _start(self, name: str, make: Callable[[], object]) -> Remote:
         threads = str(self._plan.setting.threads)

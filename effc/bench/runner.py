@@ -24,6 +24,8 @@ from effc.speed import Probe
 
 #: Runs of each probe in a round: 20 ms or so.
 _PROBES = 6
+#: Batches to calibrate int8 with, and the first one's seed, far from those that ``inputs(0, 0)`` uses.
+_BATCHES, _SEED = 8, 1000
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,21 @@ class Subject:
 
     def build(self) -> tuple[nn.Module, tuple[Any, ...]]:
         """With the same weights and inputs in every process."""
-        case: Case = models.build(self.name, self.small) if self.kind == "model" else kernels.build(self.name)
+        case = self._case()
         return case.module, case.inputs(0, 0)
 
     @property
     def flops(self) -> int | None:
         """Of a call, where they are known better than by torch's counter."""
         return kernels.KERNELS[self.name].flops if self.kind == "kernel" else None
+
+    def calibration(self) -> list[tuple[Any, ...]]:
+        """Other inputs, the same in every process."""
+        case = self._case()
+        return [case.inputs(_SEED + i, 0) for i in range(_BATCHES)]
+
+    def _case(self) -> Case:
+        return models.build(self.name, self.small) if self.kind == "model" else kernels.build(self.name)
 
 
 @dataclass(frozen=True)
@@ -74,13 +84,14 @@ class Runner:
         gc.enable()
         gc.collect()
         module, inputs = subject.build()
+        calibration = subject.calibration() if self._setting.dtype == "int8" else []
         start = time.perf_counter()
-        self._call = self._system.prepare(module, inputs, self._setting)
+        self._call = self._system.prepare(module, inputs, self._setting, calibration)
         results = self._call()
         first_call = time.perf_counter() - start
         error = relative_error(results, torch.load(reference))
         peak = memory.peak()
-        del module, inputs, results
+        del module, inputs, calibration, results
         self.seconds(0.0)  # the first calls after compilation may still adapt
         gc.collect()
         gc.freeze()

@@ -25,9 +25,9 @@ class Work:
     flops: int
     bytes: int
 
-    def floor(self, peak: float, bandwidth: float) -> float:
-        """Seconds below which no call can be: Williams et al., CACM 52(4), 2009."""
-        return max(self.flops / peak, self.bytes / bandwidth)
+    def floor(self, peak: float, bandwidth: float, narrower: int = 1) -> float:
+        """Seconds below which no call can be, of elements that take ``narrower`` times less memory: Williams et al., CACM 52(4), 2009."""
+        return max(self.flops / peak, self.bytes / narrower / bandwidth)
 
     def bound(self, peak: float, bandwidth: float, cache: int) -> str:
         """What the floor is made of: ``"compute"``, ``"memory"``, or ``"cache"`` where a cache of that many bytes holds all of the data,

@@ -28,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", action="store_true", help="single kernels over a sweep of shapes, not models")
     parser.add_argument("--models", metavar="NAMES", help="only these, by commas; of --kernels: names or families")
     parser.add_argument("--systems", metavar="NAMES", help="only these, by commas (default: all; kernels: eager,effc)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
     parser.add_argument("--threads", type=int, default=cores, help=f"of every system (default: all cores, {cores})")
     parser.add_argument("--rounds", type=int, help="timed rounds (default: 20; kernels: 5)")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that a first call may take (default 600)")

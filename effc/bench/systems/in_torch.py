@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from effc.bench.systems import quantized
 from effc.bench.systems.system import DTYPES, Call, Setting, cast, tensors
 
 
 class Eager:
-    """The model as it is."""
+    """The model as it is; in place of an int8 model the float32 one, the baseline."""
 
     name = "eager"
 
     def absent(self, setting: Setting) -> str | None:
         return None
 
-    def prepare(self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting) -> Call:
+    def prepare(
+        self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
+    ) -> Call:
         module, inputs = cast(module, inputs, DTYPES[setting.dtype])
         return lambda: tensors(module(*inputs))
 
@@ -30,16 +34,20 @@ class Effc:
     name = "effc"
 
     def absent(self, setting: Setting) -> str | None:
-        return None
+        return quantized.absent() if setting.dtype == "int8" else None
 
-    def prepare(self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting) -> Call:
-        module, inputs = cast(module, inputs, DTYPES[setting.dtype])
+    def prepare(
+        self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
+    ) -> Call:
+        module, inputs = _made(module, inputs, setting, calibration)
         compiled = torch.compile(module, backend="effc")
         return lambda: tensors(compiled(*inputs))
 
 
 class Inductor:
-    """``torch.compile(model)``; with ``freezing`` weights become constants, which it then packs for oneDNN."""
+    """``torch.compile(model)``; with ``freezing`` weights become constants, which it then packs for oneDNN. Its patterns for int8
+    are those that torchao registers, and run with freezing.
+    """
 
     def __init__(self, freezing: bool) -> None:
         self._freezing = freezing
@@ -47,12 +55,27 @@ class Inductor:
 
     def absent(self, setting: Setting) -> str | None:
         compilers = ("g++", "clang++", "c++")
-        return None if any(map(shutil.which, compilers)) else f"it needs a C++ compiler ({', '.join(compilers)})"
+        if not any(map(shutil.which, compilers)):
+            return f"it needs a C++ compiler ({', '.join(compilers)})"
+        if setting.dtype != "int8":
+            return None
+        return quantized.absent() if self._freezing else "its int8 kernels need freezing"
 
-    def prepare(self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting) -> Call:
+    def prepare(
+        self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
+    ) -> Call:
         import torch._inductor.config as config
 
         config.freezing = self._freezing
-        module, inputs = cast(module, inputs, DTYPES[setting.dtype])
+        module, inputs = _made(module, inputs, setting, calibration)
         compiled = torch.compile(module, backend="inductor")
         return lambda: tensors(compiled(*inputs))
+
+
+def _made(
+    module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]]
+) -> tuple[nn.Module, tuple[Any, ...]]:
+    """What is compiled, and its inputs, in the dtype."""
+    if setting.dtype == "int8":
+        return quantized.quantize(module, inputs, calibration), inputs
+    return cast(module, inputs, DTYPES[setting.dtype])

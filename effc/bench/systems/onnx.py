@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ class OnnxRuntime:
     name = "onnxruntime"
 
     def absent(self, setting: Setting) -> str | None:
+        if setting.dtype == "int8":
+            return "no int8 model is made for it"
         if setting.dtype != "float32":
             return f"its CPU kernels do not compute in {setting.dtype}"
         return missing("onnxruntime", "onnx", "onnxscript")
 
-    def prepare(self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting) -> Call:
+    def prepare(
+        self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
+    ) -> Call:
         import onnxruntime
 
         flat = tensors(inputs)

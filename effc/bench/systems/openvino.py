@@ -1,7 +1,9 @@
-"""OpenVINO on the CPU: latency hint, one stream, static shapes, and the precision asked for."""
+"""OpenVINO on the CPU: latency hint, one stream, static shapes, and the precision asked for; int8 by NNCF's post-training quantization."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +11,9 @@ from torch import nn
 
 from effc.bench.systems.system import Call, Setting, missing, tensors
 
-_PRECISION = {"float32": "f32", "bfloat16": "bf16"}
+#: Of floats.
+_PRECISION = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+_ATTENTION = frozenset({"ScaledDotProductAttention", "Softmax"})
 
 
 class OpenVino:
@@ -18,9 +22,11 @@ class OpenVino:
     name = "openvino"
 
     def absent(self, setting: Setting) -> str | None:
-        return missing("openvino")
+        return missing("openvino", "nncf") if setting.dtype == "int8" else missing("openvino")
 
-    def prepare(self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting) -> Call:
+    def prepare(
+        self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
+    ) -> Call:
         import openvino
 
         flat = tensors(inputs)
@@ -28,6 +34,8 @@ class OpenVino:
         if len(model.inputs) != len(flat):
             raise ValueError(f"the converted model has {len(model.inputs)} inputs, the model {len(flat)} tensors")
         model.reshape({i: list(t.shape) for i, t in enumerate(flat)})
+        if setting.dtype == "int8":
+            model = _quantized(model, calibration)
         compiled = openvino.compile_model(
             model,
             "CPU",
@@ -45,3 +53,18 @@ class OpenVino:
             return [torch.from_numpy(value) for value in results.values()]
 
         return call
+
+
+def _quantized(model: Any, calibration: Sequence[tuple[Any, ...]]) -> Any:
+    """By NNCF with its defaults; it is told which models are transformers, as its documentation asks, for which it quantizes otherwise."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    batches = [{i: t.numpy() for i, t in enumerate(tensors(batch))} for batch in calibration]
+    transformer = any(op.get_type_name() in _ATTENTION for op in model.get_ops())
+    return nncf.quantize(
+        model,
+        nncf.Dataset(batches),
+        subset_size=len(batches),
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+    )

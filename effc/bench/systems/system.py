@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: What a model's floats are in; of ``int8`` those that are not quantized.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
 
 #: One call of the prepared model on its inputs: the output's tensors, in order.
 Call = Callable[[], list[Tensor]]
@@ -34,8 +35,12 @@ class System(Protocol):
     def absent(self, setting: Setting) -> str | None:
         """Why it cannot take part here; None where it can."""
 
-    def prepare(self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting) -> Call:
-        """Compile ``module`` (float32, ``eval``) as far as the system does before the first call. Gradients are off."""
+    def prepare(
+        self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
+    ) -> Call:
+        """Compile ``module`` (float32, ``eval``) as far as the system does before the first call. Gradients are off.
+        ``calibration``: inputs from which ranges are taken in ``int8``.
+        """
 
 
 def missing(*packages: str) -> str | None:
