@@ -109,6 +109,7 @@ class Stand:
         params: Mapping[Node, str],
         mutations: Mapping[Node, Node],
         name: str,
+        ranges: Mapping[Node, tuple[int, int]],
     ) -> Region:
         tensors = tuple(n for n in inputs if not is_scalar(n))
         known = {*nodes, *inputs}

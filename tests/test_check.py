@@ -183,3 +183,25 @@ def test_a_side_of_zero_within_rounding_is_a_toss_up() -> None:
     assert check._problem(ours, true, true, flips) == "1 of 3 elements differ from ATen's"
     flips[2][0] = False
     assert check._problem(ours, true, true, flips) is None
+
+
+def test_quantized_layers_are_found_right() -> None:
+    """Static ones in integers, and weights as codes by groups."""
+    import torch.ao.quantization.fx._decomposed  # defines the ops
+
+    ops, weight, scales = (
+        torch.ops.quantized_decomposed,
+        torch.randint(-8, 8, (24, 64), dtype=torch.int8),
+        torch.rand(24, 2),
+    )
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        q = ops.quantize_per_tensor(x, 0.05, 100, 0, 255, torch.uint8)
+        d = ops.dequantize_per_tensor(q, 0.05, 100, 0, 255, torch.uint8)
+        first = ops.dequantize_per_channel(weight, scales[:, 0], None, 0, -8, 7, torch.int8)
+        second = ops.dequantize_per_channel_group(weight, scales, None, -8, 7, torch.int8, 32, torch.float32)
+        y = torch.nn.functional.linear(d, first).relu()
+        return torch.nn.functional.linear(torch.cat([y, y, y], 1)[:, :64], second)
+
+    with torch.no_grad():
+        torch.compile(function, backend="effc", options={"check": True})(torch.randn(5, 64))

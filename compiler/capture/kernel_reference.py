@@ -16,6 +16,7 @@ from torch import Tensor
 
 from effc.compiler.capture.noise import moved, moved_sum, moved_terms, sum_eps
 from effc.compiler.ir.expr import Expr
+from effc.compiler.ir.formats import Format
 from effc.compiler.ir.spec import Instr, KernelSpec
 from effc.runtime.dtypes import TORCH_DTYPES
 
@@ -145,6 +146,10 @@ class _Evaluation:
             return torch.as_tensor(self._expr(instr["expr"])).to(dtype)
         if op == "check":
             return None
+        if op == "decode":
+            format_ = Format.of(instr)
+            numbers = torch.tensor([format_.value(code) for code in range(1 << format_.bits)], dtype=dtype)
+            return numbers[args[0].long() & ((1 << format_.bits) - 1)]
         if op in ("reduce", "contract"):
             return self._reduced(instr, args, dtype)
         if op in ("arith.cmpf", "arith.cmpi"):
@@ -210,6 +215,9 @@ class _Evaluation:
     def _compare(self, predicate: str, a: Tensor, b: Tensor) -> Tensor:
         if predicate == "uno":
             return a.isnan() | b.isnan()
+        if predicate == "ult" and not a.is_floating_point():  # signed, with the highest bits the other way
+            low = torch.iinfo(a.dtype).min
+            return (a ^ low) < (b ^ low)
         if predicate not in _RELATIONS:
             raise _Unknown(predicate)
         return _RELATIONS[predicate](a, b)
