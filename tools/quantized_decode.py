@@ -36,7 +36,7 @@ def quantized(module: nn.Module, kind: str) -> nn.Module:
 
     found = copy.deepcopy(module)
     if kind != "float":
-        int4 = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(64))
+        int4 = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(64))  # type: ignore[attr-defined]
         quantize_(found, Int8WeightOnlyConfig() if kind == "int8" else int4)
     return found
 
