@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -85,7 +84,7 @@ def table(times: Times, speed: Speed, top: int) -> str:
         known = dict(zip(step.kernel.symbols, step.symbols, strict=True))
         bytes_ = sum(o.size.evaluate(known) * ITEM_SIZE[o.dtype] for o in step.kernel.operands if o.role != "scratch")
         sizes = [d.size.evaluate(known) for d in step.kernel.dims]
-        work = 2 * prod(sizes) if step.kernel.template in ("contraction", "attention") else 0
+        work = step.call.flops.constant or 0
         schedule = " ".join(f"{k}={v}" for k, v in step.kernel.schedule.parameters)
         lines.append(
             f"{1e6 * seconds:8.0f} us {seconds / total:5.1%}  {work / seconds / speed.flops:5.0%} of peak "
