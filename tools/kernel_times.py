@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -55,7 +56,6 @@ def profile(name: str, rounds: int, dtype: torch.dtype) -> Times:
         lambda t: t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else t, case.inputs(0, 0)
     )
     compiled, times = torch.compile(module, backend="effc"), Times()
-    plain = Executable.__call__
 
     def stepwise(
         self: Executable, symbols: tuple[int, ...], tensors: list[torch.Tensor], **_: bool
@@ -66,12 +66,9 @@ def profile(name: str, rounds: int, dtype: torch.dtype) -> Times:
     with torch.no_grad():
         for _ in range(3):
             compiled(*inputs)
-        Executable.__call__ = stepwise  # type: ignore[method-assign,assignment]
-        try:
+        with mock.patch.object(Executable, "__call__", stepwise):
             for _ in range(rounds):
                 compiled(*inputs)
-        finally:
-            Executable.__call__ = plain  # type: ignore[method-assign]
     return times
 
 

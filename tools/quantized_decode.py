@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def main() -> None:
         for _ in range(args.rounds):
             bandwidths.append(probe.speed(args.threads, 6).bandwidth)
             for kind, call in calls.items():
-                times[kind].append(seconds(lambda call=call: call(*inputs), 0.1))  # type: ignore[misc]
+                times[kind].append(seconds(partial(call, *inputs), 0.1))
     bandwidth = statistics.median(bandwidths)
     print(f"{linears / 1e6:.0f} M weights of linears, read {bandwidth / 1e9:.1f} GB/s")
     for kind, found in times.items():

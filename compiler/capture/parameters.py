@@ -31,12 +31,14 @@ def static_names(gm: GraphModule) -> dict[int, str]:
     modules that a function uses, two may call a parameter alike.
     """
     found: dict[int, str] = {}
+    taken: set[str] = set()
     for position, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder"):
         if node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type") is None:
             continue
         source = getattr(node.meta.get("grapharg"), "source", None)
         name = _short_name(_text(source)) if source is not None else str(node.target)
-        found[position] = name if name not in found.values() else f"{name}#{position}"
+        found[position] = name if name not in taken else f"{name}#{position}"
+        taken.add(name)
     return found
 
 
@@ -60,7 +62,7 @@ def _limits(tensor: torch.Tensor) -> tuple[int, int] | None:
     """The narrowest that hold all elements; None where none do. Not the elements' own: models of one kind share compiled code."""
     if tensor.numel() == 0:
         return None
-    low, high = int(tensor.min()), int(tensor.max())
+    low, high = (int(end) for end in torch.aminmax(tensor))
     return next(((a, b) for a, b in _LIMITS if a <= low and high <= b), None)
 
 

@@ -21,9 +21,9 @@ class BodyBuilder:
     def constant(self, value: float, dtype: str) -> int:
         return self._add(BodyInstr("constant", (), dtype, (("value", value if dtype[0] in "bf" else int(value)),)))
 
-    def op(self, name: str, *args: int, dtype: str = "") -> int:
+    def op(self, name: str, *args: int, dtype: str = "", attributes: tuple[tuple[str, Any], ...] = ()) -> int:
         """``dtype``: of the result, where it is not that of the first argument."""
-        return self._add(BodyInstr(name, args, dtype or self.instrs[args[0]].dtype))
+        return self._add(BodyInstr(name, args, dtype or self.instrs[args[0]].dtype, attributes))
 
     def cast(self, value: int, dtype: str, *, unsigned: bool = False) -> int:
         """A conversion between integers, between floats, or from one to the other; ``unsigned``: how an integer is read."""
@@ -40,15 +40,11 @@ class BodyBuilder:
         }[floats]
         return self.op(f"arith.{name}", value, dtype=dtype)
 
-    def instr(self, name: str, args: tuple[int, ...], dtype: str, attributes: tuple[tuple[str, Any], ...]) -> int:
-        """An instruction with attributes."""
-        return self._add(BodyInstr(name, args, dtype, attributes))
-
     def check_zero(self, value: int, message: str) -> None:
         """Raise IndexError(``message``) after the call where a number is not 0."""
         dtype = self.instrs[value].dtype
         name, predicate = ("arith.cmpf", "oeq") if dtype[0] in "bf" else ("arith.cmpi", "eq")
-        same = self._add(BodyInstr(name, (value, self.constant(0, dtype)), "i1", (("predicate", predicate),)))
+        same = self.op(name, value, self.constant(0, dtype), dtype="i1", attributes=(("predicate", predicate),))
         self._add(BodyInstr("check", (same,), "", (("message", message),)))
 
     def body(self, result: int) -> Body:

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 from effc.compiler.ir.expr import var
 from effc.compiler.pipeline.body_builder import BodyBuilder
-from effc.compiler.pipeline.dequantized import Codes, Decoder, pointwise
-from effc.compiler.pipeline.graph import Body, BodyInstr, Graph, Op, Tensor
+from effc.compiler.pipeline.dequantized import Codes, Decoder, over, pointwise
+from effc.compiler.pipeline.graph import Body, BodyInstr, Graph, Op, Tensor, replace_ops
 
 
-def pool_codes(graph: Graph) -> int:
-    """Rewrite the max pools of ``graph`` that read dequantized values, padded or not; how many."""
-    decoder, count, ops = Decoder(), 0, dict[Op, None]()
-    for op in graph.ops:
-        made = _rewritten(op, decoder) if _takes_maxima(op) else None
-        for new in made or ():
-            if new not in ops:
-                ops[new] = None
-                for tensor in new.operands:
-                    tensor.users.append(new)
-        if made is None:
-            ops[op] = None
-        else:
-            count += 1
-            for tensor in op.operands:
-                tensor.users.remove(op)
-    graph.ops[:] = ops
-    return count
+def pool_codes(graph: Graph) -> None:
+    """Rewrite the max pools of ``graph`` that read dequantized values, padded or not."""
+    decoder = Decoder()
+    replace_ops(graph, lambda op: _rewritten(op, decoder) if _takes_maxima(op) else None, lambda op: None)
 
 
 def _takes_maxima(op: Op) -> bool:
@@ -50,9 +36,8 @@ def _rewritten(op: Op, decoder: Decoder) -> list[Op] | None:
         return None
     made, image = list(codes.made), codes.tensor
     if pad is not None:
-        image = _padded(pad, codes)
-        assert image.producer is not None, "made by the pad"
-        made.append(image.producer)
+        made.append(_padded(pad, codes))
+        image = made[-1].results[0]
     pooled = Tensor("", "i8", op.results[0].sizes)
     body = Body((BodyInstr("operand", (), "i8", (("number", 0),)),), (0,))
     attributes = {**op.attributes, "reduce": ("umax" if codes.unsigned else "max",)}
@@ -78,13 +63,11 @@ def _pads_with_least(pad: Op) -> bool:
     return filler is not None and filler.op == "constant" and filler.get("value") == "-inf"
 
 
-def _padded(pad: Op, codes: Codes) -> Tensor:
-    """The codes with the least one around them."""
-    result = Tensor("", "i8", pad.results[0].sizes)
-    least = BodyInstr("constant", (), "i8", (("value", 0 if codes.unsigned else -128),))
-    made = Op("pad", [codes.tensor], [result], pad.location, body=Body((least,), (0,)), attributes=dict(pad.attributes))
-    result.producer = made
-    return result
+def _padded(pad: Op, codes: Codes) -> Op:
+    """The pad of the codes, with the least one around them."""
+    made = over(pad, codes.tensor)
+    made.body = Body((BodyInstr("constant", (), "i8", (("value", 0 if codes.unsigned else -128),)),), (0,))
+    return made
 
 
 def _dequantized(op: Op, pooled: Tensor, codes: Codes) -> Op:

@@ -77,7 +77,7 @@ class CodedWeight(Form):
                 continue
             if self.format is not None:
                 decode = self.format.instr(value)
-                value = b.instr(decode.op, decode.args, decode.dtype, decode.attributes)
+                value = b.op(decode.op, *decode.args, dtype=decode.dtype, attributes=decode.attributes)
             value = b.cast(value, "f32", unsigned=self.codes.unsigned)
             for number, term in enumerate(grains):
                 assert term.tensor is not None, "run has seen to it"

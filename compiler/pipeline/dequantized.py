@@ -127,7 +127,7 @@ def pointwise(
 
 def _through_view(op: Op, inner: Codes) -> Codes:
     result = op.results[0]
-    made = _copy(op, inner.tensor, result.sizes)
+    made = over(op, inner.tensor)
     ranges = {f"r{k}": size for k, size in enumerate(result.sizes)}
     index = backward(op, tuple(var(f"r{k}") for k in range(len(result.sizes))), ranges)
     return _moved(inner, made, index)
@@ -145,15 +145,15 @@ def _through_pad(op: Op, inner: Codes) -> Codes | None:
     terms = [e for t in (*inner.scales, *inner.zeros) for e in t.at(tuple(var(f"r{k}") for k in range(len(low)))).index]
     if any(not padded.isdisjoint(e.variables()) for e in terms):
         return None
-    made = _copy(op, inner.tensor, result)
+    made = over(op, inner.tensor)
     byte = inner.zero - 256 if inner.zero > 127 else inner.zero
     made.body = Body((BodyInstr("constant", (), "i8", (("value", byte),)),), (0,))
     return _moved(inner, made, index)
 
 
-def _copy(op: Op, source: Tensor, sizes: tuple[Expr, ...]) -> Op:
-    """``op`` over another tensor."""
-    result = Tensor("", source.dtype, sizes)
+def over(op: Op, source: Tensor) -> Op:
+    """The view or pad ``op`` of another tensor."""
+    result = Tensor("", source.dtype, op.results[0].sizes)
     made = Op(op.kind, [source], [result], op.location, attributes=dict(op.attributes))
     result.producer = made
     return made

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,3 +143,25 @@ class Graph:
         """Numbers of the inputs that no call changes: parameters, and what is prepared from them, that are not updated here."""
         updated = {o.mutates for o in self.outputs}
         return {i for i, source in enumerate(self.inputs) if source.param and i not in updated}
+
+
+def replace_ops(graph: Graph, rewritten: Callable[[Op], Sequence[Op] | None], seen: Callable[[Op], object]) -> None:
+    """Put ``rewritten(op)``, where it is not None, in the place of each operation, in order; of operations that several share, the first
+    stays. ``seen`` hears of every operation of the graph that results, before those behind it are rewritten.
+    """
+    ops: dict[Op, None] = {}
+    for op in graph.ops:
+        made = rewritten(op)
+        if made is None:
+            ops[op] = None
+            seen(op)
+            continue
+        for tensor in op.operands:
+            tensor.users.remove(op)
+        for new in made:
+            if new not in ops:
+                ops[new] = None
+                seen(new)
+                for tensor in new.operands:
+                    tensor.users.append(new)
+    graph.ops[:] = ops

@@ -15,53 +15,39 @@ from effc.compiler.ir.formats import INTEGERS, Format
 from effc.compiler.pipeline.byte_products import ByteProduct
 from effc.compiler.pipeline.coded_weights import CodedWeight
 from effc.compiler.pipeline.dequantized import Codes, Decoder
-from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, Op, Tensor
+from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, Op, Tensor, replace_ops
 from effc.compiler.pipeline.views import chain
 
 
-def contract_integers(graph: Graph) -> int:
-    """Rewrite the contractions of ``graph`` where both factors, or a parameter, are codes; how many."""
-    return _Rewriting(graph).run()
+def contract_integers(graph: Graph) -> None:
+    """Rewrite the contractions of ``graph`` where both factors, or a parameter, are codes."""
+    params = [graph.inputs[i] for i in sorted(graph.constants())]
+    rewriting = _Rewriting(
+        {i.tensor for i in params},
+        {i.tensor: i.param for i in params if i.range == (0, 0)},
+        {i.tensor: i.range for i in params if i.range is not None},
+    )
+    replace_ops(graph, rewriting.rewritten, rewriting.see)
 
 
 @dataclass
 class _Rewriting:
-    graph: Graph
+    """``static``: what depends on parameters alone; ``zeros``: names of parameters that are 0; ``ranges``: limits of their elements."""
+
+    static: set[Tensor]
+    zeros: dict[Tensor, str]
+    ranges: dict[Tensor, tuple[int, int]]
     decoder: Decoder = field(default_factory=Decoder)
-    ops: dict[Op, None] = field(default_factory=dict)
-    static: set[Tensor] = field(default_factory=set)
-    zeros: dict[Tensor, str] = field(default_factory=dict)
-    ranges: dict[Tensor, tuple[int, int]] = field(default_factory=dict)
 
-    def run(self) -> int:
-        updated = {self.graph.inputs[o.mutates].tensor for o in self.graph.outputs if o.mutates is not None}
-        params = [i for i in self.graph.inputs if i.param and i.tensor not in updated]
-        self.static = {i.tensor for i in params}
-        self.ranges = {i.tensor: i.range for i in params if i.range is not None}
-        self.zeros = {i.tensor: i.param for i in params if i.range == (0, 0)}
-        count = 0
-        for op in self.graph.ops:
-            made = self._rewritten(op) if op.kind in CONTRACTIONS and op.results[0].dtype == "f32" else None
-            if made is None:
-                self._add(op)
-                continue
-            count += 1
-            for tensor in op.operands:
-                tensor.users.remove(op)
-            for new in made:
-                if new not in self.ops:
-                    self._add(new)
-                    for tensor in new.operands:
-                        tensor.users.append(new)
-        self.graph.ops[:] = self.ops
-        return count
-
-    def _add(self, op: Op) -> None:
-        self.ops[op] = None
+    def see(self, op: Op) -> None:
+        """Tell static results from others."""
         if op.kind not in ("scatter", "attention") and all(t in self.static for t in op.operands):
             self.static.update(op.results)
 
-    def _rewritten(self, op: Op) -> list[Op] | None:
+    def rewritten(self, op: Op) -> list[Op] | None:
+        """What replaces ``op``, if anything does."""
+        if op.kind not in CONTRACTIONS or op.results[0].dtype != "f32":
+            return None
         numbers = _factors(op)
         if numbers is None:
             return None
@@ -101,7 +87,7 @@ def _factors(op: Op) -> tuple[int, int] | None:
     found = []
     for position in op.body.instrs[op.body.yields[0]].args:
         instr = op.body.instrs[position]
-        while instr.op in ("arith.extf",):
+        while instr.op == "arith.extf":
             instr = op.body.instrs[instr.args[0]]
         if instr.op != "operand":
             return None

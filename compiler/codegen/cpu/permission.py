@@ -33,4 +33,5 @@ def tiles_permitted() -> bool:
 
 def _arch_prctl(code: int, argument: int) -> int:
     """0, or -1 where the system refuses: it is older than Linux 5.16, or a thread's stack for signals has no room for the state."""
-    return ctypes.CDLL(None).syscall(ctypes.c_long(_ARCH_PRCTL), ctypes.c_long(code), ctypes.c_long(argument))  # type: ignore[no-any-return]
+    refused: int = ctypes.CDLL(None).syscall(ctypes.c_long(_ARCH_PRCTL), ctypes.c_long(code), ctypes.c_long(argument))
+    return refused
