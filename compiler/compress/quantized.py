@@ -1,0 +1,39 @@
+"""``QuantizedWeight``: codes, scales and zero points of a weight, and what they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from effc.compiler.ir.quantization import Scheme
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """A weight ``[out, in…]`` by ``scheme``, its dimensions behind the first flattened to ``in``.
+
+    ``codes``: int8 ``[out, in]``, within ``scheme.limits``; ``scales``: float32 ``[out, groups]``, positive and finite; ``zeros``: int8
+    ``[out, groups]``, within the limits, None where ``scheme`` is symmetric. ``smoothing``: float32 ``[in]``, positive, by which the
+    weight was multiplied before and activations are divided; None where it is 1.
+    """
+
+    scheme: Scheme
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None = None
+    smoothing: torch.Tensor | None = None
+
+    def stored(self) -> torch.Tensor:
+        """What codes stand for: float32 ``[out, in]``, ``(code - zero) * scale``, smoothing still in it."""
+        out, size = self.codes.shape
+        groups = self.codes.reshape(out, self.scales.shape[1], -1)
+        if self.scheme.codebook:
+            values = torch.tensor(self.scheme.codebook)[groups.long()]
+        else:
+            values = groups.float() if self.zeros is None else groups.float() - self.zeros.float()[..., None]
+        return (values * self.scales[..., None]).reshape(out, size)
+
+    def dequantized(self) -> torch.Tensor:
+        """The weight that exact activations meet: float32 ``[out, in]``."""
+        return self.stored() if self.smoothing is None else self.stored() / self.smoothing
