@@ -1,8 +1,8 @@
-"""The greedy planner: at each site the candidate that saves most time for its error, while the errors fit the budget.
+"""The greedy planner: at each site the candidate that saves most time for its error, while the errors fit an allowance.
 
 Estimated errors of sites are taken as independent, so their squares add up; that is a proxy. The whole model under the named
-metric decides: while it is over the budget, the share of the budget that estimates may fill is cut, down to exact candidates
-alone. A candidate is taken only where even the slow end of its predicted range is faster than dense is predicted to be.
+metric decides: the first plan takes the fastest candidate of each site, and while it is over the budget, the allowance is cut, down to
+exact candidates alone. A candidate is taken only where even the slow end of its predicted range is faster than dense is predicted to be.
 """
 
 from __future__ import annotations
@@ -57,17 +57,20 @@ class Planner:
     def plan(self, sites: Sequence[Site], candidates: Mapping[str, Sequence[Candidate]], goal: Goal) -> Plan:
         """The plan of least predicted latency whose metric holds. ``candidates`` by site name, the dense one first."""
         choices = {site.name: [self._best(c) for c in candidates[site.name]] for site in sites}
-        allowance = goal.budget
+        allowance = math.inf if goal.budget else 0.0
         for round_ in range(_ROUNDS + 1):
             plan = self._assemble(sites, choices, allowance if round_ < _ROUNDS else 0.0, goal)
             measured = goal.verify(plan)
             if plan.exact or measured <= goal.budget:
                 return _verified(plan, measured, round_)
             # A metric in proportion to the error would meet the budget at their ratio; the error rarely grows more slowly.
-            allowance *= min(0.5, 0.9 * goal.budget / measured) if measured > 0 else 0.5
+            spent = math.sqrt(sum(d.error**2 for d in plan.decisions))
+            allowance = spent * (min(0.7, 0.9 * goal.budget / measured) if measured > 0 else 0.5)
         raise AssertionError("the last round leaves exact candidates only")
 
     def _best(self, candidate: Candidate) -> _Choice:
+        if candidate.latency is not None:
+            return _Choice(candidate, tuple(alternatives[0] for alternatives in candidate.kernels), candidate.latency)
         kernels, total = [], Latency(0.0)
         for alternatives, symbols in zip(candidate.kernels, candidate.symbols, strict=True):
             priced = [(self.price(spec, symbols), spec) for spec in alternatives]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from effc.compiler.ir.options import Options
-    from effc.compiler.ir.plan import Plan
+    from effc.plans import Plan
     from effc.explainer import explain
     from effc.loading import Loaded, load
     from effc.planning import plan
@@ -57,7 +57,7 @@ _WHERE = {
     "Calibration": "effc.calibration",
     "Loaded": "effc.loading",
     "Options": "effc.compiler.ir.options",
-    "Plan": "effc.compiler.ir.plan",
+    "Plan": "effc.plans",
     "Report": "effc.report",
     "calibrate": "effc.calibration",
     "explain": "effc.explainer",

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
-from effc.compiler.capture.backend import effc as backend
+from effc.compiler.capture.backend import builder, compile_with
+from effc.compiler.capture.graph import Build
 from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.options import Options
 from effc.identity import original
@@ -18,11 +19,16 @@ from effc.identity import original
 _numbers = itertools.count()
 
 
-def compiled_apart(model: Callable[..., Any], options: Options) -> Callable[..., Any]:
-    """``model`` through effc, with nothing in common with what the user has compiled of it. Errors are effc's own."""
+def compiled_apart(
+    model: Callable[..., Any], options: Options, builder: Callable[[Options], Build] = builder
+) -> Callable[..., Any]:
+    """``model`` through effc, with nothing in common with what the user has compiled of it. Errors are effc's own.
+
+    ``builder(options)`` makes executables of regions.
+    """
 
     def compile_graph(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-        return backend(gm, example_inputs, options=options)
+        return compile_with(gm, example_inputs, options, builder)
 
     compiled = torch.compile(_caller_of(original(model)), backend=compile_graph)
 

@@ -100,7 +100,10 @@ class _Decoder:
         interface = Interface.from_json(values["interface"])
         order: list[torch.Tensor | int] = []
         for place in values["order"]:
-            order.append(self.weights[place] if isinstance(place, str) else interface.tensor_number(place))
+            if place is None:  # a weight that nothing reads
+                order.append(torch.empty(0))
+            else:
+                order.append(self.weights[place] if isinstance(place, str) else interface.tensor_number(place))
         order += [self.tensors[number] for number in values["constants"]]
         regions = [self._region(data) for data in values["regions"]]
         return Loaded(
@@ -121,9 +124,15 @@ class _Decoder:
         """The region's saved code, with the weights that were derived for it."""
         executable = Artifact.from_bytes(self.tensors[data["code"]].numpy().tobytes()).executable()
         if executable.weights is not None:
-            inputs = [self.weights.get(name, torch.empty(0)) for name in data["inputs"]]
+            inputs = [self._weight(source) for source in data["inputs"]]
             executable.weights.adopt(inputs, [self.tensors[number] for number in data["derived"]])
         return executable
+
+    def _weight(self, source: str | int) -> torch.Tensor:
+        """A weight by its name, a constant by its number, or nothing where a region reads neither."""
+        if isinstance(source, int):
+            return self.tensors[self.values["constants"][source]]
+        return self.weights.get(source, torch.empty(0))
 
     def _built(self, text: str) -> Executable:
         """The region compiled for this CPU."""

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import torch
 from torch import nn
 
 import effc.passes
-from effc.apart import compiled_apart
-from effc.calibration import cloned
-from effc.compiler.capture.recording import record
 from effc.compiler.codegen.cpu import schedules
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir import plan as ir
 from effc.compiler.ir.calibration import Calibration
-from effc.compiler.ir.candidate import Capability, Latency, candidates_at
+from effc.compiler.ir.candidate import DENSE, Alternatives, Latency, dense
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options, budget
 from effc.compiler.ir.options import metric as checked_metric
-from effc.compiler.ir.plan import Plan
-from effc.compiler.ir.site import Site, sites_of
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
+from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import roofline
 from effc.costmodel.planner import Goal, Planner, Price
 from effc.identity import model_digest, original
-from effc.metrics import UserMetric, metric_name, metric_of
+from effc.metrics import UserMetric, metric_name
+from effc.plans import Plan, plan_of
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
+from effc.trial import Compiled, Trial
+from effc.variants import Offers, offered, offers
 
 
 def plan(
@@ -39,12 +38,12 @@ def plan(
     metric: str | UserMetric = "relative_l2",
     options: Options | Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of least predicted latency that keeps ``metric`` within ``accuracy_budget`` on the calibration's batches.
+    """The plan of least latency that keeps ``metric`` within ``accuracy_budget`` on the calibration's batches.
 
     ``metric``: ``"relative_l2"``, ``"top1_disagreement"``, ``"kl"``, ``"perplexity"`` (relative rise), or a callable
     ``(reference_outputs, outputs, batch) -> float``. ``options``: as for ``torch.compile``, without a plan or a budget; a
-    pass that they switch off proposes nothing. Sites are taken from the model compiled for the first batch.
-    OptionError: a wrong budget, metric or option, or a calibration of another model.
+    pass that they switch off proposes nothing, one whose options they fix only that. Sites are taken from the model compiled for the
+    first batch, on which kernels are timed too. OptionError: a wrong budget, metric or option, or a calibration of another model.
     """
     limit, chosen = budget(accuracy_budget), checked_metric(metric)
     base = Options.of(options)
@@ -57,26 +56,59 @@ def plan(
         raise OptionError(
             "the calibration was made from another model, or its weights have changed: calibrate this one"
         )
-    trial = _Trial(module, calibration, base, chosen)
-    sites = trial.sites()
-    off = {name for name, choice in base.passes if choice is False}
-    effc.passes.registry()  # imports the passes, which register what they propose
-    capability = host_capability()
-    candidates = {s.name: list(candidates_at(s, calibration, capability, lambda name: name not in off)) for s in sites}
-    goal = Goal(
-        calibration.model, calibration.digest, Target.host().key, metric_name(chosen), limit, lambda p: trial.error(p)
-    )
-    return Planner(roofline_price(base)).plan(sites, candidates, goal)
+    effc.passes.registry()  # imports the passes, whose names options may hold
+    return _Planning(Trial(module, calibration), base, chosen).plan(limit)
 
 
-def host_capability() -> Capability:
-    """What code generation makes for this CPU."""
+@dataclass(frozen=True)
+class _Planning:
+    trial: Trial
+    options: Options
+    metric: str | UserMetric
+
+    def plan(self, limit: float) -> Plan:
+        """The plan for a budget of ``limit``."""
+        plain = self.trial.compile(self.options.exact())
+        variants = offered(self.options, self.trial.calibration) if limit else []
+        if variants:
+            made = offers(self.trial, plain, self.options, variants)
+        else:
+            made = Offers({s.name: [dense(s, host_alternatives())] for s in plain.sites}, {})
+
+        def complete(plan: ir.Plan) -> ir.Plan:
+            changed = [(site.param, d) for site, d in zip(plain.sites, plan.decisions, strict=True) if d.options]
+            return replace(plan, weights={name: made.weights[name, d.options] for name, d in changed})
+
+        def verify(plan: ir.Plan) -> float:
+            as_it_is = plan.exact and not plan.schedules()
+            compiled = plain if as_it_is else self._compile(complete(plan))
+            return self.trial.error(compiled.call, self.metric)
+
+        calibration = self.trial.calibration
+        goal = Goal(
+            calibration.model, calibration.digest, Target.host().key, metric_name(self.metric), limit, verify
+        )
+        found = complete(Planner(roofline_price(self.options)).plan(plain.sites, made.candidates, goal))
+        return plan_of(self._if_faster(found, plain) if found.weights else found)
+
+    def _compile(self, plan: ir.Plan) -> Compiled:
+        return self.trial.compile(self.options.with_plan(plan))
+
+    def _if_faster(self, plan: ir.Plan, plain: Compiled) -> ir.Plan:
+        """``plan``, with the time of the whole model in its notes; nothing compressed where that is no gain."""
+        ours, exact = self.trial.seconds(self._compile(plan), plain)
+        times = f"a call takes {1e3 * ours:.3g} ms compressed, {1e3 * exact:.3g} ms as it is"
+        if ours < exact:
+            return replace(plan, notes=(*plan.notes, times))
+        kept = tuple(d if d.pass_name == DENSE else d.dropped("the whole model is not faster") for d in plan.decisions)
+        measured = self.trial.error(plain.call, self.metric)
+        return replace(plan, decisions=kept, weights={}, measured=measured, notes=(*plan.notes, f"{times}: it stays exact"))
+
+
+def host_alternatives() -> Alternatives:
+    """The schedules that code generation has for this CPU."""
     target = Target.host()
-    return Capability(
-        supports=lambda spec: schedules.supports(spec, target),
-        alternatives=lambda spec: schedules.alternatives(spec, target),
-        preferred_multiple=lambda dtype: target.lanes(ITEM_SIZE[dtype]),
-    )
+    return lambda spec: schedules.alternatives(spec, target)
 
 
 def roofline_price(options: Options) -> Price:
@@ -88,31 +120,3 @@ def roofline_price(options: Options) -> Price:
         return roofline.latency(key, symbols, hardware)
 
     return lambda spec, symbols: price(spec, tuple(symbols))
-
-
-class _Trial:
-    """The model, compiled by one plan after the other and run on the calibration's batches."""
-
-    def __init__(self, model: nn.Module, calibration: Calibration, options: Options, metric: str | UserMetric) -> None:
-        self.model, self.calibration, self.options = model, calibration, options
-        self.metric = metric_of(metric)
-        self.plain = compiled_apart(model, options)
-
-    def sites(self) -> list[Site]:
-        """Of the graphs that the first batch leads to."""
-        with record() as recording:
-            self._run(self.plain, 0)
-        return sites_of(recording.programs)
-
-    def error(self, plan: Plan) -> float:
-        """The metric of the whole model under ``plan``."""
-        as_it_is = plan.exact and not plan.schedules()
-        compiled = self.plain if as_it_is else compiled_apart(self.model, self.options.with_plan(plan))
-        outputs = [self._run(compiled, number) for number in range(len(self.calibration.batches))]
-        batches = [args if not kwargs else (*args, *kwargs.values()) for args, kwargs in self.calibration.batches]
-        return self.metric(self.calibration.outputs, outputs, batches)
-
-    def _run(self, compiled: Any, number: int) -> Any:
-        args, kwargs = cloned(self.calibration.batches[number])
-        with torch.no_grad():
-            return compiled(*args, **kwargs)

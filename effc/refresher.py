@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from effc.compiler.compress.watched import renew
 from effc.compiler.ir.errors import InputError
 from effc.identity import original
 from effc.runtime.weights import forget
 
 
 def refresh(model: nn.Module | Callable[..., Any]) -> None:
-    """Derive all packed, folded and converted forms of the weights of ``model`` anew at the next call.
+    """Derive all packed, folded, converted and compressed forms of the weights of ``model`` anew at the next call.
 
     An optimizer's step, ``load_state_dict`` and in-place operations are noticed without this. It is for writes through
     ``.data``, NumPy views, and in-place operations on inference tensors. InputError: ``model`` is no module.
@@ -21,4 +22,6 @@ def refresh(model: nn.Module | Callable[..., Any]) -> None:
     module = original(model)
     if not isinstance(module, nn.Module):
         raise InputError(f"refresh takes the module (compiled or not), not {type(module).__name__}")
-    forget([*module.parameters(), *module.buffers()])
+    tensors = [*module.parameters(), *module.buffers()]
+    forget(tensors)
+    renew(tensors)

@@ -25,6 +25,7 @@ from effc.compiler.capture.graph import GraphCompiler
 from effc.compiler.capture.parameters import integer_ranges
 from effc.compiler.capture.planned import code_options
 from effc.compiler.codegen.cpu.permission import usable
+from effc.compiler.compress.forms import forms_of
 from effc.compiler.ir.errors import ArtifactError, InputError, OptionError, UnsupportedError
 from effc.compiler.ir.options import Options
 from effc.costmodel.hardware import flags
@@ -61,8 +62,15 @@ def save(
     args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
     exported = export(module, cloned(args), cloned(dict(kwargs or {})), dynamic_shapes)
     with torch.no_grad():
-        ranges = integer_ranges(exported.names, _by_position(exported))
-        compiler = GraphCompiler(exported.names, chosen, builder(chosen), ranges)
+        weights = _by_position(exported)
+        compiler = GraphCompiler(
+            exported.names,
+            chosen,
+            builder(chosen),
+            integer_ranges(exported.names, weights),
+            weights=weights,
+            forms=forms_of(chosen),
+        )
         assembled = compiler.assembled(exported.gm, "inference")
         values, tensors = _Encoder(exported, assembled, chosen).encode()
     _write(Path(directory), values, tensors)
@@ -84,13 +92,17 @@ class _Encoder:
         self.numbers: dict[Node, int] = {}
         self.regions = {stub: i for i, stub in enumerate(assembled.regions)}
         self.constants: list[int] = []
+        self.held: dict[str, int] = {}
 
     def encode(self) -> tuple[dict[str, Any], list[torch.Tensor]]:
         nodes = list(self.assembled.graph.nodes)
         placeholders = [n for n in nodes if n.op == "placeholder"]
         held = [n for n in nodes if n.op == "get_attr"]
         self.numbers = {n: i for i, n in enumerate([*placeholders, *held])}
-        weights = {name: self._tensor(t) for name, t in self.exported.weights.items()}
+        self.held = {str(node.target): number for number, node in enumerate(held)}
+        order = [None if not node.users else place for node, place in zip(placeholders, self.exported.order, strict=True)]
+        read = {place for place in order if isinstance(place, str)}
+        weights = {name: self._tensor(t) for name, t in self.exported.weights.items() if name in read}
         for node in held:
             self.constants.append(self._tensor(_attribute(self.assembled.root, str(node.target))))
         steps = [self._step(n) for n in nodes if n.op in ("call_function", "call_method")]
@@ -100,7 +112,7 @@ class _Encoder:
             "isa": sorted(usable(flags())),
             "options": code_options(self.options),
             "interface": self.exported.interface.to_json(),
-            "order": list(self.exported.order),
+            "order": order,
             "weights": weights,
             "constants": self.constants,
             "steps": steps,
@@ -119,24 +131,32 @@ class _Encoder:
         return self.places[place]
 
     def _region(self, made: CompiledGroup, placeholders: Sequence[Node]) -> dict[str, Any]:
-        """Code, graph IR, and what is derived from the weights, which are among the region's ``inputs`` (by name)."""
-        names = [self._weight_of(n) for n in made.region.inputs]
+        """Code, graph IR, and what is derived from the weights, which are among the region's ``inputs``."""
+        sources = [self._source_of(n) for n in made.region.inputs]
         executable = made.built.executable
         derived: list[torch.Tensor] = []
         if executable.weights is not None:
-            derived = executable.weights.current([self.exported.weights.get(n, torch.empty(0)) for n in names]).derived
+            derived = executable.weights.current([self._value_of(s) for s in sources]).derived
         code = torch.frombuffer(bytearray(made.built.artifact.to_bytes()), dtype=torch.uint8)
         return {
             "text": made.region.text,
             "code": self._tensor(code),
-            "inputs": names,
+            "inputs": sources,
             "derived": [self._tensor(t) for t in derived],
             "validates": made.validates,
         }
 
-    def _weight_of(self, node: Node) -> str:
+    def _source_of(self, node: Node) -> str | int:
+        """A weight's name, a constant's number, or ``""``."""
+        if node.op == "get_attr":
+            return self.held[str(node.target)]
         described = node.meta.get("desc")
         return self.exported.names.get(described.idx, "") if node.op == "placeholder" and described is not None else ""
+
+    def _value_of(self, source: str | int) -> torch.Tensor:
+        if isinstance(source, int):
+            return self.tensors[self.constants[source]]
+        return self.exported.weights.get(source, torch.empty(0))
 
     # -- steps ------------------------------------------------------------------------------------------------------
     def _step(self, node: Node) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from effc.compiler.ir.slots import ERROR_SLOT, GOMP_PARALLEL_SLOT, THREAD_NUM_SL
 from effc.runtime.conform import check_inputs, conforming
 from effc.runtime.dtypes import TORCH_DTYPES
 from effc.runtime.elf import load
+from effc.runtime.guard import Unchanged
 from effc.runtime.pages import empty_bytes, prefer_huge
 from effc.runtime.sizes import Sizes, SizeTable
 from effc.runtime.stepwise import Observer, Stepper, raise_failed_check
@@ -60,7 +61,11 @@ class Executable:
         self._driver = load(driver, {f"k_{digest}": address for digest, address in self.kernels.items()})
         self._native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._driver.symbols["effc_program"])
         self._sizes = SizeTable(program)
-        self.weights = Weights(program, prepare, self._driver.symbols["effc_unchanged"]) if program.derived else None
+        #: The native comparison that guards over weights use; it lives as long as this.
+        self.unchanged: Unchanged = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(
+            self._driver.symbols["effc_unchanged"]
+        )
+        self.weights = Weights(program, prepare, self.unchanged) if program.derived else None
         guarded = set(self.weights.inputs) if self.weights is not None else set()
         self._moving = [(self.layout.inputs + i, i) for i in range(len(program.inputs)) if i not in guarded]
         self._moving += [

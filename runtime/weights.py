@@ -5,7 +5,6 @@ Any torch optimizer's step counts as a change: the fused ones write without a ne
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import threading
@@ -57,12 +56,12 @@ class State:
 class Weights:
     """The derived weights of a program, for each set of parameters that it is called with."""
 
-    def __init__(self, program: Program, prepare: Prepare | None, unchanged: int) -> None:
+    def __init__(self, program: Program, prepare: Prepare | None, unchanged: Unchanged) -> None:
         self.program, self._prepare = program, prepare
         self.inputs = [i for i, given in enumerate(program.inputs) if given.param]
         self._is_source = self._find_sources()
         self._layout = Layout.of(program)
-        self._unchanged: Unchanged = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(unchanged)
+        self._unchanged = unchanged
         single = itemgetter(*self.inputs)
         self._parameters = single if len(self.inputs) > 1 else lambda tensors: (single(tensors),)
         self._lock = threading.Lock()

@@ -17,6 +17,7 @@ from effc.compiler.capture.decompositions import decompositions
 from effc.compiler.capture.graph import Build, GraphCompiler
 from effc.compiler.capture.parameters import integer_ranges, static_names
 from effc.compiler.capture.planned import code_options
+from effc.compiler.compress.forms import forms_of
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options, suggest
 
@@ -49,7 +50,14 @@ def compile_with(
         _warn_eager()
         return gm.forward
     names = static_names(gm)
-    compiler = GraphCompiler(names, options, builder(options), integer_ranges(names, example_inputs))
+    compiler = GraphCompiler(
+        names,
+        options,
+        builder(options),
+        integer_ranges(names, example_inputs),
+        weights=example_inputs,
+        forms=forms_of(options),
+    )
 
     def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
         return lambda graph, inputs: compiler.compile(graph, kind, inputs)

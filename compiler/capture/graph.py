@@ -6,6 +6,7 @@ the message does not name it, and goes to ATen as a whole after that; the report
 
 from __future__ import annotations
 
+import copy
 import itertools
 import operator
 import os
@@ -31,6 +32,8 @@ from effc.compiler.capture.planned import check_kind, plan_notes
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
 from effc.compiler.capture.slower import faster_in_aten
 from effc.compiler.capture.source import op_name, source_of
+from effc.compiler.compress.compressor import Compressed, Forms, compress
+from effc.compiler.compress.watched import watched
 from effc.compiler.ir.errors import LoweringError, UnsupportedError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Call, Program
@@ -51,20 +54,45 @@ _dumps = itertools.count()
 
 class GraphCompiler:
     """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``; ``ranges``: see
-    ``parameters.integer_ranges``.
+    ``parameters.integer_ranges``. ``weights``: values of the inputs that ``names`` names; ``forms``: what they become at inference.
     """
 
-    def __init__(self, names: dict[int, str], options: Options, build: Build, ranges: Ranges | None = None) -> None:
+    def __init__(
+        self,
+        names: dict[int, str],
+        options: Options,
+        build: Build,
+        ranges: Ranges | None = None,
+        *,
+        weights: Sequence[Any] = (),
+        forms: Forms | None = None,
+    ) -> None:
         self.names, self.ranges = names, ranges or {}
         self.options = options
         self.build = build
+        self.weights, self.forms = weights, forms
 
     def compile(self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None = None) -> Boxed:
         """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``. ``inputs``: ``layouts.arrange``."""
-        return self.assembled(gm, kind, inputs).function()
+        if self.forms is None or kind != "inference":
+            return self.assembled(gm, kind, inputs).function()
+        plain = GraphCompiler(self.names, self.options, self.build, self.ranges)
+        original = copy.deepcopy(gm.graph)
+        assembled, compressed = self._assembled(gm, kind, None)
+        if compressed is None or not compressed.sources:
+            return assembled.function()
+        unchanged = next(iter(assembled.regions.values())).built.executable.unchanged
+        return watched(
+            assembled.function(), lambda: plain.compile(GraphModule(gm, original), kind), compressed, unchanged
+        )
 
     def assembled(self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None = None) -> Assembled:
         """``gm`` with its regions compiled, as a graph. OptionError: a budget for errors where gradients are taken."""
+        return self._assembled(gm, kind, inputs)[0]
+
+    def _assembled(
+        self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None
+    ) -> tuple[Assembled, Compressed | None]:
         check_kind(self.options, kind)
         facts = GraphFacts(kind)
         recording = active()
@@ -75,8 +103,9 @@ class GraphCompiler:
         if recording is not None:
             recording.plan = self.options.plan
             recording.programs += compilation.programs
+            recording.compressed += [compilation.compressed] if compilation.compressed is not None else []
             recording.notes += [*compilation.notes, *plan_notes(self.options, [p for p, _ in compilation.programs])]
-        return assembled
+        return assembled, compilation.compressed
 
 
 class _Compilation:
@@ -91,9 +120,10 @@ class _Compilation:
         self.built: dict[str, Built] = {}
         self.notes: list[str] = []
         self.programs: list[tuple[Program, Mapping[str, int]]] = []
-        found = statics_of(gm.graph, owner.names) if facts.kind == "inference" else {}
-        self.params = {node: static.name for node, static in found.items()}
-        known = {node: owner.ranges.get((s.position, s.attributes)) for node, s in found.items()}
+        self.statics = statics_of(gm.graph, owner.names) if facts.kind == "inference" else {}
+        self.params = {node: static.name for node, static in self.statics.items()}
+        self.compressed: Compressed | None = None
+        known = {node: owner.ranges.get((s.position, s.attributes)) for node, s in self.statics.items()}
         self.ranges = {node: limits for node, limits in known.items() if limits is not None}
         self.symints = [
             n
@@ -104,6 +134,9 @@ class _Compilation:
         self.dump = _Dump(facts.kind)
 
     def run(self) -> Assembled:
+        if self.owner.forms is not None and self.facts.kind == "inference":
+            with self.facts.phase("compress"), unset_fake_temporarily():
+                self._compress(self.owner.forms)
         normalize(self.gm.graph, self.params)
         self.dump.write("graph.txt", lambda: self.gm.print_readable(print_output=False))
         if self.facts.kind != "inference":
@@ -120,6 +153,15 @@ class _Compilation:
         self.facts.fallbacks = fallbacks
         with self.facts.phase("assemble"):
             return assemble(self.gm, divided, compiled)
+
+    def _compress(self, forms: Forms) -> None:
+        """Put compressed forms in the place of weights; they are parameters from here on."""
+        plain = {node: static for node, static in self.statics.items() if not static.attributes}
+        values = {node: self.owner.weights[static.position] for node, static in plain.items()}
+        self.compressed = compress(self.gm, {n: s.name for n, s in plain.items()}, values, forms)
+        self.params.update(self.compressed.rewritten.constants)
+        self.ranges.update(self.compressed.rewritten.ranges)
+        self.notes += self.compressed.notes
 
     # -- what goes where --------------------------------------------------------------------------------------------
     def _reason(self, node: Node) -> str | None:

@@ -13,11 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from effc.compiler.capture.source import Source
 from effc.compiler.clock import adding
 from effc.compiler.ir.plan import Plan
 from effc.compiler.ir.program import Program
+
+if TYPE_CHECKING:
+    from effc.compiler.compress.compressor import Compressed
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,15 @@ class GraphFacts:
 class Recording:
     """The graphs compiled while it was active, in order, and notes that concern the whole.
 
-    ``programs``: of all regions in order, each with the values that its symbols had; ``plan``: what they were compiled by.
+    ``programs``: of all regions in order, each with the values that its symbols had; ``plan``: what they were compiled by;
+    ``compressed``: what was done to the weights of each graph where something was.
     """
 
     graphs: list[GraphFacts] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     programs: list[tuple[Program, Mapping[str, int]]] = field(default_factory=list)
     plan: Plan | None = None
+    compressed: list[Compressed] = field(default_factory=list)
 
 
 _current: ContextVar[Recording | None] = ContextVar("effc_recording", default=None)

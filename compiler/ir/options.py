@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from effc.compiler.ir.compression import Compression, compressions
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.plan import METRICS, Plan
 
@@ -73,28 +74,42 @@ class Options:
             raise OptionError(f"options={options!r}: expected a dict from option names to values, or effc.Options")
         return Options(**options)
 
-    def with_plan(self, plan: Plan) -> Options:
-        """These, with ``plan`` in place of a budget and a metric."""
+    def changed(self, **values: Any) -> Options:
+        """These without a budget and a metric, and with ``values``."""
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("accuracy_budget", "metric")}
-        return Options(**{**kept, "plan": plan})
+        return Options(**{**kept, **values})
+
+    def exact(self) -> Options:
+        """These without what compresses."""
+        return self.changed(passes={n: choice for n, choice in _plain(self.passes).items() if n not in compressions()})
+
+    def with_plan(self, plan: Plan) -> Options:
+        """These, with ``plan`` in place of a budget, a metric, and what compresses."""
+        return self.exact().changed(plan=plan)
 
     def of_code(self) -> dict[str, Any]:
         """Those that decide what code is made, as JSON values: they are part of the cache's key."""
         schedules = self.plan.schedules() if self.plan is not None else {}
+        exact = {name: choice for name, choice in _plain(self.passes).items() if name not in compressions()}
         return {
-            "passes": {name: choice if isinstance(choice, bool) else dict(choice) for name, choice in self.passes},
+            "passes": exact,
             "schedules": {key: dict(schedule.parameters) for key, schedule in sorted(schedules.items())},
         }
 
+    def compressions(self) -> list[Compression]:
+        """The rewrites that ``passes`` asks for, beyond what keeps the function."""
+        found = [compression_of(name, choice) for name, choice in self.passes if name in compressions()]
+        return [c for c in found if c is not None]
+
     def to_json(self) -> dict[str, Any]:
-        """Arguments that make equal options, in plain data (but for a metric that is a callable)."""
+        """Arguments that make equal options, in plain data (but for a metric that is a callable, and a calibration)."""
         planned = {"plan": self.plan.to_json()} if self.plan is not None else {"metric": self.metric}
         return {
             "fallback": self.fallback,
             "check": self.check,
             "target": self.target,
             "cache_dir": self.cache_dir,
-            "passes": self.of_code()["passes"],
+            "passes": _plain(self.passes),
             "accuracy_budget": self.accuracy_budget,
             **planned,
         }
@@ -169,12 +184,14 @@ def _passes(value: Any) -> tuple[tuple[str, PassChoice], ...]:
     if not value:
         return ()
     # The passes register themselves when imported; this package may not depend on them, so they are found by name.
-    known: Mapping[str, Any] = importlib.import_module("effc.passes").registry()
+    known: dict[str, Any] = {**importlib.import_module("effc.passes").registry(), **compressions()}
     found: list[tuple[str, PassChoice]] = []
     for name, choice in value.items():
         if name not in known:
             raise OptionError(f"option 'passes': no pass is named {name!r}; {suggest(str(name), known)}")
         found.append((name, _pass_choice(name, choice, [f.name for f in fields(known[name])])))
+        if name in compressions():
+            compression_of(name, found[-1][1])
     return tuple(sorted(found))
 
 
@@ -186,14 +203,31 @@ def _pass_choice(name: str, choice: Any, known: list[str]) -> PassChoice:
     for option in choice:
         if option not in known:
             raise OptionError(f"option 'passes': pass '{name}' has no option {option!r}; {suggest(str(option), known)}")
-    return tuple(sorted(choice.items()))
+    return tuple(sorted((option, _frozen(value)) for option, value in choice.items()))
+
+
+def _plain(passes: Iterable[tuple[str, PassChoice]]) -> dict[str, Any]:
+    return {name: choice if isinstance(choice, bool) else dict(choice) for name, choice in passes}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def compression_of(name: str, choice: PassChoice) -> Compression | None:
+    """The rewrite with its options; None where it is switched off. OptionError where they do not fit."""
+    if choice is False:
+        return None
+    return compressions()[name](**(dict(choice) if isinstance(choice, tuple) else {}))
 
 
 def _plan(value: Any) -> Plan | None:
     if value is None or isinstance(value, Plan):
         return value
     if isinstance(value, str | os.PathLike):
-        return Plan.load(value)
+        # Files are read outside this package, which imports nothing of ours.
+        found: Plan = importlib.import_module("effc.plans").load_plan(value)
+        return found
     if isinstance(value, Mapping):
         try:
             return Plan.from_json(value)

@@ -1,21 +1,16 @@
-"""``Plan``: which candidate runs at each site, and why. Plain data, kept as a JSON file that carries its own digest."""
+"""``Plan``: which candidate runs at each site, and why. Plain data, but for the compressed weights; `effc.plans` keeps it in a file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from effc.compiler.ir.candidate import Latency
-from effc.compiler.ir.errors import ArtifactError
+from effc.compiler.ir.candidate import DENSE, Latency
 from effc.compiler.ir.spec import KernelSpec, Schedule
-
-FORMAT = "effc plan 1"
 
 #: Metrics that have a name; a callable ``(reference_outputs, outputs, batch) -> float`` serves too.
 METRICS = ("relative_l2", "top1_disagreement", "kl", "perplexity")
@@ -36,6 +31,12 @@ class Decision:
     dense: Latency
     error: float
     reason: str
+
+    def dropped(self, reason: str) -> Decision:
+        """The dense kernel instead, because of ``reason``."""
+        return replace(
+            self, pass_name=DENSE, options=(), kernels=(), changed=False, latency=self.dense, error=0.0, reason=reason
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -70,7 +71,8 @@ class Plan:
     """``model``, ``calibration``: digests of what it was made from; ``hardware``: key of the CPU that it was made for.
 
     ``budget``: of ``metric``; ``measured``: the metric on the calibration data with this plan, None where it was not run.
-    Two plans are equal where their content is.
+    ``weights``: the compressed forms of parameters, by name (`compiler.compress.stored`); their ``digest`` stands for them. Two plans are
+    equal where their content is.
     """
 
     model: str
@@ -81,6 +83,7 @@ class Plan:
     measured: float | None
     decisions: tuple[Decision, ...]
     notes: tuple[str, ...] = ()
+    weights: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -107,11 +110,15 @@ class Plan:
             "measured": self.measured,
             "decisions": [d.to_json() for d in self.decisions],
             "notes": list(self.notes),
+            "weights": {name: weight.digest for name, weight in sorted(self.weights.items())},
         }
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Plan:
-        """The plan that ``to_json`` wrote; KeyError, TypeError or ValueError where ``data`` is not one."""
+    def from_json(data: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> Plan:
+        """The plan that ``to_json`` wrote, with its ``weights``; KeyError, TypeError or ValueError where ``data`` is not one."""
+        held = dict(weights or {})
+        if data["weights"] != {name: weight.digest for name, weight in sorted(held.items())}:
+            raise ValueError("its compressed weights are not with it")
         return Plan(
             model=data["model"],
             calibration=data["calibration"],
@@ -121,6 +128,7 @@ class Plan:
             measured=data["measured"],
             decisions=tuple(Decision.from_json(d) for d in data["decisions"]),
             notes=tuple(data["notes"]),
+            weights=held,
         )
 
     @cached_property
@@ -142,35 +150,6 @@ class Plan:
         )
         lines = [f"  {d.site}: {d.pass_name}, {1e6 * d.latency.seconds:.3g} us, {d.reason}" for d in self.decisions]
         return "\n".join([head, *lines, *(f"note: {n}" for n in self.notes)])
-
-    # -- files ------------------------------------------------------------------------------------------------------
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan; a file that is there is replaced in one step."""
-        content = self.to_json()
-        text = json.dumps({"format": FORMAT, "digest": _digest(content), "plan": content}, indent=1)
-        temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Plan:
-        """The plan that ``save`` wrote. ArtifactError: unreadable, truncated, edited, or of another version."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as err:
-            raise ArtifactError(f"the plan {path} cannot be read: {err.strerror}") from err
-        except ValueError as err:
-            raise ArtifactError(f"{path} is no plan, or is cut short; make it again by effc.plan") from err
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ArtifactError(
-                f"{path} is not a plan of this version of effc ('{FORMAT}'); make it again by effc.plan"
-            )
-        if data.get("digest") != _digest(data.get("plan")):
-            raise ArtifactError(f"the plan {path} was edited or damaged: its digest is not that of its content")
-        try:
-            return Plan.from_json(data["plan"])
-        except (KeyError, TypeError, ValueError) as err:
-            raise ArtifactError(f"the plan {path} does not hold what a plan holds ({err!r})") from err
 
 
 def _digest(content: Any) -> str:

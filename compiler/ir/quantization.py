@@ -45,6 +45,12 @@ class Scheme:
         return (1 - half if self.symmetric else -half), half - 1
 
     @property
+    def stored_limits(self) -> tuple[int, int]:
+        """All that the bits of a code can hold."""
+        half = 1 << (self.bits - 1)
+        return (0, 2 * half - 1) if self.codebook else (-half, half - 1)
+
+    @property
     def codebook(self) -> tuple[float, ...]:
         """What codes stand for, where that is not the integer itself."""
         return NF4.codebook if self.weights == "nf4" else ()

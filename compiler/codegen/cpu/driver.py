@@ -42,14 +42,13 @@ _UNCHANGED = """\
 
 
 def emit_driver(program: Program) -> str:
-    """MLIR text of the module that holds ``effc_program`` and, where the program has derived weights, ``effc_unchanged``."""
+    """MLIR text of the module that holds ``effc_program`` and ``effc_unchanged``."""
     emitter = _Emitter(program)
     for number, call in enumerate(program.calls):
         emitter.call(number, call)
     used = sorted({program.kernels[c.kernel].digest() for c in program.calls})
     declared = "".join(f"  llvm.func @k_{digest}(!llvm.ptr)\n" for digest in used)
-    unchanged = _UNCHANGED if program.derived else ""
-    return f"module {{\n{declared}{emitter.function()}{unchanged}}}\n"
+    return f"module {{\n{declared}{emitter.function()}{_UNCHANGED}}}\n"
 
 
 class _Emitter:

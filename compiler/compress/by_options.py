@@ -1,0 +1,62 @@
+"""Quantized weights made as the options of ``passes={"quantize": …}`` say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from effc.compiler.compress.quantized import ActivationRange
+from effc.compiler.compress.recipe import quantize
+from effc.compiler.compress.sites import WeightSite
+from effc.compiler.compress.stored import StoredWeight, sampled_digest
+from effc.compiler.ir.calibration import Statistics
+from effc.passes.quantize import Quantize
+
+#: Fewer elements than this bring nothing.
+_LEAST_ELEMENTS = 1024
+_ACTIVATIONS = {"float": "", "token": ", activations int8 by rows", "tensor": ", activations uint8 by calibrated ranges"}
+
+
+class ByOptions:
+    """`Forms` of every weight that ``options`` fit."""
+
+    def __init__(self, options: Quantize) -> None:
+        self.options = options
+
+    def refusal(self, site: WeightSite, weight: torch.Tensor) -> str:
+        scheme = self.options.scheme
+        if self.options.skips(site.name):
+            return "option 'skip' names it"
+        if site.param.meta["val"].numel() < _LEAST_ELEMENTS:
+            return f"it has fewer than {_LEAST_ELEMENTS} elements"
+        if "convolution" in site.kinds and scheme.activations != "tensor":
+            return "a convolution gains only where its activations are bytes too: activations='tensor'"
+        if scheme.group and site.width % scheme.group:
+            return f"groups of {scheme.group} do not divide its sums of {site.width}"
+        if scheme.activations == "tensor" and site.kinds != {"embedding"} and self._statistics(site) is None:
+            return "the calibration has not seen it"
+        return ""
+
+    def of(self, sites: Sequence[WeightSite], weights: Mapping[str, torch.Tensor]) -> Mapping[str, StoredWeight]:
+        matrices = {site.name: site.matrix(weights[site.name]) for site in sites}
+        found = quantize(matrices, self.options.scheme, self.options.recipe, self._statistics(sites[0]))
+        return {
+            site.name: StoredWeight(found[site.name], self._range(site), sampled_digest(weights[site.name]))
+            for site in sites
+        }
+
+    def summary(self, taken: Sequence[WeightSite]) -> str:
+        scheme = self.options.scheme
+        grain = f"groups of {scheme.group}" if scheme.group else "channels"
+        return f"quantize: {len(taken)} weights are {scheme.weights} by {grain}{_ACTIVATIONS[scheme.activations]}"
+
+    def _statistics(self, site: WeightSite) -> Statistics | None:
+        calibration = self.options.calibration
+        return calibration.sites.get(site.name) if calibration is not None else None
+
+    def _range(self, site: WeightSite) -> ActivationRange | None:
+        statistics = self._statistics(site) if self.options.scheme.activations == "tensor" else None
+        if statistics is None:
+            return None
+        return ActivationRange.of(float(statistics.least.min()), float(statistics.greatest.max()))

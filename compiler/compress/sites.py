@@ -1,0 +1,139 @@
+"""Finding the weights of an ATen graph that can be stored in another form, and the activations that they meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.fx import Node
+
+_aten = torch.ops.aten
+_RESHAPES = frozenset({_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default})
+_CASTS = frozenset({torch.ops.prims.convert_element_type.default, _aten._to_copy.default})
+_TRANSPOSES = frozenset({_aten.t.default, _aten.permute.default, _aten.transpose.int})
+#: Products of matrices -> position of the activation [rows, sum], of the weight [sum, out].
+_PRODUCTS: Mapping[Any, tuple[int, int]] = {_aten.mm.default: (0, 1), _aten.addmm.default: (1, 2)}
+
+Kind = Literal["linear", "convolution", "embedding"]
+
+
+@dataclass(frozen=True)
+class Use:
+    """``node`` reads a weight as operand ``place``; ``activation``: what meets it there (of an embedding the indices)."""
+
+    node: Node
+    place: int
+    kind: Kind
+    activation: Node
+
+
+@dataclass(frozen=True)
+class WeightSite:
+    """A parameter that contractions and embeddings alone read. ``out``: its dimension of output channels, 0 or 1."""
+
+    name: str
+    param: Node
+    out: int
+    uses: tuple[Use, ...]
+
+    @property
+    def width(self) -> int:
+        """Elements of the sum."""
+        shape = self.param.meta["val"].shape
+        return int(shape.numel() // shape[self.out])
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset(use.kind for use in self.uses)
+
+    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """``weight`` as float32 [out, sum]."""
+        rows = weight.detach().movedim(self.out, 0)
+        return rows.reshape(rows.shape[0], -1).float()
+
+    def tensor(self, matrix: torch.Tensor) -> torch.Tensor:
+        """What ``matrix`` makes [out, sum], in the shape and dtype of the parameter."""
+        value = self.param.meta["val"]
+        rows = [value.shape[self.out], *(s for d, s in enumerate(value.shape) if d != self.out)]
+        return matrix.reshape(rows).movedim(0, self.out).to(value.dtype)
+
+
+def find_sites(params: Mapping[Node, str]) -> tuple[list[WeightSite], dict[str, str]]:
+    """The sites among ``params`` (parameter -> name), and why others of two dimensions and more are none."""
+    sites, refused = [], {}
+    for param, name in params.items():
+        value = param.meta["val"]
+        if not value.is_floating_point() or value.dim() < 2 or any(not isinstance(s, int) for s in value.shape):
+            continue
+        try:
+            found = list(_uses(param, value.dim() == 2, False))
+        except _NoSiteError as reason:
+            refused[name] = str(reason)
+            continue
+        outs = {out for _, out in found}
+        if len(outs) == 1:
+            sites.append(WeightSite(name, param, outs.pop(), tuple(use for use, _ in found)))
+        elif outs:
+            refused[name] = "its output channels are the rows for one operation and the columns for another"
+    return sites, refused
+
+
+def root_of(activation: Node, width: int) -> Node:
+    """The activation before reshapes that leave its last dimension, ``width`` elements, as it is."""
+    while activation.target in _RESHAPES:
+        source = activation.args[0]
+        if not isinstance(source, Node) or not _last_is(source, width) or not _last_is(activation, width):
+            break
+        activation = source
+    return activation
+
+
+class _NoSiteError(Exception):
+    """Why a parameter is no site."""
+
+
+def _uses(node: Node, matrix: bool, turned: bool) -> Iterator[tuple[Use, int]]:
+    """What reads a parameter through casts and transpositions, and the parameter's dimension of output channels there."""
+    for user in node.users:
+        if user.target in _CASTS:
+            if not user.meta["val"].is_floating_point():
+                raise _NoSiteError(f"it is converted to {user.meta['val'].dtype}")
+            yield from _uses(user, matrix, turned)
+        elif user.target in _TRANSPOSES and matrix and _swaps(user):
+            yield from _uses(user, matrix, not turned)
+        else:
+            yield _use(user, node, turned)
+
+
+def _use(user: Node, weight: Node, turned: bool) -> tuple[Use, int]:
+    target = user.target
+    if target in _PRODUCTS:
+        activation, place = _PRODUCTS[target]
+        other = user.args[activation]
+        if user.args[place] is weight and other is not weight and isinstance(other, Node):
+            return Use(user, place, "linear", other), 0 if turned else 1
+    elif target is _aten.convolution.default:
+        x = user.args[0]
+        if user.args[1] is weight and not turned and not user.args[6] and isinstance(x, Node) and x is not weight:
+            return Use(user, 1, "convolution", x), 0
+    elif target is _aten.embedding.default and user.args[0] is weight and not turned:
+        indices = user.args[1]
+        if isinstance(indices, Node):
+            return Use(user, 0, "embedding", indices), 0
+    raise _NoSiteError(f"{target} reads it, which is no linear layer, convolution or embedding")
+
+
+def _swaps(node: Node) -> bool:
+    """Whether the node exchanges the two dimensions of its matrix."""
+    if node.target is _aten.t.default:
+        return True
+    if node.target is _aten.permute.default:
+        return list(node.args[1]) in ([1, 0], [-1, 0], [1, -2], [-1, -2])  # type: ignore[arg-type]
+    return {int(d) % 2 for d in node.args[1:3]} == {0, 1}  # type: ignore[call-overload]
+
+
+def _last_is(node: Node, width: int) -> bool:
+    shape = node.meta["val"].shape
+    return len(shape) > 0 and isinstance(shape[-1], int) and shape[-1] == width

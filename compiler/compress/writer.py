@@ -1,0 +1,53 @@
+"""Writing operations and constants into an ATen graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.fx import GraphModule, Node
+
+from effc.compiler.capture.nodes import made
+
+_aten = torch.ops.aten
+_convert = torch.ops.prims.convert_element_type.default
+
+
+class Writer:
+    """Writes before ``place``; new nodes stand in the user's model where it does."""
+
+    def __init__(self, gm: GraphModule, place: Node) -> None:
+        self.gm, self.place = gm, place
+
+    def op(self, target: Any, *args: Any) -> Node:
+        with self.gm.graph.inserting_before(self.place):
+            return made(self.gm.graph, target, args, self.place)
+
+    def cast(self, value: Node, dtype: torch.dtype) -> Node:
+        return value if value.meta["val"].dtype == dtype else self.op(_convert, value, dtype)
+
+    def view(self, value: Node, sizes: Sequence[Any]) -> Node:
+        return self.op(_aten.view.default, value, list(sizes))
+
+    def scaled(self, codes: Node, zeros: Node | None, scales: Node) -> Node:
+        """``(codes - zeros) * scales`` in float32; zeros and scales broadcast."""
+        value = self.cast(codes, torch.float32)
+        if zeros is not None:
+            value = self.op(_aten.sub.Tensor, value, self.cast(zeros, torch.float32))
+        return self.op(_aten.mul.Tensor, value, scales)
+
+
+def constant(gm: GraphModule, name: str, tensor: torch.Tensor, like: Node) -> Node:
+    """A node that stands for ``tensor``, which ``gm`` holds from now on; ``like``: a placeholder, whose fake tensors it joins."""
+    attribute = f"effc_{sum(n.op == 'get_attr' for n in gm.graph.nodes)}_{name}".replace(".", "_")
+    setattr(gm, attribute, tensor)
+    last = [n for n in gm.graph.nodes if n.op == "placeholder"][-1]
+    with gm.graph.inserting_after(last):
+        node = gm.graph.create_node("get_attr", attribute)  # a plain attribute: modules find buffers slowly
+    value = like.meta["val"]
+    assert isinstance(value, FakeTensor), "AOTAutograd traces with fake tensors"
+    with unset_fake_temporarily():
+        node.meta["val"] = value.fake_mode.from_tensor(tensor, static_shapes=True)
+    return node

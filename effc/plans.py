@@ -1,0 +1,68 @@
+"""Plans in files: one archive each, with the compressed weights in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+
+from effc.compiler.compress.quantized import ActivationRange, QuantizedWeight
+from effc.compiler.compress.stored import StoredWeight
+from effc.compiler.ir import plan as ir
+from effc.compiler.ir.errors import ArtifactError
+from effc.compiler.ir.quantization import Scheme
+from effc.runtime import archive
+
+KIND = "plan 2"
+_PARTS = ("codes", "scales", "zeros", "smoothing")
+
+
+class Plan(ir.Plan):
+    """See ``effc.compiler.ir.plan``; this one can be kept in a file."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan; a file that is there is replaced in one step."""
+        tensors: list[torch.Tensor] = []
+        weights = {name: _weight_out(weight, tensors) for name, weight in self.weights.items()}
+        archive.write(path, KIND, {"plan": self.to_json(), "weights": weights}, tensors)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """What ``save`` wrote. ArtifactError: unreadable, truncated, edited, or of another version."""
+        return load_plan(path)
+
+
+def plan_of(plan: ir.Plan) -> Plan:
+    """The same plan, as one that can be kept."""
+    return Plan(**{f.name: getattr(plan, f.name) for f in fields(plan)})
+
+
+def load_plan(path: str | os.PathLike[str]) -> Plan:
+    """The plan in a file; see `Plan.load`."""
+    found = archive.read(path, KIND)
+    try:
+        weights = {name: _weight_in(data, found.tensors) for name, data in found.values["weights"].items()}
+        return plan_of(ir.Plan.from_json(found.values["plan"], weights))
+    except (KeyError, TypeError, ValueError, IndexError) as err:
+        raise ArtifactError(f"the plan {path} does not hold what a plan holds ({err!r})") from err
+
+
+def _weight_out(stored: StoredWeight, tensors: list[torch.Tensor]) -> dict[str, Any]:
+    """Plain data for a weight, whose tensors are added to ``tensors``."""
+    places = {}
+    for part in _PARTS:
+        tensor = getattr(stored.weight, part)
+        if tensor is not None:
+            places[part] = len(tensors)
+            tensors.append(tensor)
+    range_ = None if stored.range is None else [stored.range.scale, stored.range.zero]
+    return {"scheme": asdict(stored.weight.scheme), "range": range_, "source": stored.source, "places": places}
+
+
+def _weight_in(data: Mapping[str, Any], tensors: tuple[torch.Tensor, ...]) -> StoredWeight:
+    parts = {part: tensors[place] for part, place in data["places"].items()}
+    range_ = None if data["range"] is None else ActivationRange(*data["range"])
+    return StoredWeight(QuantizedWeight(Scheme(**data["scheme"]), **parts), range_, data["source"])
