@@ -20,8 +20,8 @@ from effc.observe import Observer
 from effc.runtime import archive
 from effc.runtime.structure import flatten, unflatten
 
-KIND = "calibration 1"
-_ARRAYS = ("absmax", "mean_square", "sample", "weight_absmax", "weight_mean_square")
+KIND = "calibration 2"
+_ARRAYS = ("least", "greatest", "mean_square", "sample", "second_moment", "weight_absmax", "weight_mean_square")
 
 
 class Calibration(ir.Calibration):
@@ -41,11 +41,16 @@ class Calibration(ir.Calibration):
             raise ArtifactError(f"{path} does not hold what a calibration holds ({err!r})") from err
 
 
-def calibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int = 16, rows: int = 128) -> Calibration:
+def calibrate(
+    model: nn.Module, batches: Iterable[Any], *, max_batches: int = 16, rows: int = 128, second_moments: bool = True
+) -> Calibration:
     """Run ``model`` in eager, without gradients, on up to ``max_batches`` of ``batches``.
 
     A batch is a tensor, a tuple or list of positional arguments, or a dict of named ones. ``rows``: how many rows of the
     activations are kept for each weight. The batches and the outputs are kept too: plans are verified on them.
+    ``second_moments``: keep the mean of ``x xᵀ`` over all rows for each activation that meets a weight, once where several weights meet it.
+    Quantization by GPTQ needs as many rows as channels and more, and AWQ is the better for them; of the 135 million parameters of SmolLM2
+    these matrices take 400 MB, as much as 950 rows of each activation would. False saves them: the kept rows then stand for all.
     InputError: a model in training mode; no batches; a batch that is empty, holds NaN, or that the model does not take.
     """
     module = original(model)
@@ -55,7 +60,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int = 16
         raise InputError(
             "the model is in training mode, in which dropout and batch statistics vary: call model.eval() first"
         )
-    observer = Observer(_names(module), rows)
+    observer = Observer(_names(module), rows, second_moments)
     calls, outputs = [], []
     for number, batch in enumerate(itertools.islice(batches, max_batches)):
         call = _call_of(batch)
@@ -133,17 +138,25 @@ def _encode(
     tree, tensors = flatten(
         [[list(args), dict(kwargs), out] for (args, kwargs), out in zip(batches, outputs, strict=True)]
     )
-    arrays = [torch.from_numpy(np.ascontiguousarray(getattr(s, name))) for s in sites.values() for name in _ARRAYS]
-    values = {"model": model, "calls": tree, "sites": [[name, s.rows] for name, s in sites.items()]}
-    return values, [*arrays, *tensors]
+    arrays: dict[int, tuple[int, np.ndarray]] = {}  # by identity: sites share them
+    listed = []
+    for name, s in sites.items():
+        kept = [
+            None if a is None else arrays.setdefault(id(a), (len(arrays), a))[0]
+            for a in (getattr(s, n) for n in _ARRAYS)
+        ]
+        listed.append([name, s.rows, kept])
+    values = {"model": model, "calls": tree, "sites": listed, "arrays": len(arrays)}
+    return values, [*(torch.from_numpy(np.ascontiguousarray(a)) for _, a in arrays.values()), *tensors]
 
 
 def _decode(found: archive.Archive) -> Calibration:
-    values, count = found.values, len(_ARRAYS)
+    values, count = found.values, found.values["arrays"]
+    arrays = [t.numpy() for t in found.tensors[:count]]
     sites = {}
-    for number, (name, rows) in enumerate(values["sites"]):
-        arrays = [t.numpy() for t in found.tensors[count * number : count * (number + 1)]]
-        sites[name] = Statistics(**dict(zip(_ARRAYS, arrays, strict=True)), rows=rows)
-    calls = unflatten(values["calls"], found.tensors[count * len(sites) :])
+    for name, rows, kept in values["sites"]:
+        of_site: dict[str, Any] = {field: None if i is None else arrays[i] for field, i in zip(_ARRAYS, kept, strict=True)}
+        sites[name] = Statistics(**of_site, rows=rows)
+    calls = unflatten(values["calls"], found.tensors[count:])
     batches = tuple((tuple(args), kwargs) for args, kwargs, _ in calls)
     return Calibration(values["model"], sites, batches, tuple(out for _, _, out in calls), found.digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,15 @@ _CONTRACTIONS: Mapping[Any, tuple[int, int, int, int]] = {
 
 class Observer(TorchFunctionMode):
     """Active around calls of a model: gathers `Statistics` for each of ``names`` (parameter object -> its names) that meets an
-    activation; ``rows``: how many rows of activations are kept for each.
+    activation; ``rows``: how many rows of activations are kept for each; ``second_moments``: whether theirs are.
     """
 
-    def __init__(self, names: Mapping[int, list[str]], rows: int) -> None:
+    def __init__(self, names: Mapping[int, list[str]], rows: int, second_moments: bool) -> None:
         super().__init__()
-        self.names, self.rows = names, rows
-        self.found: dict[int, _Running] = {}
+        self.names, self.rows, self.second_moments = names, rows, second_moments
+        self.weights: dict[int, tuple[Floats, Floats]] = {}
+        self.seen: dict[int, _Rows] = {}
+        self.latest = _Latest()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
@@ -52,7 +55,12 @@ class Observer(TorchFunctionMode):
 
     def statistics(self) -> dict[str, Statistics]:
         """By parameter name."""
-        return {name: seen.statistics() for key, seen in self.found.items() for name in self.names[key]}
+        arrays = {id(rows): rows.arrays() for rows in self.seen.values()}
+        return {
+            name: Statistics(*arrays[id(rows)], *self.weights[key])
+            for key, rows in self.seen.items()
+            for name in self.names[key]
+        }
 
     def _see(self, activation: int, weight: int, dim: int, out: int, args: Any, kwargs: Any) -> None:
         x = args[activation] if len(args) > activation else kwargs.get("input")
@@ -61,35 +69,78 @@ class Observer(TorchFunctionMode):
             return
         if not x.is_floating_point() or x.numel() == 0:
             return
-        rows = x.detach().movedim(dim, -1).reshape(-1, x.shape[dim]).float()
-        if id(w) not in self.found:
-            self.found[id(w)] = _Running(w.detach().movedim(out, 0).reshape(w.shape[out], -1).float(), self.rows)
-        self.found[id(w)].add(rows)
+        if id(w) not in self.weights:
+            matrix = w.detach().movedim(out, 0).reshape(w.shape[out], -1).float()
+            self.weights[id(w)] = (_floats(matrix.abs().amax(1)), _floats(matrix.square().mean(1)))
+        before = self.seen.get(id(w))
+        found = self.latest.after(before, x, dim)
+        if found is None:
+            rows = x.detach().movedim(dim, -1).reshape(-1, x.shape[dim]).float()
+            found = _Rows.of(rows, self.second_moments) if before is None else before.and_of(rows, self.rows)
+            found = found.thinned(self.rows)
+            self.latest.keep(before, found)
+        self.seen[id(w)] = found
 
 
-class _Running:
-    """Statistics of one weight so far; ``weight``: [output channels, the rest]."""
+class _Latest:
+    """What became of the statistics of weights that met the latest activation: those with the same ones before share them after, so
+    query, key and value have one copy, made once.
+    """
 
-    def __init__(self, weight: torch.Tensor, limit: int) -> None:
-        self.limit = limit
-        self.weight = (_floats(weight.abs().amax(1)), _floats(weight.square().mean(1)))
-        self.absmax = torch.zeros(0)
-        self.squares = torch.zeros(0, dtype=torch.float64)
-        self.sample = torch.zeros(0, 0)
-        self.rows = 0
+    def __init__(self) -> None:
+        self.activation: tuple[torch.Tensor, int, int] | None = None
+        self.made: list[tuple[_Rows | None, _Rows]] = []
 
-    def add(self, rows: torch.Tensor) -> None:
-        absmax, squares = rows.abs().amax(0), rows.double().square().sum(0)
-        fresh = self.rows == 0
-        self.absmax = absmax if fresh else torch.maximum(self.absmax, absmax)
-        self.squares = squares if fresh else self.squares + squares
-        kept = rows if fresh else torch.cat([self.sample, rows[:: max(1, len(rows) // self.limit)]])
-        self.sample = kept[torch.linspace(0, len(kept) - 1, min(len(kept), self.limit)).long()].clone()
-        self.rows += len(rows)
+    def after(self, before: _Rows | None, x: torch.Tensor, dim: int) -> _Rows | None:
+        """Of a weight with the statistics ``before``; None where it is the first to meet ``x``, as it is now."""
+        version = -1 if x.is_inference() else x._version
+        same = self.activation
+        if same is None or same[0] is not x or same[1:] != (version, dim) or version < 0:
+            self.activation, self.made = (x, version, dim), []
+        return next((after for known, after in self.made if known is before), None)
 
-    def statistics(self) -> Statistics:
-        mean = (self.squares / self.rows).float()
-        return Statistics(_floats(self.absmax), _floats(mean), _floats(self.sample), self.rows, *self.weight)
+    def keep(self, before: _Rows | None, after: _Rows) -> None:
+        self.made.append((before, after))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Statistics of rows of activations; sums, where `Statistics` has means. Immutable, because weights share them."""
+
+    least: torch.Tensor
+    greatest: torch.Tensor
+    squares: torch.Tensor
+    products: torch.Tensor | None
+    sample: torch.Tensor
+    rows: int
+
+    @staticmethod
+    def of(rows: torch.Tensor, second_moments: bool) -> _Rows:
+        least, greatest = rows.aminmax(dim=0)
+        products = rows.T @ rows if second_moments else None
+        return _Rows(least, greatest, rows.double().square().sum(0), products, rows, len(rows))
+
+    def and_of(self, rows: torch.Tensor, limit: int) -> _Rows:
+        products = None if self.products is None else torch.addmm(self.products, rows.T, rows)
+        return _Rows(
+            torch.minimum(self.least, rows.amin(0)),
+            torch.maximum(self.greatest, rows.amax(0)),
+            self.squares + rows.double().square().sum(0),
+            products,
+            torch.cat([self.sample, rows[:: max(1, len(rows) // limit)]]),
+            self.rows + len(rows),
+        )
+
+    def thinned(self, limit: int) -> _Rows:
+        """With at most ``limit`` rows in the sample."""
+        kept = self.sample[torch.linspace(0, len(self.sample) - 1, min(len(self.sample), limit)).long()].clone()
+        return replace(self, sample=kept)
+
+    def arrays(self) -> tuple[Floats, Floats, Floats, Floats, Floats | None, int]:
+        """The first fields of `Statistics`."""
+        moment = None if self.products is None else _floats(self.products / self.rows)
+        mean = _floats((self.squares / self.rows).float())
+        return _floats(self.least), _floats(self.greatest), mean, _floats(self.sample), moment, self.rows
 
 
 def _floats(tensor: torch.Tensor) -> Floats:

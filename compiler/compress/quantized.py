@@ -5,8 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from effc.compiler.ir.quantization import Scheme
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleCodes:
+    """Scales ``[out, groups]`` in int8: ``mean + code * block_scale``, blocks of ``block`` scales in order, the last one maybe shorter.
+
+    ``codes``: int8 ``[out, groups]``; ``block_scales``: float32 ``[ceil(out * groups / block)]``; ``mean``: float32 ``[]``.
+    """
+
+    codes: Tensor
+    block_scales: Tensor
+    mean: Tensor
+    block: int
+
+    def scales(self) -> Tensor:
+        """Float32 ``[out, groups]``."""
+        spread = self.block_scales.repeat_interleave(self.block)[: self.codes.numel()]
+        return self.mean + self.codes.float() * spread.reshape(self.codes.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,16 +34,18 @@ class QuantizedWeight:
 
     ``codes``: int8 ``[out, in]``, within ``scheme.limits``; ``scales``: float32 ``[out, groups]``, positive and finite; ``zeros``: int8
     ``[out, groups]``, within the limits, None where ``scheme`` is symmetric. ``smoothing``: float32 ``[in]``, positive, by which the
-    weight was multiplied before and activations are divided; None where it is 1.
+    weight was multiplied before and activations are divided; None where it is 1. ``scale_codes``: what ``scales`` are made of where
+    ``scheme.scales`` is ``"double"``.
     """
 
     scheme: Scheme
-    codes: torch.Tensor
-    scales: torch.Tensor
-    zeros: torch.Tensor | None = None
-    smoothing: torch.Tensor | None = None
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None = None
+    smoothing: Tensor | None = None
+    scale_codes: ScaleCodes | None = None
 
-    def stored(self) -> torch.Tensor:
+    def stored(self) -> Tensor:
         """What codes stand for: float32 ``[out, in]``, ``(code - zero) * scale``, smoothing still in it."""
         out, size = self.codes.shape
         groups = self.codes.reshape(out, self.scales.shape[1], -1)
@@ -34,7 +55,7 @@ class QuantizedWeight:
             values = groups.float() if self.zeros is None else groups.float() - self.zeros.float()[..., None]
         return (values * self.scales[..., None]).reshape(out, size)
 
-    def dequantized(self) -> torch.Tensor:
+    def dequantized(self) -> Tensor:
         """The weight that exact activations meet: float32 ``[out, in]``."""
         return self.stored() if self.smoothing is None else self.stored() / self.smoothing
 

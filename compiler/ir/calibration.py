@@ -16,16 +16,26 @@ Floats = NDArray[np.float32]
 class Statistics:
     """Of the activations that meet one weight, by input channel (the dimension that the weight sums over).
 
-    ``absmax``, ``mean_square``: [channels]; ``sample``: [rows, channels], rows spread over the batches; ``rows``: how many
-    rows (tokens, pixels) the first two are taken over. ``weight_absmax``, ``weight_mean_square``: [output channels].
+    ``least``, ``greatest``, ``mean_square``: [channels]; ``second_moment``: [channels, channels], the mean of ``x xᵀ``, None where it
+    was not kept; ``rows``: how many rows (tokens, pixels) these are taken over. ``sample``: [rows, channels], some rows, spread over
+    the batches. ``weight_absmax``, ``weight_mean_square``: [output channels].
+
+    Weights that met the same activations have the same arrays of them, not copies.
     """
 
-    absmax: Floats
+    least: Floats
+    greatest: Floats
     mean_square: Floats
     sample: Floats
+    second_moment: Floats | None
     rows: int
     weight_absmax: Floats
     weight_mean_square: Floats
+
+    @property
+    def absmax(self) -> Floats:
+        """[channels]."""
+        return np.maximum(-self.least, self.greatest)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_type_hints
 
+from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.formats import NF4
 
 #: Formats of weights by name -> bits of a code.
 WEIGHT_BITS: Mapping[str, int] = {"int8": 8, "int4": 4, "int2": 2, "nf4": 4}
 
+Weights = Literal["int8", "int4", "int2", "nf4"]
 Activations = Literal["float", "token", "tensor"]
+Scales = Literal["float", "double"]
 Smoothing = Literal["none", "awq", "smoothquant"]
 Rounding = Literal["nearest", "gptq"]
 Clipping = Literal["max", "percentile", "mse"]
+Grouping = Literal["fixed", "finequant"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,23 @@ class Scheme:
     ``weights``: a name of `WEIGHT_BITS`; integers are signed, ``nf4`` is an index into NF4's codebook. ``group``: how many consecutive
     elements of the sum (``in…``, flattened) share a scale; 0: all of an output channel. ``symmetric``: no zero points (always so for
     ``nf4``). ``activations``: ``"float"``; ``"token"``: int8 with a scale for each row, found as the model runs; ``"tensor"``: int8 with
-    one scale and zero point from calibration.
+    one scale and zero point from calibration. ``scales``: ``"float"``, or ``"double"``: themselves quantized to int8, in blocks.
+
+    OptionError: a value that none of these has; zero points of ``nf4``.
     """
 
-    weights: str = "int8"
+    weights: Weights = "int8"
     group: int = 0
     symmetric: bool = True
     activations: Activations = "float"
+    scales: Scales = "float"
+
+    def __post_init__(self) -> None:
+        _check_names(self)
+        if self.group < 0:
+            raise OptionError(f"a group has 1 element or more, or 0 for all of a channel, not {self.group}")
+        if self.weights == "nf4" and not self.symmetric:
+            raise OptionError("nf4 has no zero points: its codebook holds 0. Leave symmetric as it is, or choose int4")
 
     @property
     def bits(self) -> int:
@@ -59,9 +73,24 @@ class Scheme:
 @dataclass(frozen=True)
 class Recipe:
     """How codes are found: ``smoothing`` moves scales from activations to weights first, ``clipping`` sets the range of a group,
-    ``rounding`` takes the nearest code or lets later elements make good the error of earlier ones.
+    ``rounding`` takes the nearest code or lets later elements make good the error of earlier ones. ``grouping``: groups are the
+    scheme's, or as much coarser as costs little.
+
+    OptionError: a value that none of these has.
     """
 
     smoothing: Smoothing = "none"
     rounding: Rounding = "nearest"
     clipping: Clipping = "max"
+    grouping: Grouping = "fixed"
+
+    def __post_init__(self) -> None:
+        _check_names(self)
+
+
+def _check_names(chosen: Scheme | Recipe) -> None:
+    hints = get_type_hints(type(chosen))
+    for field in fields(chosen):
+        names, value = get_args(hints[field.name]), getattr(chosen, field.name)
+        if names and value not in names:
+            raise OptionError(f"{field.name} is one of {', '.join(names)}, not {value!r}")

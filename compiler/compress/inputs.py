@@ -1,0 +1,74 @@
+"""``Inputs``: the activations that meet some weights, as the algorithms read them.
+
+A convolution's weight ``[out, channels, positions]`` is to them a linear one of ``out * positions`` rows: activations at two positions
+of its window are taken as uncorrelated (`by_channel`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from effc.compiler.ir.calibration import Statistics
+from effc.compiler.ir.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """By channel: ``least``, ``greatest`` ``[channels]``; ``sample`` ``[rows, channels]``; ``moment``: the mean of ``x xᵀ`` over all rows,
+    ``[channels, channels]``. All float32 and finite.
+    """
+
+    least: Tensor
+    greatest: Tensor
+    sample: Tensor
+    moment: Tensor
+
+    @staticmethod
+    def of(statistics: Statistics, layer: str) -> Inputs:
+        """Without a second moment in ``statistics`` it is that of the sample. InputError: NaN or infinity, named after ``layer``."""
+        least, greatest = torch.from_numpy(statistics.least), torch.from_numpy(statistics.greatest)
+        sample, kept = torch.from_numpy(statistics.sample), statistics.second_moment
+        moment = sample.T @ sample / len(sample) if kept is None else torch.from_numpy(kept)
+        found = Inputs(least, greatest, sample, moment)
+        if not all(bool(t.isfinite().all()) for t in (least, greatest, sample, moment)):
+            raise InputError(
+                f"{layer}: the activations in calibration hold NaN or infinity: look at the batches and at the model in eager"
+            )
+        return found
+
+    @property
+    def channels(self) -> int:
+        return len(self.least)
+
+    @property
+    def absmax(self) -> Tensor:
+        return torch.maximum(-self.least, self.greatest)
+
+    @property
+    def mean_square(self) -> Tensor:
+        return self.moment.diagonal()
+
+    def over(self, smoothing: Tensor) -> Inputs:
+        """Divided by ``smoothing``, float32 ``[channels]``, positive."""
+        moment = self.moment / smoothing / smoothing[:, None]
+        return Inputs(self.least / smoothing, self.greatest / smoothing, self.sample / smoothing, moment)
+
+    def error(self, difference: Tensor) -> float:
+        """The mean of ``||x differenceᵀ||²`` over rows of activations: what a weight that is off by ``difference``, float32
+        ``[out, in]``, changes in its output.
+        """
+        by = by_channel(difference, self.channels)
+        return float(((by @ self.moment) * by).sum(dtype=torch.float64))
+
+
+def by_channel(matrix: Tensor, channels: int) -> Tensor:
+    """``[out, channels * positions]`` as ``[out * positions, channels]``."""
+    return matrix.reshape(len(matrix), channels, -1).transpose(1, 2).reshape(-1, channels)
+
+
+def by_element(rows: Tensor, out: int) -> Tensor:
+    """The inverse of `by_channel`: ``[out, channels * positions]``."""
+    return rows.reshape(out, -1, rows.shape[1]).transpose(1, 2).reshape(out, -1)
