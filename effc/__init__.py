@@ -22,10 +22,10 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from effc.compiler.ir.options import Options
-    from effc.plans import Plan
     from effc.explainer import explain
     from effc.loading import Loaded, load
     from effc.planning import plan
+    from effc.plans import Plan
     from effc.refresher import refresh
     from effc.report import Report
     from effc.saving import save

@@ -86,7 +86,9 @@ def _misfit(values: Mapping[str, Any]) -> str:
 class _Decoder:
     def __init__(self, found: archive.Archive) -> None:
         self.values, self.tensors = found.values, found.tensors
-        self.weights = {name: self.tensors[number] for name, number in self.values["weights"].items()}
+        self.weights: dict[str, torch.Tensor] = {
+            name: self.tensors[number] for name, number in self.values["weights"].items()
+        }
         misfit = _misfit(self.values)
         self.fits = not misfit
         if misfit and importlib.util.find_spec("torch_mlir") is None:
@@ -130,9 +132,8 @@ class _Decoder:
 
     def _weight(self, source: str | int) -> torch.Tensor:
         """A weight by its name, a constant by its number, or nothing where a region reads neither."""
-        if isinstance(source, int):
-            return self.tensors[self.values["constants"][source]]
-        return self.weights.get(source, torch.empty(0))
+        constants: list[int] = self.values["constants"]
+        return self.tensors[constants[source]] if isinstance(source, int) else self.weights.get(source, torch.empty(0))
 
     def _built(self, text: str) -> Executable:
         """The region compiled for this CPU."""

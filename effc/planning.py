@@ -85,9 +85,7 @@ class _Planning:
             return self.trial.error(compiled.call, self.metric)
 
         calibration = self.trial.calibration
-        goal = Goal(
-            calibration.model, calibration.digest, Target.host().key, metric_name(self.metric), limit, verify
-        )
+        goal = Goal(calibration.model, calibration.digest, Target.host().key, metric_name(self.metric), limit, verify)
         found = complete(Planner(roofline_price(self.options)).plan(plain.sites, made.candidates, goal))
         return plan_of(self._if_faster(found, plain) if found.weights else found)
 
@@ -102,7 +100,9 @@ class _Planning:
             return replace(plan, notes=(*plan.notes, times))
         kept = tuple(d if d.pass_name == DENSE else d.dropped("the whole model is not faster") for d in plan.decisions)
         measured = self.trial.error(plain.call, self.metric)
-        return replace(plan, decisions=kept, weights={}, measured=measured, notes=(*plan.notes, f"{times}: it stays exact"))
+        return replace(
+            plan, decisions=kept, weights={}, measured=measured, notes=(*plan.notes, f"{times}: it stays exact")
+        )
 
 
 def host_alternatives() -> Alternatives:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from effc.compiler.compress.quantized import ActivationRange, QuantizedWeight
+from effc.compiler.compress.quantized import ActivationRange, QuantizedWeight, ScaleCodes
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.errors import ArtifactError
@@ -59,10 +59,25 @@ def _weight_out(stored: StoredWeight, tensors: list[torch.Tensor]) -> dict[str, 
             places[part] = len(tensors)
             tensors.append(tensor)
     range_ = None if stored.range is None else [stored.range.scale, stored.range.zero]
-    return {"scheme": asdict(stored.weight.scheme), "range": range_, "source": stored.source, "places": places}
+    coded = stored.weight.scale_codes
+    blocks = None
+    if coded is not None:
+        blocks = [coded.block, len(tensors)]
+        tensors += [coded.codes, coded.block_scales, coded.mean]
+    return {
+        "scheme": asdict(stored.weight.scheme),
+        "range": range_,
+        "source": stored.source,
+        "places": places,
+        "blocks": blocks,
+    }
 
 
 def _weight_in(data: Mapping[str, Any], tensors: tuple[torch.Tensor, ...]) -> StoredWeight:
-    parts = {part: tensors[place] for part, place in data["places"].items()}
+    parts: dict[str, Any] = {part: tensors[place] for part, place in data["places"].items()}
     range_ = None if data["range"] is None else ActivationRange(*data["range"])
+    if data["blocks"] is not None:
+        block, place = data["blocks"]
+        codes, block_scales, mean = tensors[place : place + 3]
+        parts["scale_codes"] = ScaleCodes(codes, block_scales, mean, block)
     return StoredWeight(QuantizedWeight(Scheme(**data["scheme"]), **parts), range_, data["source"])

@@ -100,7 +100,9 @@ class _Encoder:
         held = [n for n in nodes if n.op == "get_attr"]
         self.numbers = {n: i for i, n in enumerate([*placeholders, *held])}
         self.held = {str(node.target): number for number, node in enumerate(held)}
-        order = [None if not node.users else place for node, place in zip(placeholders, self.exported.order, strict=True)]
+        order = [
+            None if not node.users else place for node, place in zip(placeholders, self.exported.order, strict=True)
+        ]
         read = {place for place in order if isinstance(place, str)}
         weights = {name: self._tensor(t) for name, t in self.exported.weights.items() if name in read}
         for node in held:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, Node
 
 
 def made(graph: Graph, target: Any, args: tuple[Any, ...], like: Node | None = None) -> Node:
     """A new node with its value; ``like`` gives the place in the model."""
     node = graph.call_function(target, args)
-    source = like or next(a for a in args if isinstance(a, Node))
+    source = like or node.all_input_nodes[0]
     node.meta = {k: v for k, v in source.meta.items() if k in ("stack_trace", "nn_module_stack")}
-    values = [a.meta["val"] if isinstance(a, Node) else a for a in args]
-    fake = next(v.fake_mode for v in values if isinstance(v, torch._subclasses.FakeTensor))
+    values = torch.fx.map_arg(args, lambda n: n.meta["val"])
+    fake = next(v.fake_mode for n in node.all_input_nodes if isinstance(v := n.meta["val"], FakeTensor))
     with fake:
         node.meta["val"] = target(*values)
     return node

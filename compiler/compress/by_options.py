@@ -15,7 +15,11 @@ from effc.passes.quantize import Quantize
 
 #: Fewer elements than this bring nothing.
 _LEAST_ELEMENTS = 1024
-_ACTIVATIONS = {"float": "", "token": ", activations int8 by rows", "tensor": ", activations uint8 by calibrated ranges"}
+_ACTIVATIONS = {
+    "float": "",
+    "token": ", activations int8 by rows",
+    "tensor": ", activations uint8 by calibrated ranges",
+}
 
 
 class ByOptions:
@@ -36,11 +40,14 @@ class ByOptions:
             return f"groups of {scheme.group} do not divide its sums of {site.width}"
         if scheme.activations == "tensor" and site.kinds != {"embedding"} and self._statistics(site) is None:
             return "the calibration has not seen it"
+        if _in_groups(site) and (self.options.smoothing != "none" or self.options.rounding != "nearest"):
+            return "of a convolution in groups, calibration does not tell which channels meet which weights"
         return ""
 
     def of(self, sites: Sequence[WeightSite], weights: Mapping[str, torch.Tensor]) -> Mapping[str, StoredWeight]:
-        matrices = {site.name: site.matrix(weights[site.name]) for site in sites}
-        found = quantize(matrices, self.options.scheme, self.options.recipe, self._statistics(sites[0]))
+        channels = {site.name: site.by_channels(weights[site.name]) for site in sites}
+        statistics = None if _in_groups(sites[0]) else self._statistics(sites[0])
+        found = quantize(channels, self.options.scheme, self.options.recipe, statistics)
         return {
             site.name: StoredWeight(found[site.name], self._range(site), sampled_digest(weights[site.name]))
             for site in sites
@@ -60,3 +67,8 @@ class ByOptions:
         if statistics is None:
             return None
         return ActivationRange.of(float(statistics.least.min()), float(statistics.greatest.max()))
+
+
+def _in_groups(site: WeightSite) -> bool:
+    """Whether a convolution divides its channels."""
+    return any(use.kind == "convolution" and use.node.args[8] != 1 for use in site.uses)

@@ -54,7 +54,7 @@ class Compressed:
         return [site.param for site in self.sites]
 
     def renew(self, tensors: Sequence[torch.Tensor]) -> str:
-        """Compress ``tensors``, new values of ``sources``, into the constants that the graph holds; returns why that cannot be, or ``""``."""
+        """Compress ``tensors``, new values of ``sources``, into the constants that the graph holds; why that cannot be, or ``""``."""
         values = dict(zip(self.sources, tensors, strict=True))
         refused = [reason for site in self.sites if (reason := self.forms.refusal(site, values[site.param]))]
         if refused:

@@ -15,7 +15,9 @@ def forms_of(options: Options) -> Forms | None:
     asked = options.compressions()
     if options.plan is not None:
         if asked:
-            raise OptionError("options 'plan' and 'passes' exclude each other where both compress: a plan has its passes in it")
+            raise OptionError(
+                "options 'plan' and 'passes' exclude each other where both compress: a plan has its passes in it"
+            )
         return ByPlan(options.plan.weights) if options.plan.weights else None
     if not asked:
         return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 
-from effc.compiler.compress.quantized import ActivationRange, QuantizedWeight
+from effc.compiler.compress.quantized import ActivationRange, QuantizedWeight, ScaleCodes
 from effc.compiler.compress.sites import Use, WeightSite, root_of
 from effc.compiler.compress.writer import Writer, constant
 
@@ -24,7 +24,7 @@ _LEAST = 1e-12  # the smallest scale of a row, so that a row of zeros gives zero
 
 @dataclass
 class Rewritten:
-    """What a graph holds since it was rewritten: ``constants`` (node -> name) with their ``tensors``, and the limits of those that are codes."""
+    """What a graph holds since it was rewritten: ``constants`` (node -> name), their ``tensors``, ``ranges`` of those that are codes."""
 
     constants: dict[Node, str] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -33,7 +33,12 @@ class Rewritten:
 
 def held_parts(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
     """The constants that stand for a weight, by role."""
-    parts = {"codes": weight.codes, "scales": weight.scales}
+    parts = {"codes": weight.codes}
+    if weight.scale_codes is None:
+        parts["scales"] = weight.scales
+    else:
+        found = weight.scale_codes
+        parts |= {"scale_codes": found.codes, "block_scales": found.block_scales, "mean_scale": found.mean}
     if weight.zeros is not None:
         parts["zeros"] = weight.zeros
     if weight.scheme.codebook:
@@ -54,6 +59,8 @@ class Rewriter:
     def quantize(self, site: WeightSite, weight: QuantizedWeight, range_: ActivationRange | None = None) -> None:
         """Put ``weight`` in the place of the site's parameter; ``range_``: of an activation that is int8 by one scale."""
         held = self._held(site, weight)
+        if weight.scale_codes is not None:
+            held["scales"] = _scales(Writer(self.gm, min(site.param.users)), weight.scale_codes, held)
         for use in site.uses:
             if use.kind == "embedding":
                 self._gather(site, use, weight, held)
@@ -76,9 +83,7 @@ class Rewriter:
             self.made.ranges[found["zeros"]] = weight.scheme.stored_limits
         return found
 
-    def _dequantized(
-        self, w: Writer, site: WeightSite, weight: QuantizedWeight, held: Mapping[str, Node]
-    ) -> Node:
+    def _dequantized(self, w: Writer, site: WeightSite, weight: QuantizedWeight, held: Mapping[str, Node]) -> Node:
         """The weight of the parameter's shape and dtype."""
         meta = site.param.meta["val"]
         value = self._values(w, weight, held["codes"], held.get("zeros"), held["scales"], held.get("codebook"))
@@ -100,10 +105,7 @@ class Rewriter:
         """``(codes - zeros) * scales`` of codes [..., sum] and scales [..., groups]."""
         *rows, width = codes.meta["val"].shape
         groups = weight.scales.shape[1]
-        if codebook is not None:
-            value = w.op(_aten.index.Tensor, codebook, [w.cast(codes, torch.int64)])
-        else:
-            value = codes
+        value = codes if codebook is None else w.op(_aten.index.Tensor, codebook, [w.cast(codes, torch.int64)])
         if groups > 1:
             value = w.view(value, [*rows, groups, width // groups])
             scales = w.op(_aten.unsqueeze.default, scales, -1)
@@ -162,6 +164,17 @@ class Rewriter:
         source, sizes = node.args[:2]
         assert isinstance(source, Node)
         return Writer(self.gm, place).op(_aten.view.default, self._reshaped(source, root, value, place), sizes)
+
+
+def _scales(w: Writer, coded: ScaleCodes, held: Mapping[str, Node]) -> Node:
+    """`ScaleCodes.scales` of the constants."""
+    blocks, count = coded.block_scales.numel(), coded.codes.numel()
+    flat = w.cast(w.view(held["scale_codes"], [count]), torch.float32)
+    filled = w.op(_aten.constant_pad_nd.default, flat, [0, blocks * coded.block - count])
+    spread = w.op(_aten.unsqueeze.default, held["block_scales"], 1)
+    scaled = w.view(w.op(_aten.mul.Tensor, w.view(filled, [blocks, coded.block]), spread), [blocks * coded.block])
+    taken = w.op(_aten.slice.Tensor, scaled, 0, 0, count)
+    return w.view(w.op(_aten.add.Tensor, taken, held["mean_scale"]), coded.codes.shape)
 
 
 def _by_token(w: Writer, x: Node) -> Node:

@@ -48,10 +48,13 @@ class WeightSite:
     def kinds(self) -> frozenset[Kind]:
         return frozenset(use.kind for use in self.uses)
 
+    def by_channels(self, weight: torch.Tensor) -> torch.Tensor:
+        """``weight`` as float32 [out, channels, window…]."""
+        return weight.detach().movedim(self.out, 0).float()
+
     def matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """``weight`` as float32 [out, sum]."""
-        rows = weight.detach().movedim(self.out, 0)
-        return rows.reshape(rows.shape[0], -1).float()
+        return self.by_channels(weight).flatten(1)
 
     def tensor(self, matrix: torch.Tensor) -> torch.Tensor:
         """What ``matrix`` makes [out, sum], in the shape and dtype of the parameter."""
@@ -131,7 +134,7 @@ def _swaps(node: Node) -> bool:
         return True
     if node.target is _aten.permute.default:
         return list(node.args[1]) in ([1, 0], [-1, 0], [1, -2], [-1, -2])  # type: ignore[arg-type]
-    return {int(d) % 2 for d in node.args[1:3]} == {0, 1}  # type: ignore[call-overload]
+    return {int(d) % 2 for d in node.args[1:3]} == {0, 1}  # type: ignore[arg-type]
 
 
 def _last_is(node: Node, width: int) -> bool:

@@ -28,10 +28,11 @@ class StoredWeight:
     def digest(self) -> str:
         """A hash of the content."""
         found = hashlib.sha256(repr((asdict(self.weight.scheme), self.range, self.source)).encode())
-        for tensor in (self.weight.codes, self.weight.scales, self.weight.zeros, self.weight.smoothing):
+        w = self.weight
+        for tensor in (w.codes, w.scales, w.zeros, w.smoothing):
             if tensor is not None:
                 found.update(f"{list(tensor.shape)}\0".encode())
-                found.update(tensor.contiguous().numpy())
+                found.update(tensor.contiguous().numpy().tobytes())
         return found.hexdigest()[:32]
 
 

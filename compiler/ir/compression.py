@@ -15,7 +15,7 @@ from effc.compiler.ir.errors import EffcError
 
 
 @dataclass(frozen=True)
-class Compression(ABC):  # noqa: B024  # what it does depends on torch, which this package does without
+class Compression(ABC):  # what it does depends on torch, which this package does without
     """Options of a rewrite; OptionError at construction where they do not fit together."""
 
     name: ClassVar[str]
