@@ -78,7 +78,7 @@ def bisect(
     """
     if not isinstance(model, torch.nn.Module):
         raise OptionError(f"bisect takes a module, not {type(model).__name__}: wrap the function in one")
-    tester = _Tester(model, Options.of({**options.to_json(), "check": True}), tried)
+    tester = _Tester(model, Options.of({**options.arguments(), "check": True}), tried)
     for graph in _graphs(model, inputs, train):
         if tester.fails(graph):
             return _minimize(graph, tester)

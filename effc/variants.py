@@ -52,7 +52,7 @@ def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Q
     trial.time(plain, *compiled)
     found = _measured(plain)
     weights: dict[tuple[str, Pairs], StoredWeight] = {}
-    places = _largest(plain)
+    places, rests = _largest(plain)
     sensitivity = Sensitivity(trial)
     for variant, one in zip(variants, compiled, strict=True):
         times, pairs = _by_parameter(one), pairs_of(variant)
@@ -65,7 +65,8 @@ def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Q
                 statistics = trial.calibration.sites.get(name)
                 matrix = weight_site.matrix(compressed.values[weight_site.param])
                 error = output_error(stored, matrix, statistics) * sensitivity.of(weight_site, stored, matrix)
-                kernels, latency = times[name]
+                kernels, total = times[name]
+                latency = replace(total, seconds=max(total.seconds - rests[name], 0.0))
                 weights[name, pairs] = stored
                 found[places[name]].append(
                     Candidate(
@@ -87,7 +88,7 @@ def pairs_of(variant: Quantize) -> Pairs:
 
 
 def _passes(options: Options, variant: Quantize) -> dict[str, Any]:
-    kept = {name: choice for name, choice in options.to_json()["passes"].items() if name != Quantize.name}
+    kept = {name: choice for name, choice in options.arguments()["passes"].items() if name != Quantize.name}
     return {**kept, Quantize.name: {f.name: getattr(variant, f.name) for f in fields(variant)}}
 
 
@@ -99,14 +100,18 @@ def _measured(plain: Compiled) -> dict[str, list[Candidate]]:
     }
 
 
-def _largest(plain: Compiled) -> dict[str, str]:
-    """The site at which a parameter is decided on: of those that read it the slowest."""
+def _largest(plain: Compiled) -> tuple[dict[str, str], dict[str, float]]:
+    """The site at which a parameter is decided on: of those that read it the slowest; and the seconds of the others."""
     times = {site.name: latency.seconds for site, latency in zip(plain.sites, plain.latencies(), strict=True)}
     found: dict[str, str] = {}
     for site in plain.sites:
         if site.param and times[site.name] > times.get(found.get(site.param, ""), 0.0):
             found[site.param] = site.name
-    return found
+    rests = {
+        param: sum(times[site.name] for site in plain.sites if site.param == param) - times[place]
+        for param, place in found.items()
+    }
+    return found, rests
 
 
 def _by_parameter(compiled: Compiled) -> dict[str, tuple[list[Site], Latency]]:

@@ -14,10 +14,12 @@ from effc.compiler.ir.program import Program
 def check_kind(options: Options, kind: str) -> None:
     """OptionError where gradients are taken through a model that may be changed."""
     budget = options.plan.budget if options.plan is not None and not options.plan.exact else options.accuracy_budget
-    if kind != "inference" and budget > 0:
+    passes = ", ".join(type(c).name for c in options.compressions())
+    what = f"an accuracy budget of {budget:g}" if budget > 0 else f"the rewrite {passes}" if passes else ""
+    if kind != "inference" and what:
         raise OptionError(
-            f"an accuracy budget of {budget:g} and gradients exclude each other, because training uses the weights in place "
-            "and is always exact: call the model under torch.no_grad(), or leave the budget out"
+            f"{what} and gradients exclude each other, because training uses the weights in place and is always exact: call the "
+            "model under torch.no_grad(), or leave it out"
         )
 
 
@@ -34,8 +36,8 @@ def plan_notes(options: Options, programs: Sequence[Program]) -> list[str]:
         if not options.accuracy_budget:
             return []
         return [
-            f"accuracy_budget={options.accuracy_budget:g}: this version of effc has exact rewrites only, so any budget holds "
-            "and nothing of it was spent"
+            f"accuracy_budget={options.accuracy_budget:g}: nothing of it was spent, for only a plan (effc.plan) or an option of "
+            "'passes' changes what a model computes"
         ]
     if not _for_this_cpu(options):
         return [

@@ -101,9 +101,9 @@ class Options:
         found = [compression_of(name, choice) for name, choice in self.passes if name in compressions()]
         return [c for c in found if c is not None]
 
-    def to_json(self) -> dict[str, Any]:
-        """Arguments that make equal options, in plain data (but for a metric that is a callable, and a calibration)."""
-        planned = {"plan": self.plan.to_json()} if self.plan is not None else {"metric": self.metric}
+    def arguments(self) -> dict[str, Any]:
+        """Arguments that make equal options."""
+        planned = {"plan": self.plan} if self.plan is not None else {"metric": self.metric}
         return {
             "fallback": self.fallback,
             "check": self.check,
@@ -228,11 +228,6 @@ def _plan(value: Any) -> Plan | None:
         # Files are read outside this package, which imports nothing of ours.
         found: Plan = importlib.import_module("effc.plans").load_plan(value)
         return found
-    if isinstance(value, Mapping):
-        try:
-            return Plan.from_json(value)
-        except (KeyError, TypeError, ValueError) as error:
-            raise OptionError(f"option 'plan' is a dict that is no plan ({error!r})") from None
     raise OptionError(f"option 'plan' is {value!r}: expected what effc.plan returns, or the path of a saved plan")
 
 

@@ -1,0 +1,158 @@
+"""Plans that quantize: within the budget, verified on the whole model, kept in files, followed only on the weights they were made for.
+
+Times are not the machine's: kernels that read codes are said to be faster, so that plans do not depend on what else runs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from test_quantize import Tied, codes_read, compiled, off, tied
+from torch import nn
+
+import effc
+from effc.compiler.capture import record
+from effc.compiler.ir.candidate import Latency
+from effc.compiler.ir.program import Program
+from effc.kernel_clock import KernelClock
+from effc.plans import Plan
+from effc.trial import Compiled, Trial
+
+
+def by_dtype(clock: KernelClock, program: Program, call: int) -> Latency:
+    """A kernel takes a second, one that reads bytes half."""
+    kernel = program.kernels[program.calls[call].kernel]
+    return Latency(0.5 if any(o.dtype == "i8" for o in kernel.operands) else 1.0, 0.0)
+
+
+def by_sites(trial: Trial, *compiled: Compiled) -> list[float]:
+    return [sum(latency.seconds for latency in one.latencies()) for one in compiled]
+
+
+@pytest.fixture
+def fixed_times() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KernelClock, "latency", by_dtype)
+        patch.setattr(Trial, "seconds", by_sites)
+        yield
+
+
+@pytest.fixture(scope="module")
+def planned() -> tuple[nn.Module, torch.Tensor, effc.Calibration, Plan]:
+    model, tokens = tied()
+    calibration = effc.calibrate(model, [tokens, torch.randint(0, 100, (2, 7))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KernelClock, "latency", by_dtype)
+        patch.setattr(Trial, "seconds", by_sites)
+        plan = effc.plan(model, calibration, accuracy_budget=0.03)
+    return model, tokens, calibration, plan
+
+
+Planned = tuple[nn.Module, torch.Tensor, effc.Calibration, Plan]
+
+
+def test_a_plan_spends_its_budget_and_keeps_it(planned: Planned) -> None:
+    model, tokens, _, plan = planned
+    assert {"query.weight", "value.weight", "out.weight"} <= set(plan.weights)
+    assert plan.measured is not None
+    assert 1e-5 < plan.measured <= 0.03
+    assert {d.pass_name for d in plan.decisions} == {"dense", "quantize"}
+    with torch.no_grad(), record() as recording:
+        found = compiled(model, plan=plan)(tokens)
+    assert 1e-5 < off(found, model, tokens) <= 0.03
+    assert codes_read(recording) == set(plan.weights)
+
+
+def test_a_budget_of_nothing_changes_nothing(planned: Planned) -> None:
+    model, _, calibration, _ = planned
+    plan = effc.plan(model, calibration)
+    assert plan.exact
+    assert not plan.weights
+
+
+@pytest.mark.usefixtures("fixed_times")
+def test_a_tight_budget_takes_less(planned: Planned) -> None:
+    model, _, calibration, plan = planned
+    tight = effc.plan(model, calibration, accuracy_budget=0.004)
+    assert tight.measured is not None
+    assert tight.measured <= 0.004
+    spent = [sum(d.error**2 for d in p.decisions) for p in (tight, plan)]
+    assert spent[0] < spent[1]
+
+
+@pytest.mark.usefixtures("fixed_times")
+def test_passes_fix_what_a_plan_may_do(planned: Planned) -> None:
+    model, _, calibration, _ = planned
+    off_ = effc.plan(model, calibration, accuracy_budget=0.5, options={"passes": {"quantize": False}})
+    assert off_.exact
+    fixed = {"weights": "int4", "group": 32, "skip": ["out*"]}
+    plan = effc.plan(model, calibration, accuracy_budget=0.5, options={"passes": {"quantize": fixed}})
+    assert {"query.weight", "value.weight"} <= set(plan.weights) <= {"embedding.weight", "query.weight", "value.weight"}
+    assert {stored.weight.scheme.group for stored in plan.weights.values()} == {32}
+
+
+@pytest.mark.usefixtures("fixed_times")
+def test_what_is_not_faster_as_a_whole_stays_exact(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, calibration, _ = planned
+    monkeypatch.setattr(Trial, "seconds", lambda trial, *compiled: [2.0, 1.0])
+    plan = effc.plan(model, calibration, accuracy_budget=0.03)
+    assert plan.exact
+    assert not plan.weights
+    assert any("it stays exact" in note for note in plan.notes)
+
+
+def test_in_a_file(planned: Planned, tmp_path: Path) -> None:
+    model, tokens, _, plan = planned
+    plan.save(tmp_path / "plan")
+    again = effc.Plan.load(tmp_path / "plan")
+    assert again == plan
+    assert hash(again) == hash(plan)
+    with torch.no_grad():
+        found = compiled(model, plan=str(tmp_path / "plan"))(tokens)
+        torch._dynamo.reset()
+        assert torch.equal(found, compiled(model, plan=plan)(tokens))
+
+
+def test_codes_that_are_edited_are_refused(planned: Planned, tmp_path: Path) -> None:
+    path = tmp_path / "plan"
+    planned[3].save(path)
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(effc.ArtifactError, match="was edited or damaged"):
+        effc.Plan.load(path)
+
+
+def test_other_weights_of_the_same_names_stay_exact(planned: Planned) -> None:
+    _, tokens, _, plan = planned
+    torch.manual_seed(5)
+    other = Tied().eval()
+    with torch.no_grad(), record() as recording:
+        assert off(compiled(other, plan=plan)(tokens), other, tokens) < 1e-5
+    assert any("the plan was made for another weight of this name" in note for note in recording.notes)
+
+
+def test_refresh_cannot_follow_a_plan(planned: Planned) -> None:
+    model, tokens, _, plan = planned
+    model = copy.deepcopy(model)
+    fast = compiled(model, plan=plan)
+    with torch.no_grad():
+        fast(tokens)
+        model.out.weight.mul_(2)  # type: ignore[operator,union-attr]
+        with pytest.warns(UserWarning, match="weights have changed"):
+            fast(tokens)
+        effc.refresh(model)
+        with pytest.warns(
+            UserWarning, match="not compressed, the exact model runs: the plan was made for another weight"
+        ):
+            assert off(fast(tokens), model, tokens) < 1e-5
+
+
+def test_a_plan_and_a_pass_that_compresses_exclude_each_other(planned: Planned) -> None:
+    model, tokens, _, plan = planned
+    with torch.no_grad(), pytest.raises(Exception, match="'plan' and 'passes' exclude each other"):
+        compiled(model, plan=plan, passes={"quantize": {}})(tokens)
