@@ -155,7 +155,9 @@ def _decode(found: archive.Archive) -> Calibration:
     arrays = [t.numpy() for t in found.tensors[:count]]
     sites = {}
     for name, rows, kept in values["sites"]:
-        of_site: dict[str, Any] = {field: None if i is None else arrays[i] for field, i in zip(_ARRAYS, kept, strict=True)}
+        of_site: dict[str, Any] = {
+            field: None if i is None else arrays[i] for field, i in zip(_ARRAYS, kept, strict=True)
+        }
         sites[name] = Statistics(**of_site, rows=rows)
     calls = unflatten(values["calls"], found.tensors[count:])
     batches = tuple((tuple(args), kwargs) for args, kwargs, _ in calls)
