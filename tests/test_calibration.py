@@ -41,7 +41,11 @@ def test_statistics_are_those_of_the_activations() -> None:
     for name, rows in (("conv.weight", pixels), ("up.weight", hidden)):
         statistics = found.sites[name]
         assert statistics.rows == len(rows)
-        np.testing.assert_allclose(statistics.absmax, rows.abs().amax(0).detach(), rtol=1e-6)
+        np.testing.assert_array_equal(statistics.least, rows.amin(0).detach())
+        np.testing.assert_array_equal(statistics.greatest, rows.amax(0).detach())
+        np.testing.assert_array_equal(statistics.absmax, rows.abs().amax(0).detach())
+        moment = (rows.double().T @ rows.double() / len(rows)).detach()
+        np.testing.assert_allclose(statistics.second_moment, moment, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(statistics.mean_square, rows.square().mean(0).detach(), rtol=1e-5)
         assert statistics.sample.shape == (min(128, len(rows)), rows.shape[1])
         kept = {tuple(row) for row in statistics.sample.tolist()}
@@ -49,6 +53,48 @@ def test_statistics_are_those_of_the_activations() -> None:
     weight = found.sites["tied.weight"]
     np.testing.assert_allclose(weight.weight_absmax, model.tied.weight.abs().amax(1).detach())
     assert found.sites["free"].weight_absmax.shape == (5,)
+
+
+class Heads(nn.Module):
+    """``query`` and ``key`` meet one activation; ``other`` meets it too, but ``x`` where that is large; ``late`` after it changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.other, self.late = (nn.Linear(6, n, bias=False) for n in (4, 5, 6, 7))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        h = torch.tanh(x)
+        first = [self.query(h), self.key(h), self.other(h if x.abs().max() < 100 else x)]
+        return [*first, self.late(h.mul_(2))]
+
+
+def test_weights_that_meet_one_activation_share_its_statistics(tmp_path: Path) -> None:
+    batches = [torch.randn(5, 6), torch.randn(3, 6)]
+    found = effc.calibrate(Heads().eval(), batches)
+    found.save(tmp_path / "cal")
+    for sites in (found.sites, effc.Calibration.load(tmp_path / "cal").sites):
+        query, key, other, late = (sites[f"{name}.weight"] for name in ("query", "key", "other", "late"))
+        for field in ("least", "greatest", "mean_square", "sample", "second_moment"):
+            assert getattr(query, field) is getattr(key, field) is getattr(other, field)
+        assert late.second_moment is not query.second_moment
+        np.testing.assert_allclose(late.greatest, 2 * query.greatest)
+    assert found.sites["query.weight"].weight_absmax is not found.sites["key.weight"].weight_absmax
+    # The third call parts `other` from the two: each has what it met, no more.
+    found = effc.calibrate(Heads().eval(), [*batches, torch.full((2, 6), 1000.0)])
+    query, key, other = (found.sites[f"{name}.weight"] for name in ("query", "key", "other"))
+    assert query.second_moment is key.second_moment
+    assert [float(s.greatest.max()) for s in (query, other)] == [1.0, 1000.0]
+    assert [s.rows for s in (query, key, other)] == [10, 10, 10]
+    assert other.second_moment is not None
+    assert query.second_moment is not None
+    assert float(np.diagonal(other.second_moment).max()) > 1e5 > 10 > float(np.diagonal(query.second_moment).max())
+
+
+def test_second_moments_are_optional(tmp_path: Path) -> None:
+    found = effc.calibrate(Net().eval(), [torch.randn(2, 3, 9, 7)], second_moments=False)
+    found.save(tmp_path / "cal")
+    assert effc.Calibration.load(tmp_path / "cal") == found
+    assert {s.second_moment for s in found.sites.values()} == {None}
 
 
 def test_outputs_are_eagers_and_inputs_are_not_touched() -> None:

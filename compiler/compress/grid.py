@@ -54,7 +54,7 @@ def codes_of(scheme: Scheme, values: Tensor, scales: Tensor, zeros: Tensor | Non
     relative = values / scales
     if scheme.codebook:
         book = torch.tensor(scheme.codebook)
-        return torch.bucketize(relative, (book[1:] + book[:-1]) / 2).float()
+        return torch.bucketize(relative.contiguous(), (book[1:] + book[:-1]) / 2).float()
     low, high = scheme.limits
     codes = relative.round_()
     return (codes if zeros is None else codes.add_(zeros)).clamp_(low, high)

@@ -20,6 +20,9 @@ from effc.compiler.ir.calibration import Statistics
 from effc.compiler.ir.errors import InputError, OptionError
 from effc.compiler.ir.quantization import Recipe, Scheme
 
+#: Weights up to here stay finite under any smoothing and grid.
+_LARGEST = 1e30
+
 
 def quantize(
     weights: Mapping[str, Tensor], scheme: Scheme, recipe: Recipe, statistics: Statistics | None = None
@@ -28,7 +31,8 @@ def quantize(
     have one smoothing. With ``"finequant"`` the scheme of a result may have coarser groups than ``scheme``.
 
     OptionError: groups that do not divide a weight's sum; a smoothing or rounding that needs calibration, and ``statistics`` None.
-    InputError: a weight without elements, or with NaN or infinity; statistics with them, or of another number of channels.
+    InputError: a weight without elements, or with NaN, infinity or more than 1e30; statistics of another number of channels, or with NaN
+    or infinity.
     Weights and activations of 0 or near it are no error: see `LEAST_SCALE` of grid.py and `LEAST_SHARE` of smoothing.py.
     """
     flat = {name: _checked(name, weight, scheme) for name, weight in weights.items()}
@@ -69,8 +73,10 @@ def _checked(name: str, weight: Tensor, scheme: Scheme) -> Tensor:
             f"{name}: a weight to quantize has dimensions [out, in…] and elements, not {list(weight.shape)}"
         )
     flat = weight.detach().float().reshape(len(weight), -1)
-    if not bool(flat.isfinite().all()):
-        raise InputError(f"{name}: the weight holds NaN or infinity: leave this layer out, or load the weights again")
+    if not bool((flat.abs() <= _LARGEST).all()):
+        raise InputError(
+            f"{name}: the weight holds NaN, infinity or more than {_LARGEST:.0e}: leave this layer out, or load the weights again"
+        )
     if scheme.group and flat.shape[1] % scheme.group:
         raise OptionError(
             f"{name}: groups of {scheme.group} do not divide its sum over {flat.shape[1]} elements: choose a divisor, or 0 for one group"

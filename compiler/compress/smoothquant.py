@@ -14,11 +14,11 @@ from effc.compiler.compress.smoothing import LEAST_SHARE, centered, least_error
 from effc.compiler.ir.quantization import Scheme
 
 #: The strengths tried; the paper's is 0.5.
-_STRENGTHS = tuple(i / 20 for i in range(1, 20))
+_STRENGTHS = tuple(i / 10 for i in range(1, 10))
 
 
 def scales(weights: Sequence[Tensor], scheme: Scheme, inputs: Inputs) -> Tensor:
-    """``max|x| ** a / max|w| ** (1 - a)`` for the ``a`` of 0.05, 0.1, … 0.95 with the least error of outputs, or ones where that is least:
+    """``max|x| ** a / max|w| ** (1 - a)`` for the ``a`` of 0.1, 0.2, … 0.9 with the least error of outputs, or ones where that is least:
     float32 ``[channels]``, geometric mean 1.
 
     ``weights``: float32 ``[out, in]``, all meeting ``inputs``; ``max|w|`` is over all of them. The error is taken with weights rounded to
