@@ -75,7 +75,9 @@ class GraphCompiler:
         if recording is not None:
             recording.plan = self.options.plan
             recording.programs += compilation.programs
-            recording.notes += [*compilation.notes, *plan_notes(self.options, [p for p, _ in compilation.programs])]
+            programs = [p for p, _ in compilation.programs]
+            recording.notes += [*compilation.notes, *(n for p in programs for n in p.notes)]
+            recording.notes += plan_notes(self.options, programs)
         return assembled
 
 

@@ -27,28 +27,30 @@ class CodedWeight(Form):
         super().__init__(op, numbers, static, zeros)
         self.number, self.codes, self.format = weight
 
-    def run(self) -> list[Op] | None:
-        """The operations that replace the contraction; None where they cannot."""
+    def run(self) -> list[Op] | str:
+        """The operations that replace the contraction, or why there are none."""
         op = self.op
         scales, zeros = (self.terms(found, self.number) for found in (self.codes.scales, self.codes.zeros))
         checked = [t for t in zeros if self.known_zero(t)]
         zeros = [t for t in zeros if t not in checked and (t.tensor is not None or t.value)]
         if not self._has_kernel():
-            return None
+            return "its sizes are known only when it runs, or it has one column, or one product a sum"
         self.made += self.codes.made
         if self.separable([*scales, *checked]) and not zeros and (self.fixed(scales) or not checked):
             total = self._sum([])
             return self.finish(self.scaled(self.read(total, op.result_maps[0]), scales, checked))
         inside = [t for t in scales if not self.separable([t])]
         outside = [t for t in scales if t not in inside]
-        if len(inside) > 1 or len(zeros) > 1 or any(t.tensor is None for t in zeros):
-            return None
+        if len(inside) > 1 or len(zeros) > 1:
+            return "several scales, or several zero points, vary along the sum"
+        if any(t.tensor is None for t in zeros):
+            return "its zero point is a number in the model's code"
         if not inside:  # a zero point alone: with a scale of its grain, or of 1
             inside, outside = outside[:1], outside[1:]
         if len(inside) != 1 or any(t.tensor is None or t.tensor not in self.static for t in [*inside, *zeros]):
-            return None
+            return "its scale or zero point is no parameter"
         if any(t.index != inside[0].index for t in checked):
-            return None
+            return "its scale and its zero point are of different grain"
         scale = self._checked(inside[0], checked) if checked else inside[0]
         total = self._sum([*zeros, scale])
         return self.finish(self.scaled(self.read(total, op.result_maps[0]), outside))

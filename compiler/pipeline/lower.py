@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch_mlir import ir
@@ -47,11 +48,11 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
     with dump.reproduced(text, f"--emit kernels --target {name}"):
         graph = read_graph(rewrite(text, dump.instruments()))
         pool_codes(graph)
-        contract_integers(graph)
+        notes = contract_integers(graph)
         sink_widenings(graph)
         prepared_graph, prepared = split_prepared(graph)
         prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None
-        program = _program(cut(graph, prepared), prepared, prepare, target, schedules)
+        program = replace(_program(cut(graph, prepared), prepared, prepare, target, schedules), notes=notes)
     dump.program(program)
     return program
 
