@@ -25,6 +25,10 @@ class BodyBuilder:
         """``dtype``: of the result, where it is not that of the first argument."""
         return self._add(BodyInstr(name, args, dtype or self.instrs[args[0]].dtype, attributes))
 
+    def copy(self, instr: BodyInstr, args: tuple[int, ...]) -> int:
+        """An instruction of another body, of other arguments."""
+        return self._add(BodyInstr(instr.op, args, instr.dtype, instr.attributes))
+
     def cast(self, value: int, dtype: str, *, unsigned: bool = False) -> int:
         """A conversion between integers, between floats, or from one to the other; ``unsigned``: how an integer is read."""
         source = self.instrs[value].dtype

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,6 +143,11 @@ class Graph:
         """Numbers of the inputs that no call changes: parameters, and what is prepared from them, that are not updated here."""
         updated = {o.mutates for o in self.outputs}
         return {i for i, source in enumerate(self.inputs) if source.param and i not in updated}
+
+
+def is_static(op: Op, static: Collection[Tensor]) -> bool:
+    """Whether ``op`` depends on parameters alone: its operands are all ``static``, and it updates nothing."""
+    return op.kind not in ("scatter", "attention") and all(t in static for t in op.operands)
 
 
 def replace_ops(graph: Graph, rewritten: Callable[[Op], Sequence[Op] | None], seen: Callable[[Op], object]) -> None:

@@ -14,7 +14,7 @@ from effc.compiler.ir.formats import INTEGERS, Format
 from effc.compiler.pipeline.byte_products import ByteProduct
 from effc.compiler.pipeline.coded_weights import CodedWeight
 from effc.compiler.pipeline.dequantized import Codes, Decoder
-from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, Op, Tensor, replace_ops
+from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, Op, Tensor, is_static, replace_ops
 from effc.compiler.pipeline.views import chain
 
 
@@ -42,7 +42,7 @@ class _Rewriting:
 
     def see(self, op: Op) -> None:
         """Tell static results from others."""
-        if op.kind not in ("scatter", "attention") and all(t in self.static for t in op.operands):
+        if is_static(op, self.static):
             self.static.update(op.results)
 
     def rewritten(self, op: Op) -> list[Op] | None:

@@ -17,6 +17,7 @@ from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import Schedule
 from effc.compiler.pipeline.assemble import Assembler
 from effc.compiler.pipeline.borders import absorb_borders
+from effc.compiler.pipeline.code_gathers import gather_codes
 from effc.compiler.pipeline.code_pools import pool_codes
 from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.factors import materialize_factors
@@ -47,6 +48,7 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
     dump = RegionDump.of(text)
     with dump.reproduced(text, f"--emit kernels --target {name}"):
         graph = read_graph(rewrite(text, dump.instruments()))
+        gather_codes(graph)
         pool_codes(graph)
         notes = contract_integers(graph)
         sink_widenings(graph)
