@@ -72,6 +72,8 @@ class Decoder:
             same = _less_zero(op)
             if same is not None:
                 return self.decode(same, flip=flip)
+            if flip and op is not None and op.kind == "concat":
+                return self._through_concat(op, flip)
             return _flipped(tensor) if flip else Codes(tensor)
         if op is None or tensor.dtype not in ("i16", "i32", "i64", "f32", "f64", "bf16"):
             return None
@@ -81,9 +83,28 @@ class Decoder:
         if op.kind == "pad":
             inner = self.decode(op.operands[0], flip=flip)
             return None if inner is None else _through_pad(op, inner)
+        if op.kind == "concat":
+            return self._through_concat(op, flip)
         if op.kind == "generic" and len(op.results) == 1 and not op.reduction_dims and op.body is not None:
             return self._through_body(op, flip)
         return None
+
+    def _through_concat(self, op: Op, flip: bool) -> Codes | None:
+        """Of operands that are all codes, by the same numbers."""
+        parts = [self.decode(t, flip=flip) for t in op.operands]
+        first = parts[0]
+        if first is None or first.zero is None or any(s.tensor is not None for s in first.scales):
+            return None
+        made: dict[Op, None] = {}
+        for part in parts:
+            if part is None or (part.unsigned, part.zero, part.scales) != (first.unsigned, first.zero, first.scales):
+                return None
+            made.update(dict.fromkeys(part.made))
+        result = Tensor("", "i8", op.results[0].sizes)
+        sources = [p.tensor for p in parts if p is not None]
+        joined = Op("concat", sources, [result], op.location, attributes=dict(op.attributes))
+        result.producer = joined
+        return replace(first, tensor=result, made=(*made, joined))
 
     def _through_body(self, op: Op, flip: bool) -> Codes | None:
         """The operand that is codes, and what the body makes of it."""
@@ -226,7 +247,7 @@ class _Body:
         body = self.op.body
         assert body is not None
         instr = body.instrs[position]
-        if instr.op == "operand" and (known := _filled(self.op.operands[instr.get("number")])) is not None:
+        if instr.op == "operand" and (known := filled(self.op.operands[instr.get("number")])) is not None:
             return Term(known)
         if instr.op == "constant" and isinstance(instr.get("value"), (int, float)):
             return Term(float(instr.get("value")))
@@ -286,11 +307,11 @@ def _less_zero(op: Op | None) -> Tensor | None:
         zero = instrs[zero.args[0]]
     known = zero.get("value") if zero.op == "constant" else None
     if zero.op == "operand" and zero.get("number"):
-        known = _filled(op.operands[zero.get("number")])
+        known = filled(op.operands[zero.get("number")])
     return op.operands[0] if known == 0 else None
 
 
-def _filled(tensor: Tensor) -> float | None:
+def filled(tensor: Tensor) -> float | None:
     """The number that all of a tensor's elements are, where it is a constant."""
     op = chain(tensor)[0].producer
     if op is None or op.kind != "fill" or op.body is None:

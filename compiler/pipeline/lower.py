@@ -18,7 +18,7 @@ from effc.compiler.ir.spec import Schedule
 from effc.compiler.pipeline.assemble import Assembler
 from effc.compiler.pipeline.borders import absorb_borders
 from effc.compiler.pipeline.code_gathers import gather_codes
-from effc.compiler.pipeline.code_pools import pool_codes
+from effc.compiler.pipeline.code_moves import move_codes
 from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.factors import materialize_factors
 from effc.compiler.pipeline.fusion import fuse
@@ -49,7 +49,7 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
     with dump.reproduced(text, f"--emit kernels --target {name}"):
         graph = read_graph(rewrite(text, dump.instruments()))
         gather_codes(graph)
-        pool_codes(graph)
+        move_codes(graph)
         notes = contract_integers(graph)
         sink_widenings(graph)
         prepared_graph, prepared = split_prepared(graph)
