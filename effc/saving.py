@@ -22,7 +22,7 @@ from effc.calibration import cloned
 from effc.compiler.capture.assemble import Assembled, CompiledGroup
 from effc.compiler.capture.backend import builder
 from effc.compiler.capture.graph import GraphCompiler
-from effc.compiler.capture.parameters import integer_ranges
+from effc.compiler.capture.parameters import integer_ranges, small_tables
 from effc.compiler.capture.planned import code_options
 from effc.compiler.codegen.cpu.permission import usable
 from effc.compiler.ir.errors import ArtifactError, InputError, OptionError, UnsupportedError
@@ -61,8 +61,9 @@ def save(
     args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
     exported = export(module, cloned(args), cloned(dict(kwargs or {})), dynamic_shapes)
     with torch.no_grad():
-        ranges = integer_ranges(exported.names, _by_position(exported))
-        compiler = GraphCompiler(exported.names, chosen, builder(chosen), ranges)
+        weights = _by_position(exported)
+        known = (integer_ranges(exported.names, weights), small_tables(exported.names, weights))
+        compiler = GraphCompiler(exported.names, chosen, builder(chosen), *known)
         assembled = compiler.assembled(exported.gm, "inference")
         values, tensors = _Encoder(exported, assembled, chosen).encode()
     _write(Path(directory), values, tensors)

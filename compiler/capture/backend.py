@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from effc.compiler.capture.decompositions import decompositions
 from effc.compiler.capture.graph import Build, GraphCompiler
-from effc.compiler.capture.parameters import integer_ranges, static_names
+from effc.compiler.capture.parameters import integer_ranges, small_tables, static_names
 from effc.compiler.capture.planned import code_options
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options, suggest
@@ -49,7 +49,8 @@ def compile_with(
         _warn_eager()
         return gm.forward
     names = static_names(gm)
-    compiler = GraphCompiler(names, options, builder(options), integer_ranges(names, example_inputs))
+    known = (integer_ranges(names, example_inputs), small_tables(names, example_inputs))
+    compiler = GraphCompiler(names, options, builder(options), *known)
 
     def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
         return lambda graph, inputs: compiler.compile(graph, kind, inputs)

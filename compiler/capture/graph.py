@@ -25,7 +25,7 @@ from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
 from effc.compiler.capture.layouts import arrange
 from effc.compiler.capture.normalize import normalize
-from effc.compiler.capture.parameters import Ranges, statics_of
+from effc.compiler.capture.parameters import Ranges, Tables, is_looked_up, statics_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
@@ -51,11 +51,18 @@ _dumps = itertools.count()
 
 class GraphCompiler:
     """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``; ``ranges``: see
-    ``parameters.integer_ranges``.
+    ``parameters.integer_ranges``; ``tables``: see ``parameters.small_tables``.
     """
 
-    def __init__(self, names: dict[int, str], options: Options, build: Build, ranges: Ranges | None = None) -> None:
-        self.names, self.ranges = names, ranges or {}
+    def __init__(
+        self,
+        names: dict[int, str],
+        options: Options,
+        build: Build,
+        ranges: Ranges | None = None,
+        tables: Tables | None = None,
+    ) -> None:
+        self.names, self.ranges, self.tables = names, ranges or {}, tables or {}
         self.options = options
         self.build = build
 
@@ -97,6 +104,8 @@ class _Compilation:
         self.params = {node: static.name for node, static in found.items()}
         known = {node: owner.ranges.get((s.position, s.attributes)) for node, s in found.items()}
         self.ranges = {node: limits for node, limits in known.items() if limits is not None}
+        tables = {n: owner.tables.get((s.position, s.attributes)) for n, s in found.items() if is_looked_up(n)}
+        self.tables = {node: values for node, values in tables.items() if values is not None}
         self.symints = [
             n
             for n in gm.graph.nodes
@@ -182,6 +191,7 @@ class _Compilation:
                 mutations=group.mutations,
                 name=name,
                 ranges=self.ranges,
+                tables=self.tables,
             )
 
     def _build(self, region: Region) -> Built:

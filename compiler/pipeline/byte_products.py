@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from effc.compiler.ir.expr import product, var
 from effc.compiler.pipeline.body_builder import BodyBuilder
@@ -24,7 +24,7 @@ class ByteProduct(Form):
         op: Op,
         numbers: tuple[int, int],
         codes: tuple[Codes, Codes],
-        static: Collection[Tensor],
+        static: set[Tensor],
         zeros: Mapping[Tensor, str],
     ) -> None:
         super().__init__(op, numbers, static, zeros)

@@ -6,10 +6,13 @@ code, subtract from it what does not depend on it, and multiply it by such. View
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from effc.compiler.ir.expr import Expr, var
+from effc.compiler.pipeline.evaluation import DTYPES, argument, evaluate, filled
 from effc.compiler.pipeline.graph import Body, BodyInstr, Op, Tensor
 from effc.compiler.pipeline.views import Index, backward, chain
 
@@ -36,13 +39,15 @@ class Term:
 @dataclass(frozen=True)
 class Codes:
     """``tensor`` (i8) holds the codes at the index of the decoded tensor: it is (code - sum of ``zeros``) * product of ``scales``.
-    ``made``: operations that compute ``tensor`` and the terms, in order; they belong to no graph yet.
+    ``book``: where codes are positions in a table of numbers, this table; such a number stands for the code then. ``made``: operations
+    that compute ``tensor`` and the terms, in order; they belong to no graph yet.
     """
 
     tensor: Tensor
     unsigned: bool = False
     scales: tuple[Term, ...] = ()
     zeros: tuple[Term, ...] = ()
+    book: Tensor | None = None
     made: tuple[Op, ...] = ()
 
     @property
@@ -53,9 +58,10 @@ class Codes:
 
 
 class Decoder:
-    """Decodes tensors of one graph; what two of them share is made once."""
+    """Decodes tensors of one graph; what two of them share is made once. ``books``: tables whose elements are known."""
 
-    def __init__(self) -> None:
+    def __init__(self, books: Collection[Tensor] = ()) -> None:
+        self.books = books
         self._known: dict[tuple[Tensor, bool], Codes | None] = {}
 
     def decode(self, tensor: Tensor, *, flip: bool = False) -> Codes | None:
@@ -97,7 +103,9 @@ class Decoder:
             return None
         made: dict[Op, None] = {}
         for part in parts:
-            if part is None or (part.unsigned, part.zero, part.scales) != (first.unsigned, first.zero, first.scales):
+            if part is None or part.book is not None:
+                return None
+            if (part.unsigned, part.zero, part.scales) != (first.unsigned, first.zero, first.scales):
                 return None
             made.update(dict.fromkeys(part.made))
         result = Tensor("", "i8", op.results[0].sizes)
@@ -109,6 +117,8 @@ class Decoder:
     def _through_body(self, op: Op, flip: bool) -> Codes | None:
         """The operand that is codes, and what the body makes of it."""
         plain = op.attributes.get("captured", len(op.operands))
+        if len(op.operands) == plain + 1 and op.operands[plain] in self.books:
+            return None if flip else self._looked_up(op)
         for number in range(plain):
             if op.maps[number] != op.result_maps[0]:
                 continue
@@ -117,6 +127,18 @@ class Decoder:
             if found is not None:
                 return found
         return None
+
+    def _looked_up(self, op: Op) -> Codes | None:
+        """Elements of a table at positions that are codes."""
+        number, body, book = argument(op, captured=1), op.body, op.operands[-1]
+        inner = None if number is None else self.decode(op.operands[number])
+        if number is None or body is None or inner is None or inner.scales or inner.zeros or inner.book is not None:
+            return None
+        read = body.instrs[body.yields[0]]
+        size = book.sizes[0].constant or 0
+        positions = np.arange(size, dtype=DTYPES[op.operands[number].dtype])
+        at = evaluate(op, {number: positions}, read.args[0]) if read.op == "extract" else None
+        return replace(inner, book=book) if at is not None and np.array_equal(at, positions) else None
 
 
 def _flipped(tensor: Tensor) -> Codes:
@@ -155,7 +177,7 @@ def _through_view(op: Op, inner: Codes) -> Codes:
 
 
 def _through_pad(op: Op, inner: Codes) -> Codes | None:
-    if inner.zero is None or op.body is None:
+    if inner.zero is None or inner.book is not None or op.body is None:
         return None
     filler = op.body.instrs[op.body.yields[0]]
     if filler.op != "constant" or filler.get("value") != 0 or not -128 <= inner.zero <= 255:
@@ -182,7 +204,7 @@ def over(op: Op, source: Tensor) -> Op:
 
 def _moved(inner: Codes, made: Op, index: Index) -> Codes:
     scales, zeros = (tuple(t.at(index) for t in terms) for terms in (inner.scales, inner.zeros))
-    return Codes(made.results[0], inner.unsigned, scales, zeros, (*inner.made, made))
+    return Codes(made.results[0], inner.unsigned, scales, zeros, inner.book, (*inner.made, made))
 
 
 # -- pointwise operations -------------------------------------------------------------------------------------------
@@ -309,16 +331,6 @@ def _less_zero(op: Op | None) -> Tensor | None:
     if zero.op == "operand" and zero.get("number"):
         known = filled(op.operands[zero.get("number")])
     return op.operands[0] if known == 0 else None
-
-
-def filled(tensor: Tensor) -> float | None:
-    """The number that all of a tensor's elements are, where it is a constant."""
-    op = chain(tensor)[0].producer
-    if op is None or op.kind != "fill" or op.body is None:
-        return None
-    instr = op.body.instrs[op.body.yields[0]]
-    value = instr.get("value") if instr.op == "constant" else None
-    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _reread(instr: BodyInstr, at: dict[int, int], numbers: Sequence[int]) -> BodyInstr:

@@ -67,8 +67,12 @@ class Body:
 
     def needed(self) -> set[int]:
         """Positions that the yields, or a check, depend on."""
+        return self.behind(*self.yields, *(i for i, instr in enumerate(self.instrs) if instr.op == "check"))
+
+    def behind(self, *positions: int) -> set[int]:
+        """``positions``, and those that they depend on."""
         found: set[int] = set()
-        stack = [*self.yields, *(i for i, instr in enumerate(self.instrs) if instr.op == "check")]
+        stack = list(positions)
         while stack:
             position = stack.pop()
             if position not in found:
@@ -112,13 +116,14 @@ class Op:
 @dataclass(eq=False)
 class GraphInput:
     """A tensor argument with its placement in elements and, for a parameter, its name in the model; ``range``: of integers, the
-    least and the greatest when it was compiled; whoever relies on it checks that they stay there.
+    least and the greatest when it was compiled; ``values``: all elements of a small one. Whoever relies on them checks that they stay.
     """
 
     tensor: Tensor
     strides: tuple[Expr, ...]
     param: str
     range: tuple[int, int] | None = None
+    values: tuple[float, ...] = ()
 
 
 @dataclass(eq=False)

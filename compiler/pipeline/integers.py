@@ -14,7 +14,7 @@ from effc.compiler.ir.formats import INTEGERS, Format
 from effc.compiler.pipeline.byte_products import ByteProduct
 from effc.compiler.pipeline.coded_weights import CodedWeight
 from effc.compiler.pipeline.dequantized import Codes, Decoder
-from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, Op, Tensor, is_static, replace_ops
+from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, GraphInput, Op, Tensor, is_static, replace_ops
 from effc.compiler.pipeline.views import chain
 
 
@@ -25,6 +25,7 @@ def contract_integers(graph: Graph) -> tuple[str, ...]:
         {i.tensor for i in params},
         {i.tensor: i.param for i in params if i.range == (0, 0)},
         {i.tensor: i.range for i in params if i.range is not None},
+        {i.tensor: i for i in params if i.values},
     )
     replace_ops(graph, rewriting.rewritten, rewriting.see)
     return tuple(rewriting.notes)
@@ -32,13 +33,19 @@ def contract_integers(graph: Graph) -> tuple[str, ...]:
 
 @dataclass
 class _Rewriting:
-    """``static``: what depends on parameters alone; ``zeros``: names of parameters that are 0; ``ranges``: limits of their elements."""
+    """``static``: what depends on parameters alone; ``zeros``: names of parameters that are 0; ``ranges``: limits of their elements;
+    ``books``: parameters whose elements are known.
+    """
 
     static: set[Tensor]
     zeros: dict[Tensor, str]
     ranges: dict[Tensor, tuple[int, int]]
-    decoder: Decoder = field(default_factory=Decoder)
+    books: dict[Tensor, GraphInput]
+    decoder: Decoder = field(init=False)
     notes: dict[str, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.decoder = Decoder(self.books)
 
     def see(self, op: Op) -> None:
         """Tell static results from others."""
@@ -61,7 +68,9 @@ class _Rewriting:
             self._note(op, "two dequantized factors is summed in floats", made)
         for number, codes in zip(numbers, found, strict=True):
             if codes is not None and not self._is_data(codes):
-                made = CodedWeight(op, numbers, (number, codes, self._format(codes)), self.static, self.zeros).run()
+                book = None if codes.book is None else self.books[codes.book]
+                weight = (number, codes, self._format(codes, book))
+                made = CodedWeight(op, numbers, weight, self.static, self.zeros, book).run()
                 if isinstance(made, list):
                     return made
                 self._note(op, "a dequantized weight reads it as floats", made)
@@ -72,6 +81,8 @@ class _Rewriting:
         self.notes[f"{op.location or 'an unknown place'}: a {kind} of {what}: {reason}"] = None
 
     def _as_bytes(self, op: Op, numbers: tuple[int, int], left: Codes, right: Codes) -> list[Op] | str:
+        if left.book is not None or right.book is not None:
+            return "the codes of one are positions in a codebook"
         if left.unsigned == right.unsigned:  # a byte of a parameter is as good signed as unsigned: turn data
             turned = 0 if self._is_data(left) else 1
             flipped = self.decoder.decode(op.operands[numbers[turned]], flip=True)
@@ -80,10 +91,13 @@ class _Rewriting:
             left, right = (flipped, right) if turned == 0 else (left, flipped)
         return ByteProduct(op, numbers, (left, right), self.static, self.zeros).run()
 
-    def _format(self, codes: Codes) -> Format | None:
+    def _format(self, codes: Codes, book: GraphInput | None) -> Format | None:
         """Of codes that take less than a byte: those of a parameter whose range is known, seen through views."""
         limits = self.ranges.get(chain(codes.tensor)[0])
-        return next((f for f in INTEGERS if f.limits == limits), None)
+        if limits is None:
+            return None
+        known = INTEGERS if book is None else (Format(len(book.values).bit_length() - 1, codebook=book.values),)
+        return next((f for f in known if f.limits[0] <= limits[0] and limits[1] <= f.limits[1]), None)
 
     def _is_data(self, codes: Codes) -> bool:
         return chain(codes.tensor)[0] not in self.static

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from effc.compiler.pipeline.byte_tables import argument, constant_of, evaluate
+from effc.compiler.pipeline.evaluation import argument, constant_of, evaluate
 from effc.compiler.pipeline.graph import Body, BodyInstr, Graph, Op, Tensor, replace_ops
 
 
