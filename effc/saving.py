@@ -22,7 +22,6 @@ from effc.calibration import cloned
 from effc.compiler.capture.assemble import Assembled, CompiledGroup
 from effc.compiler.capture.backend import builder
 from effc.compiler.capture.graph import GraphCompiler
-from effc.compiler.capture.parameters import integer_ranges
 from effc.compiler.capture.planned import code_options
 from effc.compiler.codegen.cpu.permission import usable
 from effc.compiler.compress.forms import forms_of
@@ -63,14 +62,7 @@ def save(
     exported = export(module, cloned(args), cloned(dict(kwargs or {})), dynamic_shapes)
     with torch.no_grad():
         weights = _by_position(exported)
-        compiler = GraphCompiler(
-            exported.names,
-            chosen,
-            builder(chosen),
-            integer_ranges(exported.names, weights),
-            weights=weights,
-            forms=forms_of(chosen),
-        )
+        compiler = GraphCompiler(exported.names, chosen, builder(chosen), weights, forms_of(chosen))
         assembled = compiler.assembled(exported.gm, "inference")
         values, tensors = _Encoder(exported, assembled, chosen).encode()
     _write(Path(directory), values, tensors)

@@ -12,7 +12,7 @@ from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.program import Program
 from effc.runtime.executable import Executable
 
-_MAGIC = b"effc program 1\n"
+_MAGIC = b"effc program 2\n"
 
 
 @dataclass(frozen=True)

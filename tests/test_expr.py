@@ -66,6 +66,11 @@ def test_division_uses_what_is_known_of_the_loop() -> None:
     assert floordiv(parse("s0*d0 + d1"), parse("s0"), symbolic) == var("d0")
     # one past the range may carry over: nothing may be assumed
     assert floordiv(parse("64*d0 + d1"), const(64), {"d0": const(12), "d1": const(65)}) != var("d0")
+    nested = {"d0": const(12), "d1": const(64)}
+    assert floordiv(parse("2*d0 + d1 // 32"), const(2), nested) == var("d0")
+    assert mod(parse("2*d0 + d1 // 32"), const(2), nested) == parse("d1 // 32")
+    assert floordiv(parse("2*d0 + d1 // 32"), const(2), {"d0": const(12), "d1": const(65)}) != var("d0")
+    assert mod(parse("5*d0 + d1 % 5"), const(5), nested) == parse("d1 % 5")
 
 
 def test_a_split_index_comes_together_again() -> None:

@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from effc.compiler.capture.decompositions import decompositions
 from effc.compiler.capture.graph import Build, GraphCompiler
-from effc.compiler.capture.parameters import integer_ranges, static_names
+from effc.compiler.capture.parameters import static_names
 from effc.compiler.capture.planned import code_options
 from effc.compiler.compress.forms import forms_of
 from effc.compiler.ir.errors import OptionError
@@ -50,14 +50,7 @@ def compile_with(
         _warn_eager()
         return gm.forward
     names = static_names(gm)
-    compiler = GraphCompiler(
-        names,
-        options,
-        builder(options),
-        integer_ranges(names, example_inputs),
-        weights=example_inputs,
-        forms=forms_of(options),
-    )
+    compiler = GraphCompiler(names, options, builder(options), example_inputs, forms_of(options))
 
     def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
         return lambda graph, inputs: compiler.compile(graph, kind, inputs)

@@ -26,7 +26,7 @@ from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
 from effc.compiler.capture.layouts import arrange
 from effc.compiler.capture.normalize import normalize
-from effc.compiler.capture.parameters import Ranges, statics_of
+from effc.compiler.capture.parameters import is_looked_up, statics_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
@@ -53,8 +53,8 @@ _dumps = itertools.count()
 
 
 class GraphCompiler:
-    """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``; ``ranges``: see
-    ``parameters.integer_ranges``. ``weights``: values of the inputs that ``names`` names; ``forms``: what they become at inference.
+    """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``; ``weights``: values of the inputs, of which
+    these are looked at; ``forms``: what they become at inference.
     """
 
     def __init__(
@@ -62,21 +62,19 @@ class GraphCompiler:
         names: dict[int, str],
         options: Options,
         build: Build,
-        ranges: Ranges | None = None,
-        *,
         weights: Sequence[Any] = (),
         forms: Forms | None = None,
     ) -> None:
-        self.names, self.ranges = names, ranges or {}
+        self.names, self.weights, self.forms = names, weights, forms
+        self.ranges, self.tables = integer_ranges(names, weights), small_tables(names, weights)
         self.options = options
         self.build = build
-        self.weights, self.forms = weights, forms
 
     def compile(self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None = None) -> Boxed:
         """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``. ``inputs``: ``layouts.arrange``."""
         if self.forms is None or kind != "inference":
             return self.assembled(gm, kind, inputs).function()
-        plain = GraphCompiler(self.names, self.options, self.build, self.ranges)
+        plain = GraphCompiler(self.names, self.options, self.build, self.weights)
         original = copy.deepcopy(gm.graph)
         assembled, compressed = self._assembled(gm, kind, None)
         if compressed is None or not compressed.sources:
@@ -104,7 +102,9 @@ class GraphCompiler:
             recording.plan = self.options.plan
             recording.programs += compilation.programs
             recording.compressed += [compilation.compressed] if compilation.compressed is not None else []
-            recording.notes += [*compilation.notes, *plan_notes(self.options, [p for p, _ in compilation.programs])]
+            programs = [p for p, _ in compilation.programs]
+            recording.notes += [*compilation.notes, *(n for p in programs for n in p.notes)]
+            recording.notes += plan_notes(self.options, programs)
         return assembled, compilation.compressed
 
 
@@ -125,6 +125,8 @@ class _Compilation:
         self.compressed: Compressed | None = None
         known = {node: owner.ranges.get((s.position, s.attributes)) for node, s in self.statics.items()}
         self.ranges = {node: limits for node, limits in known.items() if limits is not None}
+        tables = {n: owner.tables.get((s.position, s.attributes)) for n, s in self.statics.items() if is_looked_up(n)}
+        self.tables = {node: values for node, values in tables.items() if values is not None}
         self.symints = [
             n
             for n in gm.graph.nodes
@@ -161,6 +163,7 @@ class _Compilation:
         self.compressed = compress(self.gm, {n: s.name for n, s in plain.items()}, values, forms)
         self.params.update(self.compressed.rewritten.constants)
         self.ranges.update(self.compressed.rewritten.ranges)
+        self.tables.update(self.compressed.rewritten.codebooks)
         self.notes += self.compressed.notes
 
     # -- what goes where --------------------------------------------------------------------------------------------
@@ -222,6 +225,7 @@ class _Compilation:
                 mutations=group.mutations,
                 name=name,
                 ranges=self.ranges,
+                tables=self.tables,
             )
 
     def _build(self, region: Region) -> Built:

@@ -18,10 +18,18 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from effc.compiler.ir.formats import INTEGERS
+from effc.compiler.ir.formats import INTEGERS, MOST_BITS
 
-#: Zero, and the integers of few bits (`ir.formats`).
-_LIMITS = ((0, 0), *(f.limits for f in INTEGERS))
+#: Sizes of codebooks.
+_TABLES = tuple(1 << bits for bits in range(1, MOST_BITS + 1))
+#: Zero, positions in codebooks, and the integers of few bits (`ir.formats`), narrow ones first.
+_LIMITS = sorted(
+    {(0, 0), *((0, n - 1) for n in _TABLES), *(f.limits for f in INTEGERS)}, key=lambda ends: ends[1] - ends[0]
+)
+_LOOKUPS = (
+    torch.ops.aten.index.Tensor, torch.ops.aten.embedding.default, torch.ops.aten.index_select.default,
+    torch.ops.aten.gather.default, torch.ops.aten.take.default,
+)  # fmt: skip
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 _STEP = re.compile(r"\._(?:modules|parameters|buffers)\['(?P<entry>[^']+)'\]|\.(?P<attribute>\w+)|\[(?P<item>[^\]]+)\]")
 
@@ -56,6 +64,27 @@ def integer_ranges(names: Mapping[int, str], inputs: Sequence[Any]) -> Ranges:
                 if limits is not None:
                     found[position, attributes] = limits
     return found
+
+
+#: (position among the inputs, attributes from there on) of a small tensor of floats -> its elements.
+Tables = Mapping[tuple[int, tuple[str, ...]], tuple[float, ...]]
+
+
+def small_tables(names: Mapping[int, str], inputs: Sequence[Any]) -> Tables:
+    """Parameters and buffers that may be the codebook of low-bit codes (`ir.formats`), by their size."""
+    found: dict[tuple[int, tuple[str, ...]], tuple[float, ...]] = {}
+    for position in names:
+        if position < len(inputs):
+            for attributes, tensor in _parts(inputs[position]):
+                fits = tensor.dim() == 1 and tensor.shape[0] in _TABLES
+                if fits and tensor.dtype == torch.float32 and not is_fake(tensor) and bool(tensor.isfinite().all()):
+                    found[position, attributes] = tuple(tensor.tolist())
+    return found
+
+
+def is_looked_up(node: Node) -> bool:
+    """Whether a tensor is only read at positions that another tensor gives."""
+    return bool(node.users) and all(u.target in _LOOKUPS and u.all_input_nodes[0] is node for u in node.users)
 
 
 def _limits(tensor: torch.Tensor) -> tuple[int, int] | None:

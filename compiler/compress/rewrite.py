@@ -24,11 +24,14 @@ _LEAST = 1e-12  # the smallest scale of a row, so that a row of zeros gives zero
 
 @dataclass
 class Rewritten:
-    """What a graph holds since it was rewritten: ``constants`` (node -> name), their ``tensors``, ``ranges`` of those that are codes."""
+    """What a graph holds since it was rewritten: ``constants`` (node -> name), their ``tensors`` by name, the ``ranges`` of those that are
+    codes, and the elements of ``codebooks``.
+    """
 
     constants: dict[Node, str] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     ranges: dict[Node, tuple[int, int]] = field(default_factory=dict)
+    codebooks: dict[Node, tuple[float, ...]] = field(default_factory=dict)
 
 
 def held_parts(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
@@ -79,6 +82,8 @@ class Rewriter:
             self.made.constants[found[role]] = name
             self.made.tensors[name] = tensor
         self.made.ranges[found["codes"]] = weight.scheme.stored_limits
+        if "codebook" in found:
+            self.made.codebooks[found["codebook"]] = weight.scheme.codebook
         if weight.zeros is not None:
             self.made.ranges[found["zeros"]] = weight.scheme.stored_limits
         return found

@@ -300,10 +300,31 @@ def _within(rest: Expr, bound: Expr, ranges: Mapping[str, Expr] | None) -> bool:
     """Whether ``0 <= rest < bound``, every variable of ``rest`` running from 0 below its range."""
     if ranges is None or not rest.variables() <= ranges.keys():
         return rest.constant is not None and bound.constant is not None and 0 <= rest.constant < bound.constant
-    if not all(c > 0 and all(isinstance(a, Var) for a in m) for m, c in rest.terms):
-        return False
-    largest = rest.substitute({v: ranges[v] - 1 for v in rest.variables()})
-    return nonnegative(bound - 1 - largest)
+    largest = _largest(rest, ranges)
+    return largest is not None and nonnegative(bound - 1 - largest)
+
+
+def _largest(e: Expr, ranges: Mapping[str, Expr]) -> Expr | None:
+    """A value that ``e`` does not exceed, where it is a sum of terms that are not negative; None where that is not plain."""
+    total = const(0)
+    for mono, c in e.terms:
+        value: Expr | None = const(c) if c > 0 else None
+        for atom in mono:
+            most = _largest_atom(atom, ranges)
+            value = None if value is None or most is None else value * most
+        if value is None:
+            return None
+        total += value
+    return total
+
+
+def _largest_atom(atom: Atom, ranges: Mapping[str, Expr]) -> Expr | None:
+    if isinstance(atom, Var):
+        return ranges[atom.name] - 1
+    inner = _largest(atom.lhs, ranges)
+    if inner is None or atom.fn not in ("//", "%"):
+        return None
+    return floordiv(inner, atom.rhs) if atom.fn == "//" else atom.rhs - 1
 
 
 def _from_ast(node: ast.expr) -> Expr:

@@ -80,7 +80,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Program:
-    """See the module's docstring. ``prepare`` computes, from the inputs that are parameters, the sources of ``derived``."""
+    """See the module's docstring. ``prepare`` computes, from the inputs that are parameters, the sources of ``derived``.
+
+    ``notes``: sentences for the report, each from the place in the user's model on: what could not be fused, and why.
+    """
 
     symbols: tuple[str, ...]
     inputs: tuple[Input, ...]
@@ -90,6 +93,7 @@ class Program:
     calls: tuple[Call, ...]
     arena_bytes: Expr
     prepare: Program | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -114,6 +118,7 @@ class Program:
             ],
             "arena_bytes": str(self.arena_bytes),
             "prepare": None if self.prepare is None else self.prepare.to_json(),
+            "notes": list(self.notes),
         }
 
     @staticmethod
@@ -145,6 +150,7 @@ class Program:
             ),
             arena_bytes=as_expr(data["arena_bytes"]),
             prepare=None if data["prepare"] is None else Program.from_json(data["prepare"]),
+            notes=tuple(data["notes"]),
         )
 
     def digest(self) -> str:

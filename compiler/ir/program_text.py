@@ -32,6 +32,7 @@ def program_text(program: Program) -> str:
         place = "" if output.mutates is None else f" written to input {output.mutates}"
         lines.append(f"output {i}: {_tensor(output.tensor)}{place}")
     lines += [_call(i, call) for i, call in enumerate(program.calls)]
+    lines += [f"note: {note}" for note in program.notes]
     text = "\n".join(lines) + "\n"
     for i, kernel in enumerate(program.kernels):
         text += f"\nkernel k{i}: {kernel_text(kernel)}"

@@ -25,6 +25,10 @@ class BodyBuilder:
         """``dtype``: of the result, where it is not that of the first argument."""
         return self._add(BodyInstr(name, args, dtype or self.instrs[args[0]].dtype, attributes))
 
+    def copy(self, instr: BodyInstr, args: tuple[int, ...]) -> int:
+        """An instruction of another body, of other arguments."""
+        return self._add(BodyInstr(instr.op, args, instr.dtype, instr.attributes))
+
     def cast(self, value: int, dtype: str, *, unsigned: bool = False) -> int:
         """A conversion between integers, between floats, or from one to the other; ``unsigned``: how an integer is read."""
         source = self.instrs[value].dtype
@@ -40,12 +44,15 @@ class BodyBuilder:
         }[floats]
         return self.op(f"arith.{name}", value, dtype=dtype)
 
-    def check_zero(self, value: int, message: str) -> None:
-        """Raise IndexError(``message``) after the call where a number is not 0."""
+    def equals(self, value: int, known: float) -> int:
+        """Whether a number is ``known``."""
         dtype = self.instrs[value].dtype
         name, predicate = ("arith.cmpf", "oeq") if dtype[0] in "bf" else ("arith.cmpi", "eq")
-        same = self.op(name, value, self.constant(0, dtype), dtype="i1", attributes=(("predicate", predicate),))
-        self._add(BodyInstr("check", (same,), "", (("message", message),)))
+        return self.op(name, value, self.constant(known, dtype), dtype="i1", attributes=(("predicate", predicate),))
+
+    def check(self, holds: int, message: str) -> None:
+        """Raise IndexError(``message``) after the call where a condition does not hold."""
+        self._add(BodyInstr("check", (holds,), "", (("message", message),)))
 
     def body(self, result: int) -> Body:
         return Body(tuple(self.instrs), (result,))

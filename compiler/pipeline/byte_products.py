@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from effc.compiler.ir.expr import product, var
 from effc.compiler.pipeline.body_builder import BodyBuilder
@@ -24,25 +24,28 @@ class ByteProduct(Form):
         op: Op,
         numbers: tuple[int, int],
         codes: tuple[Codes, Codes],
-        static: Collection[Tensor],
+        static: set[Tensor],
         zeros: Mapping[Tensor, str],
     ) -> None:
         super().__init__(op, numbers, static, zeros)
         self.codes = codes
 
-    def run(self) -> list[Op] | None:
-        """The operations that replace the contraction; None where they cannot."""
+    def run(self) -> list[Op] | str:
+        """The operations that replace the contraction, or why there are none."""
         sides = list(zip(self.codes, self.numbers, strict=True))
         scales = [t for c, n in sides for t in self.terms(c.scales, n)]
         zeros = [self.terms(c.zeros, n) for c, n in sides]
         checked = [t for z in zeros for t in z if self.known_zero(t)] if self.fixed(scales) else []
         zeros = [[t for t in z if t not in checked] for z in zeros]
         points = product(self.op.dims[i] for i in self.op.reduction_dims).constant
-        whole = all(t.tensor.dtype in _INTEGERS if t.tensor else t.value == int(t.value) for z in zeros for t in z)
-        if not whole or not self.separable([*zeros[0], *zeros[1], *scales, *checked]):
-            return None
-        if points is None or points * (255 * 255 if all(map(nonzero, zeros)) else 255 * 128) > _LIMIT:
-            return None
+        if not all(t.tensor.dtype in _INTEGERS if t.tensor else t.value == int(t.value) for z in zeros for t in z):
+            return "a zero point is no integer"
+        if not self.separable([*zeros[0], *zeros[1], *scales, *checked]):
+            return "a scale or zero point varies along the sum"
+        if points is None:
+            return "the number of products in a sum is known only when it runs, so int32 might overflow"
+        if points * (255 * 255 if all(map(nonzero, zeros)) else 255 * 128) > _LIMIT:
+            return f"a sum of {points} products of bytes might exceed int32"
         self.made += [m for c in self.codes for m in c.made]
         b = BodyBuilder()
         factors: list[Tensor] = [c.tensor for c in self.codes]

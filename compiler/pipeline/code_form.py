@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from effc.compiler.ir.expr import var
 from effc.compiler.pipeline.body_builder import BodyBuilder
@@ -16,9 +16,7 @@ class Form:
     alone; ``zeros``: parameters that are 0, with their names.
     """
 
-    def __init__(
-        self, op: Op, numbers: tuple[int, int], static: Collection[Tensor], zeros: Mapping[Tensor, str]
-    ) -> None:
+    def __init__(self, op: Op, numbers: tuple[int, int], static: set[Tensor], zeros: Mapping[Tensor, str]) -> None:
         self.op, self.numbers, self.static, self.zeros = op, numbers, static, zeros
         self.made: list[Op] = []
         self.place = {str(e): k for k, e in enumerate(op.result_maps[0])}
@@ -104,11 +102,7 @@ class Form:
             if number < len(terms):
                 value = b.op("arith.mulf", b.cast(part, "f32"), value)
             else:
-                name = self.zeros[origin(tensor)]
-                b.check_zero(
-                    part,
-                    f"{name} was 0 when the model was compiled, and is not now: torch._dynamo.reset() and compile again",
-                )
+                b.check(b.equals(part, 0), self.message(tensor))
         maps = [tuple(e.substitute(own) for e in t.index) for t in parts]
         sizes = tuple(self.op.dims[int(n[1:])] for n in names)
         made = pointwise(tensors, maps, sizes, b.body(value), "f32", self.op.location)

@@ -5,13 +5,7 @@ from __future__ import annotations
 from effc.compiler.ir.expr import var
 from effc.compiler.pipeline.body_builder import BodyBuilder
 from effc.compiler.pipeline.dequantized import Codes, Decoder, over, pointwise
-from effc.compiler.pipeline.graph import Body, BodyInstr, Graph, Op, Tensor, replace_ops
-
-
-def pool_codes(graph: Graph) -> None:
-    """Rewrite the max pools of ``graph`` that read dequantized values, padded or not."""
-    decoder = Decoder()
-    replace_ops(graph, lambda op: _rewritten(op, decoder) if _takes_maxima(op) else None, lambda op: None)
+from effc.compiler.pipeline.graph import Body, BodyInstr, Op, Tensor
 
 
 def _takes_maxima(op: Op) -> bool:
@@ -21,7 +15,10 @@ def _takes_maxima(op: Op) -> bool:
     return op.results[0].dtype == "f32" and op.body.instrs[op.body.yields[0]].op == "operand"
 
 
-def _rewritten(op: Op, decoder: Decoder) -> list[Op] | None:
+def pooled(op: Op, decoder: Decoder) -> list[Op] | None:
+    """What replaces ``op`` where it is a max pool of dequantized values, padded or not."""
+    if not _takes_maxima(op):
+        return None
     source = op.operands[0]
     pad = source.producer if source.producer is not None and source.producer.kind == "pad" else None
     if pad is not None and not _pads_with_least(pad):
@@ -38,14 +35,14 @@ def _rewritten(op: Op, decoder: Decoder) -> list[Op] | None:
     if pad is not None:
         made.append(_padded(pad, codes))
         image = made[-1].results[0]
-    pooled = Tensor("", "i8", op.results[0].sizes)
+    result = Tensor("", "i8", op.results[0].sizes)
     body = Body((BodyInstr("operand", (), "i8", (("number", 0),)),), (0,))
     attributes = {**op.attributes, "reduce": ("umax" if codes.unsigned else "max",)}
     shape = op.operands[1]
     maxima = Op(
         "generic",
         [image, shape],
-        [pooled],
+        [result],
         op.location,
         op.dims,
         op.iterators,
@@ -54,8 +51,8 @@ def _rewritten(op: Op, decoder: Decoder) -> list[Op] | None:
         body,
         attributes,
     )
-    pooled.producer = maxima
-    return [*made, maxima, _dequantized(op, pooled, codes)]
+    result.producer = maxima
+    return [*made, maxima, dequantized(op, result, codes)]
 
 
 def _pads_with_least(pad: Op) -> bool:
@@ -70,7 +67,8 @@ def _padded(pad: Op, codes: Codes) -> Op:
     return made
 
 
-def _dequantized(op: Op, pooled: Tensor, codes: Codes) -> Op:
+def dequantized(op: Op, source: Tensor, codes: Codes) -> Op:
+    """The result of ``op`` as what ``codes`` say of the bytes in ``source``."""
     b = BodyBuilder()
     value = b.cast(b.operand(0, "i8"), "f32", unsigned=codes.unsigned)
     if codes.zero:
@@ -79,6 +77,6 @@ def _dequantized(op: Op, pooled: Tensor, codes: Codes) -> Op:
         value = b.op("arith.mulf", value, b.constant(scale.value, "f32"))
     result = op.results[0]
     dims = tuple(var(f"d{k}") for k in range(len(result.sizes)))
-    made = pointwise([pooled], [dims], result.sizes, b.body(value), "f32", op.location)
+    made = pointwise([source], [dims], result.sizes, b.body(value), "f32", op.location)
     made.results, result.producer = [result], made
     return made

@@ -2,53 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from math import prod
 
-from effc.compiler.ir.expr import var
+from effc.compiler.ir.expr import const, var
 from effc.compiler.ir.formats import Format
 from effc.compiler.pipeline.body_builder import BodyBuilder
 from effc.compiler.pipeline.code_form import Form
 from effc.compiler.pipeline.dequantized import Codes, Term, pointwise
-from effc.compiler.pipeline.graph import Op, Tensor
+from effc.compiler.pipeline.graph import GraphInput, Op, Tensor
 
 
 class CodedWeight(Form):
-    """A parameter is codes: ``weight`` is its number among the operands, they, and their format where it is less than a byte."""
+    """A parameter is codes: ``weight`` is its number among the operands, they, and their format where it is less than a byte; ``book``: the
+    table in which they are positions.
+    """
 
     def __init__(
         self,
         op: Op,
         numbers: tuple[int, int],
         weight: tuple[int, Codes, Format | None],
-        static: Collection[Tensor],
+        static: set[Tensor],
         zeros: Mapping[Tensor, str],
+        book: GraphInput | None = None,
     ) -> None:
         super().__init__(op, numbers, static, zeros)
         self.number, self.codes, self.format = weight
+        self.book = book
 
-    def run(self) -> list[Op] | None:
-        """The operations that replace the contraction; None where they cannot."""
+    def run(self) -> list[Op] | str:
+        """The operations that replace the contraction, or why there are none."""
         op = self.op
         scales, zeros = (self.terms(found, self.number) for found in (self.codes.scales, self.codes.zeros))
         checked = [t for t in zeros if self.known_zero(t)]
         zeros = [t for t in zeros if t not in checked and (t.tensor is not None or t.value)]
         if not self._has_kernel():
-            return None
+            return "its sizes are known only when it runs, or it has one column, or one product a sum"
+        if self.book is not None:
+            if self.format is None:
+                return "its codes are not known to lie in its codebook"
+            known = self.fixed(scales)
+            if not known:
+                return "its codebook has no scale that is a parameter"
+            scales = [self._with_book(t, self.book) if t is known[0] else t for t in scales]
         self.made += self.codes.made
         if self.separable([*scales, *checked]) and not zeros and (self.fixed(scales) or not checked):
             total = self._sum([])
             return self.finish(self.scaled(self.read(total, op.result_maps[0]), scales, checked))
         inside = [t for t in scales if not self.separable([t])]
         outside = [t for t in scales if t not in inside]
-        if len(inside) > 1 or len(zeros) > 1 or any(t.tensor is None for t in zeros):
-            return None
+        if len(inside) > 1 or len(zeros) > 1:
+            return "several scales, or several zero points, vary along the sum"
+        if any(t.tensor is None for t in zeros):
+            return "its zero point is a number in the model's code"
         if not inside:  # a zero point alone: with a scale of its grain, or of 1
             inside, outside = outside[:1], outside[1:]
         if len(inside) != 1 or any(t.tensor is None or t.tensor not in self.static for t in [*inside, *zeros]):
-            return None
+            return "its scale or zero point is no parameter"
         if any(t.index != inside[0].index for t in checked):
-            return None
+            return "its scale and its zero point are of different grain"
         scale = self._checked(inside[0], checked) if checked else inside[0]
         total = self._sum([*zeros, scale])
         return self.finish(self.scaled(self.read(total, op.result_maps[0]), outside))
@@ -87,13 +101,38 @@ class CodedWeight(Form):
         more = [(t.tensor, t.index) for t in grains if t.tensor is not None]
         return self.contraction(factors, b.body(b.op("arith.mulf", *values)), "f32", more)
 
+    def _with_book(self, scale: Term, book: GraphInput) -> Term:
+        """``scale``, with a check that the codebook is what it was when the model was compiled."""
+        assert scale.tensor is not None, "run has seen to it"
+        b = BodyBuilder()
+        value = b.operand(0, scale.tensor.dtype)
+        same = []
+        for number, known in enumerate(book.values):
+            position = const(number)
+            at = b.op("index", dtype="i64", attributes=(("expr", position),))
+            found = b.op("extract", at, dtype=book.tensor.dtype, attributes=(("number", 0), ("indices", (position,))))
+            same.append(b.equals(found, known))
+        whole = reduce(lambda one, other: b.op("arith.andi", one, other), same)
+        b.check(
+            whole,
+            f"{book.param} is another codebook than when the model was compiled: torch._dynamo.reset() and compile again",
+        )
+        dims = tuple(var(f"d{k}") for k in range(len(scale.tensor.sizes)))
+        made = pointwise(
+            [scale.tensor], [dims], scale.tensor.sizes, b.body(value), scale.tensor.dtype, self.op.location
+        )
+        made.operands.append(book.tensor)
+        self.made.append(made)
+        self.static.add(made.results[0])
+        return Term(0.0, made.results[0], scale.index)
+
     def _checked(self, scale: Term, zeros: Sequence[Term]) -> Term:
         """``scale``, with a check that ``zeros`` of the same index are 0."""
         assert scale.tensor is not None, "run has seen to it"
         b, tensors = BodyBuilder(), [scale.tensor, *(t.tensor for t in zeros if t.tensor is not None)]
         value = b.cast(b.operand(0, scale.tensor.dtype), "f32")
         for number, tensor in enumerate(tensors[1:], 1):
-            b.check_zero(b.operand(number, tensor.dtype), self.message(tensor))
+            b.check(b.equals(b.operand(number, tensor.dtype), 0), self.message(tensor))
         dims = tuple(var(f"d{k}") for k in range(len(scale.tensor.sizes)))
         made = pointwise(tensors, [dims] * len(tensors), scale.tensor.sizes, b.body(value), "f32", self.op.location)
         self.made.append(made)

@@ -6,10 +6,13 @@ code, subtract from it what does not depend on it, and multiply it by such. View
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from effc.compiler.ir.expr import Expr, var
+from effc.compiler.pipeline.evaluation import DTYPES, argument, evaluate, filled
 from effc.compiler.pipeline.graph import Body, BodyInstr, Op, Tensor
 from effc.compiler.pipeline.views import Index, backward, chain
 
@@ -36,13 +39,15 @@ class Term:
 @dataclass(frozen=True)
 class Codes:
     """``tensor`` (i8) holds the codes at the index of the decoded tensor: it is (code - sum of ``zeros``) * product of ``scales``.
-    ``made``: operations that compute ``tensor`` and the terms, in order; they belong to no graph yet.
+    ``book``: where codes are positions in a table of numbers, this table; such a number stands for the code then. ``made``: operations
+    that compute ``tensor`` and the terms, in order; they belong to no graph yet.
     """
 
     tensor: Tensor
     unsigned: bool = False
     scales: tuple[Term, ...] = ()
     zeros: tuple[Term, ...] = ()
+    book: Tensor | None = None
     made: tuple[Op, ...] = ()
 
     @property
@@ -53,9 +58,10 @@ class Codes:
 
 
 class Decoder:
-    """Decodes tensors of one graph; what two of them share is made once."""
+    """Decodes tensors of one graph; what two of them share is made once. ``books``: tables whose elements are known."""
 
-    def __init__(self) -> None:
+    def __init__(self, books: Collection[Tensor] = ()) -> None:
+        self.books = books
         self._known: dict[tuple[Tensor, bool], Codes | None] = {}
 
     def decode(self, tensor: Tensor, *, flip: bool = False) -> Codes | None:
@@ -72,6 +78,8 @@ class Decoder:
             same = _less_zero(op)
             if same is not None:
                 return self.decode(same, flip=flip)
+            if flip and op is not None and op.kind == "concat":
+                return self._through_concat(op, flip)
             return _flipped(tensor) if flip else Codes(tensor)
         if op is None or tensor.dtype not in ("i16", "i32", "i64", "f32", "f64", "bf16"):
             return None
@@ -81,13 +89,36 @@ class Decoder:
         if op.kind == "pad":
             inner = self.decode(op.operands[0], flip=flip)
             return None if inner is None else _through_pad(op, inner)
+        if op.kind == "concat":
+            return self._through_concat(op, flip)
         if op.kind == "generic" and len(op.results) == 1 and not op.reduction_dims and op.body is not None:
             return self._through_body(op, flip)
         return None
 
+    def _through_concat(self, op: Op, flip: bool) -> Codes | None:
+        """Of operands that are all codes, by the same numbers."""
+        parts = [self.decode(t, flip=flip) for t in op.operands]
+        first = parts[0]
+        if first is None or first.zero is None or any(s.tensor is not None for s in first.scales):
+            return None
+        made: dict[Op, None] = {}
+        for part in parts:
+            if part is None or part.book is not None:
+                return None
+            if (part.unsigned, part.zero, part.scales) != (first.unsigned, first.zero, first.scales):
+                return None
+            made.update(dict.fromkeys(part.made))
+        result = Tensor("", "i8", op.results[0].sizes)
+        sources = [p.tensor for p in parts if p is not None]
+        joined = Op("concat", sources, [result], op.location, attributes=dict(op.attributes))
+        result.producer = joined
+        return replace(first, tensor=result, made=(*made, joined))
+
     def _through_body(self, op: Op, flip: bool) -> Codes | None:
         """The operand that is codes, and what the body makes of it."""
         plain = op.attributes.get("captured", len(op.operands))
+        if len(op.operands) == plain + 1 and op.operands[plain] in self.books:
+            return None if flip else self._looked_up(op)
         for number in range(plain):
             if op.maps[number] != op.result_maps[0]:
                 continue
@@ -96,6 +127,18 @@ class Decoder:
             if found is not None:
                 return found
         return None
+
+    def _looked_up(self, op: Op) -> Codes | None:
+        """Elements of a table at positions that are codes."""
+        number, body, book = argument(op, captured=1), op.body, op.operands[-1]
+        inner = None if number is None else self.decode(op.operands[number])
+        if number is None or body is None or inner is None or inner.scales or inner.zeros or inner.book is not None:
+            return None
+        read = body.instrs[body.yields[0]]
+        size = book.sizes[0].constant or 0
+        positions = np.arange(size, dtype=DTYPES[op.operands[number].dtype])
+        at = evaluate(op, {number: positions}, read.args[0]) if read.op == "extract" else None
+        return replace(inner, book=book) if at is not None and np.array_equal(at, positions) else None
 
 
 def _flipped(tensor: Tensor) -> Codes:
@@ -134,7 +177,7 @@ def _through_view(op: Op, inner: Codes) -> Codes:
 
 
 def _through_pad(op: Op, inner: Codes) -> Codes | None:
-    if inner.zero is None or op.body is None:
+    if inner.zero is None or inner.book is not None or op.body is None:
         return None
     filler = op.body.instrs[op.body.yields[0]]
     if filler.op != "constant" or filler.get("value") != 0 or not -128 <= inner.zero <= 255:
@@ -161,7 +204,7 @@ def over(op: Op, source: Tensor) -> Op:
 
 def _moved(inner: Codes, made: Op, index: Index) -> Codes:
     scales, zeros = (tuple(t.at(index) for t in terms) for terms in (inner.scales, inner.zeros))
-    return Codes(made.results[0], inner.unsigned, scales, zeros, (*inner.made, made))
+    return Codes(made.results[0], inner.unsigned, scales, zeros, inner.book, (*inner.made, made))
 
 
 # -- pointwise operations -------------------------------------------------------------------------------------------
@@ -226,7 +269,7 @@ class _Body:
         body = self.op.body
         assert body is not None
         instr = body.instrs[position]
-        if instr.op == "operand" and (known := _filled(self.op.operands[instr.get("number")])) is not None:
+        if instr.op == "operand" and (known := filled(self.op.operands[instr.get("number")])) is not None:
             return Term(known)
         if instr.op == "constant" and isinstance(instr.get("value"), (int, float)):
             return Term(float(instr.get("value")))
@@ -286,18 +329,8 @@ def _less_zero(op: Op | None) -> Tensor | None:
         zero = instrs[zero.args[0]]
     known = zero.get("value") if zero.op == "constant" else None
     if zero.op == "operand" and zero.get("number"):
-        known = _filled(op.operands[zero.get("number")])
+        known = filled(op.operands[zero.get("number")])
     return op.operands[0] if known == 0 else None
-
-
-def _filled(tensor: Tensor) -> float | None:
-    """The number that all of a tensor's elements are, where it is a constant."""
-    op = chain(tensor)[0].producer
-    if op is None or op.kind != "fill" or op.body is None:
-        return None
-    instr = op.body.instrs[op.body.yields[0]]
-    value = instr.get("value") if instr.op == "constant" else None
-    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _reread(instr: BodyInstr, at: dict[int, int], numbers: Sequence[int]) -> BodyInstr:

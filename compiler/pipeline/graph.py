@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,8 +67,12 @@ class Body:
 
     def needed(self) -> set[int]:
         """Positions that the yields, or a check, depend on."""
+        return self.behind(*self.yields, *(i for i, instr in enumerate(self.instrs) if instr.op == "check"))
+
+    def behind(self, *positions: int) -> set[int]:
+        """``positions``, and those that they depend on."""
         found: set[int] = set()
-        stack = [*self.yields, *(i for i, instr in enumerate(self.instrs) if instr.op == "check")]
+        stack = list(positions)
         while stack:
             position = stack.pop()
             if position not in found:
@@ -112,13 +116,14 @@ class Op:
 @dataclass(eq=False)
 class GraphInput:
     """A tensor argument with its placement in elements and, for a parameter, its name in the model; ``range``: of integers, the
-    least and the greatest when it was compiled; whoever relies on it checks that they stay there.
+    least and the greatest when it was compiled; ``values``: all elements of a small one. Whoever relies on them checks that they stay.
     """
 
     tensor: Tensor
     strides: tuple[Expr, ...]
     param: str
     range: tuple[int, int] | None = None
+    values: tuple[float, ...] = ()
 
 
 @dataclass(eq=False)
@@ -143,6 +148,11 @@ class Graph:
         """Numbers of the inputs that no call changes: parameters, and what is prepared from them, that are not updated here."""
         updated = {o.mutates for o in self.outputs}
         return {i for i, source in enumerate(self.inputs) if source.param and i not in updated}
+
+
+def is_static(op: Op, static: Collection[Tensor]) -> bool:
+    """Whether ``op`` depends on parameters alone: its operands are all ``static``, and it updates nothing."""
+    return op.kind not in ("scatter", "attention") and all(t in static for t in op.operands)
 
 
 def replace_ops(graph: Graph, rewritten: Callable[[Op], Sequence[Op] | None], seen: Callable[[Op], object]) -> None:

@@ -8,40 +8,48 @@ only a parameter is, it is multiplied as codes and the sum is scaled: its bytes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from effc.compiler.ir.formats import INTEGERS, Format
 from effc.compiler.pipeline.byte_products import ByteProduct
 from effc.compiler.pipeline.coded_weights import CodedWeight
 from effc.compiler.pipeline.dequantized import Codes, Decoder
-from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, Op, Tensor, replace_ops
+from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, GraphInput, Op, Tensor, is_static, replace_ops
 from effc.compiler.pipeline.views import chain
 
 
-def contract_integers(graph: Graph) -> None:
-    """Rewrite the contractions of ``graph`` where both factors, or a parameter, are codes."""
+def contract_integers(graph: Graph) -> tuple[str, ...]:
+    """Rewrite the contractions of ``graph`` where both factors, or a parameter, are codes; which of such stay in floats, and why."""
     params = [graph.inputs[i] for i in sorted(graph.constants())]
     rewriting = _Rewriting(
         {i.tensor for i in params},
         {i.tensor: i.param for i in params if i.range == (0, 0)},
         {i.tensor: i.range for i in params if i.range is not None},
+        {i.tensor: i for i in params if i.values},
     )
     replace_ops(graph, rewriting.rewritten, rewriting.see)
+    return tuple(rewriting.notes)
 
 
 @dataclass
 class _Rewriting:
-    """``static``: what depends on parameters alone; ``zeros``: names of parameters that are 0; ``ranges``: limits of their elements."""
+    """``static``: what depends on parameters alone; ``zeros``: names of parameters that are 0; ``ranges``: limits of their elements;
+    ``books``: parameters whose elements are known.
+    """
 
     static: set[Tensor]
     zeros: dict[Tensor, str]
     ranges: dict[Tensor, tuple[int, int]]
-    decoder: Decoder = field(default_factory=Decoder)
+    books: dict[Tensor, GraphInput]
+    decoder: Decoder = field(init=False)
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.decoder = Decoder(self.books)
 
     def see(self, op: Op) -> None:
         """Tell static results from others."""
-        if op.kind not in ("scatter", "attention") and all(t in self.static for t in op.operands):
+        if is_static(op, self.static):
             self.static.update(op.results)
 
     def rewritten(self, op: Op) -> list[Op] | None:
@@ -52,30 +60,44 @@ class _Rewriting:
         if numbers is None:
             return None
         found = [self.decoder.decode(op.operands[n]) for n in numbers]
-        made = self._as_bytes(op, numbers, found) if None not in found else None
-        for number, codes in zip(numbers, found, strict=True):
-            if made is None and codes is not None and not self._is_data(codes):
-                format_ = self._format(codes)
-                made = CodedWeight(op, numbers, (number, codes, format_), self.static, self.zeros).run()
-        return made
-
-    def _as_bytes(self, op: Op, numbers: tuple[int, int], found: Sequence[Codes | None]) -> list[Op] | None:
         left, right = found
-        if left is None or right is None:
-            return None
+        if left is not None and right is not None:
+            made = self._as_bytes(op, numbers, left, right)
+            if isinstance(made, list):
+                return made
+            self._note(op, "two dequantized factors is summed in floats", made)
+        for number, codes in zip(numbers, found, strict=True):
+            if codes is not None and not self._is_data(codes):
+                book = None if codes.book is None else self.books[codes.book]
+                weight = (number, codes, self._format(codes, book))
+                made = CodedWeight(op, numbers, weight, self.static, self.zeros, book).run()
+                if isinstance(made, list):
+                    return made
+                self._note(op, "a dequantized weight reads it as floats", made)
+        return None
+
+    def _note(self, op: Op, what: str, reason: str) -> None:
+        kind = "convolution" if op.kind == "conv" else "product"
+        self.notes[f"{op.location or 'an unknown place'}: a {kind} of {what}: {reason}"] = None
+
+    def _as_bytes(self, op: Op, numbers: tuple[int, int], left: Codes, right: Codes) -> list[Op] | str:
+        if left.book is not None or right.book is not None:
+            return "the codes of one are positions in a codebook"
         if left.unsigned == right.unsigned:  # a byte of a parameter is as good signed as unsigned: turn data
-            if self._is_data(left):
-                left = self.decoder.decode(op.operands[numbers[0]], flip=True)
-            else:
-                right = self.decoder.decode(op.operands[numbers[1]], flip=True)
-        if left is None or right is None:
-            return None
+            turned = 0 if self._is_data(left) else 1
+            flipped = self.decoder.decode(op.operands[numbers[turned]], flip=True)
+            if flipped is None:
+                return "both are signed or both unsigned, and neither's bytes can be read the other way"
+            left, right = (flipped, right) if turned == 0 else (left, flipped)
         return ByteProduct(op, numbers, (left, right), self.static, self.zeros).run()
 
-    def _format(self, codes: Codes) -> Format | None:
+    def _format(self, codes: Codes, book: GraphInput | None) -> Format | None:
         """Of codes that take less than a byte: those of a parameter whose range is known, seen through views."""
         limits = self.ranges.get(chain(codes.tensor)[0])
-        return next((f for f in INTEGERS if f.limits == limits), None)
+        if limits is None:
+            return None
+        known = INTEGERS if book is None else (Format(len(book.values).bit_length() - 1, codebook=book.values),)
+        return next((f for f in known if f.limits[0] <= limits[0] and limits[1] <= f.limits[1]), None)
 
     def _is_data(self, codes: Codes) -> bool:
         return chain(codes.tensor)[0] not in self.static

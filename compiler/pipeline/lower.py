@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch_mlir import ir
@@ -16,7 +17,8 @@ from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import Schedule
 from effc.compiler.pipeline.assemble import Assembler
 from effc.compiler.pipeline.borders import absorb_borders
-from effc.compiler.pipeline.code_pools import pool_codes
+from effc.compiler.pipeline.code_gathers import gather_codes
+from effc.compiler.pipeline.code_moves import move_codes
 from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.factors import materialize_factors
 from effc.compiler.pipeline.fusion import fuse
@@ -46,12 +48,13 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
     dump = RegionDump.of(text)
     with dump.reproduced(text, f"--emit kernels --target {name}"):
         graph = read_graph(rewrite(text, dump.instruments()))
-        pool_codes(graph)
-        contract_integers(graph)
+        gather_codes(graph)
+        move_codes(graph)
+        notes = contract_integers(graph)
         sink_widenings(graph)
         prepared_graph, prepared = split_prepared(graph)
         prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None
-        program = _program(cut(graph, prepared), prepared, prepare, target, schedules)
+        program = replace(_program(cut(graph, prepared), prepared, prepare, target, schedules), notes=notes)
     dump.program(program)
     return program
 

@@ -70,7 +70,8 @@ class Reader:
         param = attributes["effc.param"].value if "effc.param" in attributes else ""
         strides = _texts(attributes, "effc.strides") or row_major(sizes)
         limits = _plain(attributes["effc.range"]) if "effc.range" in attributes else None
-        return GraphInput(tensor, strides, param, limits)
+        values = tuple(attributes["effc.values"]) if "effc.values" in attributes else ()
+        return GraphInput(tensor, strides, param, limits, values)
 
     def _outputs(self, ret: ir.Operation) -> list[GraphOutput]:
         attributes = (

@@ -40,30 +40,34 @@ def _widens(op: Op) -> bool:
 
 
 def _move(user: Op, result: Tensor, producer: Op) -> None:
-    """Let ``user`` read what ``producer`` reads and compute ``result`` itself, wherever it reads it at a position that its map gives."""
+    """Let ``user`` read what ``producer`` reads and compute ``result`` itself, at positions that its map or its body gives."""
     if user.kind not in ("generic", "argreduce") or user.body is None:
         return
     source = producer.operands[0]
     plain = user.attributes.get("captured", len(user.operands))
-    numbers = {i for i in range(plain) if user.operands[i] is result}
+    numbers = {i for i in range(len(user.operands)) if user.operands[i] is result}
     for i in numbers:
         user.operands[i] = source
         result.users.remove(user)
         source.users.append(user)
     assert producer.body is not None
-    user.body = _with(user.body, numbers, producer.body)
+    reads = {("operand", i) if i < plain else ("extract", i - plain) for i in numbers}
+    user.body = _with(user.body, reads, producer.body)
 
 
-def _with(body: Body, numbers: set[int], inner: Body) -> Body:
-    """``body`` where the operands ``numbers`` are what ``inner`` yields of them."""
+def _with(body: Body, reads: set[tuple[str, int]], inner: Body) -> Body:
+    """``body`` where what it ``reads`` (by instruction and number) is what ``inner`` yields of that."""
     instrs: list[BodyInstr] = []
     at: list[int] = []
     for instr in body.instrs:
-        if instr.op == "operand" and instr.get("number") in numbers:
+        if (instr.op, instr.get("number")) in reads:
             inside: list[int] = []
             for part in inner.instrs:
-                moved = instr.attributes if part.op == "operand" else part.attributes
-                instrs.append(BodyInstr(part.op, tuple(inside[a] for a in part.args), part.dtype, moved))
+                if part.op == "operand":
+                    args = tuple(at[a] for a in instr.args)
+                    instrs.append(BodyInstr(instr.op, args, part.dtype, instr.attributes))
+                else:
+                    instrs.append(BodyInstr(part.op, tuple(inside[a] for a in part.args), part.dtype, part.attributes))
                 inside.append(len(instrs) - 1)
             at.append(inside[inner.yields[0]])
         else:

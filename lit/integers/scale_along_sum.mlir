@@ -1,6 +1,7 @@
 // RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
 
 // A scale of the activations that varies along the sum cannot be taken out of it: only the weights stay codes.
+// CHECK: note: {{.*}}: a product of two dequantized factors is summed in floats: a scale or zero point varies along the sum
 // CHECK: kernel {{.*}}: contraction, d0: 4, d1: 32, reduction d2: 8
 // CHECK-NEXT: operands: read f32, packed i8, read f32, write f32
 // CHECK: arith.sitofp {{.*}} : f32

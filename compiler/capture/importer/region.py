@@ -83,13 +83,14 @@ def import_region(
     mutations: Mapping[Node, Node],
     name: str,
     ranges: Mapping[Node, tuple[int, int]] | None = None,
+    tables: Mapping[Node, tuple[float, ...]] | None = None,
 ) -> Region:
     """Write ``nodes`` (in topological order) as a module named ``name`` with the public function ``@main``.
 
     ``inputs``: the nodes that the region reads: tensors, and SymInts where symbols come from. ``params``: names of those that
     are parameters or buffers. ``mutations``: output node -> the input that it overwrites (an ``aten.copy_`` node, or the node
-    whose value is written). ``ranges``: the least and the greatest element of those that hold integers. UnsupportedError
-    names the op, its place and the reason.
+    whose value is written). ``ranges``: the least and the greatest element of those that hold integers; ``tables``: all elements of
+    some small ones. UnsupportedError names the op, its place and the reason.
     """
     b = Builder()
     tensors = [n for n in inputs if not _is_scalar(n)]
@@ -113,6 +114,8 @@ def import_region(
         extra = f', effc.param = "{params[node]}"' if node in params else ""
         if ranges and node in ranges:
             extra += f", effc.range = array<i64: {ranges[node][0]}, {ranges[node][1]}>"
+        if tables and node in tables:
+            extra += f", effc.values = array<f64: {', '.join(f'{v:.17e}' for v in tables[node])}>"
         v = values[node]
         arguments.append(
             f"{v.name}: {v.type} {{effc.sizes = {_texts(sizes)}, effc.strides = {_texts(strides)}{extra}}}"
