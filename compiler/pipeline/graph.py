@@ -109,16 +109,28 @@ class Op:
         return tuple(i for i, kind in enumerate(self.iterators) if kind == "parallel")
 
 
+@dataclass(frozen=True)
+class JoinedPart:
+    """A view of the memory of a constant input ``tensor``, in elements."""
+
+    tensor: Tensor
+    offset: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 @dataclass(eq=False)
 class GraphInput:
     """A tensor argument with its placement in elements and, for a parameter, its name in the model; ``range``: of integers, the
-    least and the greatest when it was compiled; whoever relies on it checks that they stay there.
+    least and the greatest when it was compiled; whoever relies on it checks that they stay there. ``parts``: what it is joined of,
+    one behind the other along its slowest dimension (`merging`).
     """
 
     tensor: Tensor
     strides: tuple[Expr, ...]
     param: str
     range: tuple[int, int] | None = None
+    parts: tuple[JoinedPart, ...] = ()
 
 
 @dataclass(eq=False)
@@ -140,7 +152,7 @@ class Graph:
     outputs: list[GraphOutput]
 
     def constants(self) -> set[int]:
-        """Numbers of the inputs that no call changes: parameters, and what is prepared from them, that are not updated here."""
+        """Numbers of the inputs that no call changes: parameters, and what is prepared or joined from them, that are not updated here."""
         updated = {o.mutates for o in self.outputs}
         return {i for i, source in enumerate(self.inputs) if source.param and i not in updated}
 
