@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from effc.compiler.ir.errors import ArtifactError
+from effc.compiler.ir.program import Part
 from effc.runtime.pages import Pages
 from effc.runtime.panels import pack_codes, pack_panels
 from effc.runtime.winograd import winograd_panels
@@ -18,6 +19,11 @@ Derivation = Callable[..., torch.Tensor]
 def contiguous(source: torch.Tensor) -> torch.Tensor:
     """The same values, to be copied."""
     return source
+
+
+def join(parts: Sequence[tuple[Part, torch.Tensor]]) -> torch.Tensor:
+    """What a ``Joined`` stands for, from its parts with the tensors that they are views of."""
+    return torch.cat([t.as_strided(p.sizes, p.strides, t.storage_offset() + p.offset) for p, t in parts])
 
 
 def as_is(source: torch.Tensor) -> torch.Tensor:

@@ -18,9 +18,9 @@ from typing import Protocol
 import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from effc.compiler.ir.program import Derived, Program
+from effc.compiler.ir.program import Derived, Joined, Program
 from effc.compiler.ir.slots import Layout
-from effc.runtime.derive import derive
+from effc.runtime.derive import derive, join
 from effc.runtime.guard import Guard, Unchanged
 from effc.runtime.pages import Pages
 from effc.runtime.shared_weights import Sources, after_fork, forget_shared, shared
@@ -72,7 +72,8 @@ class Weights:
 
     def _find_sources(self) -> list[bool]:
         """For each parameter, whether something is derived from it."""
-        read = {index for kind, index in (d.source for d in self.program.derived) if kind == "input"}
+        origins = (origin for d in self.program.derived for origin in self.program.origins(d.source))
+        read = {index for kind, index in origins if kind == "input"}
         if self._prepare is not None:
             names = {given.param for given in self._prepare.program.inputs}
             read |= {i for i in self.inputs if self.program.inputs[i].param in names}
@@ -152,21 +153,35 @@ class Weights:
 
     def _derive(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         self.derivations += 1
-        prepared, pages = _Prepared(self._prepare, self.program, tensors), Pages()
+        program, pages = self.program, Pages()
+        prepared = _Prepared(self._prepare, program, tensors)
+
+        def tensor(source: tuple[str, int]) -> torch.Tensor:
+            kind, index = source
+            if kind == "joined":
+                return join([(part, tensor(part.source)) for part in program.joined[index].parts])
+            return tensors[index] if kind == "input" else prepared.results[index]
 
         def one(d: Derived) -> torch.Tensor:
             kind, index = d.source
-            given = kind == "input"
-            origin = "" if given else (prepared.digest, index)
-            sources = Sources([tensors[index]]) if given else prepared.sources
+            origins = program.origins(d.source)
+            given = [tensors[i] for origin, i in origins if origin == "input"]
+            computed = [i for origin, i in origins if origin == "prepared"]
+            view = _anonymous(program.joined[index]) if kind == "joined" else ()
+            sources = Sources([*given, *(prepared.inputs if computed else [])])
+            origin = (view, tuple(computed), prepared.digest if computed else "")
 
             def compute() -> torch.Tensor:
-                source = tensors[index] if given else prepared.results[index]
-                return derive(d.function, source, dict(d.attributes), pages)
+                return derive(d.function, tensor(d.source), dict(d.attributes), pages)
 
             return shared((d.function, d.attributes, origin), sources, compute)
 
-        return [one(d) for d in self.program.derived]
+        return [one(d) for d in program.derived]
+
+
+def _anonymous(joined: Joined) -> tuple[object, ...]:
+    """``joined`` without the numbers of its sources, which differ from program to program."""
+    return tuple((p.source[0], p.offset, p.sizes, p.strides) for p in joined.parts)
 
 
 class _Prepared:
@@ -175,20 +190,16 @@ class _Prepared:
     def __init__(self, prepare: Prepare | None, program: Program, tensors: Sequence[torch.Tensor]) -> None:
         self._prepare = prepare
         by_name = {given.param: tensors[i] for i, given in enumerate(program.inputs) if given.param}
-        self._inputs = [by_name[given.param] for given in prepare.program.inputs] if prepare is not None else []
+        self.inputs = [by_name[given.param] for given in prepare.program.inputs] if prepare is not None else []
 
     @cached_property
     def digest(self) -> str:
         return self._prepare.program.digest() if self._prepare is not None else ""
 
     @cached_property
-    def sources(self) -> Sources:
-        return Sources(self._inputs)
-
-    @cached_property
     def results(self) -> list[torch.Tensor]:
         assert self._prepare is not None, "Program checks where derived weights come from"
-        results = self._prepare((), self._inputs)
+        results = self._prepare((), self.inputs)
         self._prepare.trim()
         return results
 

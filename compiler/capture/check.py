@@ -24,6 +24,7 @@ from effc.compiler.capture.reference import evaluate
 from effc.compiler.capture.source import op_name, source_of
 from effc.compiler.ir.errors import VerificationError
 from effc.compiler.ir.program import Program
+from effc.runtime.derive import join
 
 if TYPE_CHECKING:
     from effc.runtime.executable import Executable
@@ -115,6 +116,11 @@ class _Watch:
         if step.kernel.operands[index].role != "packed":
             return step.operand(index)
         kind, source = self.program.derived[step.call.pointers[index].index].source
+        if kind == "joined":
+            parts = self.program.joined[source].parts
+            if any(p.source[0] != "input" for p in parts):
+                return None
+            return join([(p, self.tensors[p.source[1]].detach()) for p in parts]).flatten()
         if kind != "input":
             return None
         tensor = self.tensors[source].detach()

@@ -45,13 +45,31 @@ class Output:
 class Derived:
     """A tensor computed from parameters once, and again when they change: a pure function of its source.
 
-    ``source``: ``("input", i)`` or ``("prepared", i)``, the i-th output of ``Program.prepare``. ``function`` is a name in
-    ``effc.runtime.derive``; ``attributes`` are its keyword arguments (ints, strings, tuples of ints).
+    ``source``: ``("input", i)``, ``("prepared", i)``, the i-th output of ``Program.prepare``, or ``("joined", i)``, of
+    ``Program.joined``. ``function`` is a name in ``effc.runtime.derive``; ``attributes`` are its keyword arguments (ints, strings,
+    tuples of ints).
     """
 
     function: str
     source: tuple[str, int]
     attributes: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A view of the memory of ``source``, an input or prepared: ``offset``, ``sizes`` and ``strides`` in elements."""
+
+    source: tuple[str, int]
+    offset: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Tensors one behind the other along their first dimension, row-major. It is made where something is derived from it, and not kept."""
+
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,7 @@ class Program:
     arena_bytes: Expr
     prepare: Program | None = None
     notes: tuple[str, ...] = ()
+    joined: tuple[Joined, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -119,6 +138,9 @@ class Program:
             "arena_bytes": str(self.arena_bytes),
             "prepare": None if self.prepare is None else self.prepare.to_json(),
             "notes": list(self.notes),
+            "joined": [
+                [[list(p.source), p.offset, list(p.sizes), list(p.strides)] for p in j.parts] for j in self.joined
+            ],
         }
 
     @staticmethod
@@ -151,11 +173,25 @@ class Program:
             arena_bytes=as_expr(data["arena_bytes"]),
             prepare=None if data["prepare"] is None else Program.from_json(data["prepare"]),
             notes=tuple(data["notes"]),
+            joined=tuple(
+                Joined(
+                    tuple(
+                        Part((source[0], source[1]), offset, tuple(sizes), tuple(strides))
+                        for source, offset, sizes, strides in parts
+                    )
+                )
+                for parts in data["joined"]
+            ),
         )
 
     def digest(self) -> str:
         """A hash of the content."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
+
+    def origins(self, source: tuple[str, int]) -> tuple[tuple[str, int], ...]:
+        """The inputs and prepared tensors behind the source of a derivation."""
+        kind, index = source
+        return tuple(p.source for p in self.joined[index].parts) if kind == "joined" else (source,)
 
 
 def _tensor_out(t: TensorSpec) -> list[Any]:

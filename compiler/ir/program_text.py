@@ -27,7 +27,8 @@ def program_text(program: Program) -> str:
     for i, given in enumerate(program.inputs):
         lines.append(f"input {i}: {_tensor(given.tensor)}{f' param {given.param}' if given.param else ''}")
     for i, derived in enumerate(program.derived):
-        lines.append(f"derived {i}: {derived.function} of {derived.source[0]} {derived.source[1]}")
+        origins = " and ".join(f"{kind} {index}" for kind, index in program.origins(derived.source))
+        lines.append(f"derived {i}: {derived.function} of {origins}")
     for i, output in enumerate(program.outputs):
         place = "" if output.mutates is None else f" written to input {output.mutates}"
         lines.append(f"output {i}: {_tensor(output.tensor)}{place}")

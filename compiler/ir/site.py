@@ -94,12 +94,12 @@ def _site(program: Program, call: Call, values: Mapping[str, int]) -> Site:
 
 
 def _param(program: Program, pointer: Pointer) -> str:
-    """The parameter behind a pointer, through its derivation; of a value prepared from several, the first."""
+    """The parameter behind a pointer, through its derivation; of a value prepared or joined from several, the first."""
     if pointer.base == "input":
         return program.inputs[pointer.index].param
     if pointer.base != "derived":
         return ""
-    kind, index = program.derived[pointer.index].source
+    kind, index = program.origins(program.derived[pointer.index].source)[0]
     if kind == "input":
         return program.inputs[index].param
     prepare = program.prepare

@@ -9,16 +9,18 @@ from typing import Any
 from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packing
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, const, product
-from effc.compiler.ir.program import Call, Derived, Input, Output, Pointer, Program, TensorSpec
+from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
-from effc.compiler.pipeline.graph import Graph
+from effc.compiler.pipeline.graph import Graph, GraphInput
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.memory import Life, plan_arena
 from effc.compiler.pipeline.placement import Base, Layout
 
 
 class Assembler:
-    """``prepared``: how many of the graph's last inputs are results of ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``."""
+    """``prepared``: how many of the graph's inputs, behind all that are arguments and before those that are joined, are results of
+    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``.
+    """
 
     def __init__(
         self,
@@ -32,9 +34,12 @@ class Assembler:
     ) -> None:
         self.graph, self.layout, self.kernels, self.prepare = graph, layout, kernels, prepare
         self.target, self.schedules = target, schedules
-        self.real = len(graph.inputs) - prepared
+        self.joined = [source for source in graph.inputs if source.parts]
+        self.real = len(graph.inputs) - prepared - len(self.joined)
         self.constants = graph.constants()
         self.derived: list[Derived] = [Derived("as_is", ("prepared", i)) for i in range(prepared)]
+        self.derived += [Derived("as_is", ("joined", i)) for i in range(len(self.joined))]
+        self.prepared = prepared
         self.specs: dict[KernelSpec, int] = {}
 
     def run(self) -> Program:
@@ -59,7 +64,19 @@ class Assembler:
             calls=calls,
             arena_bytes=arena,
             prepare=self.prepare,
+            joined=tuple(self._joined(source) for source in self.joined),
         )
+
+    def _joined(self, source: GraphInput) -> Joined:
+        number = {i.tensor: n for n, i in enumerate(self.graph.inputs)}
+        return Joined(tuple(Part(self._source(number[p.tensor]), p.offset, p.sizes, p.strides) for p in source.parts))
+
+    def _source(self, index: int) -> tuple[str, int]:
+        """What a derivation calls input ``index`` of the graph."""
+        if index < self.real:
+            return ("input", index)
+        index -= self.real
+        return ("prepared", index) if index < self.prepared else ("joined", index - self.prepared)
 
     def _lives(self) -> dict[int, Life]:
         lives: dict[int, Life] = {}
@@ -100,9 +117,7 @@ class Assembler:
     def _derived(self, site: Site, function: str, attributes: dict[str, Any]) -> Pointer:
         """The packed form of a constant factor, or of what it is scaled by."""
         attributes["offset"] += site.offset.constant
-        index = site.base.index
-        source = ("input", index) if index < self.real else ("prepared", index - self.real)
-        entry = Derived(function, source, tuple(sorted(attributes.items())))
+        entry = Derived(function, self._source(site.base.index), tuple(sorted(attributes.items())))
         if entry not in self.derived:
             self.derived.append(entry)
         return Pointer("derived", self.derived.index(entry), const(0))

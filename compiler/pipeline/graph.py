@@ -113,10 +113,21 @@ class Op:
         return tuple(i for i, kind in enumerate(self.iterators) if kind == "parallel")
 
 
+@dataclass(frozen=True)
+class JoinedPart:
+    """A view of the memory of a constant input ``tensor``, in elements."""
+
+    tensor: Tensor
+    offset: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 @dataclass(eq=False)
 class GraphInput:
     """A tensor argument with its placement in elements and, for a parameter, its name in the model; ``range``: of integers, the
     least and the greatest when it was compiled; ``values``: all elements of a small one. Whoever relies on them checks that they stay.
+    ``parts``: what it is joined of, one behind the other along its slowest dimension (`merging`).
     """
 
     tensor: Tensor
@@ -124,6 +135,7 @@ class GraphInput:
     param: str
     range: tuple[int, int] | None = None
     values: tuple[float, ...] = ()
+    parts: tuple[JoinedPart, ...] = ()
 
 
 @dataclass(eq=False)
@@ -145,7 +157,7 @@ class Graph:
     outputs: list[GraphOutput]
 
     def constants(self) -> set[int]:
-        """Numbers of the inputs that no call changes: parameters, and what is prepared from them, that are not updated here."""
+        """Numbers of the inputs that no call changes: parameters, and what is prepared or joined from them, that are not updated here."""
         updated = {o.mutates for o in self.outputs}
         return {i for i, source in enumerate(self.inputs) if source.param and i not in updated}
 

@@ -25,6 +25,7 @@ from effc.compiler.pipeline.fusion import fuse
 from effc.compiler.pipeline.graph import Graph
 from effc.compiler.pipeline.integers import contract_integers
 from effc.compiler.pipeline.kernels import Kernel
+from effc.compiler.pipeline.merging import merge_contractions
 from effc.compiler.pipeline.placement import Layout, place
 from effc.compiler.pipeline.prepare import cut, split_prepared
 from effc.compiler.pipeline.read import read_graph
@@ -54,7 +55,9 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
         sink_widenings(graph)
         prepared_graph, prepared = split_prepared(graph)
         prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None
-        program = replace(_program(cut(graph, prepared), prepared, prepare, target, schedules), notes=notes)
+        graph = cut(graph, prepared)
+        merge_contractions(graph)
+        program = replace(_program(graph, prepared, prepare, target, schedules), notes=notes)
     dump.program(program)
     return program
 

@@ -169,7 +169,8 @@ class Llama(nn.Module):
         head = dim // heads
         self.register_buffer("inverse_frequency", 1.0 / 10000 ** (torch.arange(0, head, 2).float() / head))
 
-    def forward(self, ids: Tensor, position: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, position: Tensor, cache: Cache | None = None) -> Tensor:
+        """What the output projection, tied to the token embedding, reads: ``[batch, tokens, dim]``."""
         x = self.words(ids)
         angle = position[:, None].to(x.dtype) * self.inverse_frequency
         angle = torch.cat([angle, angle], -1)
@@ -178,8 +179,11 @@ class Llama(nn.Module):
             mask = torch.arange(cache[0][0].shape[2], device=ids.device)[None, :] <= position[:, None]
         for i, layer in enumerate(self.layers):
             x = layer(x, angle.cos(), angle.sin(), mask, None if cache is None else cache[i], position)
-        out: Tensor = self.norm(x) @ self.words.weight.T
+        out: Tensor = self.norm(x)
         return out
+
+    def forward(self, ids: Tensor, position: Tensor, cache: Cache | None = None) -> Tensor:
+        return self.hidden(ids, position, cache) @ self.words.weight.T
 
 
 def _encoder(name: str, small: bool, dim: int, depth: int, heads: int, pooled: str) -> Case:

@@ -13,6 +13,9 @@ from effc.compiler.codegen.cpu.text import Builder, Value
 
 #: Bytes of a cache line.
 LINE = 64
+#: Bytes between what one row multiplies and what it fetches: on two Emerald Rapids cores 576 x 1536 in 8 bits took 81 us without, 60
+#: by 1 KiB, 55 by 4 KiB, 61 by 8 KiB; in 4 bits 54, 43, 49 and 53.
+DISTANCE = 2048
 #: Row tiles that share the work where their number is known only at run time; fewer leave a part to the processor's own prefetching.
 USUAL_TURNS = 4
 
@@ -29,6 +32,11 @@ class Ahead:
         """The part that tile number ``turn`` of ``turns`` fetches of a panel at ``start``: ``steps`` points of K of ``width`` bytes."""
         step = -(-width // turns)
         return Ahead(b.element_pointer(start, b.mul(b.mul(b.minimum(turn, turns - 1), steps), step), "i8"), step)
+
+    @staticmethod
+    def stream(b: Builder, start: Value, width: int) -> Ahead:
+        """What lies `DISTANCE` behind the point at hand, in a panel at ``start`` with ``width`` bytes for each point of K."""
+        return Ahead(b.element_pointer(start, b.index(DISTANCE), "i8"), width)
 
     def moved(self, b: Builder, points: Value) -> Ahead:
         """What is fetched from ``points`` further along K on."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.bf16_pairs import PAIRED, dot_pairs
+from effc.compiler.codegen.cpu.contraction.ahead import Ahead
 from effc.compiler.codegen.cpu.contraction.chains import chain_length
 from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows, in_pairs
 from effc.compiler.codegen.cpu.contraction.factors import Step
@@ -252,6 +253,7 @@ class CodesKernel(TurnedKernel):
         start = {**outer, f"d{nest.column}": column}
         if nest.row is not None:
             start[f"d{nest.row}"] = zero
+        right = self._right(outer, self.panel, start)
         tile = CodesTile(
             self.step,
             rows,
@@ -265,14 +267,20 @@ class CodesKernel(TurnedKernel):
             None,
             None,
             b.mul(self._column_stride(), shape.lanes),
+            Ahead.stream(b, right, shape.nr * self._bits() // 8),
             codes=self._codes(outer),
             pairs=self.pairs and self.decoder is not None,
         )
         groups = self._value(self.sizes[0]) if self.nest.groups is not None else None
-        sums = tile.grouped(groups, self._left(start, rows), self._right(outer, self.panel, start))
+        sums = tile.grouped(groups, self._left(start, rows), right)
         columns = [b.add(column, j * shape.lanes) for j in range(shape.vectors)]
         split = [sums[i * shape.vectors : (i + 1) * shape.vectors] for i in range(rows)]
         self.epilogue.write(outer, [b.index(i) for i in range(rows)], columns, self._masks(column), split)
+
+    def _bits(self) -> int:
+        """Of a code in memory."""
+        format_ = self.nest.right.format
+        return 8 if format_ is None else format_.stored_bits
 
     def _codes(self, outer: dict[str, Value]) -> Codes:
         """At the panel of the unit at hand."""

@@ -147,7 +147,7 @@ class Tile:
     ) -> Accumulators:
         with self.b.loop(low, high, unroll, carried=total) as loop:
             lefts, at = self._advance_inner(left, right, loop.index)
-            if self.ahead is not None and unroll > 1:
+            if self.ahead is not None and unroll * self.step.group > 1:
                 self.ahead.moved(self.b, self.b.mul(loop.index, self.step.group)).fetch(
                     self.b, unroll * self.step.group
                 )
