@@ -22,6 +22,7 @@ from effc.compiler.codegen.cpu.amx import (
     store_tile,
 )
 from effc.compiler.codegen.cpu.body import Scope
+from effc.compiler.codegen.cpu.contraction.ahead import Ahead
 from effc.compiler.codegen.cpu.contraction.amx_form import step_cycles, step_of
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
@@ -76,9 +77,10 @@ class AmxKernel(Kernel):
         if nest.row is not None:
             place[f"d{nest.row}"] = start
         left, right = self._pointer(nest.left.load, place), self._right(outer, panel, place)
+        ahead = self._ahead(panel, right)
 
         def sums(halves: int) -> list[Value]:
-            self._sums(left, right, halves)
+            self._sums(left, right, halves, ahead)
             return []
 
         height = b.integer_of(self.height)
@@ -90,34 +92,38 @@ class AmxKernel(Kernel):
         self._finish(outer, column, start, b.sub(first, start))
 
     # -- sums -------------------------------------------------------------------------------------------------------
-    def _sums(self, left: Value, right: Value, halves: int) -> None:
+    def _sums(self, left: Value, right: Value, halves: int, ahead: Ahead | None) -> None:
         """All of K, into the first ``halves`` x vectors tiles, and these to the stack."""
         b, shape = self.b, self.shape
         tiles = [(i, j) for i in range(halves) for j in range(shape.vectors)]
         for i, j in tiles:
             clear_tile(b, _SUMS[i][j])
-        self._reduce(0, left, right, halves)
+        self._reduce(0, left, right, halves, ahead)
         width = shape.nr * element_bytes(self.accumulator)
         for i, j in tiles:
             offset = i * ROWS * width + j * ROW_BYTES
             store_tile(b, _SUMS[i][j], b.element_pointer(self.sums, b.index(offset), "i8"), b.index(width))
 
-    def _reduce(self, depth: int, left: Value, right: Value, halves: int) -> None:
+    def _reduce(self, depth: int, left: Value, right: Value, halves: int, ahead: Ahead | None) -> None:
         b, nest = self.b, self.nest
         size = self._value(self.sizes[depth])
         if depth < len(self.sizes) - 1:
             across = self._value(nest.stride(nest.left.load, nest.reduction[depth]))
             along = self._value(self._right_strides()[depth])
+            inner = self._value(product(self.sizes[depth + 1 :]))
             with b.loop(b.index(0), size) as loop:
                 self._reduce(
                     depth + 1,
                     b.element_pointer(left, b.mul(loop.index, across), self.element),
                     b.element_pointer(right, b.mul(loop.index, along), self.element),
                     halves,
+                    ahead and ahead.moved(b, b.mul(loop.index, inner)),
                 )
             return
         whole = b.mul(b.div(size, self.k_step), self.k_step)
         with b.loop(b.index(0), whole, self.k_step) as loop:
+            if ahead is not None:
+                ahead.moved(b, loop.index).fetch(b, self.k_step)
             self._step(
                 b.element_pointer(left, loop.index, self.element), self.row_bytes, self._at(right, loop.index), halves
             )
