@@ -22,7 +22,7 @@ from effc.compiler.codegen.cpu.amx import (
     store_tile,
 )
 from effc.compiler.codegen.cpu.body import Scope
-from effc.compiler.codegen.cpu.contraction.ahead import Ahead
+from effc.compiler.codegen.cpu.contraction.ahead import LINE, Ahead
 from effc.compiler.codegen.cpu.contraction.amx_form import step_cycles, step_of
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
@@ -124,9 +124,9 @@ class AmxKernel(Kernel):
         with b.loop(b.index(0), whole, self.k_step) as loop:
             if ahead is not None:
                 ahead.moved(b, loop.index).fetch(b, self.k_step)
-            self._step(
-                b.element_pointer(left, loop.index, self.element), self.row_bytes, self._at(right, loop.index), halves
-            )
+            at = self._at(right, loop.index)
+            self._fetch_next(at)
+            self._step(b.element_pointer(left, loop.index, self.element), self.row_bytes, at, halves)
         rest = b.sub(size, whole)
         if b.integer_of(rest) == 0:
             return
@@ -137,6 +137,12 @@ class AmxKernel(Kernel):
     def _at(self, right: Value, k: Value) -> Value:
         """The panel from element ``k`` of the innermost sum on."""
         return self.b.element_pointer(right, self.b.mul(k, self.shape.nr), self.element)
+
+    def _fetch_next(self, right: Value) -> None:
+        """The next step of the panel into L1: a load of a tile waits for each of its rows."""
+        step = self.k_step * self.shape.nr * element_bytes(self.element)
+        for line in range(0, step, LINE):
+            self.b.prefetch(self.b.element_pointer(right, self.b.index(step + line), "i8"), level=1)
 
     def _step(self, left: Value, stride: Value, right: Value, halves: int) -> None:
         """One row of tiles' length along K."""
