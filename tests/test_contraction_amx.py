@@ -1,4 +1,4 @@
-"""Products by tile registers, against float64: heights, widths and lengths around those of the registers.
+"""Products by tile registers, against float64 or integers: heights, widths and lengths around those of the registers.
 
 Each test runs by emulation of the tile instructions (`amx_emulator`), and natively where the CPU has them.
 """
@@ -6,7 +6,7 @@ Each test runs by emulation of the tile instructions (`amx_emulator`), and nativ
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +59,10 @@ def linear(m: int | str, n: int, k: int, **more: object) -> Case:
     return Case((m, n, k), 1, (k, 0, 1), (0, k, 1), (n, 1), dtype="bf16", **more)  # type: ignore[arg-type]
 
 
+def byte_linear(m: int | str, n: int, k: int, **more: object) -> Case:
+    return replace(linear(m, n, k, **more), dtype="i8", result="i32", unsigned=more.get("unsigned", 0))  # type: ignore[arg-type]
+
+
 def is_amx(runner: Runner) -> bool:
     nest = find(runner.kernel.spec)
     assert not isinstance(nest, str), nest
@@ -76,9 +80,35 @@ def test_linear(m: int, n: int, k: int, machine: Machine) -> None:
         runner.check(threads)
 
 
+@pytest.mark.parametrize("k", [2, 63, 64, 65, 129, 200])
+@pytest.mark.parametrize(("m", "n"), [(1, 2), (3, 17), (16, 16), (17, 33), (32, 32), (33, 31), (97, 100)])
+def test_linear_of_bytes(m: int, n: int, k: int, machine: Machine) -> None:
+    runner = machine.runner(byte_linear(m, n, k, bias=(0, 1)))
+    assert is_amx(runner)
+    for threads in (1, 2):
+        runner.check(threads)
+
+
+def test_the_right_bytes_may_be_the_unsigned_ones(machine: Machine) -> None:
+    runner = machine.runner(byte_linear(35, 33, 100, unsigned=1))
+    assert is_amx(runner)
+    runner.check(2)
+
+
+@pytest.mark.parametrize(("x", "w"), [(255, -128), (255, 127), (128, 1)])
+def test_extreme_bytes_do_not_saturate(x: int, w: int, machine: Machine) -> None:
+    m, n, k = 2, 33, 515
+    runner = machine.runner(byte_linear(m, n, k))
+    left, weight = torch.full((m, k), x, dtype=torch.uint8), torch.full((n, k), w, dtype=torch.int8)
+    out = torch.full((m, n), 77, dtype=torch.int32)
+    assert runner.kernel([left, derive("pack_panels", weight, runner.attributes), out]) == 0
+    assert torch.equal(out, torch.full((m, n), x * w * k, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("make", [linear, byte_linear])
 @pytest.mark.parametrize("k", [40, 64])
-def test_rows_known_only_at_run_time(k: int, machine: Machine) -> None:
-    runner = machine.runner(linear("m", 48, k))
+def test_rows_known_only_at_run_time(k: int, make: Callable[..., Case], machine: Machine) -> None:
+    runner = machine.runner(make("m", 48, k))
     assert is_amx(runner)
     for m in (0, 1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 65, 97, 200):
         runner.check(2, m=m)
@@ -92,14 +122,17 @@ def test_rows_that_two_units_compute_are_written_once(m: int, machine: Machine) 
         runner.check(threads, in_place=True)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "i8"])
 @pytest.mark.parametrize("channels", [3, 32, 40])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_convolution(channels: int, stride: int, machine: Machine) -> None:
+def test_convolution(channels: int, stride: int, dtype: str, machine: Machine) -> None:
     """5 x 7 outputs of 3x3 windows, channels last, the weight [out, 3, 3, channels]."""
     row = 2 * stride * 7 + 3
     lhs = (row * channels * stride, channels * stride, 0, row * channels, channels, 1)
     rhs = (0, 0, 9 * channels, 3 * channels, channels, 1)
-    case = Case((5, 7, 20, 3, 3, channels), 3, lhs, rhs, (140, 20, 1), dtype="bf16", result="f32")
+    case = Case((5, 7, 20, 3, 3, channels), 3, lhs, rhs, (140, 20, 1), dtype=dtype, result="f32")
+    if dtype == "i8":
+        case = replace(case, result="i32", unsigned=0)
     runner = machine.runner(case)
     assert is_amx(runner)
     runner.check(2)
@@ -241,7 +274,8 @@ def test_decode_and_prefill_share_panels() -> None:
     assert one.attributes == many.attributes
 
 
-def test_only_bf16_takes_tiles() -> None:
+def test_other_factors_take_no_tiles() -> None:
+    """Bytes that are both signed neither."""
     for dtype in ("f32", "f16", "i8"):
         found = packing(replace(linear(64, 64, 64), dtype=dtype).spec(), [1], AMX)
         assert not isinstance(found, str)

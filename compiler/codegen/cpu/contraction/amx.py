@@ -1,15 +1,14 @@
 """Products by tile registers (`codegen.cpu.amx`): a unit is up to 32 rows and 32 columns, held in four tiles.
 
-Each step of K takes 64 bytes of each row (32 elements of bf16): two tiles of rows, read where they lie, and two of the packed panel,
-whose K is filled with zeros to whole steps. The last step of a K that is none reads its rows from a copy that is filled with zeros
-too. All units have one height, so that the registers are configured once: the last one starts early enough to be as tall as the
-others, and stores only what is its own.
-
-Another type of factors (bytes, summed in i32) needs its own product instruction and packed groups of 4; the rest is the same.
+Each step of K takes 64 bytes of each row (32 elements of bf16, 64 bytes): two tiles of rows, read where they lie, and two of the
+packed panel, whose K is filled with zeros to whole steps. The last step of a K that is none reads its rows from a copy that is filled
+with zeros too. All units have one height, so that the registers are configured once: the last one starts early enough to be as tall as
+the others, and stores only what is its own.
 """
 
 from __future__ import annotations
 
+from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.amx import (
     GROUP_BYTES,
     ROW_BYTES,
@@ -19,11 +18,13 @@ from effc.compiler.codegen.cpu.amx import (
     configured,
     load_tile,
     multiply_bf16,
+    multiply_bytes,
     store_tile,
 )
 from effc.compiler.codegen.cpu.body import Scope
 from effc.compiler.codegen.cpu.contraction.ahead import LINE, Ahead
 from effc.compiler.codegen.cpu.contraction.amx_form import step_cycles, step_of
+from effc.compiler.codegen.cpu.contraction.byte_factors import is_unsigned
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
 from effc.compiler.codegen.cpu.text import Value, element_bytes, vector_type
@@ -47,7 +48,7 @@ class AmxKernel(Kernel):
     def _body(self, share: Share) -> None:
         b, nest = self.b, self.nest
         self.share = share
-        self.element, self.k_step = "i16", step_of(nest)
+        self.element, self.k_step = memory_type(nest.spec.operands[nest.left.operand].dtype), step_of(nest)
         rows = self._value(nest.size(nest.row))
         tiles = b.maximum(self._value(self._row_tiles()), 1)
         self.height = b.div(b.add(rows, b.sub(tiles, 1)), tiles)
@@ -154,7 +155,14 @@ class AmxKernel(Kernel):
             at = b.element_pointer(left, b.mul(stride, i * ROWS), "i8")
             load_tile(b, _LEFT[i], at, stride)
             for j in range(vectors):
-                multiply_bf16(b, _SUMS[i][j], _LEFT[i], _RIGHT[j])
+                self._multiply(_SUMS[i][j], _LEFT[i], _RIGHT[j])
+
+    def _multiply(self, total: int, left: int, right: int) -> None:
+        if self.accumulator == "f32":
+            multiply_bf16(self.b, total, left, right)
+        else:
+            unsigned = (is_unsigned(self.nest, self.nest.left), is_unsigned(self.nest, self.nest.right))
+            multiply_bytes(self.b, total, left, right, unsigned)
 
     def _fill(self, left: Value, count: Value) -> None:
         """Copy ``count`` elements of each row, and zeros behind them."""

@@ -17,6 +17,7 @@ stay with vectors.
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu import amx
+from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import ITEM_SIZE
@@ -33,7 +34,7 @@ _UNKNOWN = 256
 
 def takes_tiles(nest: Nest, target: Target) -> bool:
     """Whether the contraction runs on tile registers."""
-    return target.has("amx_bf16") and _fits(nest) and pays(nest)
+    return target.has("amx_int8" if is_bytes(nest) else "amx_bf16") and _fits(nest) and pays(nest)
 
 
 def step_of(nest: Nest) -> int:
@@ -71,12 +72,14 @@ def _unit_rows(nest: Nest) -> int:
 
 
 def _fits(nest: Nest) -> bool:
-    """Whether the right factor is packed, both are bf16, K is contiguous in the rows, and the sums are f32."""
+    """Whether the right factor is packed, K is contiguous in the rows, and both are bf16 whose sums are f32, or bytes."""
     spec = nest.spec
     if not nest.right.packed or nest.wise or nest.borders or nest.column is None or not nest.reduction:
         return False
     sides = (nest.left, nest.right)
+    contiguous = nest.stride(nest.left.load, nest.reduction[-1]).constant == 1
+    if is_bytes(nest):
+        return contiguous
     bf16 = all(spec.operands[side.operand].dtype == "bf16" for side in sides)
     plain = all(spec.body[i].op == "arith.extf" for side in sides for i in side.chain)
-    contiguous = nest.stride(nest.left.load, nest.reduction[-1]).constant == 1
     return bf16 and plain and contiguous and spec.body[nest.contract].dtype == "f32"
