@@ -244,27 +244,30 @@ def test_llvm_emits_tile_instructions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "k", "tiles"),
+    ("m", "n", "k", "bf16", "bytes_"),
     [
-        (1, 768, 768, True),  # decode: it shares the panels of prefill
-        (1, 768, 40, False),  # the second step is three quarters of nothing
-        ("m", 768, 768, True),
-        (128, 768, 768, True),
-        (128, 64, 9, True),
-        (128, 64, 3, False),  # more is filled and copied than computed
-        (1, 10, 64, False),  # one chain of products, one vector of columns
-        (16, 10, 64, True),
-        (0, 64, 64, True),
+        (1, 768, 768, True, False),  # of bf16 decode shares the panels of prefill
+        (4, 768, 768, True, True),
+        (1, 768, 40, False, False),  # the second step is three quarters of nothing
+        ("m", 768, 768, True, True),
+        (128, 768, 768, True, True),
+        (128, 64, 9, True, False),
+        (128, 64, 3, False, False),  # more is filled and copied than computed
+        (1, 10, 64, False, False),  # one chain of products, one vector of columns
+        (16, 10, 64, True, False),
+        (1024, 64, 48, True, True),
+        (0, 64, 64, True, True),
     ],
 )
-def test_tiles_are_taken_where_they_are_less_work(m: int | str, n: int, k: int, tiles: bool) -> None:
-    found = packing(linear(m, n, k).spec(), [1], AMX)
-    assert not isinstance(found, str)
-    nest = find(found.spec)
-    assert not isinstance(nest, str)
-    assert form(nest, AMX) == ("amx" if tiles else "tiles")
-    assert dict(found.attributes)["filled"] == (32 if tiles else 2)
-    compile_object(Kernel(found.spec, AMX, rewrite=str).text, AMX)
+def test_tiles_are_taken_where_they_are_less_work(m: int | str, n: int, k: int, bf16: bool, bytes_: bool) -> None:
+    for make, tiles, filled in ((linear, bf16, (32, 2)), (byte_linear, bytes_, (64, 4))):
+        found = packing(make(m, n, k).spec(), [1], AMX)
+        assert not isinstance(found, str)
+        nest = find(found.spec)
+        assert not isinstance(nest, str)
+        assert form(nest, AMX) == ("amx" if tiles else "tiles")
+        assert dict(found.attributes)["filled"] == filled[not tiles]
+        compile_object(Kernel(found.spec, AMX, rewrite=str).text, AMX)
 
 
 def test_decode_and_prefill_share_panels() -> None:
