@@ -188,6 +188,18 @@ def test_subnormal_factors_and_sums_are_zero(machine: Machine) -> None:
     assert out.tolist() == [[1.0, 2.0**-60], [0.0, 0.0], [2.0**-70, 0.0]]
 
 
+def test_bf16_results_are_rounded_to_nearest_even(machine: Machine) -> None:
+    """By AVX512_BF16's instruction where there is one, which takes subnormal results for zero, as eager does on such a CPU."""
+    bias = torch.tensor([0.0, 2.0**-8, 3 * 2.0**-8, 2.0**-7, 2.0**-9, float("nan"), float("inf"), 3e38 * 1.2])
+    x, weight = torch.zeros(17, 32).bfloat16(), torch.zeros(8, 32).bfloat16()
+    x[:, 0], weight[:, 0] = 1.0, 1.0
+    runner = machine.runner(linear(17, 8, 32, bias=(0, 1)))
+    out = torch.empty(17, 8, dtype=torch.bfloat16)
+    assert runner.kernel([x, derive("pack_panels", weight, runner.attributes), bias, out]) == 0
+    torch.testing.assert_close(out, (1 + bias).bfloat16().expand(17, 8), rtol=0, atol=0, equal_nan=True)
+    assert ("cvtneps2bf16" in runner.kernel.text) == AMX.has("avx512_bf16")
+
+
 @pytest.mark.parametrize("strides", [(1, 33), (80, 2)], ids=["columns first", "every other"])
 def test_rows_whose_sums_are_not_contiguous_take_another_kernel(strides: tuple[int, int], machine: Machine) -> None:
     case = Case((33, 32, 40), 1, (strides[0], 0, strides[1]), (0, 40, 1), (32, 1), dtype="bf16")
@@ -260,14 +272,36 @@ def test_llvm_emits_tile_instructions() -> None:
     ],
 )
 def test_tiles_are_taken_where_they_are_less_work(m: int | str, n: int, k: int, bf16: bool, bytes_: bool) -> None:
-    for make, tiles, filled in ((linear, bf16, (32, 2)), (byte_linear, bytes_, (64, 4))):
+    for make, tiles, group in ((linear, bf16, 2), (byte_linear, bytes_, 4)):
         found = packing(make(m, n, k).spec(), [1], AMX)
         assert not isinstance(found, str)
         nest = find(found.spec)
         assert not isinstance(nest, str)
         assert form(nest, AMX) == ("amx" if tiles else "tiles")
-        assert dict(found.attributes)["filled"] == filled[not tiles]
+        assert dict(found.attributes)["filled"] == (amx_form.step_of(nest) if tiles else group)
         compile_object(Kernel(found.spec, AMX, rewrite=str).text, AMX)
+
+
+@pytest.mark.parametrize(
+    ("k", "bf16", "bytes_"),
+    [(9, 32, 64), (16, 16, 16), (24, 24, 24), (48, 24, 48), (144, 24, 48), (200, 32, 40), (768, 32, 64)],
+)
+def test_steps_leave_no_remainder_where_shorter_ones_do_not(k: int, bf16: int, bytes_: int) -> None:
+    for make, step in ((linear, bf16), (byte_linear, bytes_)):
+        found = packing(make(128, 64, k).spec(), [1], AMX)
+        assert not isinstance(found, str)
+        nest = find(found.spec)
+        assert not isinstance(nest, str)
+        assert amx_form.step_of(nest) == step
+
+
+@pytest.mark.parametrize("make", [linear, byte_linear])
+@pytest.mark.parametrize("k", [4, 16, 24, 48, 144])
+def test_short_steps(k: int, make: Callable[..., Case], machine: Machine) -> None:
+    runner = machine.runner(make(37, 33, k))
+    assert is_amx(runner)
+    assert "masked.load" not in runner.kernel.text, "nothing is copied"
+    runner.check(2)
 
 
 def test_decode_and_prefill_share_panels() -> None:

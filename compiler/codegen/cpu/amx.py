@@ -26,13 +26,15 @@ TILES = 8
 
 
 @contextmanager
-def configured(b: Builder, rows: Sequence[Value]) -> Iterator[None]:
-    """Tile registers of so many rows each (1 to 16), of 64 bytes; call it at the top of a function, which must not return inside."""
+def configured(b: Builder, sizes: Sequence[tuple[Value, int]]) -> Iterator[None]:
+    """Tile registers of so many rows (1 to 16), and bytes a row (a multiple of 4, up to 64), each; call it at the top of a function,
+    which must not return inside.
+    """
     memory = b.stack(64, "i8")
     b.store(b.constant(0, "i8", 64), memory)
     b.store(b.constant(1, "i8"), memory)  # the palette
-    for i, count in enumerate(rows):
-        b.store(b.constant(ROW_BYTES, "i16"), b.element_pointer(memory, b.index(16 + 2 * i), "i8"))
+    for i, (count, width) in enumerate(sizes):
+        b.store(b.constant(width, "i16"), b.element_pointer(memory, b.index(16 + 2 * i), "i8"))
         b.store(b.cast("arith.trunci", count, "i8"), b.element_pointer(memory, b.index(48 + i), "i8"))
     _assembly(b, "ldtilecfg ($0)", memory)
     yield

@@ -1,6 +1,6 @@
 """Products by tile registers (`codegen.cpu.amx`): a unit is up to 32 rows and 32 columns, held in four tiles.
 
-Each step of K takes 64 bytes of each row (32 elements of bf16, 64 bytes): two tiles of rows, read where they lie, and two of the
+Each step of K takes up to 64 bytes of each row (`amx_form.step_of`): two tiles of rows, read where they lie, and two of the
 packed panel, whose K is filled with zeros to whole steps. The last step of a K that is none reads its rows from a copy that is filled
 with zeros too. All units have one height, so that the registers are configured once: the last one starts early enough to be as tall as
 the others, and stores only what is its own.
@@ -38,6 +38,8 @@ _SUMS, _LEFT, _RIGHT = ((0, 1), (2, 3)), (4, 5), (6, 7)
 class AmxKernel(Kernel):
     """A unit is one block of rows and one panel."""
 
+    flushes = True
+
     def _unit_cycles(self) -> Expr:
         """A panel that only one unit reads comes from memory."""
         nest, once = self.nest, self._row_tiles().constant == 1
@@ -54,11 +56,12 @@ class AmxKernel(Kernel):
         self.height = b.div(b.add(rows, b.sub(tiles, 1)), tiles)
         upper = b.maximum(b.minimum(self.height, ROWS), 1)
         lower = b.maximum(b.sub(self.height, ROWS), 1)
-        sizes = [b.index(ROWS)] * TILES
-        for tile in (*_SUMS[0], _LEFT[0]):
-            sizes[tile] = upper
-        for tile in (*_SUMS[1], _LEFT[1]):
-            sizes[tile] = lower
+        step_bytes = self.k_step * element_bytes(self.element)
+        sizes = [(b.index(step_bytes // GROUP_BYTES), ROW_BYTES)] * TILES
+        for half, rows in enumerate((upper, lower)):
+            sizes[_LEFT[half]] = (rows, step_bytes)
+            for tile in _SUMS[half]:
+                sizes[tile] = (rows, ROW_BYTES)
         self.sums = b.stack(2 * ROWS * self.shape.nr, self.accumulator)
         self.filled = b.stack(2 * ROWS * self.k_step, self.element)
         row = self._value(nest.stride(nest.left.load, nest.row))

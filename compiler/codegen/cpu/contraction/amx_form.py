@@ -45,8 +45,16 @@ def takes_tiles(nest: Nest, target: Target) -> bool:
 
 
 def step_of(nest: Nest) -> int:
-    """Elements of K in a row of a tile of the left factor."""
-    return amx.ROW_BYTES // ITEM_SIZE[nest.spec.operands[nest.left.operand].dtype]
+    """Elements of K in a row of a tile of the left factor: all that it holds, or less where shorter steps leave no remainder to copy, and
+    cost at most one step more.
+    """
+    item = ITEM_SIZE[nest.spec.operands[nest.left.operand].dtype]
+    whole, group, length = amx.ROW_BYTES // item, amx.GROUP_BYTES // item, nest.size(nest.reduction[-1]).constant
+    if not length or length % group:
+        return whole
+    steps = -(-length // whole)
+    even = next((n for n in (steps, steps + 1) if length % (n * group) == 0), 0)
+    return length // even if even else whole
 
 
 def vectors_of(nest: Nest) -> int:
