@@ -2,8 +2,8 @@
 
 ``Emulator.rewrite`` turns each tile instruction of a kernel's MLIR into a call of a Python function at a constant address; all else
 stays what runs on a CPU that has them. Semantics, and what faults, are those of Intel's manual (Software Developer's Manual, volume 2:
-LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TILERELEASE, TDPBF16PS), but for two things: a fused multiply-add is rounded twice (first to
-float64), and a tile that is read before anything was written into it is a fault too.
+LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TILERELEASE, TDPBF16PS, TDPBUSD, TDPBSUD), but for two things: a fused multiply-add is
+rounded twice (first to float64), and a tile that is read before anything was written into it is a fault too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _LINE = re.compile(
     re.MULTILINE,
 )
 _SMALLEST = np.float32(2.0**-126)
+Dot = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _I8, _PTR, _I64 = ctypes.c_int8, ctypes.c_void_p, ctypes.c_int64
 
 
@@ -54,7 +55,9 @@ class Emulator:
             "tileloadd": self._function(self._load, _I8, _PTR, _I64),
             "tilestored": self._function(self._store, _I8, _PTR, _I64),
             "tilezero": self._function(self._zero, _I8),
-            "tdpbf16ps": self._function(self._multiply, _I8, _I8, _I8),
+            "tdpbf16ps": self._product(dot_bf16, np.float32, np.uint16, np.uint16),
+            "tdpbusd": self._product(dot_bytes, np.int32, np.uint8, np.int8),
+            "tdpbsud": self._product(dot_bytes, np.int32, np.int8, np.uint8),
             "tilerelease": self._function(self._release),
         }
 
@@ -107,6 +110,14 @@ class Emulator:
 
         return ctypes.CFUNCTYPE(None, *types)(wrapped)
 
+    def _product(self, dot: Dot, total: type, left: type, right: type) -> Callable[..., None]:
+        """A product of tiles whose elements have these types."""
+
+        def multiply(*tiles: int) -> None:
+            self._multiply(lambda c, a, b: dot(c.view(total), a.view(left), b.view(right)), *tiles)
+
+        return self._function(multiply, _I8, _I8, _I8)
+
     def _configure(self, pointer: int) -> None:
         data = np.frombuffer(ctypes.string_at(pointer, 64), np.uint8)
         sizes, rows = data[16:48].view(np.uint16), data[48:64]
@@ -151,14 +162,21 @@ class Emulator:
         for i in range(tile.rows):
             ctypes.memmove(pointer + i * stride, data[i].tobytes(), tile.row_bytes)
 
-    def _multiply(self, total: int, left: int, right: int) -> None:
+    def _multiply(self, dot: Dot, total: int, left: int, right: int) -> None:
         (c, sums), (a, x), (b, y) = (self._written(number) for number in (total, left, right))
         if len({total, left, right}) < 3:
             raise Fault("the three tiles are not different")
         if a.rows != c.rows or b.row_bytes != c.row_bytes or a.row_bytes != 4 * b.rows:
             raise Fault(f"{c.rows} x {c.row_bytes} from {a.rows} x {a.row_bytes} and {b.rows} x {b.row_bytes}")
         with np.errstate(all="ignore"):
-            c.data = dot_bf16(sums.view(np.float32), x.view(np.uint16), y.view(np.uint16)).view(np.uint8)
+            c.data = dot(sums, x, y).view(np.uint8)
+
+
+def dot_bytes(total: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """``total[m, n]`` (int32) plus the products of ``left[m, 4k]`` and ``right[k, 4n]``, wrapped."""
+    k, n = len(right), right.shape[1] // 4
+    factor = right.reshape(k, n, 4).transpose(0, 2, 1).reshape(4 * k, n)
+    return (total + left.astype(np.int64) @ factor.astype(np.int64)).astype(np.int32)
 
 
 def dot_bf16(total: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Products by tile registers, against float64: heights, widths and lengths around those of the registers.
+"""Products by tile registers, against float64 or integers: heights, widths and lengths around those of the registers.
 
 Each test runs by emulation of the tile instructions (`amx_emulator`), and natively where the CPU has them.
 """
@@ -6,7 +6,7 @@ Each test runs by emulation of the tile instructions (`amx_emulator`), and nativ
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +59,10 @@ def linear(m: int | str, n: int, k: int, **more: object) -> Case:
     return Case((m, n, k), 1, (k, 0, 1), (0, k, 1), (n, 1), dtype="bf16", **more)  # type: ignore[arg-type]
 
 
+def byte_linear(m: int | str, n: int, k: int, **more: object) -> Case:
+    return replace(linear(m, n, k, **more), dtype="i8", result="i32", unsigned=more.get("unsigned", 0))  # type: ignore[arg-type]
+
+
 def is_amx(runner: Runner) -> bool:
     nest = find(runner.kernel.spec)
     assert not isinstance(nest, str), nest
@@ -76,9 +80,35 @@ def test_linear(m: int, n: int, k: int, machine: Machine) -> None:
         runner.check(threads)
 
 
+@pytest.mark.parametrize("k", [2, 63, 64, 65, 129, 200])
+@pytest.mark.parametrize(("m", "n"), [(1, 2), (3, 17), (16, 16), (17, 33), (32, 32), (33, 31), (97, 100)])
+def test_linear_of_bytes(m: int, n: int, k: int, machine: Machine) -> None:
+    runner = machine.runner(byte_linear(m, n, k, bias=(0, 1)))
+    assert is_amx(runner)
+    for threads in (1, 2):
+        runner.check(threads)
+
+
+def test_the_right_bytes_may_be_the_unsigned_ones(machine: Machine) -> None:
+    runner = machine.runner(byte_linear(35, 33, 100, unsigned=1))
+    assert is_amx(runner)
+    runner.check(2)
+
+
+@pytest.mark.parametrize(("x", "w"), [(255, -128), (255, 127), (128, 1)])
+def test_extreme_bytes_do_not_saturate(x: int, w: int, machine: Machine) -> None:
+    m, n, k = 2, 33, 515
+    runner = machine.runner(byte_linear(m, n, k))
+    left, weight = torch.full((m, k), x, dtype=torch.uint8), torch.full((n, k), w, dtype=torch.int8)
+    out = torch.full((m, n), 77, dtype=torch.int32)
+    assert runner.kernel([left, derive("pack_panels", weight, runner.attributes), out]) == 0
+    assert torch.equal(out, torch.full((m, n), x * w * k, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("make", [linear, byte_linear])
 @pytest.mark.parametrize("k", [40, 64])
-def test_rows_known_only_at_run_time(k: int, machine: Machine) -> None:
-    runner = machine.runner(linear("m", 48, k))
+def test_rows_known_only_at_run_time(k: int, make: Callable[..., Case], machine: Machine) -> None:
+    runner = machine.runner(make("m", 48, k))
     assert is_amx(runner)
     for m in (0, 1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 65, 97, 200):
         runner.check(2, m=m)
@@ -92,14 +122,17 @@ def test_rows_that_two_units_compute_are_written_once(m: int, machine: Machine) 
         runner.check(threads, in_place=True)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "i8"])
 @pytest.mark.parametrize("channels", [3, 32, 40])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_convolution(channels: int, stride: int, machine: Machine) -> None:
+def test_convolution(channels: int, stride: int, dtype: str, machine: Machine) -> None:
     """5 x 7 outputs of 3x3 windows, channels last, the weight [out, 3, 3, channels]."""
     row = 2 * stride * 7 + 3
     lhs = (row * channels * stride, channels * stride, 0, row * channels, channels, 1)
     rhs = (0, 0, 9 * channels, 3 * channels, channels, 1)
-    case = Case((5, 7, 20, 3, 3, channels), 3, lhs, rhs, (140, 20, 1), dtype="bf16", result="f32")
+    case = Case((5, 7, 20, 3, 3, channels), 3, lhs, rhs, (140, 20, 1), dtype=dtype, result="f32")
+    if dtype == "i8":
+        case = replace(case, result="i32", unsigned=0)
     runner = machine.runner(case)
     assert is_amx(runner)
     runner.check(2)
@@ -153,6 +186,18 @@ def test_subnormal_factors_and_sums_are_zero(machine: Machine) -> None:
     out = torch.empty(3, 2)
     assert runner.kernel([x, derive("pack_panels", weight, runner.attributes), out]) == 0
     assert out.tolist() == [[1.0, 2.0**-60], [0.0, 0.0], [2.0**-70, 0.0]]
+
+
+def test_bf16_results_are_rounded_to_nearest_even(machine: Machine) -> None:
+    """By AVX512_BF16's instruction where there is one, which takes subnormal results for zero, as eager does on such a CPU."""
+    bias = torch.tensor([0.0, 2.0**-8, 3 * 2.0**-8, 2.0**-7, 2.0**-9, float("nan"), float("inf"), 3e38 * 1.2])
+    x, weight = torch.zeros(17, 32).bfloat16(), torch.zeros(8, 32).bfloat16()
+    x[:, 0], weight[:, 0] = 1.0, 1.0
+    runner = machine.runner(linear(17, 8, 32, bias=(0, 1)))
+    out = torch.empty(17, 8, dtype=torch.bfloat16)
+    assert runner.kernel([x, derive("pack_panels", weight, runner.attributes), bias, out]) == 0
+    torch.testing.assert_close(out, (1 + bias).bfloat16().expand(17, 8), rtol=0, atol=0, equal_nan=True)
+    assert ("cvtneps2bf16" in runner.kernel.text) == AMX.has("avx512_bf16")
 
 
 @pytest.mark.parametrize("strides", [(1, 33), (80, 2)], ids=["columns first", "every other"])
@@ -211,27 +256,52 @@ def test_llvm_emits_tile_instructions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "k", "tiles"),
+    ("m", "n", "k", "bf16", "bytes_"),
     [
-        (1, 768, 768, True),  # decode: it shares the panels of prefill
-        (1, 768, 40, False),  # the second step is three quarters of nothing
-        ("m", 768, 768, True),
-        (128, 768, 768, True),
-        (128, 64, 9, True),
-        (128, 64, 3, False),  # more is filled and copied than computed
-        (1, 10, 64, False),  # one chain of products, one vector of columns
-        (16, 10, 64, True),
-        (0, 64, 64, True),
+        (1, 768, 768, True, False),  # of bf16 decode shares the panels of prefill
+        (4, 768, 768, True, True),
+        (1, 768, 40, False, False),  # the second step is three quarters of nothing
+        ("m", 768, 768, True, True),
+        (128, 768, 768, True, True),
+        (128, 64, 9, True, False),
+        (128, 64, 3, False, False),  # more is filled and copied than computed
+        (1, 10, 64, False, False),  # one chain of products, one vector of columns
+        (16, 10, 64, True, False),
+        (1024, 64, 48, True, True),
+        (0, 64, 64, False, False),
     ],
 )
-def test_tiles_are_taken_where_they_are_less_work(m: int | str, n: int, k: int, tiles: bool) -> None:
-    found = packing(linear(m, n, k).spec(), [1], AMX)
-    assert not isinstance(found, str)
-    nest = find(found.spec)
-    assert not isinstance(nest, str)
-    assert form(nest, AMX) == ("amx" if tiles else "tiles")
-    assert dict(found.attributes)["filled"] == (32 if tiles else 2)
-    compile_object(Kernel(found.spec, AMX, rewrite=str).text, AMX)
+def test_tiles_are_taken_where_they_are_less_work(m: int | str, n: int, k: int, bf16: bool, bytes_: bool) -> None:
+    for make, tiles, group in ((linear, bf16, 2), (byte_linear, bytes_, 4)):
+        found = packing(make(m, n, k).spec(), [1], AMX)
+        assert not isinstance(found, str)
+        nest = find(found.spec)
+        assert not isinstance(nest, str)
+        assert form(nest, AMX) == ("amx" if tiles else "tiles")
+        assert dict(found.attributes)["filled"] == (amx_form.step_of(nest) if tiles else group)
+        compile_object(Kernel(found.spec, AMX, rewrite=str).text, AMX)
+
+
+@pytest.mark.parametrize(
+    ("k", "bf16", "bytes_"),
+    [(9, 32, 64), (16, 16, 16), (24, 24, 24), (48, 24, 48), (144, 24, 48), (200, 32, 40), (768, 32, 64)],
+)
+def test_steps_leave_no_remainder_where_shorter_ones_do_not(k: int, bf16: int, bytes_: int) -> None:
+    for make, step in ((linear, bf16), (byte_linear, bytes_)):
+        found = packing(make(128, 64, k).spec(), [1], AMX)
+        assert not isinstance(found, str)
+        nest = find(found.spec)
+        assert not isinstance(nest, str)
+        assert amx_form.step_of(nest) == step
+
+
+@pytest.mark.parametrize("make", [linear, byte_linear])
+@pytest.mark.parametrize("k", [4, 16, 24, 48, 144])
+def test_short_steps(k: int, make: Callable[..., Case], machine: Machine) -> None:
+    runner = machine.runner(make(37, 33, k))
+    assert is_amx(runner)
+    assert "masked.load" not in runner.kernel.text, "nothing is copied"
+    runner.check(2)
 
 
 def test_decode_and_prefill_share_panels() -> None:
@@ -241,7 +311,8 @@ def test_decode_and_prefill_share_panels() -> None:
     assert one.attributes == many.attributes
 
 
-def test_only_bf16_takes_tiles() -> None:
+def test_other_factors_take_no_tiles() -> None:
+    """Bytes that are both signed neither."""
     for dtype in ("f32", "f16", "i8"):
         found = packing(replace(linear(64, 64, 64), dtype=dtype).spec(), [1], AMX)
         assert not isinstance(found, str)

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 import torch
-import zoo
 
+from effc.bench.runner import Subject
+from effc.bench.systems.quantized import quantize
+from effc.bench.systems.system import cast
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import ITEM_SIZE
 from effc.costmodel.hardware import Speed
@@ -48,13 +46,14 @@ class Times:
         self.seconds.setdefault(key, []).append(spent)
 
 
-def profile(name: str, rounds: int, dtype: torch.dtype) -> Times:
-    """``rounds`` calls of the model after three that are not timed."""
-    case = zoo.build(name, small=False)
-    module = case.module.to(dtype)
-    inputs = torch.utils._pytree.tree_map(
-        lambda t: t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else t, case.inputs(0, 0)
-    )
+def profile(name: str, rounds: int, dtype: str) -> Times:
+    """``rounds`` calls of the model after three that are not timed; int8 is that of ``effc bench``."""
+    subject = Subject("model", name)
+    module, inputs = subject.build()
+    if dtype == "int8":
+        module = quantize(module, inputs, subject.calibration())
+    else:
+        module, inputs = cast(module, inputs, getattr(torch, dtype))
     compiled, times = torch.compile(module, backend="effc"), Times()
 
     def stepwise(
@@ -97,13 +96,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--top", type=int, default=25, help="calls to show")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     speed = Probe(Target.host()).speed(args.threads, 20)
     print(f"peak {speed.flops / 1e9:.0f} GFLOP/s in float32, read {speed.bandwidth / 1e9:.1f} GB/s")
     for name in args.models.split(","):
-        print(f"{name}\n{table(profile(name, args.rounds, getattr(torch, args.dtype)), speed, args.top)}", flush=True)
+        print(f"{name}\n{table(profile(name, args.rounds, args.dtype), speed, args.top)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 For bf16, ``C[i][j] += sum over p of A[i][2p] * B[p][2j] + A[i][2p+1] * B[p][2j+1]`` in f32: 16 x 16 x 32 products in 16 cycles,
 sixteen times what multiply-adds of f32 do. A row of B holds groups of 4 bytes of neighbours in K (pairs of bf16, fours of bytes), as
 panels are packed. See Intel's Software Developer's Manual, volume 1, chapter 18, and ``TDPBF16PS`` in volume 2: it rounds to nearest
-even and takes subnormal factors and sums for zero, whatever MXCSR says.
+even and takes subnormal factors and sums for zero, whatever MXCSR says. Of bytes (``TDPBUSD`` and its like) four lie together, and the
+sums in i32 are exact but for its overflow: 16 x 16 x 64 products in the same time.
 
 Tile registers belong to the thread that configured them. A thread releases them when it is done: as long as they are in use, every switch
 of context saves 8 KiB.
@@ -25,13 +26,15 @@ TILES = 8
 
 
 @contextmanager
-def configured(b: Builder, rows: Sequence[Value]) -> Iterator[None]:
-    """Tile registers of so many rows each (1 to 16), of 64 bytes; call it at the top of a function, which must not return inside."""
+def configured(b: Builder, sizes: Sequence[tuple[Value, int]]) -> Iterator[None]:
+    """Tile registers of so many rows (1 to 16), and bytes a row (a multiple of 4, up to 64), each; call it at the top of a function,
+    which must not return inside.
+    """
     memory = b.stack(64, "i8")
     b.store(b.constant(0, "i8", 64), memory)
     b.store(b.constant(1, "i8"), memory)  # the palette
-    for i, count in enumerate(rows):
-        b.store(b.constant(ROW_BYTES, "i16"), b.element_pointer(memory, b.index(16 + 2 * i), "i8"))
+    for i, (count, width) in enumerate(sizes):
+        b.store(b.constant(width, "i16"), b.element_pointer(memory, b.index(16 + 2 * i), "i8"))
         b.store(b.cast("arith.trunci", count, "i8"), b.element_pointer(memory, b.index(48 + i), "i8"))
     _assembly(b, "ldtilecfg ($0)", memory)
     yield
@@ -56,6 +59,12 @@ def clear_tile(b: Builder, tile: int) -> None:
 def multiply_bf16(b: Builder, total: int, left: int, right: int) -> None:
     """``total`` plus the product of ``left`` and ``right``."""
     _assembly(b, f"tdpbf16ps %tmm{right}, %tmm{left}, %tmm{total}")
+
+
+def multiply_bytes(b: Builder, total: int, left: int, right: int, unsigned: tuple[bool, bool]) -> None:
+    """The same of bytes, summed in i32 as it wraps; ``unsigned``: which factors are."""
+    kinds = "".join("u" if u else "s" for u in unsigned)
+    _assembly(b, f"tdpb{kinds}d %tmm{right}, %tmm{left}, %tmm{total}")
 
 
 def _assembly(b: Builder, text: str, *args: Value) -> None:

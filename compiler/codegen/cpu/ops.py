@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from effc.compiler.codegen.cpu.bf16_convert import convert, converts
 from effc.compiler.codegen.cpu.lowp import LOW_PRECISION, bits_of, from_f32, held_as, to_f32
 from effc.compiler.codegen.cpu.mathlib import function_for
 from effc.compiler.codegen.cpu.target import Target
@@ -30,11 +31,15 @@ _DIVISIONS = frozenset(f"arith.{op}" for op in ["divsi", "divui", "remsi", "remu
 
 
 class OpEmitter:
-    """Emits body ops into ``builder`` for ``target``. ``dtype`` arguments name what the body calls the values."""
+    """Emits body ops into ``builder`` for ``target``. ``dtype`` arguments name what the body calls the values.
+
+    ``flushes``: bf16 results that are subnormal may become zeros.
+    """
 
     def __init__(self, builder: Builder, target: Target) -> None:
         self.b = builder
         self.target = target
+        self.flushes = False
 
     def constant(self, instr: Instr) -> Value:
         value = instr["value"]
@@ -56,7 +61,7 @@ class OpEmitter:
             ]
             dtype = "f32" if instr.dtype in LOW_PRECISION else instr.dtype
             result = self._compute(instr, wide, dtype)
-            return from_f32(self.b, result, instr.dtype, self.target) if instr.dtype in LOW_PRECISION else result
+            return self._narrow(result, instr.dtype) if instr.dtype in LOW_PRECISION else result
         return self._compute(instr, args, instr.dtype)
 
     # -- the single ops ------------------------------------------------------------------------------------------------
@@ -136,12 +141,17 @@ class OpEmitter:
             if result == "f32":
                 return value
             if result in LOW_PRECISION:
-                return from_f32(b, value, result, target)
+                return self._narrow(value, result)
         if result in LOW_PRECISION:
             # As eager does: through f32.
             value = value if source == "f32" else b.cast(op, value, "f32")
-            return from_f32(b, value, result, target)
+            return self._narrow(value, result)
         return b.cast(op, value, result)
+
+    def _narrow(self, value: Value, dtype: str) -> Value:
+        if dtype == "bf16" and self.flushes and converts(value, self.target):
+            return convert(self.b, value)
+        return from_f32(self.b, value, dtype, self.target)
 
     def _each_lane(self, symbol: str, args: Sequence[Value], dtype: str) -> Value:
         b = self.b

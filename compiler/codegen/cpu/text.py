@@ -241,10 +241,11 @@ class Builder:
         align = element_bytes(split_type(value.type)[1])
         self.line(f"llvm.store {value.name}, {pointer.name} {{alignment = {align} : i64}} : {value.type}, {PTR}")
 
-    def prefetch(self, pointer: Value) -> None:
-        """Ask for the line at ``pointer``, which need not be mapped, into the second-level cache."""
+    def prefetch(self, pointer: Value, level: int = 2) -> None:
+        """Ask for the line at ``pointer``, which need not be mapped, into the cache of ``level`` 1 or 2."""
+        hint = 4 - level
         self.line(
-            f'"llvm.intr.prefetch"({pointer.name}) <{{cache = 1 : i32, hint = 2 : i32, rw = 0 : i32}}> : ({PTR}) -> ()'
+            f'"llvm.intr.prefetch"({pointer.name}) <{{cache = 1 : i32, hint = {hint} : i32, rw = 0 : i32}}> : ({PTR}) -> ()'
         )
 
     def opaque(self, pointer: Value) -> Value:

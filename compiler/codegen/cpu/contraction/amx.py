@@ -1,15 +1,14 @@
 """Products by tile registers (`codegen.cpu.amx`): a unit is up to 32 rows and 32 columns, held in four tiles.
 
-Each step of K takes 64 bytes of each row (32 elements of bf16): two tiles of rows, read where they lie, and two of the packed panel,
-whose K is filled with zeros to whole steps. The last step of a K that is none reads its rows from a copy that is filled with zeros
-too. All units have one height, so that the registers are configured once: the last one starts early enough to be as tall as the
-others, and stores only what is its own.
-
-Another type of factors (bytes, summed in i32) needs its own product instruction and packed groups of 4; the rest is the same.
+Each step of K takes up to 64 bytes of each row (`amx_form.step_of`): two tiles of rows, read where they lie, and two of the
+packed panel, whose K is filled with zeros to whole steps. The last step of a K that is none reads its rows from a copy that is filled
+with zeros too. All units have one height, so that the registers are configured once: the last one starts early enough to be as tall as
+the others, and stores only what is its own.
 """
 
 from __future__ import annotations
 
+from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.amx import (
     GROUP_BYTES,
     ROW_BYTES,
@@ -19,10 +18,13 @@ from effc.compiler.codegen.cpu.amx import (
     configured,
     load_tile,
     multiply_bf16,
+    multiply_bytes,
     store_tile,
 )
 from effc.compiler.codegen.cpu.body import Scope
+from effc.compiler.codegen.cpu.contraction.ahead import LINE, Ahead
 from effc.compiler.codegen.cpu.contraction.amx_form import step_cycles, step_of
+from effc.compiler.codegen.cpu.contraction.byte_factors import is_unsigned
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
 from effc.compiler.codegen.cpu.text import Value, element_bytes, vector_type
@@ -36,6 +38,8 @@ _SUMS, _LEFT, _RIGHT = ((0, 1), (2, 3)), (4, 5), (6, 7)
 class AmxKernel(Kernel):
     """A unit is one block of rows and one panel."""
 
+    flushes = True
+
     def _unit_cycles(self) -> Expr:
         """A panel that only one unit reads comes from memory."""
         nest, once = self.nest, self._row_tiles().constant == 1
@@ -46,17 +50,18 @@ class AmxKernel(Kernel):
     def _body(self, share: Share) -> None:
         b, nest = self.b, self.nest
         self.share = share
-        self.element, self.k_step = "i16", step_of(nest)
+        self.element, self.k_step = memory_type(nest.spec.operands[nest.left.operand].dtype), step_of(nest)
         rows = self._value(nest.size(nest.row))
         tiles = b.maximum(self._value(self._row_tiles()), 1)
         self.height = b.div(b.add(rows, b.sub(tiles, 1)), tiles)
         upper = b.maximum(b.minimum(self.height, ROWS), 1)
         lower = b.maximum(b.sub(self.height, ROWS), 1)
-        sizes = [b.index(ROWS)] * TILES
-        for tile in (*_SUMS[0], _LEFT[0]):
-            sizes[tile] = upper
-        for tile in (*_SUMS[1], _LEFT[1]):
-            sizes[tile] = lower
+        step_bytes = self.k_step * element_bytes(self.element)
+        sizes = [(b.index(step_bytes // GROUP_BYTES), ROW_BYTES)] * TILES
+        for half, rows in enumerate((upper, lower)):
+            sizes[_LEFT[half]] = (rows, step_bytes)
+            for tile in _SUMS[half]:
+                sizes[tile] = (rows, ROW_BYTES)
         self.sums = b.stack(2 * ROWS * self.shape.nr, self.accumulator)
         self.filled = b.stack(2 * ROWS * self.k_step, self.element)
         row = self._value(nest.stride(nest.left.load, nest.row))
@@ -76,9 +81,10 @@ class AmxKernel(Kernel):
         if nest.row is not None:
             place[f"d{nest.row}"] = start
         left, right = self._pointer(nest.left.load, place), self._right(outer, panel, place)
+        ahead = self._ahead(panel, right)
 
         def sums(halves: int) -> list[Value]:
-            self._sums(left, right, halves)
+            self._sums(left, right, halves, ahead)
             return []
 
         height = b.integer_of(self.height)
@@ -90,37 +96,41 @@ class AmxKernel(Kernel):
         self._finish(outer, column, start, b.sub(first, start))
 
     # -- sums -------------------------------------------------------------------------------------------------------
-    def _sums(self, left: Value, right: Value, halves: int) -> None:
+    def _sums(self, left: Value, right: Value, halves: int, ahead: Ahead | None) -> None:
         """All of K, into the first ``halves`` x vectors tiles, and these to the stack."""
         b, shape = self.b, self.shape
         tiles = [(i, j) for i in range(halves) for j in range(shape.vectors)]
         for i, j in tiles:
             clear_tile(b, _SUMS[i][j])
-        self._reduce(0, left, right, halves)
+        self._reduce(0, left, right, halves, ahead)
         width = shape.nr * element_bytes(self.accumulator)
         for i, j in tiles:
             offset = i * ROWS * width + j * ROW_BYTES
             store_tile(b, _SUMS[i][j], b.element_pointer(self.sums, b.index(offset), "i8"), b.index(width))
 
-    def _reduce(self, depth: int, left: Value, right: Value, halves: int) -> None:
+    def _reduce(self, depth: int, left: Value, right: Value, halves: int, ahead: Ahead | None) -> None:
         b, nest = self.b, self.nest
         size = self._value(self.sizes[depth])
         if depth < len(self.sizes) - 1:
             across = self._value(nest.stride(nest.left.load, nest.reduction[depth]))
             along = self._value(self._right_strides()[depth])
+            inner = self._value(product(self.sizes[depth + 1 :]))
             with b.loop(b.index(0), size) as loop:
                 self._reduce(
                     depth + 1,
                     b.element_pointer(left, b.mul(loop.index, across), self.element),
                     b.element_pointer(right, b.mul(loop.index, along), self.element),
                     halves,
+                    ahead and ahead.moved(b, b.mul(loop.index, inner)),
                 )
             return
         whole = b.mul(b.div(size, self.k_step), self.k_step)
         with b.loop(b.index(0), whole, self.k_step) as loop:
-            self._step(
-                b.element_pointer(left, loop.index, self.element), self.row_bytes, self._at(right, loop.index), halves
-            )
+            if ahead is not None:
+                ahead.moved(b, loop.index).fetch(b, self.k_step)
+            at = self._at(right, loop.index)
+            self._fetch_next(at)
+            self._step(b.element_pointer(left, loop.index, self.element), self.row_bytes, at, halves)
         rest = b.sub(size, whole)
         if b.integer_of(rest) == 0:
             return
@@ -132,6 +142,12 @@ class AmxKernel(Kernel):
         """The panel from element ``k`` of the innermost sum on."""
         return self.b.element_pointer(right, self.b.mul(k, self.shape.nr), self.element)
 
+    def _fetch_next(self, right: Value) -> None:
+        """The next step of the panel into L1: a load of a tile waits for each of its rows."""
+        step = self.k_step * self.shape.nr * element_bytes(self.element)
+        for line in range(0, step, LINE):
+            self.b.prefetch(self.b.element_pointer(right, self.b.index(step + line), "i8"), level=1)
+
     def _step(self, left: Value, stride: Value, right: Value, halves: int) -> None:
         """One row of tiles' length along K."""
         b, vectors = self.b, self.shape.vectors
@@ -142,7 +158,14 @@ class AmxKernel(Kernel):
             at = b.element_pointer(left, b.mul(stride, i * ROWS), "i8")
             load_tile(b, _LEFT[i], at, stride)
             for j in range(vectors):
-                multiply_bf16(b, _SUMS[i][j], _LEFT[i], _RIGHT[j])
+                self._multiply(_SUMS[i][j], _LEFT[i], _RIGHT[j])
+
+    def _multiply(self, total: int, left: int, right: int) -> None:
+        if self.accumulator == "f32":
+            multiply_bf16(self.b, total, left, right)
+        else:
+            unsigned = (is_unsigned(self.nest, self.nest.left), is_unsigned(self.nest, self.nest.right))
+            multiply_bytes(self.b, total, left, right, unsigned)
 
     def _fill(self, left: Value, count: Value) -> None:
         """Copy ``count`` elements of each row, and zeros behind them."""

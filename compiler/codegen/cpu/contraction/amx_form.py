@@ -1,30 +1,38 @@
 """Which contractions run on tile registers (`contraction.amx`): those that lie as the registers take them, where that is less work.
 
-The work is counted in cycles; the count was made from manuals, and no core confirmed it: by Intel's (Optimization Reference Manual,
-chapter on AMX) a product of tiles starts every 16 cycles and takes 52, and two multiply-adds of vectors start a cycle. For a sum of
-K over two tiles of columns:
+The work of a unit is counted in cycles, measured on a core of Emerald Rapids. There a
+product of tiles starts every 16 cycles, also one that adds to the last one's sums (52 by Intel's Optimization Reference Manual), a
+tile comes from L1 in 10 cycles and from L2 in 26, and two multiply-adds of vectors start a cycle. For a sum of K:
 
 =========  ==================================================================================================================
-tiles      ``ceil(K / 32) * max(52, 16 * tiles of sums)`` for up to 32 rows, and `ROW_CYCLES` a row where K has a remainder
-vectors    ``K * (rows + 1)``: a multiply-add a row and two instructions that widen the pairs, of two vectors
+tiles      ``ceil(K / 32)`` steps, of bytes ``ceil(K / 64)``, each the products' or the loads' time, and `ROW_CYCLES` a row where K has a
+           remainder; `START` a unit, and `CONFIGURE` a kernel
+vectors    of bf16, for each of K: a multiply-add a row and vector, two instructions that widen a row's factor, one a vector of columns; of
+           bytes, for four of K: a ``vpdpbusd`` a row and vector, one load a vector, but no less than the columns' stream from L2
 =========  ==================================================================================================================
 
-So tiles are taken for K of a step or so and more, even for a single row: there both are bound by the stream of the weights, 39
-against 32 bytes a cycle where memory gives 8 or so, and decode shares the panels that prefill has packed. A few taps of a few channels
-stay with vectors.
+So bf16 takes tiles for K of a step or so and more, even for a single row: decode then shares the panels that prefill has packed. Bytes take
+them for K of 48 and more and from 4 rows on. A few taps of a few channels stay with vectors.
 """
 
 from __future__ import annotations
 
+from math import prod
+
 from effc.compiler.codegen.cpu import amx
+from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import ITEM_SIZE
 
-#: Cycles from one product of tiles to the next, and from one to another that adds to its sums.
-PRODUCT, CHAIN = 16, 52
-#: Cycles of copying the remainder of a row: a masked load, a store, and the wait until a tile load may read it (an estimate).
+#: Cycles from one product of tiles of 16 rows to the next, and of a tile's load from L2.
+PRODUCT, LOAD = 16, 26
+#: Cycles from the first load of a unit to its sums, less what runs beside the last unit's, and of configuring and releasing the registers.
+START, CONFIGURE = 100, 250
+#: Cycles of copying the remainder of a row: a masked load, a store, and the wait until a tile load may read it.
 ROW_CYCLES = 4
+#: Multiply-adds of vectors a cycle, and bytes from L2.
+_FMAS, _L2_BYTES = 2, 48
 #: Rows of a unit, and the vectors of columns of one.
 UNIT_ROWS, UNIT_VECTORS = 2 * amx.ROWS, 2
 #: Rows where their number is known only at run time.
@@ -33,12 +41,20 @@ _UNKNOWN = 256
 
 def takes_tiles(nest: Nest, target: Target) -> bool:
     """Whether the contraction runs on tile registers."""
-    return target.has("amx_bf16") and _fits(nest) and pays(nest)
+    return target.has("amx_int8" if is_bytes(nest) else "amx_bf16") and _fits(nest) and pays(nest)
 
 
 def step_of(nest: Nest) -> int:
-    """Elements of K in a row of a tile of the left factor."""
-    return amx.ROW_BYTES // ITEM_SIZE[nest.spec.operands[nest.left.operand].dtype]
+    """Elements of K in a row of a tile of the left factor: all that it holds, or less where shorter steps leave no remainder to copy, and
+    cost at most one step more.
+    """
+    item = ITEM_SIZE[nest.spec.operands[nest.left.operand].dtype]
+    whole, group, length = amx.ROW_BYTES // item, amx.GROUP_BYTES // item, nest.size(nest.reduction[-1]).constant
+    if not length or length % group:
+        return whole
+    steps = -(-length // whole)
+    even = next((n for n in (steps, steps + 1) if length % (n * group) == 0), 0)
+    return length // even if even else whole
 
 
 def vectors_of(nest: Nest) -> int:
@@ -48,19 +64,36 @@ def vectors_of(nest: Nest) -> int:
 
 
 def step_cycles(nest: Nest) -> int:
-    """Of the products of one step of K of a unit."""
-    halves = -(-_unit_rows(nest) // amx.ROWS)
-    return max(CHAIN, PRODUCT * halves * vectors_of(nest))
+    """Of one step of K of a unit."""
+    rows, vectors = _unit_rows(nest), vectors_of(nest)
+    return max(PRODUCT * -(-rows // amx.ROWS) * vectors, LOAD * vectors + LOAD * rows // amx.ROWS)
 
 
 def pays(nest: Nest) -> bool:
-    """Whether tiles take fewer cycles than vectors for the innermost sum of a unit."""
+    """Whether tiles take fewer cycles than vectors for a unit."""
     length = nest.size(nest.reduction[-1]).constant
     if length is None:
         return True
+    times = prod(nest.size(k).constant or 1 for k in nest.reduction[:-1])
     rows, step = _unit_rows(nest), step_of(nest)
-    tiles = -(-length // step) * step_cycles(nest) + (rows * ROW_CYCLES if length % step else 0)
-    return tiles < length * vectors_of(nest) * (rows + 1) / 2
+    once = -(-length // step) * step_cycles(nest) + (rows * ROW_CYCLES if length % step else 0)
+    return START + CONFIGURE / _units(nest) + times * once < times * _vector_cycles(nest, rows, length)
+
+
+def _vector_cycles(nest: Nest, rows: int, length: int) -> float:
+    """Of a sum over ``length`` by vectors."""
+    vectors = vectors_of(nest)
+    if not is_bytes(nest):
+        return length * (vectors * (rows + 1) + 2 * rows) / _FMAS
+    groups = -(-length // 4)
+    return groups * vectors * max((rows + 1) / _FMAS, amx.ROW_BYTES / _L2_BYTES)
+
+
+def _units(nest: Nest) -> int:
+    """Of the whole contraction, with a guess for what is known only at run time."""
+    rows, columns = nest.size(nest.row).constant or _UNKNOWN, nest.size(nest.column).constant or _UNKNOWN
+    others = prod(nest.size(i).constant or _UNKNOWN for i in nest.outer)
+    return -(-rows // UNIT_ROWS) * -(-columns // (UNIT_VECTORS * amx.ROWS)) * others
 
 
 def _unit_rows(nest: Nest) -> int:
@@ -71,12 +104,14 @@ def _unit_rows(nest: Nest) -> int:
 
 
 def _fits(nest: Nest) -> bool:
-    """Whether the right factor is packed, both are bf16, K is contiguous in the rows, and the sums are f32."""
+    """Whether the right factor is packed, K is contiguous in the rows, and both are bf16 whose sums are f32, or bytes."""
     spec = nest.spec
     if not nest.right.packed or nest.wise or nest.borders or nest.column is None or not nest.reduction:
         return False
     sides = (nest.left, nest.right)
+    contiguous = nest.stride(nest.left.load, nest.reduction[-1]).constant == 1
+    if is_bytes(nest):
+        return contiguous
     bf16 = all(spec.operands[side.operand].dtype == "bf16" for side in sides)
     plain = all(spec.body[i].op == "arith.extf" for side in sides for i in side.chain)
-    contiguous = nest.stride(nest.left.load, nest.reduction[-1]).constant == 1
     return bf16 and plain and contiguous and spec.body[nest.contract].dtype == "f32"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.bf16_pairs import dot_pairs
 from effc.compiler.codegen.cpu.byte_dots import dot_bytes
-from effc.compiler.codegen.cpu.contraction.form import is_codes, is_unsigned
+from effc.compiler.codegen.cpu.contraction.byte_factors import is_unsigned
+from effc.compiler.codegen.cpu.contraction.form import is_codes
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.sides import Side
 from effc.compiler.codegen.cpu.ops import OpEmitter

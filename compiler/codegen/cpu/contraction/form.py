@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu.contraction.amx_form import step_of, takes_tiles
+from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
 from effc.compiler.codegen.cpu.contraction.roles import Nest
-from effc.compiler.codegen.cpu.contraction.sides import Side
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import ITEM_SIZE
 
@@ -39,15 +39,6 @@ def packed_group(nest: Nest) -> int:
     return 2 if nest.spec.operands[nest.right.operand].dtype == "bf16" else 1
 
 
-def is_bytes(nest: Nest) -> bool:
-    """Whether unsigned bytes are multiplied by signed ones and summed in i32."""
-    sides, body = (nest.left, nest.right), nest.spec.body
-    if body[nest.contract].dtype != "i32" or any(nest.spec.operands[s.operand].dtype != "i8" for s in sides):
-        return False
-    widened = all(len(s.chain) == 1 and body[s.chain[0]].op in ("arith.extui", "arith.extsi") for s in sides)
-    return widened and is_unsigned(nest, nest.left) != is_unsigned(nest, nest.right)
-
-
 def is_codes(nest: Nest) -> bool:
     """Whether the packed right factor is quantized, or integers that are summed as floats: both become f32 in the kernel."""
     right = nest.right
@@ -55,11 +46,6 @@ def is_codes(nest: Nest) -> bool:
     return (
         right.packed and not nest.wise and not nest.borders and bool(nest.reduction) and (right.quantized or integers)
     )
-
-
-def is_unsigned(nest: Nest, side: Side) -> bool:
-    """Whether the elements of a factor are widened as unsigned integers."""
-    return any(nest.spec.body[i].op == "arith.extui" for i in side.chain)
 
 
 def filled_to(nest: Nest, target: Target) -> int:

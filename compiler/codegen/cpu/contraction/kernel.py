@@ -33,6 +33,8 @@ class Kernel:
 
     #: Whether the tile reads a copy of the right factor made by the kernel.
     turned = False
+    #: Whether the sums take subnormal numbers for zeros, so that what follows them may too.
+    flushes = False
 
     def __init__(self, nest: Nest, shape: Shape, target: Target) -> None:
         self.nest, self.shape, self.target = nest, shape, target
@@ -84,6 +86,7 @@ class Kernel:
         )
         self._prepare(share)
         body = Body(b, nest.spec, self.target, share.pointer, share.symbols, lambda: share.error_cell)
+        body.ops.flushes = self.flushes
         self.epilogue = Epilogue(b, nest, body)
         axes = self._axes()
         self.last_panel = self._indices(axes, b.sub(share.hi, 1)).get("panel", b.index(0))

@@ -10,8 +10,9 @@ from __future__ import annotations
 from math import prod
 
 from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS, vectors_of
+from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
 from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows
-from effc.compiler.codegen.cpu.contraction.form import form, is_bytes, is_codes, lanes_of, packed_group
+from effc.compiler.codegen.cpu.contraction.form import form, is_codes, lanes_of, packed_group
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import split
