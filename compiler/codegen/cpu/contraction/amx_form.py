@@ -1,6 +1,6 @@
 """Which contractions run on tile registers (`contraction.amx`): those that lie as the registers take them, where that is less work.
 
-The work of a unit is counted in cycles, measured on a core of Emerald Rapids. There a product of tiles starts every 16 cycles, also one that
+Its work is counted in cycles, measured on a core of Emerald Rapids. There a product of tiles starts every 16 cycles, also one which
 adds to the last one's sums (52 by Intel's Optimization Reference Manual), a tile comes from L1 in 10 cycles and from L2 in 26, and two
 multiply-adds of vectors start a cycle. For a sum of K:
 
