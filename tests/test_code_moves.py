@@ -154,6 +154,30 @@ def test_what_pools_and_rearranges_reads_bytes(pool: Callable[[Tensor], Tensor])
     close(got, function(x), 0.02)
 
 
+@pytest.mark.parametrize("how", [U8, S8])
+def test_bfloat16(how: tuple[int, int, torch.dtype]) -> None:
+    first, zero = (99, 120) if how is U8 else (4, -5)
+
+    def between(x: Tensor, scale: float, zero: int) -> Tensor:
+        codes = Q.quantize_per_tensor(x, scale, zero, *how)
+        result: Tensor = Q.dequantize_per_tensor(codes, scale, zero, *how, out_dtype=torch.bfloat16)
+        return result
+
+    def function(x: Tensor) -> Tensor:
+        x = between(x, 0.03, first)
+        parts = [F.conv2d(x, A().bfloat16(), padding=1), F.relu(F.conv2d(x, B().bfloat16()))]
+        y = between(torch.cat([between(p, 0.05, zero) for p in parts], 1), 0.05, zero)
+        return F.avg_pool2d(F.max_pool2d(y, 3, 2, 1), 2).flatten(1)
+
+    x = torch.randn(2, 6, 9, 7).bfloat16()
+    got, program = run(function, x)
+    assert buffers(program) == {"i8"}
+    assert rounds(program) == 3
+    assert [i.dtype for k in program.kernels for i in k.body if i.op == "contract"] == ["i32", "i32"]
+    expected = function(x)
+    assert (got - expected).abs().max() <= 0.1 + 0.01 * expected.abs().max()
+
+
 # -- quantizations that undo dequantizations --------------------------------------------------------------------------
 def spelled(codes: Tensor, scale: float, zero: int) -> Tensor:
     """There and back, in other operations than torch's."""

@@ -268,7 +268,7 @@ def test_llvm_emits_tile_instructions() -> None:
         (1, 10, 64, False, False),  # one chain of products, one vector of columns
         (16, 10, 64, True, False),
         (1024, 64, 48, True, True),
-        (0, 64, 64, False, False),
+        (0, 64, 64, True, False),
     ],
 )
 def test_tiles_are_taken_where_they_are_less_work(m: int | str, n: int, k: int, bf16: bool, bytes_: bool) -> None:

@@ -363,3 +363,45 @@ def test_one_row_of_weights_has_no_panels(n: int, k: int) -> None:
     got, found = sums(model, x, notes=notes if n == 1 else ())
     assert found == (["f32xf32->f32"] if n == 1 else ["f32xi8->f32"])
     torch.testing.assert_close(got, model(x))
+
+
+# -- bfloat16 ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_bfloat16_with_static_scales(rows: int) -> None:
+    weight, bias = Weight(35, 70), torch.randn(35).bfloat16()
+    how = (0.03, 5, *RANGES[torch.int8], torch.int8)
+
+    def function(x: Tensor) -> Tensor:
+        x = Q.dequantize_per_tensor(Q.quantize_per_tensor(x, *how), *how, out_dtype=torch.bfloat16)
+        return F.linear(x, weight().bfloat16(), bias)
+
+    x = (torch.randn(rows, 70) * 2).bfloat16()
+    got, found = sums(function, x)
+    assert found == ["i8xi8->i32"]
+    codes = Q.quantize_per_tensor(x, *how).double() - 5
+    expected = codes @ (weight.codes.double() * weight.scales.double()[:, None]).T * 0.03 + bias.double()
+    assert (got.double() - expected).norm() <= 4e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("Int8DynamicActivationInt8WeightConfig", {}, "i8xi8->i32"),
+        ("Int8WeightOnlyConfig", {}, "bf16xi8->f32"),
+        ("IntxWeightOnlyConfig", {"weight_dtype": torch.int4}, "bf16xi8->f32"),
+    ],
+)
+def test_bfloat16_of_torchao(name: str, arguments: dict[str, Any], expected: str, rows: int) -> None:
+    """As close to float64 as eager's roundings to bfloat16 are, or closer."""
+    quantization = pytest.importorskip("torchao.quantization")
+    model = nn.Sequential(nn.Linear(96, 70), nn.ReLU(), nn.Linear(70, 48)).bfloat16().eval()
+    if "Intx" in name:
+        arguments = {**arguments, "granularity": quantization.PerAxis(0)}
+    quantization.quantize_(model, getattr(quantization, name)(**arguments))
+    x = torch.randn(rows, 96).bfloat16()
+    got, found = sums(model, x)
+    assert found == [expected] * 2
+    with torch.no_grad():
+        eager = model(x)
+    assert (got - eager).norm() <= 0.02 * eager.norm()

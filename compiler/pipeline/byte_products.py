@@ -32,6 +32,8 @@ class ByteProduct(Form):
 
     def run(self) -> list[Op] | str:
         """The operations that replace the contraction, or why there are none."""
+        for codes in self.codes:
+            self.take(codes)
         sides = list(zip(self.codes, self.numbers, strict=True))
         scales = [t for c, n in sides for t in self.terms(c.scales, n)]
         zeros = [self.terms(c.zeros, n) for c, n in sides]
@@ -46,7 +48,6 @@ class ByteProduct(Form):
             return "the number of products in a sum is known only when it runs, so int32 might overflow"
         if points * (255 * 255 if all(map(nonzero, zeros)) else 255 * 128) > _LIMIT:
             return f"a sum of {points} products of bytes might exceed int32"
-        self.made += [m for c in self.codes for m in c.made]
         b = BodyBuilder()
         factors: list[Tensor] = [c.tensor for c in self.codes]
         wide = [

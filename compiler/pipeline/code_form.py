@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from effc.compiler.ir.expr import var
 from effc.compiler.pipeline.body_builder import BodyBuilder
-from effc.compiler.pipeline.dequantized import Term, origin, pointwise
-from effc.compiler.pipeline.graph import Body, Op, Tensor
+from effc.compiler.pipeline.dequantized import Codes, Term, origin, pointwise
+from effc.compiler.pipeline.graph import Body, Op, Tensor, is_static
 from effc.compiler.pipeline.views import Index
 
 
@@ -23,6 +23,13 @@ class Form:
         self.body = BodyBuilder()
         self.operands: list[Tensor] = []
         self.maps: list[Index] = []
+
+    def take(self, codes: Codes) -> None:
+        """Have what computes ``codes`` and their terms made, and know which of that depends on parameters alone."""
+        self.made += codes.made
+        for op in codes.made:
+            if is_static(op, self.static):
+                self.static.update(op.results)
 
     def contraction(
         self, factors: Sequence[Tensor], body: Body, dtype: str, more: Sequence[tuple[Tensor, Index]] = ()

@@ -48,7 +48,7 @@ class _Moves:
 
     def _behind(self, op: Op) -> list[Op] | None:
         """``op`` of the codes, dequantized behind it."""
-        if op.results[0].dtype != "f32":
+        if op.results[0].dtype not in ("f32", "bf16"):
             return None
         codes = self.decoder.decode(op.results[0])
         if codes is None or codes.zero is None or not codes.scales or any(s.tensor is not None for s in codes.scales):

@@ -12,7 +12,7 @@ def _takes_maxima(op: Op) -> bool:
     """Whether it is a max pool: a second operand, which is not read, has the window's shape."""
     if op.kind != "generic" or op.body is None or op.attributes.get("reduce") != ("max",) or len(op.operands) != 2:
         return False
-    return op.results[0].dtype == "f32" and op.body.instrs[op.body.yields[0]].op == "operand"
+    return op.results[0].dtype in ("f32", "bf16") and op.body.instrs[op.body.yields[0]].op == "operand"
 
 
 def pooled(op: Op, decoder: Decoder) -> list[Op] | None:
@@ -76,7 +76,8 @@ def dequantized(op: Op, source: Tensor, codes: Codes) -> Op:
     for scale in codes.scales:
         value = b.op("arith.mulf", value, b.constant(scale.value, "f32"))
     result = op.results[0]
+    value = b.cast(value, result.dtype)
     dims = tuple(var(f"d{k}") for k in range(len(result.sizes)))
-    made = pointwise([source], [dims], result.sizes, b.body(value), "f32", op.location)
+    made = pointwise([source], [dims], result.sizes, b.body(value), result.dtype, op.location)
     made.results, result.producer = [result], made
     return made

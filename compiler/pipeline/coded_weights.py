@@ -35,6 +35,7 @@ class CodedWeight(Form):
     def run(self) -> list[Op] | str:
         """The operations that replace the contraction, or why there are none."""
         op = self.op
+        self.take(self.codes)
         scales, zeros = (self.terms(found, self.number) for found in (self.codes.scales, self.codes.zeros))
         checked = [t for t in zeros if self.known_zero(t)]
         zeros = [t for t in zeros if t not in checked and (t.tensor is not None or t.value)]
@@ -47,7 +48,6 @@ class CodedWeight(Form):
             if not known:
                 return "its codebook has no scale that is a parameter"
             scales = [self._with_book(t, self.book) if t is known[0] else t for t in scales]
-        self.made += self.codes.made
         if self.separable([*scales, *checked]) and not zeros and (self.fixed(scales) or not checked):
             total = self._sum([])
             return self.finish(self.scaled(self.read(total, op.result_maps[0]), scales, checked))

@@ -301,10 +301,10 @@ class _Body:
 
 
 def origin(tensor: Tensor) -> Tensor:
-    """The tensor that this one is but for views and conversions."""
+    """The tensor whose elements, converted, are all that this one holds."""
     root, _ = chain(tensor)
     op = root.producer
-    if op is None or op.kind != "generic" or op.body is None or len(op.operands) != 1 or op.maps != op.result_maps:
+    if op is None or op.kind != "generic" or op.body is None or len(op.operands) != 1 or op.reduction_dims:
         return root
     plain = all(op.body.instrs[p].op in _KEEPING or op.body.instrs[p].op == "operand" for p in op.body.needed())
     return origin(op.operands[0]) if plain else root

@@ -14,7 +14,7 @@ from effc.compiler.pipeline.views import chain
 Values = NDArray[Any]
 
 DTYPES: Mapping[str, Any] = {
-    "f64": np.float64, "f32": np.float32, "f16": np.float16,
+    "f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": np.float32,  # rounded where it is computed
     "i64": np.int64, "i32": np.int32, "i16": np.int16, "i8": np.int8, "i1": np.bool_,
 }  # fmt: skip
 _UNSIGNED: Mapping[str, Any] = {"i32": np.uint32, "i16": np.uint16, "i8": np.uint8, "i1": np.bool_}
@@ -71,8 +71,15 @@ def evaluate(op: Op, given: Mapping[int, Values], position: int | None = None) -
             )
             if value is None or not np.isfinite(value).all():
                 return None
-            made[at] = value
+            made[at] = _rounded(value) if instr.dtype == "bf16" else value
     return made[last]
+
+
+def _rounded(value: Values) -> Values:
+    """Finite float32 to the nearest bfloat16, ties to even."""
+    bits = value.astype(np.float32).view(np.uint32)
+    even = (bits >> np.uint32(16)) & np.uint32(1)
+    return ((bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def _operand(op: Op, instr: BodyInstr, given: Mapping[int, Values]) -> Values | None:

@@ -17,8 +17,8 @@ _CHEAP = frozenset(
     }
     | {"operand", "constant"}
 )
-#: A dequantization: widen, subtract, multiply, with its constants.
-_MOST = 6
+#: A dequantization: widen, subtract, multiply, with its constants, and round.
+_MOST = 7
 
 
 def sink_widenings(graph: Graph) -> None:

@@ -23,7 +23,7 @@ from effc.compiler.codegen.cpu.amx import (
 )
 from effc.compiler.codegen.cpu.body import Scope
 from effc.compiler.codegen.cpu.contraction.ahead import LINE, Ahead
-from effc.compiler.codegen.cpu.contraction.amx_form import step_cycles, step_of
+from effc.compiler.codegen.cpu.contraction.amx_form import epilogue_cycles, step_cycles, step_of
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_unsigned
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
@@ -45,7 +45,8 @@ class AmxKernel(Kernel):
         nest, once = self.nest, self._row_tiles().constant == 1
         stream = self.shape.vectors * ROWS * ROW_BYTES // FAR_BYTES
         steps = floordiv(self.sizes[-1] + (step_of(nest) - 1), as_expr(step_of(nest)))
-        return product(self.sizes[:-1]) * steps * max(step_cycles(nest), stream if once else 0)
+        sums = product(self.sizes[:-1]) * steps * max(step_cycles(nest), stream if once else 0)
+        return sums + epilogue_cycles(nest)
 
     def _body(self, share: Share) -> None:
         b, nest = self.b, self.nest

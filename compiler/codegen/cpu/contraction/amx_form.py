@@ -1,8 +1,8 @@
 """Which contractions run on tile registers (`contraction.amx`): those that lie as the registers take them, where that is less work.
 
-The work of a unit is counted in cycles, measured on a core of Emerald Rapids. There a
-product of tiles starts every 16 cycles, also one that adds to the last one's sums (52 by Intel's Optimization Reference Manual), a
-tile comes from L1 in 10 cycles and from L2 in 26, and two multiply-adds of vectors start a cycle. For a sum of K:
+Its work is counted in cycles, measured on a core of Emerald Rapids. There a product of tiles starts every 16 cycles, also one which
+adds to the last one's sums (52 by Intel's Optimization Reference Manual), a tile comes from L1 in 10 cycles and from L2 in 26, and two
+multiply-adds of vectors start a cycle. For a sum of K:
 
 =========  ==================================================================================================================
 tiles      ``ceil(K / 32)`` steps, of bytes ``ceil(K / 64)``, each the products' or the loads' time, and `ROW_CYCLES` a row where K has a
@@ -12,7 +12,7 @@ vectors    of bf16, for each of K: a multiply-add a row and vector, two instruct
 =========  ==================================================================================================================
 
 So bf16 takes tiles for K of a step or so and more, even for a single row: decode then shares the panels that prefill has packed. Bytes take
-them for K of 48 and more and from 4 rows on. A few taps of a few channels stay with vectors.
+them for K of 24 and more and from 4 rows on. A few taps of a few channels stay with vectors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from effc.compiler.ir.spec import ITEM_SIZE
 #: Cycles from one product of tiles of 16 rows to the next, and of a tile's load from L2.
 PRODUCT, LOAD = 16, 26
 #: Cycles from the first load of a unit to its sums, less what runs beside the last unit's, and of configuring and releasing the registers.
-START, CONFIGURE = 100, 250
+START, CONFIGURE = 60, 250
 #: Cycles of copying the remainder of a row: a masked load, a store, and the wait until a tile load may read it.
 ROW_CYCLES = 4
 #: Multiply-adds of vectors a cycle, and bytes from L2.
@@ -66,7 +66,14 @@ def vectors_of(nest: Nest) -> int:
 def step_cycles(nest: Nest) -> int:
     """Of one step of K of a unit."""
     rows, vectors = _unit_rows(nest), vectors_of(nest)
-    return max(PRODUCT * -(-rows // amx.ROWS) * vectors, LOAD * vectors + LOAD * rows // amx.ROWS)
+    load = LOAD * step_of(nest) * ITEM_SIZE[nest.spec.operands[nest.left.operand].dtype] // amx.ROW_BYTES
+    return max(PRODUCT * -(-rows // amx.ROWS) * vectors, load * vectors + load * rows // amx.ROWS)
+
+
+def epilogue_cycles(nest: Nest) -> int:
+    """Of what follows the sums of a unit, two vector instructions a cycle."""
+    after = len(nest.spec.body) - nest.contract
+    return min(_unit_rows(nest), UNIT_ROWS) * vectors_of(nest) * after // _FMAS
 
 
 def pays(nest: Nest) -> bool:
