@@ -1,8 +1,9 @@
 """The greedy planner: at each site the candidate that saves most time for its error, while the errors fit an allowance.
 
 Estimated errors of sites are taken as independent, so their squares add up; that is a proxy. The whole model under the named
-metric decides: the first plan takes the fastest candidate of each site, and while it is over the budget, the allowance is cut, down to
-exact candidates alone. A candidate is taken only where even the slow end of its predicted range is faster than dense is predicted to be.
+metric decides: the first plan takes the fastest candidate of each site; while plans are over the budget, the allowance is cut, and once
+one is not, it is sought between that one's and the last that was. A candidate is taken only where even the slow end of its predicted
+range is faster than dense is predicted to be.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from effc.compiler.ir.spec import KernelSpec
 #: ``price(spec, values of its symbols)``: predicted time of one call.
 Price = Callable[[KernelSpec, Sequence[int]], Latency]
 
-#: Verifications of plans that are over the budget, before only exact candidates are left.
-_ROUNDS = 6
+#: Plans that are verified, besides the exact one.
+_ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,30 @@ class Planner:
     def plan(self, sites: Sequence[Site], candidates: Mapping[str, Sequence[Candidate]], goal: Goal) -> Plan:
         """The plan of least predicted latency whose metric holds. ``candidates`` by site name, the dense one first."""
         choices = {site.name: [self._best(c) for c in candidates[site.name]] for site in sites}
-        allowance = math.inf if goal.budget else 0.0
-        for round_ in range(_ROUNDS + 1):
-            plan = self._assemble(sites, choices, allowance if round_ < _ROUNDS else 0.0, goal)
-            measured = goal.verify(plan)
-            if plan.exact or measured <= goal.budget:
-                return _verified(plan, measured, round_)
-            # A metric in proportion to the error would meet the budget at their ratio; the error rarely grows more slowly.
-            spent = math.sqrt(sum(d.error**2 for d in plan.decisions))
-            allowance = spent * (min(0.7, 0.9 * goal.budget / measured) if measured > 0 else 0.5)
-        raise AssertionError("the last round leaves exact candidates only")
+        best = self._assemble(sites, choices, 0.0, goal)  # of exact candidates
+        if not goal.budget:
+            return _verified(best, goal.verify(best), 0)
+        measured, kept, broken = math.nan, 0.0, math.inf  # allowances whose plans kept the budget and broke it
+        tried = [best.decisions]
+        allowance, tightened = math.inf, 0
+        for _ in range(_ROUNDS):
+            plan = self._assemble(sites, choices, allowance, goal)
+            if plan.decisions in tried:
+                break
+            tried.append(plan.decisions)
+            found = goal.verify(plan)
+            if plan.exact or found <= goal.budget:
+                best, measured, kept = plan, found, allowance
+            else:
+                broken, tightened = min(allowance, _spent(plan)), tightened + 1
+            if kept == math.inf:
+                break
+            # A metric in proportion to the error meets the budget at their ratio; then half-way between what kept and what broke it.
+            ratio = goal.budget / found if found > 0 else 0.5
+            allowance = math.sqrt(kept * broken) if kept else broken * min(0.7, ratio)
+        if math.isnan(measured):
+            measured = goal.verify(best)
+        return _verified(best, measured, tightened)
 
     def _best(self, candidate: Candidate) -> _Choice:
         if candidate.latency is not None:
@@ -98,6 +113,11 @@ def _greedy(choices: Mapping[str, list[_Choice]], allowance: float) -> dict[str,
         if choice.latency.seconds < taken[name].latency.seconds and (choice.candidate.exact or after <= allowance**2):
             taken[name], spent = choice, after
     return taken
+
+
+def _spent(plan: Plan) -> float:
+    """Estimated error of a plan: the errors of its sites are taken as independent."""
+    return math.sqrt(sum(d.error**2 for d in plan.decisions))
 
 
 def _worth(dense: _Choice, choice: _Choice) -> float:

@@ -76,8 +76,13 @@ class _Planning:
             made = Offers({s.name: [dense(s, host_alternatives())] for s in plain.sites}, {})
 
         def complete(plan: ir.Plan) -> ir.Plan:
-            changed = [(site.param, d) for site, d in zip(plain.sites, plan.decisions, strict=True) if d.options]
-            return replace(plan, weights={name: made.weights[name, d.options] for name, d in changed})
+            changed = [
+                (name, d.options)
+                for site, d in zip(plain.sites, plan.decisions, strict=True)
+                for name in site.params
+                if d.options
+            ]
+            return replace(plan, weights={key[0]: made.weights[key] for key in changed if key in made.weights})
 
         def verify(plan: ir.Plan) -> float:
             as_it_is = plan.exact and not plan.schedules()

@@ -5,7 +5,7 @@ So a candidate is the kernel that code generation really makes of it, fused as i
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -52,33 +52,70 @@ def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Q
     trial.time(plain, *compiled)
     found = _measured(plain)
     weights: dict[tuple[str, Pairs], StoredWeight] = {}
-    places, rests = _largest(plain)
+    units = _units(plain)
     sensitivity = Sensitivity(trial)
     for variant, one in zip(variants, compiled, strict=True):
-        times, pairs = _by_parameter(one), pairs_of(variant)
+        pairs = pairs_of(variant)
+        errors: dict[str, float] = {}
         for compressed in one.recording.compressed:
-            for weight_site in compressed.sites:
-                name = weight_site.name
-                if name not in places or name not in times:
-                    continue
-                stored = compressed.weights[name]
-                statistics = trial.calibration.sites.get(name)
-                matrix = weight_site.matrix(compressed.values[weight_site.param])
-                error = output_error(stored, matrix, statistics) * sensitivity.of(weight_site, stored, matrix)
-                kernels, total = times[name]
-                latency = replace(total, seconds=max(total.seconds - rests[name], 0.0))
-                weights[name, pairs] = stored
-                found[places[name]].append(
-                    Candidate(
-                        Quantize.name,
-                        tuple((site.spec,) for site in kernels),
-                        tuple(site.symbols for site in kernels),
-                        pairs,
-                        error,
-                        latency,
-                    )
-                )
+            for site in compressed.sites:
+                stored, matrix = compressed.weights[site.name], site.matrix(compressed.values[site.param])
+                estimate = output_error(stored, matrix, trial.calibration.sites.get(site.name))
+                errors[site.name] = estimate * sensitivity.of(site, stored, matrix)
+                weights[site.name, pairs] = stored
+        for unit in units:
+            members = unit.params & errors.keys()
+            if members:
+                error = math.sqrt(sum(errors[name] ** 2 for name in members))
+                found[unit.site].append(unit.candidate(one, pairs, error))
     return Offers(found, weights)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Weights that are decided on together, for one kernel of the exact model reads them all: the one of ``site``. ``elsewhere``: seconds
+    of its other kernels that read them.
+    """
+
+    site: str
+    params: frozenset[str]
+    elsewhere: float
+
+    def candidate(self, compiled: Compiled, pairs: Pairs, error: float) -> Candidate:
+        """The kernels of a variant that read these weights, in the place of the site's."""
+        kernels, seconds = [], Latency(0.0)
+        for site, latency in zip(compiled.sites, compiled.latencies(), strict=True):
+            if self.params.intersection(_names(site)):
+                kernels.append(site)
+                seconds = seconds + latency
+        return Candidate(
+            Quantize.name,
+            tuple((site.spec,) for site in kernels),
+            tuple(site.symbols for site in kernels),
+            pairs,
+            error,
+            replace(seconds, seconds=max(seconds.seconds - self.elsewhere, 0.0)),
+        )
+
+
+def _units(plain: Compiled) -> list[_Unit]:
+    """Those of the exact model; weights that several kernels read belong to the slowest of these."""
+    timed = [
+        (latency.seconds, site) for site, latency in zip(plain.sites, plain.latencies(), strict=True) if site.params
+    ]
+    found, taken = [], set[str]()
+    for seconds, site in sorted(timed, key=lambda t: -t[0]):
+        params = frozenset(site.params)
+        if params.isdisjoint(taken):
+            every = sum(s for s, other in timed if params.intersection(other.params))
+            found.append(_Unit(site.name, params, every - seconds))
+            taken |= params
+    return found
+
+
+def _names(site: Site) -> list[str]:
+    """Names of the parameters whose forms a kernel reads."""
+    return [name.partition(":")[0] for name in site.params]
 
 
 def pairs_of(variant: Quantize) -> Pairs:
@@ -98,27 +135,3 @@ def _measured(plain: Compiled) -> dict[str, list[Candidate]]:
     return {
         site.name: [replace(dense(site), latency=latency)] for site, latency in zip(plain.sites, times, strict=True)
     }
-
-
-def _largest(plain: Compiled) -> tuple[dict[str, str], dict[str, float]]:
-    """The site at which a parameter is decided on: of those that read it the slowest; and the seconds of the others."""
-    times = {site.name: latency.seconds for site, latency in zip(plain.sites, plain.latencies(), strict=True)}
-    found: dict[str, str] = {}
-    for site in plain.sites:
-        if site.param and times[site.name] > times.get(found.get(site.param, ""), 0.0):
-            found[site.param] = site.name
-    rests = {
-        param: sum(times[site.name] for site in plain.sites if site.param == param) - times[place]
-        for param, place in found.items()
-    }
-    return found, rests
-
-
-def _by_parameter(compiled: Compiled) -> dict[str, tuple[list[Site], Latency]]:
-    """The kernels that read the forms of each parameter, and their time together."""
-    found: dict[str, tuple[list[Site], Latency]] = defaultdict(lambda: ([], Latency(0.0)))
-    for site, latency in zip(compiled.sites, compiled.latencies(), strict=True):
-        name = site.param.partition(":")[0]
-        kernels, total = found[name]
-        found[name] = ([*kernels, site], total + latency)
-    return dict(found)

@@ -253,7 +253,6 @@ def test_a_plan_in_a_file(planned: tuple[Net, effc.Calibration, Plan], tmp_path:
     ("edit", "text"),
     [
         (lambda data: data[: len(data) // 2], "is damaged: its header cannot be read"),
-        (lambda data: data[:-64], "was cut short or edited"),
         (lambda data: data.replace(b'"budget": 0.01', b'"budget": 0.05'[:14]), "was edited or damaged"),
         (lambda data: data.replace(b"plan 2", b"plan 1"), "holds 'plan 1', where 'plan 2' is expected"),
         (lambda data: b"", "cannot be read"),
@@ -271,7 +270,7 @@ def test_damaged_plans(
 
 
 def test_a_plan_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(effc.ArtifactError, match="cannot be read: No such file"):
+    with pytest.raises(effc.ArtifactError, match=r"cannot be read: .*No such file"):
         effc.Options(plan=tmp_path / "none.json")
 
 
@@ -283,7 +282,7 @@ def fake_site(name: str) -> Site:
     copy = (Instr("load", (), "f32", (("address", var("d0")), ("operand", 0))),
             Instr("store", (0,), "", (("address", var("d0")), ("operand", 1))))  # fmt: skip
     operands = (Operand("f32", "read", const(8)), Operand("f32", "write", const(8)))
-    return Site(name, "copy", "", "", KernelSpec("loops", (Dim(const(8)),), operands, copy), (), 0, 64)
+    return Site(name, "copy", "", (), KernelSpec("loops", (Dim(const(8)),), operands, copy), (), 0, 64)
 
 
 def candidate(site: Site, name: str, error: float) -> Candidate:

@@ -74,7 +74,8 @@ class GraphCompiler:
         """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``. ``inputs``: ``layouts.arrange``."""
         if self.forms is None or kind != "inference":
             return self.assembled(gm, kind, inputs).function()
-        plain = GraphCompiler(self.names, self.options, self.build, self.weights)
+        plain = copy.copy(self)
+        plain.forms = None
         original = copy.deepcopy(gm.graph)
         assembled, compressed = self._assembled(gm, kind, None)
         if compressed is None or not compressed.sources:

@@ -23,26 +23,31 @@ from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 
 @dataclass(frozen=True)
 class Site:
-    """``param``: name of the weight that the kernel reads (the largest of several), or ``""``. ``symbols``: the value of each
-    of the kernel's symbols for the sizes seen at compile time; ``flops`` (of contractions) and ``bytes`` (all operands) are
+    """``params``: names of the weights in the largest operand that is weights (several where contractions are merged). ``symbols``: the
+    value of each of the kernel's symbols for the sizes seen at compile time; ``flops`` (of contractions) and ``bytes`` (all operands) are
     for those sizes too.
     """
 
     name: str
     op: str
     location: str
-    param: str
+    params: tuple[str, ...]
     spec: KernelSpec
     symbols: tuple[int, ...]
     flops: int
     bytes: int
+
+    @property
+    def param(self) -> str:
+        """The first of ``params``, or ``""``."""
+        return next(iter(self.params), "")
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "op": self.op,
             "location": self.location,
-            "param": self.param,
+            "params": list(self.params),
             "spec": self.spec.to_json(),
             "symbols": list(self.symbols),
             "flops": self.flops,
@@ -56,7 +61,7 @@ class Site:
             name=data["name"],
             op=data["op"],
             location=data["location"],
-            param=data["param"],
+            params=tuple(data["params"]),
             spec=KernelSpec.from_json(data["spec"]),
             symbols=tuple(data["symbols"]),
             flops=data["flops"],
@@ -86,20 +91,26 @@ def _site(program: Program, call: Call, values: Mapping[str, int]) -> Site:
     symbols = tuple(s.evaluate(values) for s in call.symbols)
     known = dict(zip(spec.symbols, symbols, strict=True))
     sizes = [o.size.evaluate(known) * ITEM_SIZE[o.dtype] for o in spec.operands]
-    params = [(size, _param(program, p)) for size, p in zip(sizes, call.pointers, strict=True)]
-    param = max(((size, name) for size, name in params if name), default=(0, ""))[1]
+    read = [(size, _params(program, p)) for size, p in zip(sizes, call.pointers, strict=True)]
+    params = max(((size, names) for size, names in read if names), default=(0, ()))[1]
     place = f"{call.name or spec.template}@{call.location}" if call.location else call.name or spec.template
-    name = f"{param}/{place}" if param else place
-    return Site(name, call.name, call.location, param, spec, symbols, call.flops.evaluate(values), sum(sizes))
+    name = f"{params[0]}/{place}" if params else place
+    return Site(name, call.name, call.location, params, spec, symbols, call.flops.evaluate(values), sum(sizes))
 
 
-def _param(program: Program, pointer: Pointer) -> str:
-    """The parameter behind a pointer, through its derivation; of a value prepared or joined from several, the first."""
+def _params(program: Program, pointer: Pointer) -> tuple[str, ...]:
+    """The parameters behind a pointer, through its derivation: of what is joined one for each part, of a value prepared the first."""
     if pointer.base == "input":
-        return program.inputs[pointer.index].param
+        name = program.inputs[pointer.index].param
+        return (name,) if name else ()
     if pointer.base != "derived":
-        return ""
-    kind, index = program.origins(program.derived[pointer.index].source)[0]
+        return ()
+    found = [_origin(program, *source) for source in program.origins(program.derived[pointer.index].source)]
+    return tuple(dict.fromkeys(name for name in found if name))
+
+
+def _origin(program: Program, kind: str, index: int) -> str:
+    """The parameter that an input is, or the first that a prepared value is made of."""
     if kind == "input":
         return program.inputs[index].param
     prepare = program.prepare
@@ -110,4 +121,4 @@ def _param(program: Program, pointer: Pointer) -> str:
 
 
 def _renamed(site: Site, name: str) -> Site:
-    return Site(name, site.op, site.location, site.param, site.spec, site.symbols, site.flops, site.bytes)
+    return Site(name, site.op, site.location, site.params, site.spec, site.symbols, site.flops, site.bytes)
