@@ -50,7 +50,7 @@ def calibrate(
     activations are kept for each weight. The batches and the outputs are kept too: plans are verified on them.
     ``second_moments``: keep the mean of ``x xᵀ`` over all rows for each activation that meets a weight, once where several weights meet it.
     Quantization by GPTQ needs as many rows as channels and more, and AWQ is the better for them; of the 135 million parameters of SmolLM2
-    these matrices take 400 MB, as much as 950 rows of each activation would. False saves them: the kept rows then stand for all.
+    these matrices take 400 MB, as much as 1,030 rows of each activation would. False saves them: the kept rows then stand for all.
     InputError: a model in training mode; no batches; a batch that is empty, holds NaN, or that the model does not take.
     """
     module = original(model)

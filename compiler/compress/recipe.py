@@ -39,9 +39,11 @@ def quantize(
     inputs = None if statistics is None else _inputs(weights, statistics)
     factors = None
     if recipe.smoothing != "none":
-        search = awq.scales if recipe.smoothing == "awq" else smoothquant.scales
-        inputs = _needed(inputs, weights, recipe.smoothing)
-        factors = search(list(flat.values()), scheme, inputs)
+        inputs, matrices = _needed(inputs, weights, recipe.smoothing), list(flat.values())
+        if recipe.smoothing == "awq":
+            factors = awq.scales(matrices, scheme, inputs, recipe.rounding)
+        else:
+            factors = smoothquant.scales(matrices, scheme, inputs)
         inputs = inputs.over(factors)
     compensation = Compensation.of(_needed(inputs, weights, "gptq")) if recipe.rounding == "gptq" else None
     return {name: _quantized(weight, scheme, recipe, inputs, factors, compensation) for name, weight in flat.items()}
@@ -57,7 +59,9 @@ def _quantized(
 ) -> QuantizedWeight:
     smoothing = None if factors is None else per_element(factors, weight.shape[1])
     scaled = weight if smoothing is None else weight * smoothing
-    importance = None if inputs is None else per_element(inputs.mean_square, weight.shape[1])
+    # GPTQ moves the error to where it costs least: a range that favours some channels is the worse for it.
+    weighted = None if compensation is not None else inputs
+    importance = None if weighted is None else per_element(weighted.mean_square, weight.shape[1])
     if recipe.grouping == "finequant":
         scheme = coarsened(scaled, scheme, recipe.clipping, importance)
     grid = grid_of(scaled, scheme, recipe.clipping, importance)
@@ -75,7 +79,7 @@ def _checked(name: str, weight: Tensor, scheme: Scheme) -> Tensor:
     flat = weight.detach().float().reshape(len(weight), -1)
     if not bool((flat.abs() <= _LARGEST).all()):
         raise InputError(
-            f"{name}: the weight holds NaN, infinity or more than {_LARGEST:.0e}: leave this layer out, or load the weights again"
+            f"{name}: the weight holds NaN, infinity or more than 1e30: leave this layer out, or load the weights again"
         )
     if scheme.group and flat.shape[1] % scheme.group:
         raise OptionError(
