@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import pytest
 import torch
@@ -14,11 +15,11 @@ from effc.compiler.compress.grid import LEAST_SCALE, Grid
 from effc.compiler.compress.nearest import nearest
 from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.ir.errors import OptionError
-from effc.compiler.ir.quantization import Scheme
+from effc.compiler.ir.quantization import Scheme, Weights
 
 SCHEMES = [
     Scheme(weights, group, symmetric)
-    for weights, group, symmetric in itertools.product(("int8", "int4", "int2", "nf4"), (0, 1, 6), (True, False))
+    for weights, group, symmetric in itertools.product(get_args(Weights), (0, 1, 6), (True, False))
     if symmetric or weights != "nf4"
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from effc.compiler.compress.finequant import coarsened
 from effc.compiler.compress.recipe import quantize
 from effc.compiler.ir.calibration import Statistics
 from effc.compiler.ir.errors import InputError, OptionError
-from effc.compiler.ir.quantization import Recipe, Scheme
+from effc.compiler.ir.quantization import Recipe, Scales, Scheme, Weights
 
 
 class Net(nn.Module):
@@ -43,7 +44,7 @@ def calibrated() -> tuple[Net, effc.Calibration]:
 SCHEMES = [
     Scheme(weights, group, symmetric, scales=scales)
     for weights, group, symmetric, scales in itertools.product(
-        ("int8", "int4", "int2", "nf4"), (0, 6), (True, False), ("float", "double")
+        get_args(Weights), (0, 6), (True, False), get_args(Scales)
     )
     if symmetric or weights != "nf4"
 ]
@@ -70,8 +71,8 @@ def test_every_recipe(calibrated: tuple[Net, effc.Calibration], scheme: Scheme) 
                 assert (one.smoothing is None) == (recipe.smoothing == "none")
                 off = (one.dequantized() - weight.reshape(one.codes.shape)).norm() / weight.norm()
                 assert float(off) < {8: 0.05, 4: 0.4, 2: 1.2}[scheme.bits]
-            smoothing = [one.smoothing for one in found.values()]
-            assert all(s is smoothing[0] or (s is not None and torch.equal(s, smoothing[0])) for s in smoothing)
+            first, *others = (one.smoothing for one in found.values())
+            assert all(torch.equal(s, first) if s is not None and first is not None else s is first for s in others)
 
 
 def test_each_step_helps(calibrated: tuple[Net, effc.Calibration]) -> None:

@@ -389,7 +389,7 @@ def test_bfloat16_with_static_scales(rows: int) -> None:
     [
         ("Int8DynamicActivationInt8WeightConfig", {}, "i8xi8->i32"),
         ("Int8WeightOnlyConfig", {}, "bf16xi8->f32"),
-        ("IntxWeightOnlyConfig", {"weight_dtype": torch.int4}, "bf16xi8->f32"),
+        ("IntxWeightOnlyConfig", {"weight_dtype": torch.int4}, "bf16xi8->f32"),  # type: ignore[attr-defined]
     ],
 )
 def test_bfloat16_of_torchao(name: str, arguments: dict[str, Any], expected: str, rows: int) -> None:

@@ -294,15 +294,15 @@ def price(spec: Any, symbols: Any) -> Latency:
     return Latency(SECONDS[spec.get("name", "whole")], 0.1)
 
 
-def goal(budget: float, errors: Callable[[Plan], float]) -> Goal:
+def goal(budget: float, errors: Callable[[ir.Plan], float]) -> Goal:
     return Goal("m", "c", "h", "relative_l2", budget, errors)
 
 
-def total_error(plan: Plan) -> float:
+def total_error(plan: ir.Plan) -> float:
     return float(sum(d.error**2 for d in plan.decisions) ** 0.5)
 
 
-def choices(plan: Plan) -> list[str]:
+def choices(plan: ir.Plan) -> list[str]:
     return [d.pass_name for d in plan.decisions]
 
 

@@ -60,7 +60,7 @@ def tied() -> tuple[nn.Module, Tensor]:
 def convolutions() -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     model = Convolutions().eval()
-    model.norm.running_mean.uniform_(-1, 1)
+    nn.init.uniform_(model.get_buffer("norm.running_mean"), -1, 1)
     return model, torch.randn(2, 3, 18, 14)
 
 
@@ -213,10 +213,9 @@ def test_low_precision_models(dtype: torch.dtype) -> None:
 
 def test_dynamic_sizes() -> None:
     model, _ = tied()
+    options: dict[str, Any] = {"passes": {"quantize": {"activations": "token"}}}
     with torch.no_grad(), record() as recording:
-        fast = torch.compile(
-            model, backend="effc", dynamic=True, options={"passes": {"quantize": {"activations": "token"}}}
-        )
+        fast = torch.compile(model, backend="effc", dynamic=True, options=options)
         for length in (7, 1, 19):
             more = torch.randint(0, 100, (2, length))
             assert off(fast(more), model, more) < 0.03
@@ -229,7 +228,7 @@ def test_after_a_change_the_exact_model_runs_until_refresh() -> None:
     fast = compiled(model, passes={"quantize": {"weights": "int4"}})
     with torch.no_grad():
         assert off(fast(tokens), model, tokens) > 1e-3
-        model.query.weight.mul_(2)  # type: ignore[operator,union-attr]
+        model.get_parameter("query.weight").mul_(2)
         with pytest.warns(UserWarning, match="weights have changed since effc compressed them"):
             assert off(fast(tokens), model, tokens) < 1e-5
         with warnings.catch_warnings():
@@ -246,7 +245,7 @@ def test_a_change_of_what_is_not_compressed_changes_nothing() -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
         fast(tokens)
-        model.query.bias.add_(1.0)  # type: ignore[operator,union-attr]
+        model.get_parameter("query.bias").add_(1.0)
         assert 1e-3 < off(fast(tokens), model, tokens) < 0.25
 
 
@@ -294,6 +293,6 @@ def test_gradients_and_quantization_exclude_each_other() -> None:
 def test_a_weight_with_nan_is_an_error_that_names_it() -> None:
     model, tokens = tied()
     with torch.no_grad():
-        model.query.weight[3, 4] = float("nan")  # type: ignore[index,operator]
+        model.get_parameter("query.weight")[3, 4] = float("nan")
         with pytest.raises(Exception, match=r"query\.weight: the weight holds NaN, infinity"):
             compiled(model, passes={"quantize": {}})(tokens)

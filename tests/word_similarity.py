@@ -38,4 +38,5 @@ def spearman(a: Tensor, b: Tensor) -> float:
 def _ranks(values: Tensor) -> Tensor:
     _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[inverse]
+    found: Tensor = (last - (counts - 1) / 2)[inverse]
+    return found
