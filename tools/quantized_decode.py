@@ -1,9 +1,15 @@
-"""A decode step with quantized weights against its own float weights: torchao's int8 and int4 (groups of 64), through effc.
+"""A decode step with quantized weights, in turn with others' kernels: effc, torchao (int8 and int4 in groups of 64), OpenVINO (int8).
 
     python tools/quantized_decode.py --model llama_decode --threads 2
 
-All are called in turn in one process. Printed: medians, how many times faster than float weights, and the packed weights' bytes over
-the time as a share of the read bandwidth, measured in the same rounds. Needs the package torchao.
+One process, all in turn in each round. The model's output projection shares the embedding's float weights; ``own head`` gives it a copy
+that is quantized as the others are. Printed: relative L2 distance to the float model; then medians, how many times faster than effc's
+float step (20th to 80th percentile over the rounds), and the bytes of weights that a step reads, head included, over the time as a share
+of the read bandwidth measured in the same rounds; then effc's lead over the others. ``--systems effc`` leaves the others out.
+
+effc gets torchao's ``Int8WeightOnlyConfig`` and ``IntxWeightOnlyConfig``. torchao's own kernels: int8 through Inductor, int4 by
+``PrototypeInt4WeightOnlyConfig`` (``_weight_int4pack_mm_for_cpu``) in eager and through Inductor. OpenVINO gets NNCF's
+``compress_weights``. Needs the packages torchao, openvino and nncf, and for Inductor a C++ compiler.
 """
 
 from __future__ import annotations
@@ -13,8 +19,8 @@ import copy
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +30,7 @@ import torch
 import zoo
 from torch import nn
 
+from effc.bench.systems.system import tensors
 from effc.compiler.codegen.cpu.target import Target
 from effc.speed import Probe
 
@@ -31,15 +38,92 @@ from effc.speed import Probe
 BITS = {"float": 32.0, "int8": 8.06, "int4": 4.5}
 
 
-def quantized(module: nn.Module, kind: str) -> nn.Module:
-    """A copy with the weights of its linears quantized by torchao."""
+class OwnHead(nn.Module):
+    """A language model whose output projection is a linear layer of its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        rows, columns = model.words.weight.shape
+        self.head = nn.Linear(columns, rows, bias=False)
+        self.head.weight = nn.Parameter(model.words.weight.detach().clone())
+
+    def forward(self, *inputs: Any) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.model.hidden(*inputs))
+        return found
+
+
+def quantized(module: nn.Module, kind: str, packed: bool = False) -> nn.Module:
+    """A copy with the weights of its linears quantized by torchao; ``packed``: int4 in the form of torchao's own CPU kernel."""
     from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup, quantize_
 
     found = copy.deepcopy(module)
-    if kind != "float":
-        int4 = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(64))  # type: ignore[attr-defined]
-        quantize_(found, Int8WeightOnlyConfig() if kind == "int8" else int4)
+    if kind == "int8":
+        quantize_(found, Int8WeightOnlyConfig())
+    elif kind == "int4" and packed:
+        from torchao.prototype.quantization.int4.inference_workflow import PrototypeInt4WeightOnlyConfig
+
+        quantize_(found, PrototypeInt4WeightOnlyConfig(group_size=64))
+    elif kind == "int4":
+        int4 = torch.int4  # type: ignore[attr-defined]
+        quantize_(found, IntxWeightOnlyConfig(weight_dtype=int4, granularity=PerGroup(64)))
     return found
+
+
+@dataclass
+class Entry:
+    """``bytes``: of weights that a step reads. ``seconds``: of a call, by round."""
+
+    name: str
+    kind: str
+    call: Callable[[], Any]
+    bytes: float
+    seconds: list[float] = field(default_factory=list)
+
+
+def entries(module: nn.Module, inputs: tuple[Any, ...], systems: list[str], threads: int) -> Iterator[Entry]:
+    """What is timed."""
+    linears = sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+    head = module.words.weight.numel()
+    own = OwnHead(module)
+
+    def size(kind: str, head_kind: str) -> float:
+        return (linears * BITS[kind] + head * BITS[head_kind]) / 8
+
+    def compiled(model: nn.Module, backend: str) -> Callable[[], Any]:
+        call = torch.compile(model, backend=backend)
+        return lambda: call(*inputs)
+
+    for kind in BITS:
+        yield Entry(f"effc {kind}", kind, compiled(quantized(module, kind), "effc"), size(kind, "float"))
+    for kind in ("int8", "int4"):
+        yield Entry(f"effc {kind}, own head", kind, compiled(quantized(own, kind), "effc"), size(kind, kind))
+    if "torchao" in systems:
+        yield Entry("Inductor int8", "int8", compiled(quantized(own, "int8"), "inductor"), size("int8", "int8"))
+        model = quantized(own, "int4", packed=True)
+        yield Entry("torchao int4, eager", "int4", lambda: model(*inputs), size("int4", "int4"))
+        yield Entry("torchao int4, Inductor", "int4", compiled(model, "inductor"), size("int4", "int4"))
+    if "openvino" in systems:
+        yield Entry("OpenVINO int8", "int8", _openvino(own, inputs, threads), size("int8", "int8"))
+
+
+def _openvino(module: nn.Module, inputs: tuple[Any, ...], threads: int) -> Callable[[], Any]:
+    import nncf
+    import openvino
+
+    model = openvino.convert_model(torch.export.export(module, inputs))
+    flat = tensors(inputs)
+    model.reshape({i: list(t.shape) for i, t in enumerate(flat)})
+    model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+    arrays = {i: t.numpy() for i, t in enumerate(flat)}
+
+    def call() -> list[torch.Tensor]:
+        results = request.infer(arrays, share_inputs=True, share_outputs=True)
+        return [torch.from_numpy(value) for value in results.values()]
+
+    return call
 
 
 def seconds(call: Callable[[], Any], at_least: float) -> float:
@@ -54,39 +138,44 @@ def seconds(call: Callable[[], Any], at_least: float) -> float:
     raise AssertionError("the second pass is timed")
 
 
+def ratio(slow: Entry, fast: Entry) -> str:
+    """How many times faster: median, 20th and 80th percentile of the rounds."""
+    ratios = sorted(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
+    fifth = len(ratios) // 5
+    return f"{statistics.median(ratios):.2f}x ({ratios[fifth]:.2f}-{ratios[-1 - fifth]:.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="llama_decode")
+    parser.add_argument("--model", default="llama_decode", help="one of effc bench whose class has the method hidden")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--systems", default="effc,torchao,openvino", help="by commas")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     case, probe = zoo.build(args.model, small=False), Probe(Target.host())
     inputs = case.inputs(0, 0)
-    linears = sum(m.weight.numel() for m in case.module.modules() if isinstance(m, nn.Linear))
-    times: dict[str, list[float]] = {kind: [] for kind in BITS}
     bandwidths = []
     with torch.no_grad():
-        calls = {kind: torch.compile(quantized(case.module, kind), backend="effc") for kind in BITS}
-        reference = case.module(*copy.deepcopy(inputs))
-        for kind, call in calls.items():
-            result = call(*copy.deepcopy(inputs))
-            y, x = (t[0] if isinstance(t, tuple) else t for t in (result, reference))
-            print(f"{kind}: relative L2 distance to the float model {float((y - x).norm() / x.norm()):.3g}", flush=True)
+        (reference,) = tensors(case.module(*copy.deepcopy(inputs)))
+        found = list(entries(case.module, inputs, args.systems.split(","), args.threads))
+        for entry in found:
+            (result,) = (t for t in tensors(entry.call()) if t.shape == reference.shape)
+            distance = float((result - reference).norm() / reference.norm())
+            print(f"{entry.name}: relative L2 distance to the float model {distance:.3g}", flush=True)
         for _ in range(args.rounds):
             bandwidths.append(probe.speed(args.threads, 6).bandwidth)
-            for kind, call in calls.items():
-                times[kind].append(seconds(partial(call, *inputs), 0.1))
+            for entry in found:
+                entry.seconds.append(seconds(entry.call, 0.1))
     bandwidth = statistics.median(bandwidths)
-    print(f"{linears / 1e6:.0f} M weights of linears, read {bandwidth / 1e9:.1f} GB/s")
-    for kind, found in times.items():
-        ratios = sorted(a / b for a, b in zip(times["float"], found, strict=True))
-        median, fifth = statistics.median(found), len(ratios) // 5
-        share = linears * BITS[kind] / 8 / median / bandwidth
-        print(
-            f"{kind:6} {1e3 * median:7.2f} ms  {statistics.median(ratios):.2f}x ({ratios[fifth]:.2f}-{ratios[-1 - fifth]:.2f})  "
-            f"{share:.0%} of the read bandwidth"
-        )
+    print(f"read {bandwidth / 1e9:.1f} GB/s ({min(bandwidths) / 1e9:.1f}-{max(bandwidths) / 1e9:.1f})")
+    for entry in found:
+        median = statistics.median(entry.seconds)
+        share = statistics.median(entry.bytes / s / b for s, b in zip(entry.seconds, bandwidths, strict=True))
+        print(f"{entry.name:24} {1e3 * median:7.2f} ms  {ratio(found[0], entry):20} {share:.0%} of the read bandwidth")
+    for ours in (e for e in found if "own head" in e.name):
+        for other in (e for e in found if not e.name.startswith("effc") and e.kind == ours.kind):
+            print(f"{ours.name} over {other.name}: {ratio(other, ours)}")
 
 
 if __name__ == "__main__":
