@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -149,7 +149,7 @@ def interval(task: Task, exact: list[Tensor], found: list[Tensor]) -> tuple[floa
     return mean(draw=False), *draws.quantile(torch.tensor([0.025, 0.975])).tolist()
 
 
-def measure(kind: type[Task], seeds: int, rows: list[Row]) -> Table:
+def measure(kind: Callable[[int], Task], seeds: int, rows: list[Row]) -> Table:
     exact: list[Tensor] = []
     found: dict[str, list[Tensor]] = {row.name: [] for row in rows}
     size: dict[str, float] = {}
