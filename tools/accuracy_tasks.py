@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,4 +141,4 @@ def _trained(model: nn.Module, images: Tensor, labels: Tensor, batch: int, epoch
     return model.eval()
 
 
-TASKS: dict[str, type[Task]] = {"language": Language, "embeddings": Embeddings, "images": Images}
+TASKS: dict[str, Callable[[int], Task]] = {"language": Language, "embeddings": Embeddings, "images": Images}

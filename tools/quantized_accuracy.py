@@ -169,7 +169,7 @@ def measure(kind: Callable[[int], Task], seeds: int, rows: list[Row]) -> Table:
                 f"seed {seed}  {row.name:44} {figure:9.3f}  {took:5.1f} + {time.perf_counter() - started - took:.1f} s",
                 flush=True,
             )
-    table = Table("format", "algorithm", "bits", f"{kind.figure}", "95 % interval", title=kind.__name__)
+    table = Table("format", "algorithm", "bits", task.figure, "95 % interval", title=type(task).__name__)
     for row in rows:
         mean, low, high = interval(task, exact, found[row.name])
         table.add_row(row.format, row.algorithm, f"{size[row.name]:.2f}", f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
