@@ -116,7 +116,7 @@ def test_every_format_runs_as_eager_runs_it(quantize: dict[str, Any], error: flo
 
 
 @pytest.mark.parametrize("recipe", [{"smoothing": "awq"}, {"smoothing": "smoothquant", "activations": "token"}, {"rounding": "gptq"},
-                                    {"activations": "tensor"}, {"smoothing": "awq", "rounding": "gptq", "weights": "int4"}])  # fmt: skip
+                                    {"activations": "tensor"}, {"activations": "tensor", "smoothing": "smoothquant"}, {"smoothing": "awq", "rounding": "gptq", "weights": "int4"}])  # fmt: skip
 def test_recipes_that_look_at_activations(recipe: dict[str, Any]) -> None:
     model, tokens = tied()
     calibration = effc.calibrate(model, [tokens, tokens.flip(0)])

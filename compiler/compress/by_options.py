@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from effc.compiler.compress.quantized import ActivationRange
+from effc.compiler.compress.quantized import ActivationRange, QuantizedWeight
 from effc.compiler.compress.recipe import quantize
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
@@ -49,7 +49,9 @@ class ByOptions:
         statistics = None if _in_groups(sites[0]) else self._statistics(sites[0])
         found = quantize(channels, self.options.scheme, self.options.recipe, statistics)
         return {
-            site.name: StoredWeight(found[site.name], self._range(site), sampled_digest(weights[site.name]))
+            site.name: StoredWeight(
+                found[site.name], self._range(site, found[site.name]), sampled_digest(weights[site.name])
+            )
             for site in sites
         }
 
@@ -62,11 +64,16 @@ class ByOptions:
         calibration = self.options.calibration
         return calibration.sites.get(site.name) if calibration is not None else None
 
-    def _range(self, site: WeightSite) -> ActivationRange | None:
+    def _range(self, site: WeightSite, weight: QuantizedWeight) -> ActivationRange | None:
+        """Of the activation as it meets ``weight``: divided by its smoothing."""
         statistics = self._statistics(site) if self.options.scheme.activations == "tensor" else None
         if statistics is None:
             return None
-        return ActivationRange.of(float(statistics.least.min()), float(statistics.greatest.max()))
+        least, greatest = torch.from_numpy(statistics.least), torch.from_numpy(statistics.greatest)
+        if weight.smoothing is not None:
+            by_channel = weight.smoothing.reshape(len(least), -1)[:, 0]  # the same for every position of a window
+            least, greatest = least / by_channel, greatest / by_channel
+        return ActivationRange.of(float(least.min()), float(greatest.max()))
 
 
 def _in_groups(site: WeightSite) -> bool:
