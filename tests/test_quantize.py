@@ -115,8 +115,17 @@ def test_every_format_runs_as_eager_runs_it(quantize: dict[str, Any], error: flo
     assert weights_read(recording) == {"query.bias", "out.bias"}
 
 
-@pytest.mark.parametrize("recipe", [{"smoothing": "awq"}, {"smoothing": "smoothquant", "activations": "token"}, {"rounding": "gptq"},
-                                    {"activations": "tensor"}, {"activations": "tensor", "smoothing": "smoothquant"}, {"smoothing": "awq", "rounding": "gptq", "weights": "int4"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"smoothing": "awq"},
+        {"smoothing": "smoothquant", "activations": "token"},
+        {"rounding": "gptq"},
+        {"activations": "tensor"},
+        {"activations": "tensor", "smoothing": "smoothquant"},
+        {"smoothing": "awq", "rounding": "gptq", "weights": "int4"},
+    ],
+)
 def test_recipes_that_look_at_activations(recipe: dict[str, Any]) -> None:
     model, tokens = tied()
     calibration = effc.calibrate(model, [tokens, tokens.flip(0)])
