@@ -126,33 +126,42 @@ def test_the_numbers_of_the_separate_ones(how: str) -> None:
         assert torch.equal(part, alone.roll(1, -1))
 
 
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(64, 160), nn.Linear(64, 160), nn.Linear(160, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(("rows", "expected"), [(1, 2), (512, 3)])
 def test_a_gate_where_its_activation_leaves_the_kernel_cheaply(rows: int, expected: int) -> None:
-    gate, up, down = nn.Linear(64, 160), nn.Linear(64, 160), nn.Linear(160, 64)
-
-    def mlp(x: Tensor) -> Tensor:
-        return down(F.silu(gate(x)) * up(x))  # type: ignore[no-any-return]
-
-    x = torch.randn(rows, 64)
-    _, _, program = compiled(mlp, x)
+    model, x = Gated(), torch.randn(rows, 64)
+    _, _, program = compiled(model, x)
     assert contractions(program) == expected
     torch._dynamo.reset()
-    assert_exact(mlp, (x,), torch.compile(mlp, backend="effc"))
+    assert_exact(model, (x,), torch.compile(model, backend="effc"))
+
+
+class Columns(nn.Module):
+    """Weights that lie in columns, at odd offsets, two of them in one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole, self.other = nn.Parameter(torch.randn(70, 40)), nn.Parameter(torch.randn(70, 40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (self.whole[3:33, 1:18], self.other[:30, 5:28], self.whole[40:70, :2])
+        return torch.cat([(x @ w).softmax(-1) for w in parts], -1)
 
 
 def test_weights_that_lie_in_columns_or_are_parts_of_one() -> None:
-    whole, turned = nn.Parameter(torch.randn(70, 40)), nn.Parameter(torch.randn(70, 40))
-
-    def model(x: Tensor) -> Tensor:
-        parts = [x @ w for w in (whole[3:33, 1:18].mT[:, :30].mT, turned[:30, 5:28], whole[40:70, :2])]
-        return torch.cat([p.softmax(-1) for p in parts], -1)
-
-    x = torch.randn(3, 30)
-    with torch.no_grad():
-        _, _, program = compiled(model, x)
-        assert contractions(program) == 1
-        torch._dynamo.reset()
-        assert_exact(model, (x,), torch.compile(model, backend="effc"))
+    model, x = Columns(), torch.randn(3, 30)
+    _, _, program = compiled(model, x)
+    assert contractions(program) == 1
+    torch._dynamo.reset()
+    assert_exact(model, (x,), torch.compile(model, backend="effc"))
 
 
 def test_not_where_a_result_is_returned_or_factors_differ() -> None:
