@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch.func import functional_call
 
 from effc.calibration import cloned
+from effc.compiler.compress.activations import held
+from effc.compiler.compress.inputs import Inputs, by_channel
+from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.sites import WeightSite
-from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir.calibration import Statistics
+from effc.compiler.ir.quantization import Scheme
 from effc.metrics import relative_l2
 from effc.trial import Trial
 
-_BYTE = 127.0
 
+def output_error(
+    weight: QuantizedWeight, scheme: Scheme, matrix: torch.Tensor, statistics: Statistics | None, name: str
+) -> float:
+    """Relative L2 error of what the layer gives for the calibration's rows, its activations held as ``scheme`` says.
 
-def output_error(stored: StoredWeight, matrix: torch.Tensor, statistics: Statistics | None) -> float:
-    """Relative L2 error of what the layer gives for the calibration's rows, its activations rounded as they will be.
-
-    ``matrix``: the weight, float32 [out, sum]. Where the rows do not meet its columns (a kernel over several positions, an embedding),
-    that of the weight, and of the activations by themselves.
+    ``matrix``: the weight ``name``, float32 [out, sum]. Of a convolution, positions of a window count one by one. Where calibration has
+    not seen the activation (of an embedding, or in groups), the error is the weight's own.
     """
-    weight = stored.weight
-    kind = weight.scheme.activations
-    if statistics is None or statistics.sample.shape[1] != matrix.shape[1]:
-        own = _relative(weight.dequantized(), matrix)
-        if kind != "tensor" or stored.range is None or statistics is None:
-            return own
-        size = math.sqrt(float(statistics.mean_square.mean())) or 1.0
-        return math.hypot(own, stored.range.scale / math.sqrt(12) / size)  # rounding is uniform within a step
-    rows = torch.from_numpy(statistics.sample)
-    exact = rows @ matrix.T
-    if weight.smoothing is not None:
-        rows = rows / weight.smoothing
-    if kind == "token":
-        scale = (rows.abs().amax(1, keepdim=True) / _BYTE).clamp(min=1e-12)
-        rows = (rows / scale).round() * scale
-    elif kind == "tensor" and stored.range is not None:
-        r = stored.range
-        rows = ((rows / r.scale).round() + r.zero).clamp(0, 255).sub(r.zero) * r.scale
-    return _relative(rows @ weight.stored().T, exact)
+    if statistics is None or matrix.shape[1] % len(statistics.least):
+        return _relative(weight.dequantized(), matrix)
+    inputs = Inputs.of(statistics, name)
+    smoothed = inputs.over(weight.factors(inputs.channels))
+    exact = inputs.sample @ by_channel(matrix, inputs.channels).T
+    return _relative(held(smoothed.sample, scheme, smoothed) @ by_channel(weight.stored(), inputs.channels).T, exact)
 
 
 class Sensitivity:
@@ -51,21 +39,19 @@ class Sensitivity:
         self.trial = trial
         self._known: dict[str, float] = {}
 
-    def of(self, site: WeightSite, stored: StoredWeight, matrix: torch.Tensor) -> float:
-        """The model's relative L2 error over the layer's own, both with ``stored`` in the place of the weight."""
+    def of(self, site: WeightSite, weight: QuantizedWeight, matrix: torch.Tensor) -> float:
+        """The model's relative L2 error over the layer's own, both with ``weight`` in the place of the exact one, activations exact."""
         if site.name not in self._known:
-            own = output_error(
-                StoredWeight(stored.weight, None, stored.source), matrix, self.trial.calibration.sites.get(site.name)
-            )
-            shown = self._model_error(site, stored)
-            self._known[site.name] = shown / own if own > 0 else 1.0
+            statistics = self.trial.calibration.sites.get(site.name)
+            own = output_error(weight, Scheme(), matrix, statistics, site.name)
+            self._known[site.name] = self._model_error(site, weight) / own if own > 0 else 1.0
         return self._known[site.name]
 
-    def _model_error(self, site: WeightSite, stored: StoredWeight) -> float:
+    def _model_error(self, site: WeightSite, weight: QuantizedWeight) -> float:
         calibration = self.trial.calibration
         args, kwargs = cloned(calibration.batches[0])
         with torch.no_grad():
-            changed = {site.name: site.tensor(stored.weight.dequantized())}
+            changed = {site.name: site.tensor(weight.dequantized())}
             output = functional_call(self.trial.model, changed, args, dict(kwargs))
         return relative_l2(calibration.outputs[:1], [output], [args])
 

@@ -60,8 +60,9 @@ def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Q
         for compressed in one.recording.compressed:
             for site in compressed.sites:
                 stored, matrix = compressed.weights[site.name], site.matrix(compressed.values[site.param])
-                estimate = output_error(stored, matrix, trial.calibration.sites.get(site.name))
-                errors[site.name] = estimate * sensitivity.of(site, stored, matrix)
+                weight, statistics = stored.weight, trial.calibration.sites.get(site.name)
+                estimate = output_error(weight, weight.scheme, matrix, statistics, site.name)
+                errors[site.name] = estimate * sensitivity.of(site, weight, matrix)
                 weights[site.name, pairs] = stored
         for unit in units:
             members = unit.params & errors.keys()

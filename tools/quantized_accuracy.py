@@ -68,6 +68,7 @@ ROWS = (
     Row("int2 by 64", "AWQ and GPTQ", _INT2, _BOTH),
     Row("W8A8, by token", "nearest", _W8A8, _NEAREST),
     Row("W8A8, by token", "SmoothQuant+", _W8A8, _SMOOTH),
+    Row("W8A8, by token", "SmoothQuant+ and GPTQ", _W8A8, Recipe("smoothquant", "gptq", "mse")),
     Row("W8A8, by tensor", "nearest", _STATIC, _NEAREST),
     Row("W8A8, by tensor", "SmoothQuant+", _STATIC, _SMOOTH),
     Row("W4A8 by 64, by token", "nearest", _W4A8, _NEAREST),

@@ -69,11 +69,10 @@ class ByOptions:
         statistics = self._statistics(site) if self.options.scheme.activations == "tensor" else None
         if statistics is None:
             return None
-        least, greatest = torch.from_numpy(statistics.least), torch.from_numpy(statistics.greatest)
-        if weight.smoothing is not None:
-            by_channel = weight.smoothing.reshape(len(least), -1)[:, 0]  # the same for every position of a window
-            least, greatest = least / by_channel, greatest / by_channel
-        return ActivationRange.of(float(least.min()), float(greatest.max()))
+        factors = weight.factors(len(statistics.least)).numpy()
+        return ActivationRange.of(
+            float((statistics.least / factors).min()), float((statistics.greatest / factors).max())
+        )
 
 
 def _in_groups(site: WeightSite) -> bool:

@@ -55,6 +55,10 @@ class QuantizedWeight:
             values = groups.float() if self.zeros is None else groups.float() - self.zeros.float()[..., None]
         return (values * self.scales[..., None]).reshape(out, size)
 
+    def factors(self, channels: int) -> Tensor:
+        """The smoothing by channel ``[channels]``, for every position of a window the same; ones where there is none."""
+        return torch.ones(channels) if self.smoothing is None else self.smoothing.reshape(channels, -1)[:, 0]
+
     def dequantized(self) -> Tensor:
         """The weight that exact activations meet: float32 ``[out, in]``."""
         return self.stored() if self.smoothing is None else self.stored() / self.smoothing
