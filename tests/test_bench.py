@@ -117,7 +117,12 @@ def test_rivals_agree_with_float64(name: str, package: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "packages"),
-    [("effc", ["torchao"]), ("inductor-freezing", ["torchao"]), ("openvino", ["openvino", "nncf"])],
+    [
+        ("effc", ["torchao"]),
+        ("effc-quantize", []),
+        ("inductor-freezing", ["torchao"]),
+        ("openvino", ["openvino", "nncf"]),
+    ],
 )
 def test_int8_is_near_float64_and_is_int8(name: str, packages: list[str]) -> None:
     for package in packages:

@@ -10,7 +10,7 @@ from effc.bench.result import Report
 from effc.bench.spread import Spread
 
 #: Okabe and Ito's palette, which the colour-blind can tell apart.
-_COLOURS = ("#999999", "#56b4e9", "#0072b2", "#e69f00", "#cc79a7", "#009e73")
+_COLOURS = ("#999999", "#56b4e9", "#0072b2", "#e69f00", "#cc79a7", "#f0e442", "#009e73")
 _LEFT, _RIGHT, _TOP = 240, 900, 70
 _BAR, _GAP = 11, 12
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from effc.bench.systems import quantized
 from effc.bench.systems.system import DTYPES, Call, Setting, cast, tensors
+from effc.calibration import calibrate
 
 
 class Eager:
@@ -41,6 +42,22 @@ class Effc:
     ) -> Call:
         module, inputs = _made(module, inputs, setting, calibration)
         compiled = torch.compile(module, backend="effc")
+        return lambda: tensors(compiled(*inputs))
+
+
+class EffcQuantize:
+    """The float32 model quantized by effc itself: ``passes={"quantize": …}`` with calibrated activations."""
+
+    name = "effc-quantize"
+
+    def absent(self, setting: Setting) -> str | None:
+        return None if setting.dtype == "int8" else "it is for int8"
+
+    def prepare(
+        self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
+    ) -> Call:
+        chosen = {"activations": "tensor", "calibration": calibrate(module, calibration)}
+        compiled = torch.compile(module, backend="effc", options={"passes": {"quantize": chosen}})
         return lambda: tensors(compiled(*inputs))
 
 
