@@ -29,7 +29,7 @@ class AtenExecutable:
 
     def __init__(self, group: Group, region: Region) -> None:
         self.group, self.region = group, region
-        self.program = SimpleNamespace(calls=(), kernels=())
+        self.program = SimpleNamespace(calls=(), kernels=(), notes=())
         self.notes = ["a note from the runtime"]
 
     def __call__(
@@ -110,6 +110,7 @@ class Stand:
         mutations: Mapping[Node, Node],
         name: str,
         ranges: Mapping[Node, tuple[int, int]],
+        tables: Mapping[Node, tuple[float, ...]],
     ) -> Region:
         tensors = tuple(n for n in inputs if not is_scalar(n))
         known = {*nodes, *inputs}

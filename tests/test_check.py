@@ -151,10 +151,10 @@ def test_a_sum_whose_cancellation_few_probes_miss_is_right(seed: int, cache_dir:
     ids=["linear", "convolution", "pointwise", "softmax"],
 )  # fmt: skip
 @pytest.mark.parametrize("seed", range(3))
-def test_one_element_off_by_a_hundred_thousandth_is_found(
+def test_one_element_off_by_two_hundred_thousandths_is_found(
     model: Callable[[Tensor], Tensor], seed: int, cache_dir: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wrong element is of median size: no cancellation hides it."""
+    """The wrong element is of median size: no cancellation hides it, and its own rounding, maybe to the other side, is small beside it."""
     torch._dynamo.reset()
     torch.manual_seed(seed)
     if isinstance(model, nn.Module):
@@ -165,7 +165,7 @@ def test_one_element_off_by_a_hundred_thousandth_is_found(
         def run(symbols: Any, tensors: Any) -> Any:
             results = call(symbols, tensors)
             flat = results[0].as_strided((results[0].numel(),), (1,))
-            flat[flat.abs().median(0).indices] *= 1 + 1e-5
+            flat[flat.abs().median(0).indices] *= 1 + 2e-5
             return results
 
         return real(run, *others)
