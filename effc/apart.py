@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
-from effc.compiler.capture.backend import builder, compile_with
+from effc.compiler.capture import backend
 from effc.compiler.capture.graph import Build
 from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.options import Options
@@ -20,15 +20,15 @@ _numbers = itertools.count()
 
 
 def compiled_apart(
-    model: Callable[..., Any], options: Options, builder: Callable[[Options], Build] = builder
+    model: Callable[..., Any], options: Options, builder: Callable[[Options], Build] | None = None
 ) -> Callable[..., Any]:
     """``model`` through effc, with nothing in common with what the user has compiled of it. Errors are effc's own.
 
-    ``builder(options)`` makes executables of regions.
+    ``builder(options)`` makes executables of regions, by default the backend's.
     """
 
     def compile_graph(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-        return compile_with(gm, example_inputs, options, builder)
+        return backend.compile_with(gm, example_inputs, options, builder or backend.builder)
 
     compiled = torch.compile(_caller_of(original(model)), backend=compile_graph)
 
