@@ -80,7 +80,7 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dtype = self.scales.dtype
         image, weight = (x.to(dtype) - 128) * 0.02, self.codes.to(dtype) * self.scales
-        y = F.relu(F.conv2d(image, weight, self.bias, self._stride, self._padding))  # type: ignore[arg-type]
+        y = F.relu(F.conv2d(image, weight, self.bias, self._stride, self._padding))
         return (y * 50).round().clamp(0, 255).to(torch.uint8)
 
 
