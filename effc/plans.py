@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from effc.compiler.compress.quantized import ActivationRange, QuantizedWeight, ScaleCodes
+from effc.compiler.compress.quantized import ActivationRange, DualScales, QuantizedWeight, ScaleCodes
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.quantization import Scheme
 from effc.runtime import archive
 
-KIND = "plan 2"
+KIND = "plan 3"
 _PARTS = ("codes", "scales", "zeros", "smoothing")
 
 
@@ -64,12 +64,18 @@ def _weight_out(stored: StoredWeight, tensors: list[torch.Tensor]) -> dict[str, 
     if coded is not None:
         blocks = [coded.block, len(tensors)]
         tensors += [coded.codes, coded.block_scales, coded.mean]
+    dual = stored.weight.dual
+    grains = None
+    if dual is not None:
+        grains = len(tensors)
+        tensors += [dual.groups, dual.channels]
     return {
         "scheme": asdict(stored.weight.scheme),
         "range": range_,
         "source": stored.source,
         "places": places,
         "blocks": blocks,
+        "grains": grains,
     }
 
 
@@ -80,4 +86,6 @@ def _weight_in(data: Mapping[str, Any], tensors: tuple[torch.Tensor, ...]) -> St
         block, place = data["blocks"]
         codes, block_scales, mean = tensors[place : place + 3]
         parts["scale_codes"] = ScaleCodes(codes, block_scales, mean, block)
+    if (place := data["grains"]) is not None:
+        parts["dual"] = DualScales(*tensors[place : place + 2])
     return StoredWeight(QuantizedWeight(Scheme(**data["scheme"]), **parts), range_, data["source"])

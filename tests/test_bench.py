@@ -19,7 +19,7 @@ from torch import nn
 
 from effc import cli
 from effc.bench import kernels, plot, table
-from effc.bench.kernels import attention, contractions, convolutions, moves, pointwise, rows
+from effc.bench.kernels import attention, contractions, convolutions, moves, pointwise, quantized, rows
 from effc.bench.load import Load
 from effc.bench.remote import Remote, RemoteError
 from effc.bench.result import Measurement, Outcome, Report
@@ -266,6 +266,10 @@ def test_the_plot_is_svg_with_every_system_that_ran(report: Report, tmp_path: Pa
         (["--systems", "effc,inductr"], "unknown system 'inductr': did you mean 'inductor'?"),
         (["--kernels", "--models", "softmx"], "unknown kernel 'softmx': did you mean 'softmax'?"),
         (["--kernels", "--small"], "--small is of models"),
+        (
+            ["--kernels", "--dtype", "int8", "--models", "int8 product M=1"],
+            "are quantized as they are: leave --dtype int8 out",
+        ),
         (["--threads", "0"], "--threads must be between 1 and"),
         (["--rounds", "1"], "--rounds must be at least 2"),
         (["--plot", "speed.png"], "--plot writes SVG: speed.png does not end in .svg"),
@@ -294,7 +298,7 @@ def test_kernels_are_the_same_each_time(name: str) -> None:
 
 
 def test_no_kernel_hides_another_of_its_name() -> None:
-    parts = (attention, contractions, convolutions, moves, pointwise, rows)
+    parts = (attention, contractions, convolutions, moves, pointwise, quantized, rows)
     assert sum(len(list(part.kernels())) for part in parts) == len(kernels.KERNELS)
 
 
@@ -313,6 +317,8 @@ def test_a_causal_kernel_is_the_work_below_its_diagonal() -> None:
         ("conv transposed/128x28x28", 2 * 64 * 56 * 56 * 128),
         ("depthwise7x7/384x14x14", 2 * 384 * 14 * 14 * 49),
         ("conv1d/256x512", 2 * 256 * 512 * 256 * 3),
+        ("int8 conv3x3/64x56x56", 2 * 64 * 56 * 56 * 64 * 9),
+        ("int4 weights M=1/576x49152", 2 * 576 * 49152),
     ],
 )
 def test_the_work_of_kernels(name: str, flops: int) -> None:
@@ -320,6 +326,22 @@ def test_the_work_of_kernels(name: str, flops: int) -> None:
     case = kernels.build(name)
     assert work_of(case.module, case.inputs(0, 0)).flops == flops
     assert kernels.KERNELS[name].flops in (None, flops)
+
+
+def test_codes_count_as_the_bits_that_they_need() -> None:
+    n, k, floats = 49152, 576, 4 * (49152 * 9 + 576 + 49152)
+    assert kernels.KERNELS["int4 weights M=1/576x49152"].bytes == n * k // 2 + floats
+    assert kernels.KERNELS["int8 product M=128/768x3072"].flops == 2 * 128 * 768 * 3072
+
+
+def test_eager_runs_the_float_layer_where_torch_has_no_kernel() -> None:
+    subject = Subject("kernel", "int4 weights M=1/576x49152")
+    (coded, inputs), (dense, same) = subject.build(), subject.build(dense=True)
+    assert isinstance(coded, quantized.CodedLinear)
+    assert isinstance(dense, nn.Linear)
+    assert torch.equal(inputs[0], same[0])
+    coded, dense = (Subject("kernel", "int8 product M=1/768x768").build(dense=d)[0] for d in (False, True))
+    assert type(coded) is type(dense)
 
 
 @pytest.mark.slow

@@ -405,3 +405,42 @@ def test_bfloat16_of_torchao(name: str, arguments: dict[str, Any], expected: str
     with torch.no_grad():
         eager = model(x)
     assert (got - eager).norm() <= 0.02 * eager.norm()
+
+
+class Integers(nn.Module):
+    """Bytes by bytes of a weight in int32, as eager has it."""
+
+    weight: Tensor
+
+    def __init__(self, n: int, k: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randint(-128, 128, (n, k)).to(torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch._int_mm(x, self.weight.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 33, 7), (5, 17, 130), (40, 64, 256), (3, 1, 1)])
+def test_products_in_int32_read_one_factor_as_unsigned(rows: int, n: int, k: int, dtype: torch.dtype) -> None:
+    model, (low, high) = Integers(n, k), RANGES[dtype]
+    x = torch.randint(low, high + 1, (rows + 1, 2 * k)).to(dtype)[1:, 1 : k + 1]
+    x[0] = low
+    model.weight[0] = -128
+    compiled = torch.compile(model, backend="effc", options={"fallback": "error"})
+    with record() as recording, torch.no_grad():
+        got = compiled(x)
+    assert got.dtype == torch.int32
+    assert torch.equal(got.long(), x.long() @ model.weight.long().T)
+    specs = [spec for program, _ in recording.programs for spec in program.kernels]
+    (spec,) = [s for s in specs if any(i.op == "contract" for i in s.body)]
+    factors = [i.op for i in spec.body if i.op.startswith("arith.ext")]
+    assert sorted(factors) == ["arith.extsi", "arith.extui"]
+
+
+def test_products_of_two_inputs_in_int32() -> None:
+    x, y = (torch.randint(-128, 128, shape).to(torch.int8) for shape in ((19, 65), (65, 31)))
+    x[3], y[:, 4] = -128, -128
+    got, found = sums(torch._int_mm, x, y)
+    assert found == ["i8xi8->i32"]
+    assert torch.equal(got.long(), x.long() @ y.long())

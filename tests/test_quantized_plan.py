@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +116,22 @@ def test_in_a_file(planned: Planned, tmp_path: Path) -> None:
         found = compiled(model, plan=str(tmp_path / "plan"))(tokens)
         torch._dynamo.reset()
         assert torch.equal(found, compiled(model, plan=plan)(tokens))
+
+
+@pytest.mark.usefixtures("fixed_times")
+@pytest.mark.parametrize(
+    "quantized", [{"weights": "nf4", "scales": "double"}, {"weights": "int4", "scales": "dual", "activations": "token"}]
+)
+def test_scales_of_every_kind_in_a_file(planned: Planned, quantized: dict[str, Any], tmp_path: Path) -> None:
+    model, tokens, calibration, _ = planned
+    plan = effc.plan(model, calibration, accuracy_budget=1.0, options={"passes": {"quantize": quantized}})
+    assert plan.weights
+    plan.save(tmp_path / "plan")
+    with torch.no_grad():
+        found = compiled(model, plan=str(tmp_path / "plan"))(tokens)
+        torch._dynamo.reset()
+        assert torch.equal(found, compiled(model, plan=plan)(tokens))
+        assert off(found, model, tokens) > 1e-3
 
 
 def test_codes_that_are_edited_are_refused(planned: Planned, tmp_path: Path) -> None:

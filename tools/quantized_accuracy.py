@@ -38,6 +38,7 @@ _BOTH, _SMOOTH = Recipe("awq", "gptq", "mse"), Recipe("smoothquant")
 _INT8, _INT4, _NF4 = Scheme(), Scheme("int4", 64, symmetric=False), Scheme("nf4", 64)
 _W8A8, _STATIC = Scheme(activations="token"), Scheme(activations="tensor")
 _W4A8, _INT2 = Scheme("int4", 64, activations="token"), Scheme("int2", 64, symmetric=False)
+_DUAL = Scheme("int4", 64, activations="token", scales="dual")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ ROWS = (
     Row("W8A8, by tensor", "SmoothQuant+", _STATIC, _SMOOTH),
     Row("W4A8 by 64, by token", "nearest", _W4A8, _NEAREST),
     Row("W4A8 by 64, by token", "SmoothQuant+ and GPTQ", _W4A8, Recipe("smoothquant", "gptq", "mse")),
+    Row("W4A8 by 64, dual, by token", "nearest", _DUAL, _NEAREST),
+    Row("W4A8 by 64, dual, by token", "nearest, least error", _DUAL, _CLIPPED),
+    Row("W4A8 by 64, dual, by token", "SmoothQuant+ and GPTQ", _DUAL, Recipe("smoothquant", "gptq", "mse")),
 )
 
 
@@ -125,14 +129,16 @@ def bits(weights: dict[str, QuantizedWeight]) -> float:
     """Of a weight, on average: codes, scales, zero points; smoothing not, which the layer before may take in."""
     total = sum(w.codes.numel() * w.scheme.bits for w in weights.values())
     for w in weights.values():
-        scale = 32 * w.scales.numel() if w.scale_codes is None else _double_bits(w)
-        total += scale + (0 if w.zeros is None else w.scheme.bits * w.zeros.numel())
+        total += _scale_bits(w) + (0 if w.zeros is None else w.scheme.bits * w.zeros.numel())
     return total / sum(w.codes.numel() for w in weights.values())
 
 
-def _double_bits(weight: QuantizedWeight) -> int:
-    assert weight.scale_codes is not None
-    return 8 * weight.scale_codes.codes.numel() + 32 * (weight.scale_codes.block_scales.numel() + 1)
+def _scale_bits(weight: QuantizedWeight) -> int:
+    if weight.scale_codes is not None:
+        return 8 * weight.scale_codes.codes.numel() + 32 * (weight.scale_codes.block_scales.numel() + 1)
+    if weight.dual is not None:
+        return 8 * weight.dual.groups.numel() + 32 * weight.dual.channels.numel()
+    return 32 * weight.scales.numel()
 
 
 def interval(task: Task, exact: list[Tensor], found: list[Tensor]) -> tuple[float, float, float]:

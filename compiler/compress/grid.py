@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effc.compiler.compress.quantized import QuantizedWeight, ScaleCodes
+from effc.compiler.compress.quantized import DualScales, QuantizedWeight, ScaleCodes
 from effc.compiler.ir.quantization import Scheme
 
 #: The least scale, float32's least normal number: a group of zeros, and one whose scale would be subnormal, have this one.
@@ -22,6 +22,7 @@ class Grid:
     scales: Tensor
     zeros: Tensor | None = None
     scale_codes: ScaleCodes | None = None
+    dual: DualScales | None = None
 
     @staticmethod
     def of(scheme: Scheme, least: Tensor, greatest: Tensor) -> Grid:
@@ -46,7 +47,9 @@ class Grid:
 
     def quantized(self, codes: Tensor) -> QuantizedWeight:
         """``codes``: int8 ``[out, in]``."""
-        return QuantizedWeight(self.scheme, codes, self.scales, self.zeros, scale_codes=self.scale_codes)
+        return QuantizedWeight(
+            self.scheme, codes, self.scales, self.zeros, scale_codes=self.scale_codes, dual=self.dual
+        )
 
 
 def codes_of(scheme: Scheme, values: Tensor, scales: Tensor, zeros: Tensor | None) -> Tensor:

@@ -29,13 +29,26 @@ class ScaleCodes:
 
 
 @dataclass(frozen=True, eq=False)
+class DualScales:
+    """Scales ``[out, groups]`` in two grains: ``groups`` int8 ``[out, groups]``, 1 or more, times ``channels`` float32 ``[out, 1]``."""
+
+    groups: Tensor
+    channels: Tensor
+
+    def scales(self) -> Tensor:
+        """Float32 ``[out, groups]``."""
+        return self.groups.float() * self.channels
+
+
+@dataclass(frozen=True, eq=False)
 class QuantizedWeight:
     """A weight ``[out, in…]`` by ``scheme``, its dimensions behind the first flattened to ``in``.
 
     ``codes``: int8 ``[out, in]``, within ``scheme.limits``; ``scales``: float32 ``[out, groups]``, positive and finite; ``zeros``: int8
     ``[out, groups]``, within the limits, None where ``scheme`` is symmetric. ``smoothing``: float32 ``[in]``, positive, by which the
     weight was multiplied before and activations are divided; None where it is 1. ``scale_codes``: what ``scales`` are made of where
-    ``scheme.scales`` is ``"double"``.
+    ``scheme.scales`` is ``"double"``. ``dual``: likewise where it is ``"dual"``; then any code less its zero point, times the group's
+    integer, lies within -127 to 127.
     """
 
     scheme: Scheme
@@ -44,6 +57,7 @@ class QuantizedWeight:
     zeros: Tensor | None = None
     smoothing: Tensor | None = None
     scale_codes: ScaleCodes | None = None
+    dual: DualScales | None = None
 
     def stored(self) -> Tensor:
         """What codes stand for: float32 ``[out, in]``, ``(code - zero) * scale``, smoothing still in it."""
@@ -53,6 +67,8 @@ class QuantizedWeight:
             values = torch.tensor(self.scheme.codebook)[groups.long()]
         else:
             values = groups.float() if self.zeros is None else groups.float() - self.zeros.float()[..., None]
+        if self.dual is not None:
+            return (values * self.dual.groups.float()[..., None]).reshape(out, size) * self.dual.channels
         return (values * self.scales[..., None]).reshape(out, size)
 
     def factors(self, channels: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from effc.compiler.compress import awq, smoothquant
 from effc.compiler.compress.clipping import grid_of
 from effc.compiler.compress.double import double_quantized
+from effc.compiler.compress.dual import dual_grained
 from effc.compiler.compress.finequant import coarsened
 from effc.compiler.compress.gptq import Compensation, compensated
 from effc.compiler.compress.inputs import Inputs
@@ -67,6 +68,8 @@ def _quantized(
     grid = grid_of(scaled, scheme, recipe.clipping, importance)
     if scheme.scales == "double":
         grid = double_quantized(grid)
+    elif scheme.scales == "dual":
+        grid = dual_grained(scaled, grid, importance)
     found = nearest(scaled, grid) if compensation is None else compensated(scaled, grid, compensation)
     return replace(found, smoothing=smoothing)
 

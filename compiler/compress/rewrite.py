@@ -1,6 +1,7 @@
 """Writing quantized weights into an ATen graph, in the way in which quantization tools write them.
 
-A weight ``w`` becomes ``(codes - zeros) * scales``, of constants that the graph holds; an activation that is to be int8 becomes
+A weight ``w`` becomes ``(codes - zeros) * scales``, of constants that the graph holds (scales of two grains: ``((codes - zeros) *
+group_scales) * channel_scales``, the former product in int8, as ``zeros`` and codes are); an activation that is to be int8 becomes
 ``(round(x / scale) - zero) * scale``, so eager PyTorch can run the graph, and `pipeline/integers.py` finds its integer kernels in it. What
 reads a weight as an embedding gathers codes.
 """
@@ -37,7 +38,9 @@ class Rewritten:
 def held_parts(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
     """The constants that stand for a weight, by role."""
     parts = {"codes": weight.codes}
-    if weight.scale_codes is None:
+    if weight.dual is not None:
+        parts |= {"group_scales": weight.dual.groups, "channel_scales": weight.dual.channels}
+    elif weight.scale_codes is None:
         parts["scales"] = weight.scales
     else:
         found = weight.scale_codes
@@ -91,23 +94,17 @@ class Rewriter:
     def _dequantized(self, w: Writer, site: WeightSite, weight: QuantizedWeight, held: Mapping[str, Node]) -> Node:
         """The weight of the parameter's shape and dtype."""
         meta = site.param.meta["val"]
-        value = self._values(w, weight, held["codes"], held.get("zeros"), held["scales"], held.get("codebook"))
+        value = self._values(w, weight, held)
         if site.out == 1:
             value = w.op(_aten.permute.default, value, [1, 0])
         elif meta.dim() > 2:
             value = w.view(value, meta.shape)
         return w.cast(value, meta.dtype)
 
-    def _values(
-        self,
-        w: Writer,
-        weight: QuantizedWeight,
-        codes: Node,
-        zeros: Node | None,
-        scales: Node,
-        codebook: Node | None,
-    ) -> Node:
+    def _values(self, w: Writer, weight: QuantizedWeight, held: Mapping[str, Node]) -> Node:
         """``(codes - zeros) * scales`` of codes [..., sum] and scales [..., groups]."""
+        codes, zeros, codebook = held["codes"], held.get("zeros"), held.get("codebook")
+        scales = held["scales"] if weight.dual is None else held["group_scales"]
         *rows, width = codes.meta["val"].shape
         groups = weight.scales.shape[1]
         value = codes if codebook is None else w.op(_aten.index.Tensor, codebook, [w.cast(codes, torch.int64)])
@@ -115,18 +112,19 @@ class Rewriter:
             value = w.view(value, [*rows, groups, width // groups])
             scales = w.op(_aten.unsqueeze.default, scales, -1)
             zeros = w.op(_aten.unsqueeze.default, zeros, -1) if zeros is not None else None
-        value = w.scaled(value, zeros, scales)
-        return w.view(value, [*rows, width]) if groups > 1 else value
+        value = w.scaled(value, zeros, scales) if weight.dual is None else w.times(value, zeros, scales)
+        value = w.view(value, [*rows, width]) if groups > 1 else value
+        return value if weight.dual is None else w.scaled(value, None, held["channel_scales"])
 
     def _gather(self, site: WeightSite, use: Use, weight: QuantizedWeight, held: Mapping[str, Node]) -> None:
         """An embedding's rows, of the codes of these rows."""
         w = Writer(self.gm, use.node)
         rows = {
             role: w.op(_aten.embedding.default, held[role], use.activation)
-            for role in ("codes", "zeros", "scales")
+            for role in ("codes", "zeros", "scales", "group_scales", "channel_scales")
             if role in held
         }
-        value = self._values(w, weight, rows["codes"], rows.get("zeros"), rows["scales"], held.get("codebook"))
+        value = self._values(w, weight, {**held, **rows})
         if "smoothing" in held:
             value = w.op(_aten.mul.Tensor, value, held["smoothing"])
         use.node.replace_all_uses_with(w.cast(value, site.param.meta["val"].dtype))

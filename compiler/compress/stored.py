@@ -29,7 +29,7 @@ class StoredWeight:
         """A hash of the content."""
         found = hashlib.sha256(repr((asdict(self.weight.scheme), self.range, self.source)).encode())
         w = self.weight
-        for tensor in (w.codes, w.scales, w.zeros, w.smoothing):
+        for tensor in (w.codes, w.scales, w.zeros, w.smoothing, None if w.dual is None else w.dual.groups):
             if tensor is not None:
                 found.update(f"{list(tensor.shape)}\0".encode())
                 found.update(tensor.contiguous().numpy().tobytes())

@@ -38,6 +38,11 @@ class Writer:
             value = self.op(_aten.sub.Tensor, value, self.cast(zeros, torch.float32))
         return self.op(_aten.mul.Tensor, value, scales)
 
+    def times(self, codes: Node, zeros: Node | None, factors: Node) -> Node:
+        """``(codes - zeros) * factors`` in the integers that all of them are."""
+        value = codes if zeros is None else self.op(_aten.sub.Tensor, codes, zeros)
+        return self.op(_aten.mul.Tensor, value, factors)
+
 
 def constant(gm: GraphModule, name: str, tensor: torch.Tensor, like: Node) -> Node:
     """A node that stands for ``tensor``, which ``gm`` holds from now on; ``like``: a placeholder, whose fake tensors it joins."""

@@ -11,10 +11,11 @@ from effc.compiler.ir.formats import NF4
 
 #: Formats of weights by name -> bits of a code.
 WEIGHT_BITS: Mapping[str, int] = {"int8": 8, "int4": 4, "int2": 2, "nf4": 4}
+BYTE = 8
 
 Weights = Literal["int8", "int4", "int2", "nf4"]
 Activations = Literal["float", "token", "tensor"]
-Scales = Literal["float", "double"]
+Scales = Literal["float", "double", "dual"]
 Smoothing = Literal["none", "awq", "smoothquant"]
 Rounding = Literal["nearest", "gptq"]
 Clipping = Literal["max", "percentile", "mse"]
@@ -28,9 +29,11 @@ class Scheme:
     ``weights``: a name of `WEIGHT_BITS`; integers are signed, ``nf4`` is an index into NF4's codebook. ``group``: how many consecutive
     elements of the sum (``in…``, flattened) share a scale; 0: all of an output channel. ``symmetric``: no zero points (always so for
     ``nf4``). ``activations``: ``"float"``; ``"token"``: int8 with a scale for each row, found as the model runs; ``"tensor"``: int8 with
-    one scale and zero point from calibration. ``scales``: ``"float"``, or ``"double"``: themselves quantized to int8, in blocks.
+    one scale and zero point from calibration. ``scales``: ``"float"``; ``"double"``: themselves quantized to int8, in blocks; ``"dual"``:
+    small integers times one float a channel, so that codes times the former are bytes, which are multiplied with those of activations.
 
-    OptionError: a value that none of these has; zero points of ``nf4``.
+    OptionError: a value that none of these has; zero points of ``nf4``; ``"dual"`` scales of codes that are no integers below a byte, or
+    for activations in floats.
     """
 
     weights: Weights = "int8"
@@ -45,6 +48,14 @@ class Scheme:
             raise OptionError(f"a group has 1 element or more, or 0 for all of a channel, not {self.group}")
         if self.weights == "nf4" and not self.symmetric:
             raise OptionError("nf4 has no zero points: its codebook holds 0. Leave symmetric as it is, or choose int4")
+        if self.scales == "dual" and (self.bits == BYTE or self.weights == "nf4"):
+            raise OptionError(
+                f"scales='dual' makes bytes of integers of fewer bits, which {self.weights} is not: choose int4 or int2"
+            )
+        if self.scales == "dual" and self.activations == "float":
+            raise OptionError(
+                "scales='dual' is for products with activations in int8: choose activations='token' or 'tensor'"
+            )
 
     @property
     def bits(self) -> int:

@@ -65,7 +65,8 @@ class ByteProduct(Form):
             value = self.body.op(
                 "arith.addi", value, self.body.op("arith.muli", both, self.body.constant(points, "i32"))
             )
-        return self.finish(self.scaled(value, scales, checked))
+        whole = self.op.results[0].dtype == "i32"
+        return self.finish(value if whole else self.scaled(value, scales, checked))
 
     def _zero(self, terms: Sequence[Term]) -> int:
         """The sum of ``terms`` in i32."""

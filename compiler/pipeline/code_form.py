@@ -119,7 +119,7 @@ class Form:
     def finish(self, value: int) -> list[Op]:
         """The epilogue takes the contraction's place."""
         result = self.op.results[0]
-        made = pointwise(self.operands, self.maps, result.sizes, self.body.body(value), "f32", self.op.location)
+        made = pointwise(self.operands, self.maps, result.sizes, self.body.body(value), result.dtype, self.op.location)
         made.results = [result]
         result.producer = made
         return [*self.made, made]

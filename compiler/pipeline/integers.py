@@ -1,19 +1,20 @@
 """Contractions of dequantized factors run in integers: ``sum((a - za) * (b - zb)) * sa * sb``.
 
-Where both factors are bytes (`dequantized`), one unsigned and one signed, the sum is ``sum(a b) - za sum(b) - zb sum(a) + K za zb``, exact
-in i32; sums over a parameter are made once. A kernel's epilogue then scales, and does what follows: bias, activation, quantization
-(Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference", section 2.2). Where
-only a parameter is, it is multiplied as codes and the sum is scaled: its bytes are what is read from memory.
+Where both factors are bytes (`dequantized`), one unsigned and one signed, the sum is ``sum(a b) - za sum(b) - zb sum(a) + K za zb``,
+exact in i32; sums over a parameter are made once. Where the model itself sums two signed factors in i32, one is turned likewise. A
+kernel's epilogue then scales, and does what follows: bias, activation, quantization (Jacob et al. 2018, "Quantization and training of
+neural networks for efficient integer-arithmetic-only inference", section 2.2). Where only a parameter is, it is multiplied as codes and
+the sum is scaled: its bytes are what is read from memory.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from effc.compiler.ir.formats import INTEGERS, Format
 from effc.compiler.pipeline.byte_products import ByteProduct
 from effc.compiler.pipeline.coded_weights import CodedWeight
-from effc.compiler.pipeline.dequantized import Codes, Decoder
+from effc.compiler.pipeline.dequantized import Codes, Decoder, Term
 from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, GraphInput, Op, Tensor, is_static, replace_ops
 from effc.compiler.pipeline.views import chain
 
@@ -54,9 +55,11 @@ class _Rewriting:
 
     def rewritten(self, op: Op) -> list[Op] | None:
         """What replaces ``op``, if anything does."""
-        if op.kind not in CONTRACTIONS or op.results[0].dtype != "f32":
+        if op.kind not in CONTRACTIONS:
             return None
-        numbers = _factors(op)
+        if op.results[0].dtype == "i32":
+            return self._signed(op)
+        numbers = _factors(op) if op.results[0].dtype == "f32" else None
         if numbers is None:
             return None
         found = [self.decoder.decode(op.operands[n]) for n in numbers]
@@ -75,6 +78,21 @@ class _Rewriting:
                     return made
                 self._note(op, "a dequantized weight reads it as floats", made)
         return None
+
+    def _signed(self, op: Op) -> list[Op] | None:
+        """A product of bytes that are both signed: one is turned."""
+        numbers = _factors(op, "arith.extsi")
+        if numbers is None or any(op.operands[n].dtype != "i8" for n in numbers):
+            return None
+        left, right = (Codes(op.operands[n]) for n in numbers)
+        which = 0 if self._is_data(left) else 1
+        turned = self.decoder.decode(op.operands[numbers[which]], flip=True)
+        if turned is None:
+            return None
+        turned = replace(turned, unsigned=True, zeros=(Term(128.0),))
+        pair = (turned, right) if which == 0 else (left, turned)
+        made = ByteProduct(op, numbers, pair, self.static, self.zeros).run()
+        return made if isinstance(made, list) else None
 
     def _note(self, op: Op, what: str, reason: str) -> None:
         kind = "convolution" if op.kind == "conv" else "product"
@@ -103,13 +121,13 @@ class _Rewriting:
         return chain(codes.tensor)[0] not in self.static
 
 
-def _factors(op: Op) -> tuple[int, int] | None:
-    """Numbers of the operands that a contraction multiplies, in the order of its product."""
+def _factors(op: Op, widening: str = "arith.extf") -> tuple[int, int] | None:
+    """Numbers of the operands that a contraction multiplies, in the order of its product, after ``widening`` at most."""
     assert op.body is not None
     found = []
     for position in op.body.instrs[op.body.yields[0]].args:
         instr = op.body.instrs[position]
-        while instr.op == "arith.extf":
+        while instr.op == widening:
             instr = op.body.instrs[instr.args[0]]
         if instr.op != "operand":
             return None

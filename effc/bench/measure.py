@@ -102,7 +102,7 @@ class Session:
                 outcomes[name] = Outcome(name, "failed", str(error))
                 self._end(name)
         speeds = self._rounds(subject, entrants)
-        peak = Spread.of([s.flops * self._rate() for s in speeds])
+        peak = Spread.of([s.flops * self._rate(subject) for s in speeds])
         bandwidth = Spread.of([s.bandwidth for s in speeds])
         floor = work.floor(peak.median, bandwidth.median, _NARROWER.get(self._plan.setting.dtype, 1))
         bound = work.bound(peak.median, bandwidth.median, self._cache)
@@ -153,9 +153,10 @@ class Session:
             share=floor / latency.median,
         )
 
-    def _rate(self) -> float:
-        """The peak in the dtype over float32's."""
-        rates = _RATES[self._plan.setting.dtype]
+    def _rate(self, subject: Subject) -> float:
+        """The peak in the dtype of the subject's products over float32's."""
+        kernel = subject.kernel
+        rates = _RATES[(kernel and kernel.arithmetic) or self._plan.setting.dtype]
         return max((rate for feature, rate in rates.items() if self._target.has(feature)), default=1.0)
 
     def _start(self, name: str, make: Callable[[], object]) -> Remote:

@@ -14,6 +14,7 @@ import torch._dynamo
 from torch import Tensor, nn
 
 from effc.bench import kernels, memory, models
+from effc.bench.kernels.kernel import Kernel
 from effc.bench.models import Case
 from effc.bench.systems import SYSTEMS, Setting
 from effc.bench.systems.system import DTYPES, Call, cast, tensors
@@ -36,23 +37,24 @@ class Subject:
     name: str
     small: bool = False
 
-    def build(self) -> tuple[nn.Module, tuple[Any, ...]]:
-        """With the same weights and inputs in every process."""
-        case = self._case()
+    def build(self, *, dense: bool = False) -> tuple[nn.Module, tuple[Any, ...]]:
+        """With the same weights and inputs in every process. ``dense``: in place of a quantized kernel that torch does not have, the float
+        one.
+        """
+        case = self._case(dense)
         return case.module, case.inputs(0, 0)
 
     @property
-    def flops(self) -> int | None:
-        """Of a call, where they are known better than by torch's counter."""
-        return kernels.KERNELS[self.name].flops if self.kind == "kernel" else None
+    def kernel(self) -> Kernel | None:
+        return kernels.KERNELS[self.name] if self.kind == "kernel" else None
 
     def calibration(self) -> list[tuple[Any, ...]]:
         """Other inputs, the same in every process."""
         case = self._case()
         return [case.inputs(_SEED + i, 0) for i in range(_BATCHES)]
 
-    def _case(self) -> Case:
-        return models.build(self.name, self.small) if self.kind == "model" else kernels.build(self.name)
+    def _case(self, dense: bool = False) -> Case:
+        return models.build(self.name, self.small) if self.kind == "model" else kernels.build(self.name, dense=dense)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Runner:
         gc.unfreeze()  # what the last subject left behind is garbage now
         gc.enable()
         gc.collect()
-        module, inputs = subject.build()
+        module, inputs = subject.build(dense=self._system.name == "eager")
         calibration = subject.calibration() if self._setting.dtype == "int8" else []
         start = time.perf_counter()
         self._call = self._system.prepare(module, inputs, self._setting, calibration)
@@ -128,8 +130,9 @@ class Reference:
     def prepare(self, subject: Subject, path: Path) -> Work:
         """Writes the results to ``path``."""
         work = work_of(*cast(*subject.build(), self._dtype))
-        if subject.flops is not None:
-            work = replace(work, flops=subject.flops)
+        if (kernel := subject.kernel) is not None:
+            known = {"flops": kernel.flops, "bytes": kernel.bytes}
+            work = replace(work, **{axis: value for axis, value in known.items() if value is not None})
         widened, inputs = cast(*subject.build(), torch.float64)
         torch.set_default_dtype(torch.float64)  # of what the model itself creates
         results = tensors(widened(*inputs))

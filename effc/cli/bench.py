@@ -81,7 +81,12 @@ def _subjects(args: argparse.Namespace) -> list[Subject]:
     if args.small:
         raise OptionError("--small is of models, not of --kernels")
     wanted = _chosen(args.models, [*kernels.KERNELS, *kernels.FAMILIES], "kernel") if args.models else kernels.FAMILIES
-    return [Subject("kernel", n) for n, k in kernels.KERNELS.items() if n in wanted or k.family in wanted]
+    chosen = [k for n, k in kernels.KERNELS.items() if n in wanted or k.family in wanted]
+    if args.dtype == "int8":
+        chosen = [k for k in chosen if not k.quantized]
+        if not chosen:
+            raise OptionError("these kernels are quantized as they are: leave --dtype int8 out")
+    return [Subject("kernel", k.name) for k in chosen]
 
 
 def _plan(args: argparse.Namespace) -> Plan:

@@ -16,12 +16,23 @@ Input = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class Kernel:
-    """``name``: ``family/shape``. ``make()``: the module. ``flops``: of a call, where torch's counter counts what need not be done."""
+    """``name``: ``family/shape``. ``make()``: the module. ``flops``: of a call, where torch's counter counts what need not be done, or
+    misses it; ``bytes``: likewise, where codes lie in more bits than they need. ``arithmetic``: dtype of the products, where it is not
+    that of the measurement. ``dense``: what eager runs in place of a quantized kernel that torch does not have.
+    """
 
     name: str
     make: Callable[[], nn.Module]
     inputs: tuple[Input, ...]
     flops: int | None = None
+    bytes: int | None = None
+    arithmetic: str | None = None
+    dense: Kernel | None = None
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it already is, whatever dtype is asked for."""
+        return self.arithmetic is not None or self.dense is not None
 
     @property
     def family(self) -> str:
