@@ -13,9 +13,9 @@ from effc.compiler.codegen.cpu.text import Builder, Value
 
 #: Bytes of a cache line.
 LINE = 64
-#: Bytes between what one row multiplies and what it fetches: on two Emerald Rapids cores 576 x 1536 in 8 bits took 81 us without, 60
-#: by 1 KiB, 55 by 4 KiB, 61 by 8 KiB; in 4 bits 54, 43, 49 and 53.
-DISTANCE = 2048
+#: Bytes between what one row multiplies and what it fetches. In single runs on two shared Emerald Rapids cores, 576 x 1536 in 8 bits
+#: took 81 us without, 60 by 1 KiB, 55 by 4 KiB, 61 by 8 KiB; in 4 bits 54, 43, 49 and 53.
+DISTANCE = 1024
 #: Row tiles that share the work where their number is known only at run time; fewer leave a part to the processor's own prefetching.
 USUAL_TURNS = 4
 
