@@ -41,7 +41,9 @@ BITS = {"float": 32.0, "int8": 8.06, "int4": 4.5}
 class OwnHead(nn.Module):
     """A language model whose output projection is a linear layer of its own."""
 
-    def __init__(self, model: nn.Module) -> None:
+    model: Any  # one with `words` and `hidden`
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         rows, columns = model.words.weight.shape
@@ -81,10 +83,10 @@ class Entry:
     seconds: list[float] = field(default_factory=list)
 
 
-def entries(module: nn.Module, inputs: tuple[Any, ...], systems: list[str], threads: int) -> Iterator[Entry]:
+def entries(module: Any, inputs: tuple[Any, ...], systems: list[str], threads: int) -> Iterator[Entry]:
     """What is timed."""
     linears = sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
-    head = module.words.weight.numel()
+    head: int = module.words.weight.numel()
     own = OwnHead(module)
 
     def size(kind: str, head_kind: str) -> float:

@@ -57,7 +57,8 @@ class EffcQuantize:
         self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
     ) -> Call:
         chosen = {"activations": "tensor", "calibration": calibrate(module, calibration)}
-        compiled = torch.compile(module, backend="effc", options={"passes": {"quantize": chosen}})
+        options: dict[str, Any] = {"passes": {"quantize": chosen}}
+        compiled = torch.compile(module, backend="effc", options=options)
         return lambda: tensors(compiled(*inputs))
 
 
