@@ -80,6 +80,8 @@ class GraphCompiler:
         assembled, compressed = self._assembled(gm, kind, None)
         if compressed is None or not compressed.sources:
             return assembled.function()
+        if not assembled.regions:  # nothing is compiled that would gain, or could compare the weights
+            return plain.compile(GraphModule(gm, original), kind)
         unchanged = next(iter(assembled.regions.values())).built.executable.unchanged
         return watched(
             assembled.function(), lambda: plain.compile(GraphModule(gm, original), kind), compressed, unchanged

@@ -21,10 +21,9 @@ Kind = Literal["linear", "convolution", "embedding"]
 
 @dataclass(frozen=True)
 class Use:
-    """``node`` reads a weight as operand ``place``; ``activation``: what meets it there (of an embedding the indices)."""
+    """``node`` reads a weight; ``activation``: what meets it there (of an embedding the indices)."""
 
     node: Node
-    place: int
     kind: Kind
     activation: Node
 
@@ -116,15 +115,15 @@ def _use(user: Node, weight: Node, turned: bool) -> tuple[Use, int]:
         activation, place = _PRODUCTS[target]
         other = user.args[activation]
         if user.args[place] is weight and other is not weight and isinstance(other, Node):
-            return Use(user, place, "linear", other), 0 if turned else 1
+            return Use(user, "linear", other), 0 if turned else 1
     elif target is _aten.convolution.default:
         x = user.args[0]
         if user.args[1] is weight and not turned and not user.args[6] and isinstance(x, Node) and x is not weight:
-            return Use(user, 1, "convolution", x), 0
+            return Use(user, "convolution", x), 0
     elif target is _aten.embedding.default and user.args[0] is weight and not turned:
         indices = user.args[1]
         if isinstance(indices, Node):
-            return Use(user, 0, "embedding", indices), 0
+            return Use(user, "embedding", indices), 0
     raise _NoSiteError(f"{target} reads it, which is no linear layer, convolution or embedding")
 
 
