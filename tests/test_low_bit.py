@@ -231,7 +231,7 @@ def test_a_scale_of_the_left_factor_is_refused() -> None:
 
 
 def test_formats_are_checked() -> None:
-    with pytest.raises(ValueError, match="1 to 4 bits, not 5"):
+    with pytest.raises(ValueError, match="1 to 4 bits, or 8, not 5"):
         Format(5)
     with pytest.raises(ValueError, match="16 numbers, not 3"):
         Format(4, codebook=(0.0, 1.0, 2.0))

@@ -11,9 +11,9 @@ from typing import Any
 
 from effc.compiler.ir.spec import Instr
 
-#: Codes of more bits are bytes: ``arith.sitofp`` or ``arith.uitofp`` of an ``i8``.
+#: Bits of a code that a model's graph may ``decode``; those of more are bytes: ``arith.sitofp`` or ``arith.uitofp`` of an ``i8``.
 MOST_BITS = 4
-_WORD = 32
+_BYTE, _WORD = 8, 32
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Format:
     codebook: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= MOST_BITS:
-            raise ValueError(f"codes have 1 to {MOST_BITS} bits, not {self.bits}")
+        if not (1 <= self.bits <= MOST_BITS or self.bits == _BYTE):
+            raise ValueError(f"codes have 1 to {MOST_BITS} bits, or {_BYTE}, not {self.bits}")
         if self.codebook and len(self.codebook) != 1 << self.bits:
             raise ValueError(f"a codebook of {self.bits} bits has {1 << self.bits} numbers, not {len(self.codebook)}")
         if any(v - v != 0 for v in self.codebook):

@@ -10,7 +10,7 @@ from effc.compiler.ir.expr import const, var
 from effc.compiler.ir.formats import Format
 from effc.compiler.pipeline.body_builder import BodyBuilder
 from effc.compiler.pipeline.code_form import Form
-from effc.compiler.pipeline.dequantized import Codes, Term, pointwise
+from effc.compiler.pipeline.dequantized import Codes, Term, pointwise, unconverted
 from effc.compiler.pipeline.graph import GraphInput, Op, Tensor
 
 
@@ -64,8 +64,19 @@ class CodedWeight(Form):
         if any(t.index != inside[0].index for t in checked):
             return "its scale and its zero point are of different grain"
         scale = self._checked(inside[0], checked) if checked else inside[0]
-        total = self._sum([*zeros, scale])
+        total = self._sum([*map(self._in_bytes, zeros), scale])
         return self.finish(self.scaled(self.read(total, op.result_maps[0]), outside))
+
+    def _in_bytes(self, zero: Term) -> Term:
+        """A zero point as the byte that it was: a quarter to read, and kernels can subtract it from integers."""
+        found = None if zero.tensor is None else unconverted(zero.tensor)
+        if found is None:
+            return zero
+        tensor, views = found
+        self.made += views
+        self.static.update(op.results[0] for op in views)
+        self.static.add(tensor)
+        return Term(0.0, tensor, zero.index)
 
     def _has_kernel(self) -> bool:
         """Whether `codegen` packs such a factor: of known sizes, of more than one column and more than one element of the sum."""

@@ -310,6 +310,27 @@ def origin(tensor: Tensor) -> Tensor:
     return origin(op.operands[0]) if plain else root
 
 
+def unconverted(tensor: Tensor) -> tuple[Tensor, list[Op]] | None:
+    """The signed bytes (i8) that ``tensor`` is, element by element, as floats or wider integers, and the views that make them, in order;
+    None where it is something else.
+    """
+    op = tensor.producer
+    if tensor.dtype == "i8":
+        return tensor, []
+    if op is None:
+        return None
+    if op.is_view and op.kind != "border":
+        inner = unconverted(op.operands[0])
+        if inner is None:
+            return None
+        made = over(op, inner[0])
+        return made.results[0], [*inner[1], made]
+    if op.kind != "generic" or op.body is None or len(op.operands) != 1 or op.maps[0] != op.result_maps[0]:
+        return None
+    ops = {op.body.instrs[p].op for p in op.body.needed()}
+    return unconverted(op.operands[0]) if ops <= {"operand", "arith.extsi", "arith.sitofp"} else None
+
+
 def _less_zero(op: Op | None) -> Tensor | None:
     """The operand from which ``op`` takes zero away, in 8 bits: where a quantization has no zero point, torch subtracts one that is 0."""
     if (

@@ -22,7 +22,7 @@ class Decoder:
     def __init__(self, b: Builder, target: Target, format_: Format) -> None:
         self.b, self.format = b, format_
         self._numbers = [format_.value(code) for code in range(ENTRIES)]
-        self._permutes = target.vector_bytes == 64
+        self._permutes = target.vector_bytes == 64 and 1 << format_.bits <= ENTRIES
         self._memory: Value | None = None
         if not self._permutes and format_.codebook:
             self._memory = b.stack(ENTRIES, "f32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from effc.compiler.codegen.cpu import attention
 from effc.compiler.codegen.cpu.contraction import schedule as contraction
+from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.packing import Packing, packing, repacked
 from effc.compiler.codegen.cpu.contraction.roles import find
 from effc.compiler.codegen.cpu.target import Target
@@ -36,7 +37,7 @@ def default_schedule(spec: KernelSpec, target: Target, wanted: Schedule | None =
     """
     if spec.template == "attention":
         return Schedule()
-    nest = find(spec)
+    nest = cast(spec, target)
     if isinstance(nest, str):
         raise LoweringError(f"this contraction is not supported: {nest}")
     return contraction.chosen(nest, target, wanted)
@@ -46,7 +47,7 @@ def candidates(spec: KernelSpec, target: Target) -> list[Schedule]:
     """The default first, then others by rising estimate, at most `MOST`; LoweringError where ``supports`` says no."""
     if spec.template == "attention":
         return [Schedule()]
-    nest = find(spec)
+    nest = cast(spec, target)
     if isinstance(nest, str):
         raise LoweringError(f"this contraction is not supported: {nest}")
     tiles = sorted(

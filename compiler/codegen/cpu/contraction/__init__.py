@@ -7,7 +7,7 @@ from effc.compiler.codegen.cpu.contraction.codes import CodesKernel
 from effc.compiler.codegen.cpu.contraction.dots import DotsKernel
 from effc.compiler.codegen.cpu.contraction.form import form
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
-from effc.compiler.codegen.cpu.contraction.roles import find
+from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.schedule import schedule as default_schedule
 from effc.compiler.codegen.cpu.contraction.shape import Shape
 from effc.compiler.codegen.cpu.contraction.turned import TurnedKernel
@@ -26,7 +26,7 @@ _KERNELS: dict[str, type[Kernel]] = {
 
 def emit(spec: KernelSpec, target: Target) -> str:
     """The kernel's module; LoweringError where ``supports`` says no."""
-    nest = find(spec)
+    nest = cast(spec, target)
     if isinstance(nest, str):
         raise LoweringError(f"this contraction is not supported: {nest}")
     schedule = spec.schedule if spec.schedule.parameters else default_schedule(nest, target)

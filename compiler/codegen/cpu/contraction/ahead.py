@@ -13,9 +13,9 @@ from effc.compiler.codegen.cpu.text import Builder, Value
 
 #: Bytes of a cache line.
 LINE = 64
-#: Bytes between what one row multiplies and what it fetches. In single runs on two shared Emerald Rapids cores, 576 x 1536 in 8 bits
-#: took 81 us without, 60 by 1 KiB, 55 by 4 KiB, 61 by 8 KiB; in 4 bits 54, 43, 49 and 53.
-DISTANCE = 1024
+#: Bytes between what one row multiplies and what it fetches. In turn, 3072 x 576 in 8 bits (`fixed_point`) from memory on two shared
+#: Emerald Rapids cores took 106 us by 1 KiB, 85 by 4, 82 by 8 and by 12; in 4 bits 70, 59, 58 and 61; in NF4 88, whatever the distance.
+DISTANCE = 8192
 #: Row tiles that share the work where their number is known only at run time; fewer leave a part to the processor's own prefetching.
 USUAL_TURNS = 4
 

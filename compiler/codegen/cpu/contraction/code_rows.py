@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from effc.compiler.codegen.cpu.contraction.fixed_point import DIGITS, chunks_of
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.lowp import bits_of
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import float32_bits
 from effc.compiler.ir.expr import Expr
+from effc.compiler.ir.formats import MOST_BITS
 from effc.compiler.ir.spec import Instr
 
 #: Rows up to which one tile takes all and makes floats in registers, where their number is known and where it is not (there each number
 #: has code of its own).
 FEW_ROWS, FEW_UNKNOWN = 8, 4
-
-
+#: Vector registers, and bytes of the stack for rows in fixed point.
+REGISTERS, FIXED_BYTES = 32, 48 * 1024
 #: Integers up to this magnitude are bf16 numbers.
 BF16_INTEGERS = 256
 #: Cycles that making floats of a vector of codes takes: a shift and a permutation, two conversions, ….
@@ -27,6 +29,22 @@ def few_rows(rows: Expr) -> int:
     if rows.constant is None:
         return FEW_UNKNOWN
     return rows.constant if rows.constant <= FEW_ROWS else 0
+
+
+def fixed_rows(nest: Nest, target: Target, vectors: int) -> int:
+    """Up to how many rows are taken in fixed point (`fixed_point`) by a tile of so many vectors; 0 for none."""
+    format_, size = nest.right.format, nest.size(nest.row)
+    chunks = chunks_of(nest, target)
+    if chunks is None or (format_ is not None and format_.bits <= MOST_BITS and in_pairs(nest, target)):
+        return 0
+    # A sum for each digit, beside them the digit, and each vector's word and the codes of its field.
+    fits = [
+        rows
+        for rows in range(1, few_rows(size) + 1)
+        if DIGITS * rows * vectors + 2 * vectors + 1 <= REGISTERS and chunks.bytes(rows) <= FIXED_BYTES
+    ]
+    most = max(fits, default=0)
+    return most if size.constant in (None, most) else 0
 
 
 def _bytes(body: Sequence[Instr], chain: Sequence[int]) -> list[float]:

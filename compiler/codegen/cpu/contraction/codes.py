@@ -8,183 +8,23 @@ is known only at run time holds both.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from effc.compiler.codegen.cpu.access import memory_type
-from effc.compiler.codegen.cpu.bf16_pairs import PAIRED, dot_pairs
 from effc.compiler.codegen.cpu.contraction.ahead import Ahead
 from effc.compiler.codegen.cpu.contraction.chains import chain_length
-from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows, in_pairs
-from effc.compiler.codegen.cpu.contraction.factors import Step
+from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows, fixed_rows, in_pairs
+from effc.compiler.codegen.cpu.contraction.codes_tile import Codes, CodesTile
+from effc.compiler.codegen.cpu.contraction.digits_tile import DigitsTile
+from effc.compiler.codegen.cpu.contraction.fixed_point import FixedRows, chunks_of
 from effc.compiler.codegen.cpu.contraction.rows import by_height
 from effc.compiler.codegen.cpu.contraction.sides import Grain
-from effc.compiler.codegen.cpu.contraction.tile import Accumulators, Tile
 from effc.compiler.codegen.cpu.contraction.turned import BLOCK_BYTES, TurnedKernel
 from effc.compiler.codegen.cpu.low_bit import Decoder
-from effc.compiler.codegen.cpu.lowp import bits_of
-from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
+from effc.compiler.codegen.cpu.text import Value
 from effc.compiler.codegen.cpu.threads import Share
 from effc.compiler.ir.expr import Expr, const, minimum, product
 from effc.compiler.ir.spec import ITEM_SIZE
-
-
-@dataclass(frozen=True)
-class Codes:
-    """How the right factor's codes become floats. ``zero``, ``scale``: pointers to the panel's first, ``nr`` columns a group."""
-
-    step: Step
-    decoder: Decoder | None
-    zero: Value | None
-    scale: Value | None
-    nr: int
-
-    def load(self, pointer: Value) -> Value:
-        """One vector of words of codes, or of single codes."""
-        step = self.step
-        return step.b.load(pointer, vector_type(step.lanes, step.memory(step.nest.right)))
-
-    def value(self, loaded: Value, code: int, zero: Value | None) -> Value:
-        """Number ``code`` of what ``load`` gave, less its zero point, not scaled."""
-        step = self.step
-        value = step.convert(step.nest.right, loaded) if self.decoder is None else self.decoder.value(loaded, code)
-        return value if zero is None else step.b.op("arith.subf", value, zero)
-
-    def pairs(self, loaded: Value, number: int) -> Value:
-        """Pair ``number`` of what ``load`` gave, in bf16."""
-        assert self.decoder is not None, "bytes are not taken by pairs in registers"
-        return self.decoder.pairs(loaded, number)
-
-    def zeros(self, group: Value, vectors: int) -> list[Value | None]:
-        """The zero points of a group, by column vector."""
-        return self._grains(self.step.nest.right.zero, self.zero, group, vectors)
-
-    def scales(self, group: Value, vectors: int) -> list[Value | None]:
-        return self._grains(self.step.nest.right.scale, self.scale, group, vectors)
-
-    def _grains(self, grain: Grain | None, base: Value | None, group: Value, vectors: int) -> list[Value | None]:
-        if grain is None or base is None:
-            return [None] * vectors
-        step, b = self.step, self.step.b
-        dtype = step.nest.spec.operands[grain.operand].dtype
-        memory = memory_type(dtype)
-        line = b.element_pointer(base, b.mul(group, self.nr), memory)
-        found: list[Value | None] = []
-        for j in range(vectors):
-            value, held = (
-                b.load(b.element_pointer(line, b.index(j * step.lanes), memory), vector_type(step.lanes, memory)),
-                dtype,
-            )
-            for i in grain.chain:
-                instr = step.nest.spec.body[i]
-                value, held = step.ops.emit(instr, [value], [held]), instr.dtype
-            found.append(value)
-        return found
-
-
-@dataclass(frozen=True)
-class CodesTile(Tile):
-    """A register tile that makes floats of codes step by step. ``zeros``: of the group at hand.
-
-    ``pairs``: products are summed by pairs of bf16. Then zero points are taken off the sums, by those of the rows' values, which are
-    further accumulators behind the others.
-    """
-
-    codes: Codes | None = None
-    zeros: tuple[Value | None, ...] = ()
-    pairs: bool = False
-
-    def grouped(self, groups: Value | None, left: list[Value], right: Value) -> list[Value]:
-        """Sums over K, flat; K is ``groups`` times all its inner dimensions, or all of its dimensions make one group."""
-        b = self.b
-        if groups is None:
-            return self._group(b.index(0), 0, left, right, None)
-        with b.loop(b.index(0), groups, carried=self._zeros()) as loop:
-            loop.yield_(self._group(loop.index, 1, *self._advance(0, left, right, loop.index), loop.carried))
-        return loop.results
-
-    def _group(
-        self, group: Value, depth: int, left: list[Value], right: Value, total: Accumulators | None
-    ) -> Accumulators:
-        """``total`` plus the scaled sum of one group."""
-        b, codes = self.b, self._codes
-        part = replace(self, zeros=tuple(codes.zeros(group, self.vectors)))
-        sums = part._reduce(depth, left, right, part._zeros())
-        count, scales = self.rows * self.vectors, codes.scales(group, self.vectors) * self.rows
-        if sums[count:]:
-            minus = [None if z is None else b.emit(f"arith.negf {z.name} : {z.type}", z.type) for z in part.zeros]
-            sums = [
-                x if (z := minus[n % self.vectors]) is None else b.op("math.fma", sums[count + n // self.vectors], z, x)
-                for n, x in enumerate(sums[:count])
-            ]
-        if total is None:
-            return [x if s is None else b.op("arith.mulf", x, s) for x, s in zip(sums, scales, strict=True)]
-        return [
-            b.op("arith.addf", t, x) if s is None else b.op("math.fma", x, s, t)
-            for t, x, s in zip(total, sums, scales, strict=True)
-        ]
-
-    @property
-    def _codes(self) -> Codes:
-        assert self.codes is not None, "given by the kernel"
-        return self.codes
-
-    def _step(
-        self,
-        left: list[Value],
-        right: Value,
-        total: Accumulators,
-        outside: Collection[int] = (),
-        points: int | None = None,
-    ) -> Accumulators:
-        if self.pairs:
-            return self._step_of_pairs(left, right, total, points or self.step.group)
-        b, step, codes = self.b, self.step, self._codes
-        points = points or step.group
-        loaded = [
-            codes.load(self._at(right, b.mul(self.vector_step, j), self._right_element)) for j in range(self.vectors)
-        ]
-        across = self._value(self.left_strides[-1])
-        rows = [step.left(self._row(left, i), points, across, None) for i in range(self.rows)]
-        result = list(total)
-        for u in range(points):
-            columns = [codes.value(word, u, self.zeros[j]) for j, word in enumerate(loaded)]
-            for i, row in enumerate(rows):
-                for j, column in enumerate(columns):
-                    at = i * self.vectors + j
-                    result[at] = b.op("math.fma", row[u], column, result[at])
-        return result
-
-    def _step_of_pairs(self, left: list[Value], right: Value, total: Accumulators, points: int) -> Accumulators:
-        b, step, codes = self.b, replace(self.step, group=2, dot=True), self._codes
-        loaded = [
-            codes.load(self._at(right, b.mul(self.vector_step, j), self._right_element)) for j in range(self.vectors)
-        ]
-        across = self._value(self.left_strides[-1])
-        ones = _ones(b)
-        result = list(total)
-        for u in range(-(-points // 2)):
-            columns = [codes.pairs(word, u) for word in loaded]
-            for i in range(self.rows):
-                pointer = self._at(self._row(left, i), b.mul(across, 2 * u), self._left_element)
-                (row,) = step.left(pointer, min(2, points - 2 * u), across, None)
-                for j, column in enumerate(columns):
-                    at = i * self.vectors + j
-                    result[at] = dot_pairs(b, result[at], row, column)
-                if len(result) > self.rows * self.vectors:
-                    at = self.rows * self.vectors + i
-                    result[at] = dot_pairs(b, result[at], row, ones)
-        return result
-
-    def _zeros(self) -> Accumulators:
-        further = self.rows if self.pairs and any(z is not None for z in self.zeros) else 0
-        return [self.step.zero()] * (self.rows * self.vectors + further)
-
-
-def _ones(b: Builder) -> Value:
-    """32 times 1, in bf16."""
-    bits = b.constant(bits_of(1, "bf16"), "i16", PAIRED)
-    return b.emit(f"vector.bitcast {bits.name} : {bits.type} to vector<{PAIRED}xbf16>", f"vector<{PAIRED}xbf16>")
 
 
 class CodesKernel(TurnedKernel):
@@ -197,8 +37,11 @@ class CodesKernel(TurnedKernel):
         self.decoder = None if format_ is None else Decoder(self.b, self.target, format_)
         self.few, self.pairs = few_rows(self.nest.size(self.nest.row)), in_pairs(self.nest, self.target)
         rows = self.nest.size(self.nest.row).constant
-        if rows is not None and rows <= self.few:
-            return
+        if rows is None or rows > self.few:
+            self._prepare_many()
+        self.fixed = self._fixed_rows()
+
+    def _prepare_many(self) -> None:
         b, shape = self.b, self.shape
         group = 2 if self.pairs else 1
         self.buffered = replace(self.step, group=group, dot=self.pairs, turned=True)
@@ -207,8 +50,32 @@ class CodesKernel(TurnedKernel):
         chain = chain_length(packed=True) if self.buffered.rounds else most
         self.steps = max(min(most, chain) // together, 1) * together
         # The last word of a group is decoded whole.
-        self.block = b.stack((self.steps + together) * shape.nr // group, self.accumulator)
+        elements = (self.steps + together) * shape.nr // group
+        self.block, self.block_bytes = b.stack(elements, self.accumulator), elements * ITEM_SIZE[self.accumulator]
         self.sums = b.stack(self._rows_of_unit() * shape.nr, self.accumulator)
+
+    def _fixed_rows(self) -> FixedRows | None:
+        """The rows in fixed point, written here: few ones, as many as their tile has registers for."""
+        b, nest = self.b, self.nest
+        rows, chunks = nest.size(nest.row), chunks_of(nest, self.target)
+        most = fixed_rows(nest, self.target, self.shape.vectors)
+        if chunks is None or not most or (rows.constant is None and chunks.bytes(most) > self.block_bytes):
+            return None
+        memory = self.block if rows.constant is None else b.stack(chunks.bytes(most), "i8")
+        fixed = FixedRows(self.step, self.target, chunks, memory, most)
+        start = {f"d{i}": b.index(0) for i in (nest.row, nest.column) if i is not None}
+        first, row_stride = self._pointer(nest.left.load, start), self._value(nest.stride(nest.left.load, nest.row))
+        group_stride = self._value(nest.stride(nest.left.load, nest.groups))
+
+        def write(count: Value) -> None:
+            fixed.write(first, row_stride, count, group_stride)
+
+        if rows.constant is not None:
+            write(b.index(rows.constant))
+        else:
+            with b.when(b.compare("arith.cmpi", "sle", self._value(rows), b.index(most))):
+                write(self._value(rows))
+        return fixed
 
     def _unit_cycles(self) -> Expr:
         rows = minimum(self.nest.size(self.nest.row), const(super()._rows_of_unit()))
@@ -271,11 +138,22 @@ class CodesKernel(TurnedKernel):
             codes=self._codes(outer),
             pairs=self.pairs and self.decoder is not None,
         )
-        groups = self._value(self.sizes[0]) if self.nest.groups is not None else None
-        sums = tile.grouped(groups, self._left(start, rows), right)
+        left = self._left(start, rows)
+        if self.fixed is not None and rows <= self.fixed.most:
+            sums = self._in_fixed_point(self.fixed, tile, left, right)
+        else:
+            groups = self._value(self.sizes[0]) if self.nest.groups is not None else None
+            sums = tile.grouped(groups, left, right)
         columns = [b.add(column, j * shape.lanes) for j in range(shape.vectors)]
         split = [sums[i * shape.vectors : (i + 1) * shape.vectors] for i in range(rows)]
         self.epilogue.write(outer, [b.index(i) for i in range(rows)], columns, self._masks(column), split)
+
+    def _in_fixed_point(self, fixed: FixedRows, tile: CodesTile, left: list[Value], right: Value) -> list[Value]:
+        def floats(group: Value, code: Value, length: int) -> list[Value]:
+            return tile.chunk(group if self.nest.groups is not None else None, code, length, left, right)
+
+        assert tile.codes is not None, "given above"
+        return DigitsTile(self.b, fixed, tile.codes, tile.rows, tile.vectors, right, self.shape.nr, floats).sums()
 
     def _bits(self) -> int:
         """Of a code in memory."""

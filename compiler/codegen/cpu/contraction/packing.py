@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.form import filled_to, packed_group
 from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, factors, find
 from effc.compiler.codegen.cpu.contraction.schedule import chosen
@@ -92,7 +93,7 @@ def _pack(
         return "the constant factor is read more than once"
     roles = tuple(replace(o, role="packed") if i in together else o for i, o in enumerate(spec.operands))
     packed = replace(spec, operands=roles)
-    nest = find(packed)
+    nest = cast(packed, target)
     if isinstance(nest, str):
         return nest
     assert nest.column is not None, "roles.find packs no factor without columns"
@@ -192,7 +193,7 @@ def with_winograd(packed: KernelSpec, plan: Plan, schedule: Schedule) -> KernelS
 
 def repacked(spec: KernelSpec, schedule: Schedule, target: Target) -> KernelSpec:
     """``spec`` under another schedule, with the layout of its packed factor and the scratch memory that this one asks for."""
-    nest = find(spec)
+    nest = cast(spec, target)
     assert not isinstance(nest, str), nest
     if not nest.right.packed:
         return replace(spec, schedule=schedule)

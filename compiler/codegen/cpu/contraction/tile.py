@@ -130,7 +130,7 @@ class Tile:
         size = self._value(self.sizes[depth])
         steps = b.div(size, group)
         known = b.integer_of(steps)
-        unroll = self.unroll if known is None else _unroll(known, self.unroll)
+        unroll = self.unroll if known is None else unroll_of(known, self.unroll)
         whole = b.mul(b.div(steps, unroll), unroll)
         if known is None or known >= 2 * unroll:
             total = self._loop(b.index(0), whole, unroll, left, right, total)
@@ -263,7 +263,7 @@ class Tile:
         return scalar_expr(self.b, expr, self.symbols)
 
 
-def _unroll(steps: int, wanted: int) -> int:
+def unroll_of(steps: int, wanted: int) -> int:
     """Small sums unroll whole; others by the divisor nearest below twice ``wanted`` (no remainder code), else by ``wanted``."""
     if steps <= 2 * wanted:
         return max(steps, 1)

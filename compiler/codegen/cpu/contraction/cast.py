@@ -1,0 +1,30 @@
+"""The nest of a contraction as a target's kernels read it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from effc.compiler.codegen.cpu.contraction.form import is_codes
+from effc.compiler.codegen.cpu.contraction.roles import Nest, find
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.formats import Format
+from effc.compiler.ir.spec import KernelSpec
+
+
+def cast(spec: KernelSpec, target: Target) -> Nest | str:
+    """`roles.find`'s nest, or its reason; packed bytes that are summed as floats are codes of eight bits where an instruction sums four.
+
+    They then lie four in a word, as that takes them (`fixed_point`); elsewhere one by one, which one instruction widens.
+    """
+    nest = find(spec)
+    if isinstance(nest, str) or not is_codes(nest) or nest.right.format is not None:
+        return nest
+    ops = [nest.spec.body[i].op for i in nest.right.chain]
+    if ops not in (["arith.sitofp"], ["arith.uitofp"]) or not sums_bytes(target):
+        return nest
+    return replace(nest, right=replace(nest.right, format=Format(8, signed=ops == ["arith.sitofp"])))
+
+
+def sums_bytes(target: Target) -> bool:
+    """Whether ``vpdpbusd`` sums the products of four bytes in each of 16 lanes."""
+    return target.vector_bytes == 64 and target.has("avx512_vnni")
