@@ -24,6 +24,7 @@ from effc.runtime.artifact import Artifact
 from effc.runtime.callgraph import function_of
 from effc.runtime.executable import Executable
 from effc.runtime.interface import Interface
+from effc.runtime.pages import Pages
 from effc.runtime.structure import unflatten
 
 FILE = "model.effc"
@@ -86,6 +87,7 @@ def _misfit(values: Mapping[str, Any]) -> str:
 class _Decoder:
     def __init__(self, found: archive.Archive) -> None:
         self.values, self.tensors = found.values, found.tensors
+        self._pages, self._copies = Pages(), dict[int, torch.Tensor]()
         self.weights: dict[str, torch.Tensor] = {
             name: self.tensors[number] for name, number in self.values["weights"].items()
         }
@@ -127,8 +129,17 @@ class _Decoder:
         executable = Artifact.from_bytes(self.tensors[data["code"]].numpy().tobytes()).executable()
         if executable.weights is not None:
             inputs = [self._weight(source) for source in data["inputs"]]
-            executable.weights.adopt(inputs, [self.tensors[number] for number in data["derived"]])
+            executable.weights.adopt(inputs, [self._derived(number) for number in data["derived"]])
         return executable
+
+    def _derived(self, number: int) -> torch.Tensor:
+        """A derived weight, which regions may share, out of the mapped file: a file's pages are small, which costs kernels a third."""
+        mapped = self.tensors[number]
+        if not mapped.is_contiguous():
+            return mapped
+        if number not in self._copies:
+            self._copies[number] = self._pages.copy(mapped)
+        return self._copies[number]
 
     def _weight(self, source: str | int) -> torch.Tensor:
         """A weight by its name, a constant by its number, or nothing where a region reads neither."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -38,11 +38,11 @@ def placed_as(tensor: torch.Tensor, placement: Placement) -> bool:
 
 @contextmanager
 def conforming(
-    expected: Sequence[Placement], tensors: Sequence[torch.Tensor], mutated: Sequence[int]
+    expected: Mapping[int, Placement], tensors: Sequence[torch.Tensor], mutated: Sequence[int]
 ) -> Iterator[list[torch.Tensor]]:
-    """The tensors, those of another placement copied; what the program writes into a copy is copied back."""
+    """The tensors, those copied that lie elsewhere than ``expected`` by number; what the program writes into a copy is copied back."""
     placed = list(tensors)
-    for i, (size, stride) in enumerate(expected):
+    for i, (size, stride) in expected.items():
         if not placed_as(placed[i], (size, stride)):
             copy = torch.empty_strided(size, stride, dtype=placed[i].dtype, device="cpu")
             placed[i] = copy.copy_(placed[i].detach())

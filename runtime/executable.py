@@ -88,13 +88,13 @@ class Executable:
     ) -> list[torch.Tensor]:
         """The results that are not mutations, in order; mutated inputs are updated in place.
 
-        ``check``: refuse inputs that are not as the program's (VerificationError). ``validate``: copy inputs of another placement.
-        ``symbols`` is best a tuple. IndexError: a bounds check of the model failed.
+        ``check``: refuse inputs that are not as the program's (VerificationError). ``validate``: copy inputs of another placement, but
+        for parameters. ``symbols`` is best a tuple. IndexError: a bounds check of the model failed.
         """
         if check:
             check_inputs(self.program, self._sizes.inputs(tuple(symbols)), tensors)
         if validate:
-            with conforming(self._sizes.inputs(tuple(symbols)), tensors, self._mutated) as placed:
+            with conforming(self._sizes.given(tuple(symbols)), tensors, self._mutated) as placed:
                 return self(symbols, placed)
         if _profiler_enabled():
             return self.run_stepwise(symbols, tensors, None)

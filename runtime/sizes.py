@@ -51,6 +51,10 @@ class SizeTable:
         exprs = [e for t in self._outputs for e in (*t.sizes, *t.strides)]
         self._evaluate = evaluator([*exprs, program.arena_bytes], program.symbols)
         self._evaluate_inputs = evaluator([e for t in self._inputs for e in (*t.sizes, *t.strides)], program.symbols)
+        self._given = [i for i, given in enumerate(program.inputs) if not given.param]
+        given = [program.inputs[i].tensor for i in self._given]
+        self._given_ranks = [len(t.sizes) for t in given]
+        self._evaluate_given = evaluator([e for t in given for e in (*t.sizes, *t.strides)], program.symbols)
         self._known: dict[tuple[int, ...], Sizes] = {}
 
     def __getitem__(self, symbols: tuple[int, ...]) -> Sizes:
@@ -74,6 +78,10 @@ class SizeTable:
     def inputs(self, symbols: tuple[int, ...]) -> tuple[Placement, ...]:
         """Placement that the program expects of each input."""
         return _placements(self._evaluate_inputs(*symbols), [len(t.sizes) for t in self._inputs])
+
+    def given(self, symbols: tuple[int, ...]) -> dict[int, Placement]:
+        """The same of those inputs, by number, that are no parameters."""
+        return dict(zip(self._given, _placements(self._evaluate_given(*symbols), self._given_ranks), strict=True))
 
 
 def _span(sizes: Sequence[int], strides: Sequence[int]) -> int:

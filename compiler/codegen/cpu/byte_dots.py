@@ -31,6 +31,12 @@ def dot_bytes(b: Builder, target: Target, total: Value, unsigned: Value, signed:
     return total
 
 
+def dot_words(b: Builder, x: Value, y: Value) -> Value:
+    """``x * y`` of i32 lanes that fit 16 bits, ``x`` not negative: each lane's products of 16-bit halves, summed (``vpmaddwd``)."""
+    lanes = split_type(x.type)[0]
+    return _call(b, _PAIRS[lanes], *(_as(b, v, 2 * lanes, "i16") for v in (x, y)), result=x.type)
+
+
 def _scalar(b: Builder, total: Value, unsigned: Value, signed: Value) -> Value:
     for i in range(4):
         x = b.op("arith.andi", b.op("arith.shrui", unsigned, b.constant(8 * i, "i32")), b.constant(255, "i32"))

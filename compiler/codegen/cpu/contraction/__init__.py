@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu.contraction.amx import AmxKernel
+from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.codes import CodesKernel
 from effc.compiler.codegen.cpu.contraction.dots import DotsKernel
 from effc.compiler.codegen.cpu.contraction.form import form
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
-from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.schedule import schedule as default_schedule
 from effc.compiler.codegen.cpu.contraction.shape import Shape
 from effc.compiler.codegen.cpu.contraction.turned import TurnedKernel

@@ -22,6 +22,8 @@ REGISTERS, FIXED_BYTES = 32, 48 * 1024
 BF16_INTEGERS = 256
 #: Cycles that making floats of a vector of codes takes: a shift and a permutation, two conversions, ….
 DECODING = 2
+#: Cycles that a vector's codes take for a step of K where they only become bytes: a shift and a mask for four steps, and a sign.
+UNPACKING = 0.25
 
 
 def few_rows(rows: Expr) -> int:

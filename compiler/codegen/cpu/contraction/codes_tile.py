@@ -52,7 +52,9 @@ class Codes:
         if grain is None:
             return [None] * vectors
         assert len(grain.chain) == 1, "bytes become floats in one step"
-        widen = {"arith.sitofp": "arith.extsi", "arith.uitofp": "arith.extui"}[self.step.nest.spec.body[grain.chain[0]].op]
+        widen = {"arith.sitofp": "arith.extsi", "arith.uitofp": "arith.extui"}[
+            self.step.nest.spec.body[grain.chain[0]].op
+        ]
         b = self.step.b
         return [b.cast(widen, v, "i32") for v in self._loaded(grain, self.zero, group, vectors)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.byte_dots import dot_bytes
+from effc.compiler.codegen.cpu.byte_dots import dot_bytes, dot_words
 from effc.compiler.codegen.cpu.contraction.ahead import DISTANCE, LINE
 from effc.compiler.codegen.cpu.contraction.codes_tile import Codes
 from effc.compiler.codegen.cpu.contraction.fixed_point import DIGITS, FixedRows, fields
@@ -96,16 +96,14 @@ class DigitsTile:
     def _starts(self, heads: list[Value], group: Value) -> list[Value]:
         """Of each sum: what the codes' offset, which makes them unsigned, and their zero point add to it, with the opposite sign."""
         b, codes, format_ = self.b, self.codes, self.fixed.format
-        offset = 1 << (format_.bits - 1) if format_.signed else 0
-        zeros = codes.zero_integers(group, self.vectors)
+        offset = b.constant(1 << (format_.bits - 1) if format_.signed else 0, "i32", self.lanes)
+        zeros = [
+            offset if z is None else b.op("arith.addi", z, offset) for z in codes.zero_integers(group, self.vectors)
+        ]
         found = []
         for head in heads:
-            sums = [b.broadcast(self.fixed.sum_of(head, d), self.lanes) for d in range(DIGITS)]
-            for zero in zeros:
-                less = b.constant(-offset, "i32", self.lanes)
-                if zero is not None:
-                    less = b.op("arith.subi", less, zero)
-                found += [b.op("arith.muli", s, less) for s in sums]
+            sums = [b.broadcast(self.fixed.minus_sum(head, d), self.lanes) for d in range(DIGITS)]
+            found += [dot_words(b, zero, s) for zero in zeros for s in sums]
         return found
 
     def _words(self, left: list[Value], right: Value, first: Value, count: int, total: list[Value]) -> list[Value]:

@@ -8,9 +8,9 @@ routines of matrix multiplication and its applications", Numerical Algorithms 59
 ``X = round(x * 2**(30 - e))``, and ``X`` four signed digits to the base 256. Each digit is multiplied with the codes and summed in i32,
 exactly; the four sums make one float.
 
-**Error.** Each ``x`` moves by at most ``2**(e - 31)``, so a sum by ``2**(e - 31)`` times the sum of the codes' magnitudes. Elements of at
-least ``2**(e - 7)`` are exact, and those of at least ``2**(e - 9)`` move by no more than ``2**-22`` of themselves. Where more than half of a
-chunk are smaller than that and not zero, or one is not finite, the chunk is marked, and its codes become floats.
+**Error.** Each ``x`` moves by at most ``2**(e - 31)``, so a sum by ``2**(e - 31)`` times the sum of the codes' magnitudes. Elements of
+at least ``2**(e - 7)`` are exact, and those of at least ``2**(e - 9)`` move by no more than ``2**-22`` of themselves. Where more than half
+of a chunk are smaller than that and not zero, or one is not finite, the chunk is marked, and its codes become floats.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value
 from effc.compiler.ir.formats import Format
-from effc.compiler.ir.spec import ITEM_SIZE
 
 #: Digits of an integer, and values of a row that a vector holds.
 DIGITS, LANES = 4, 16
 #: Bytes of a vector, and of what is known of a chunk: the digits' sums, its unit in the last place, its mark.
 VECTOR, HEAD = 64, 32
 _UNIT, _MARK = 4, 5
-#: Codes of a chunk at most, where groups do not say: more amortize the four sums' way to floats better, fewer share one scale.
+#: Codes of a chunk at most, and where that leaves a short one: more amortize the four sums' way to floats better, fewer share one scale.
+#: Sums of digits of up to 255 fit 16 bits.
 _LONGEST, _USUAL = 160, 128
 #: The least exponent, as stored, of a chunk's largest magnitude that it is scaled by: the factor of a lower one would be no float32.
 _LEAST_EXPONENT = 40
@@ -97,7 +97,10 @@ def chunks_of(nest: Nest, target: Target) -> Chunks | None:
     zero = nest.right.zero
     if zero is not None and (nest.spec.operands[zero.operand].dtype != "i8" or len(zero.chain) != 1):
         return None
-    if nest.stride(nest.left.load, nest.reduction[-1]).constant != 1 or nest.spec.operands[nest.left.operand].dtype == "i1":
+    if (
+        nest.stride(nest.left.load, nest.reduction[-1]).constant != 1
+        or nest.spec.operands[nest.left.operand].dtype == "i1"
+    ):
         return None
     *groups, inner = (size or 0 for size in sizes)
     return Chunks.of(groups[0] if groups else 1, inner, format_.codes_a_word)
@@ -106,9 +109,7 @@ def chunks_of(nest: Nest, target: Target) -> Chunks | None:
 def fields(format_: Format) -> list[list[int]]:
     """The numbers of the codes that the four bytes of a word hold, by field from the lowest bits on."""
     numbers = {format_.place(n): n for n in range(format_.codes_a_word)}
-    return [
-        [numbers[8 * byte + bit] for byte in range(4)] for bit in range(0, 8, format_.stored_bits)
-    ]
+    return [[numbers[8 * byte + bit] for byte in range(4)] for bit in range(0, 8, format_.stored_bits)]
 
 
 class FixedRows:
@@ -144,8 +145,8 @@ class FixedRows:
         place = b.add(b.mul(b.add(line, chunk), HEAD), chunks.heads(self.most))
         return b.element_pointer(self.memory, place, "i8")
 
-    def sum_of(self, head: Value, digit: int) -> Value:
-        """The sum of a digit over a chunk (i32)."""
+    def minus_sum(self, head: Value, digit: int) -> Value:
+        """The negative sum of a digit over a chunk, an i32 that fits 16 bits."""
         return self.b.load(self._word(head, digit), "i32")
 
     def unit(self, head: Value) -> Value:
@@ -207,7 +208,8 @@ class FixedRows:
             total = dot_bytes(b, self.target, total, ones, slices)
         for digit in range(DIGITS):
             lanes = b.shuffle(total, range(digit, LANES, DIGITS))
-            b.store(_reduce(b, "add", lanes), self._word(head, digit))
+            minus = b.op("arith.subi", b.constant(0, i32), _reduce(b, "add", lanes))
+            b.store(minus, self._word(head, digit))
 
     def _values(self, start: Value, length: int) -> list[Value]:
         """A chunk by vectors of floats, zeros behind its end."""

@@ -11,7 +11,8 @@ from math import prod
 
 from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS, vectors_of
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
-from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows
+from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, UNPACKING, few_rows, fixed_rows
+from effc.compiler.codegen.cpu.contraction.fixed_point import DIGITS
 from effc.compiler.codegen.cpu.contraction.form import form, is_codes, lanes_of, packed_group
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
@@ -140,7 +141,7 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     rows = _count(nest.size(nest.row))
     lanes = lanes_of(nest, target)
     if is_codes(nest):
-        return _code_estimate(nest, lanes, mr, vectors)
+        return _code_estimate(nest, target, mr, vectors)
     panels = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // (lanes * vectors))
     cut, steps = split(rows, mr), _steps(nest)
     count = sum(tiles for tiles, _ in cut)
@@ -152,22 +153,27 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     return panels * (max(compute, streams) + min(compute, streams) / 4 + count * TILE_CYCLES / steps)
 
 
-def _code_estimate(nest: Nest, lanes: int, mr: int, vectors: int) -> float:
+def _code_estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     """Cycles of one step of K over all rows; where their number is known only at run time, over a prompt and as many single rows."""
     size = nest.size(nest.row)
     rows, steps = _count(size), _steps(nest)
-    panels = -(-_count(nest.size(nest.column)) // (lanes * vectors))
+    panels = -(-_count(nest.size(nest.column)) // (lanes_of(nest, target) * vectors))
     if few_rows(size) and size.constant is not None:
         even = panels + panels % 2  # one panel is a unit of work, and threads are even in number
-        return even * (_few_codes(rows, vectors) + TILE_CYCLES / steps)
+        return even * (_few_codes(nest, target, rows, vectors) + TILE_CYCLES / steps)
     count, stream = -(-rows // mr), vectors * BLOCK_CYCLES
     compute = _step(nest, mr, vectors)
     tile = max(compute, stream) + min(compute, stream) / 4 + TILE_CYCLES / min(steps, CHAIN)
-    return panels * (count * tile + vectors * DECODING + (rows * _few_codes(1, vectors) if few_rows(size) else 0))
+    single = rows * _few_codes(nest, target, 1, vectors) if few_rows(size) else 0
+    return panels * (count * tile + vectors * DECODING + single)
 
 
-def _few_codes(rows: int, vectors: int) -> float:
-    """Cycles of one step of a tile that makes floats of codes in registers."""
+def _few_codes(nest: Nest, target: Target, rows: int, vectors: int) -> float:
+    """Cycles of one step of K of a tile of all rows: a multiply-add for each, and making floats of codes; or, in fixed point, a digit for
+    each of four steps.
+    """
+    if fixed_rows(nest, target, vectors) >= rows:
+        return max(LATENCY / DIGITS, vectors * (rows / FMAS + UNPACKING)) + rows * BROADCAST
     return max(LATENCY, vectors * (rows / FMAS + DECODING / 2)) + rows * BROADCAST
 
 
