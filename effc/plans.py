@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from effc.compiler.compress.quantized import ActivationRange, DualScales, QuantizedWeight, ScaleCodes
+from effc.compiler.compress.activations import ActivationRange
+from effc.compiler.compress.quantized import DualScales, QuantizedWeight, ScaleCodes
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.errors import ArtifactError

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from effc.compiler.compress import awq, smoothquant
-from effc.compiler.compress.activations import by_tensor, by_token, held, static_range
+from effc.compiler.compress.activations import ActivationRange, by_token, held
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.recipe import quantize
 from effc.compiler.ir.calibration import Statistics
@@ -123,14 +123,14 @@ def test_tokens_are_rounded_by_their_own_scale() -> None:
 
 
 @pytest.mark.parametrize(
-    ("least", "greatest", "zero"), [(0.0, 6.0, -128), (-3.0, 0.0, 127), (2.0, 6.0, -128), (-1.0, 1.0, 0)]
+    ("least", "greatest", "zero"), [(0.0, 6.0, 0), (-3.0, 0.0, 255), (2.0, 6.0, 0), (-1.0, 1.0, 128)]
 )
 def test_the_static_range_holds_zero_exactly(least: float, greatest: float, zero: int) -> None:
     x = torch.linspace(least, greatest, 500)
-    scale, found = static_range(torch.tensor([least, least / 2]), torch.tensor([greatest, greatest / 2]))
-    assert abs(found - zero) <= (zero == 0)
-    assert bool(((by_tensor(x, scale, found) - x).abs() <= 0.5001 * scale).all())
-    assert float(by_tensor(torch.zeros(1), scale, found)) == 0
-    clipped = by_tensor(torch.tensor([-100.0, 100.0]), scale, found)
-    assert clipped.tolist() == pytest.approx([min(least, 0), max(greatest, 0)], abs=scale)
-    assert static_range(torch.zeros(3), torch.zeros(3))[0] > 0
+    found = ActivationRange.of(torch.tensor([least, least / 2]), torch.tensor([greatest, greatest / 2]))
+    assert found.zero == zero
+    assert bool(((found.rounded(x) - x).abs() <= 0.5001 * found.scale).all())
+    assert float(found.rounded(torch.zeros(1))) == 0
+    clipped = found.rounded(torch.tensor([-100.0, 100.0]))
+    assert clipped.tolist() == pytest.approx([min(least, 0), max(greatest, 0)], abs=found.scale)
+    assert ActivationRange.of(torch.zeros(3), torch.zeros(3)).scale > 0

@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.recipe import quantize
 from effc.compiler.ir.quantization import Recipe, Scheme
 
+#: Of the schemes below; a task has its own, in proportion.
+_GROUP = 64
 _NEAREST, _CLIPPED = Recipe(), Recipe(clipping="mse")
 _AWQ, _GPTQ = Recipe("awq", clipping="mse"), Recipe(rounding="gptq", clipping="mse")
 _BOTH, _SMOOTH = Recipe("awq", "gptq", "mse"), Recipe("smoothquant")
@@ -56,39 +58,40 @@ class Row:
 ROWS = (
     Row("int8 a channel", "nearest", _INT8, _NEAREST),
     Row("int8 a channel", "GPTQ", _INT8, Recipe(rounding="gptq")),
-    Row("int4 by 64", "nearest", _INT4, _NEAREST),
-    Row("int4 by 64", "nearest, percentile", _INT4, Recipe(clipping="percentile")),
-    Row("int4 by 64", "nearest, least error", _INT4, _CLIPPED),
-    Row("int4 by 64", "AWQ", _INT4, _AWQ),
-    Row("int4 by 64", "GPTQ", _INT4, _GPTQ),
-    Row("int4 by 64", "AWQ and GPTQ", _INT4, _BOTH),
-    Row("int4 by 32 and coarser", "FineQuant", Scheme("int4", 32, symmetric=False), Recipe(grouping="finequant")),
-    Row("nf4 by 64", "nearest", _NF4, _NEAREST),
-    Row("nf4 by 64, double", "nearest", Scheme("nf4", 64, scales="double"), _NEAREST),
-    Row("nf4 by 64, double", "AWQ and GPTQ", Scheme("nf4", 64, scales="double"), _BOTH),
-    Row("int2 by 64", "AWQ and GPTQ", _INT2, _BOTH),
+    Row("int4", "nearest", _INT4, _NEAREST),
+    Row("int4", "nearest, percentile", _INT4, Recipe(clipping="percentile")),
+    Row("int4", "nearest, least error", _INT4, _CLIPPED),
+    Row("int4", "AWQ", _INT4, _AWQ),
+    Row("int4", "GPTQ", _INT4, _GPTQ),
+    Row("int4", "AWQ and GPTQ", _INT4, _BOTH),
+    Row("int4, half and coarser", "FineQuant", Scheme("int4", 32, symmetric=False), Recipe(grouping="finequant")),
+    Row("nf4", "nearest", _NF4, _NEAREST),
+    Row("nf4, double", "nearest", Scheme("nf4", 64, scales="double"), _NEAREST),
+    Row("nf4, double", "AWQ and GPTQ", Scheme("nf4", 64, scales="double"), _BOTH),
+    Row("int2", "AWQ and GPTQ", _INT2, _BOTH),
     Row("W8A8, by token", "nearest", _W8A8, _NEAREST),
     Row("W8A8, by token", "SmoothQuant+", _W8A8, _SMOOTH),
     Row("W8A8, by token", "SmoothQuant+ and GPTQ", _W8A8, Recipe("smoothquant", "gptq", "mse")),
     Row("W8A8, by tensor", "nearest", _STATIC, _NEAREST),
     Row("W8A8, by tensor", "SmoothQuant+", _STATIC, _SMOOTH),
-    Row("W4A8 by 64, by token", "nearest", _W4A8, _NEAREST),
-    Row("W4A8 by 64, by token", "SmoothQuant+ and GPTQ", _W4A8, Recipe("smoothquant", "gptq", "mse")),
-    Row("W4A8 by 64, dual, by token", "nearest", _DUAL, _NEAREST),
-    Row("W4A8 by 64, dual, by token", "nearest, least error", _DUAL, _CLIPPED),
-    Row("W4A8 by 64, dual, by token", "SmoothQuant+ and GPTQ", _DUAL, Recipe("smoothquant", "gptq", "mse")),
+    Row("W4A8, by token", "nearest", _W4A8, _NEAREST),
+    Row("W4A8, by token", "SmoothQuant+ and GPTQ", _W4A8, Recipe("smoothquant", "gptq", "mse")),
+    Row("W4A8, dual, by token", "nearest", _DUAL, _NEAREST),
+    Row("W4A8, dual, by token", "nearest, least error", _DUAL, _CLIPPED),
+    Row("W4A8, dual, by token", "SmoothQuant+ and GPTQ", _DUAL, Recipe("smoothquant", "gptq", "mse")),
 )
 
 
 def quantized(task: Task, calibration: effc.Calibration, row: Row) -> dict[str, QuantizedWeight]:
     """By parameter name; those that meet the same activations are quantized together."""
+    scheme = replace(row.scheme, group=row.scheme.group * task.group // _GROUP)
     together: dict[int, list[str]] = {}
     for name in task.weights():
         together.setdefault(id(calibration.sites[name].sample), []).append(name)
     found: dict[str, QuantizedWeight] = {}
     for names in together.values():
         weights = {name: task.model.get_parameter(name).detach() for name in names}
-        found |= quantize(weights, row.scheme, row.recipe, calibration.sites[names[0]])
+        found |= quantize(weights, scheme, row.recipe, calibration.sites[names[0]])
     return found
 
 
@@ -176,7 +179,14 @@ def measure(kind: Callable[[int], Task], seeds: int, rows: list[Row]) -> Table:
                 f"seed {seed}  {row.name:44} {figure:9.3f}  {took:5.1f} + {time.perf_counter() - started - took:.1f} s",
                 flush=True,
             )
-    table = Table("format", "algorithm", "bits", task.figure, "95 % interval", title=type(task).__name__)
+    table = Table(
+        "format",
+        "algorithm",
+        "bits",
+        task.figure,
+        "95 % interval",
+        title=f"{type(task).__name__}, groups of {task.group}",
+    )
     for row in rows:
         mean, low, high = interval(task, exact, found[row.name])
         table.add_row(row.format, row.algorithm, f"{size[row.name]:.2f}", f"{mean:.3f}", f"{low:.3f} to {high:.3f}")

@@ -2,14 +2,16 @@
 
     python tools/quantized_decode.py --model llama_decode --threads 2
 
-One process, all in turn in each round. The model's output projection shares the embedding's float weights; ``own head`` gives it a copy
-that is quantized as the others are. Printed: relative L2 distance to the float model; then medians, how many times faster than effc's
-float step (20th to 80th percentile over the rounds), and the bytes of weights that a step reads, head included, over the time as a share
-of the read bandwidth measured in the same rounds; then effc's lead over the others. ``--systems effc`` leaves the others out.
+One process, all in turn in each round. All weights are quantized, the output projection's too, which is the embedding's. effc quantizes
+itself (``passes={"quantize": ...}``, rounding to the nearest), and it gets models quantized by torchao's ``Int8WeightOnlyConfig`` and
+``IntxWeightOnlyConfig``, whose output projection is a layer of its own, since torchao leaves one that shares its weights. torchao's own
+kernels get these too: int8 through Inductor, int4 by ``PrototypeInt4WeightOnlyConfig`` (``_weight_int4pack_mm_for_cpu``) in eager and
+through Inductor. OpenVINO gets NNCF's ``compress_weights``. Needs the packages torchao, openvino and nncf, and for Inductor a C++ compiler.
 
-effc gets torchao's ``Int8WeightOnlyConfig`` and ``IntxWeightOnlyConfig``. torchao's own kernels: int8 through Inductor, int4 by
-``PrototypeInt4WeightOnlyConfig`` (``_weight_int4pack_mm_for_cpu``) in eager and through Inductor. OpenVINO gets NNCF's
-``compress_weights``. Needs the packages torchao, openvino and nncf, and for Inductor a C++ compiler.
+Printed: relative L2 distance to the float model; then medians, how many times faster than effc's float step (20th to 80th percentile over
+the rounds), and the bytes of weights that a step reads over the time as a share of the read bandwidth measured in the same rounds; then
+effc's lead over the others. A call is timed as a user makes it: Dynamo's guards, and torchao's tensors, which are taken apart in Python in
+each call, are part of it. ``in effc``: the part of the time that effc's own code takes. ``--systems effc`` leaves the others out.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -32,10 +36,17 @@ from torch import nn
 
 from effc.bench.systems.system import tensors
 from effc.compiler.codegen.cpu.target import Target
+from effc.runtime.executable import Executable
 from effc.speed import Probe
 
-#: Bits of a weight, scales included: a float32 scale a channel of 576 or more, and one for each 64 codes.
-BITS = {"float": 32.0, "int8": 8.06, "int4": 4.5}
+#: Bits of a weight, scales included: a float32 scale a channel of 576 or more, and one for each 64 codes; effc's int4 has zero points.
+BITS = {"float": 32.0, "int8": 8.06, "int4": 4.5, "int4, effc": 4.625}
+#: effc's own quantization, by kind.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "float": {},
+    "int8": {"passes": {"quantize": {"weights": "int8"}}},
+    "int4": {"passes": {"quantize": {"weights": "int4", "group": 64}}},
+}
 
 
 class OwnHead(nn.Module):
@@ -74,39 +85,37 @@ def quantized(module: nn.Module, kind: str, packed: bool = False) -> nn.Module:
 
 @dataclass
 class Entry:
-    """``bytes``: of weights that a step reads. ``seconds``: of a call, by round."""
+    """``bytes``: of weights that a step reads. ``seconds``: of a call, by round; ``inside``: of effc's part of it."""
 
     name: str
     kind: str
     call: Callable[[], Any]
     bytes: float
     seconds: list[float] = field(default_factory=list)
+    inside: list[float] = field(default_factory=list)
 
 
 def entries(module: Any, inputs: tuple[Any, ...], systems: list[str], threads: int) -> Iterator[Entry]:
     """What is timed."""
-    linears = sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
-    head: int = module.words.weight.numel()
+    weights = sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear)) + module.words.weight.numel()
     own = OwnHead(module)
 
-    def size(kind: str, head_kind: str) -> float:
-        return (linears * BITS[kind] + head * BITS[head_kind]) / 8
-
-    def compiled(model: nn.Module, backend: str) -> Callable[[], Any]:
-        call = torch.compile(model, backend=backend)
+    def compiled(model: nn.Module, backend: str, **options: Any) -> Callable[[], Any]:
+        call = torch.compile(model, backend=backend, options=options or None)
         return lambda: call(*inputs)
 
-    for kind in BITS:
-        yield Entry(f"effc {kind}", kind, compiled(quantized(module, kind), "effc"), size(kind, "float"))
+    for kind, options in OPTIONS.items():
+        bits = BITS["int4, effc" if kind == "int4" else kind]
+        yield Entry(f"effc {kind}", kind, compiled(module, "effc", **options), weights * bits / 8)
     for kind in ("int8", "int4"):
-        yield Entry(f"effc {kind}, own head", kind, compiled(quantized(own, kind), "effc"), size(kind, kind))
+        yield Entry(f"effc {kind} of torchao", kind, compiled(quantized(own, kind), "effc"), weights * BITS[kind] / 8)
     if "torchao" in systems:
-        yield Entry("Inductor int8", "int8", compiled(quantized(own, "int8"), "inductor"), size("int8", "int8"))
+        yield Entry("Inductor int8", "int8", compiled(quantized(own, "int8"), "inductor"), weights * BITS["int8"] / 8)
         model = quantized(own, "int4", packed=True)
-        yield Entry("torchao int4, eager", "int4", lambda: model(*inputs), size("int4", "int4"))
-        yield Entry("torchao int4, Inductor", "int4", compiled(model, "inductor"), size("int4", "int4"))
+        yield Entry("torchao int4, eager", "int4", lambda: model(*inputs), weights * BITS["int4"] / 8)
+        yield Entry("torchao int4, Inductor", "int4", compiled(model, "inductor"), weights * BITS["int4"] / 8)
     if "openvino" in systems:
-        yield Entry("OpenVINO int8", "int8", _openvino(own, inputs, threads), size("int8", "int8"))
+        yield Entry("OpenVINO int8", "int8", _openvino(own, inputs, threads), weights * BITS["int8"] / 8)
 
 
 def _openvino(module: nn.Module, inputs: tuple[Any, ...], threads: int) -> Callable[[], Any]:
@@ -128,16 +137,36 @@ def _openvino(module: nn.Module, inputs: tuple[Any, ...], threads: int) -> Calla
     return call
 
 
-def seconds(call: Callable[[], Any], at_least: float) -> float:
-    """Of one call: the mean of as many as fill ``at_least`` seconds, after as many that are not timed."""
+class Inside:
+    """Meanwhile counts the seconds that calls of effc's programs take."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        run, own = Executable.__call__, self
+
+        def call(self: Executable, *args: Any, **how: bool) -> list[torch.Tensor]:
+            started = time.perf_counter()
+            results = run(self, *args, **how)
+            own.seconds += time.perf_counter() - started
+            return results
+
+        with mock.patch.object(Executable, "__call__", call):
+            yield
+
+
+def measure(entry: Entry, inside: Inside, at_least: float) -> None:
+    """One round: the mean of as many calls as fill ``at_least`` seconds, after as many that are not timed."""
     for timed in (False, True):
-        started, count = time.perf_counter(), 0
+        inside.seconds, started, count = 0.0, time.perf_counter(), 0
         while time.perf_counter() - started < at_least:
-            call()
+            entry.call()
             count += 1
         if timed:
-            return (time.perf_counter() - started) / count
-    raise AssertionError("the second pass is timed")
+            entry.seconds.append((time.perf_counter() - started) / count)
+            entry.inside.append(inside.seconds / count)
 
 
 def ratio(slow: Entry, fast: Entry) -> str:
@@ -165,17 +194,22 @@ def main() -> None:
             (result,) = (t for t in tensors(entry.call()) if t.shape == reference.shape)
             distance = float((result - reference).norm() / reference.norm())
             print(f"{entry.name}: relative L2 distance to the float model {distance:.3g}", flush=True)
+        inside = Inside()
         for _ in range(args.rounds):
             bandwidths.append(probe.speed(args.threads, 6).bandwidth)
-            for entry in found:
-                entry.seconds.append(seconds(entry.call, 0.1))
+            with inside.counted():
+                for entry in found:
+                    measure(entry, inside, 0.1)
     bandwidth = statistics.median(bandwidths)
     print(f"read {bandwidth / 1e9:.1f} GB/s ({min(bandwidths) / 1e9:.1f}-{max(bandwidths) / 1e9:.1f})")
     for entry in found:
-        median = statistics.median(entry.seconds)
+        median, own = statistics.median(entry.seconds), statistics.median(entry.inside)
         share = statistics.median(entry.bytes / s / b for s, b in zip(entry.seconds, bandwidths, strict=True))
-        print(f"{entry.name:24} {1e3 * median:7.2f} ms  {ratio(found[0], entry):20} {share:.0%} of the read bandwidth")
-    for ours in (e for e in found if "own head" in e.name):
+        part = f", {1e3 * own:.2f} ms in effc: {entry.bytes / own / bandwidth:.0%}" if own else ""
+        print(
+            f"{entry.name:24} {1e3 * median:7.2f} ms  {ratio(found[0], entry):20} {share:.0%} of the read bandwidth{part}"
+        )
+    for ours in (e for e in found if e.name in ("effc int8", "effc int4")):
         for other in (e for e in found if not e.name.startswith("effc") and e.kind == ours.kind):
             print(f"{ours.name} over {other.name}: {ratio(other, ours)}")
 

@@ -1,15 +1,16 @@
-"""Activations in int8, as a scheme holds them: by row as the model runs, or by one range from calibration."""
+"""Activations in 8 bits, as a scheme holds them: by row as the model runs, or by one range from calibration."""
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from effc.compiler.compress.grid import LEAST_SCALE, Grid, codes_of, values_of
+from effc.compiler.compress.grid import LEAST_SCALE, codes_of, values_of
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.ir.quantization import Scheme
 
-_SYMMETRIC, _ASYMMETRIC = Scheme(), Scheme(symmetric=False)
+_SYMMETRIC = Scheme()
 
 
 def held(x: Tensor, scheme: Scheme, inputs: Inputs) -> Tensor:
@@ -17,7 +18,7 @@ def held(x: Tensor, scheme: Scheme, inputs: Inputs) -> Tensor:
     if scheme.activations == "token":
         return by_token(x)
     if scheme.activations == "tensor":
-        return by_tensor(x, *static_range(inputs.least, inputs.greatest))
+        return ActivationRange.of(inputs.least, inputs.greatest).rounded(x)
     return x
 
 
@@ -27,14 +28,23 @@ def by_token(x: Tensor) -> Tensor:
     return values_of(_SYMMETRIC, codes_of(_SYMMETRIC, x, scales, None), scales, None)
 
 
-def by_tensor(x: Tensor, scale: float, zero: int) -> Tensor:
-    """``x`` rounded to int8 with one scale and zero point; values outside their range take its ends."""
-    one, offset = torch.tensor(scale), torch.tensor(float(zero))
-    return values_of(_ASYMMETRIC, codes_of(_ASYMMETRIC, x, one, offset), one, offset)
+@dataclass(frozen=True)
+class ActivationRange:
+    """An activation as unsigned bytes: ``(byte - zero) * scale``, ``zero`` within 0 to 255."""
 
+    scale: float
+    zero: int
 
-def static_range(least: Tensor, greatest: Tensor) -> tuple[float, int]:
-    """Scale and zero point of int8 that hold all channels from ``least`` to ``greatest``, float32 ``[channels]``, and 0."""
-    grid = Grid.of(_ASYMMETRIC, least.min().reshape(1, 1), greatest.max().reshape(1, 1))
-    assert grid.zeros is not None
-    return float(grid.scales), int(grid.zeros)
+    @staticmethod
+    def of(least: Tensor, greatest: Tensor) -> ActivationRange:
+        """What holds all channels from ``least`` to ``greatest``, float32 ``[channels]``, and 0, which padding and ReLU need to be exact
+        (Jacob et al. 2018, section 2.1).
+        """
+        low, high = min(float(least.min()), 0.0), max(float(greatest.max()), 0.0)
+        scale = max(high - low, 1e-12) / 255
+        return ActivationRange(scale, min(max(round(-low / scale), 0), 255))
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """What ``x`` stands for as such bytes; values outside the range take its ends."""
+        codes = (x / self.scale).round_().add_(self.zero).clamp_(0, 255)
+        return codes.sub_(self.zero).mul_(self.scale)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from effc.compiler.compress.quantized import ActivationRange, QuantizedWeight
+from effc.compiler.compress.activations import ActivationRange
+from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.recipe import quantize
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
@@ -69,10 +71,8 @@ class ByOptions:
         statistics = self._statistics(site) if self.options.scheme.activations == "tensor" else None
         if statistics is None:
             return None
-        factors = weight.factors(len(statistics.least)).numpy()
-        return ActivationRange.of(
-            float((statistics.least / factors).min()), float((statistics.greatest / factors).max())
-        )
+        smoothed = Inputs.of(statistics, site.name).over(weight.factors(len(statistics.least)))
+        return ActivationRange.of(smoothed.least, smoothed.greatest)
 
 
 def _in_groups(site: WeightSite) -> bool:

@@ -78,18 +78,3 @@ class QuantizedWeight:
     def dequantized(self) -> Tensor:
         """The weight that exact activations meet: float32 ``[out, in]``."""
         return self.stored() if self.smoothing is None else self.stored() / self.smoothing
-
-
-@dataclass(frozen=True)
-class ActivationRange:
-    """An activation as unsigned bytes: ``(byte - zero) * scale``, ``zero`` within 0 to 255."""
-
-    scale: float
-    zero: int
-
-    @staticmethod
-    def of(least: float, greatest: float) -> ActivationRange:
-        """The range from ``least`` to ``greatest``, and 0, which padding and ReLU need to be exact (Jacob et al. 2018, section 2.1)."""
-        least, greatest = min(least, 0.0), max(greatest, 0.0)
-        scale = max(greatest - least, 1e-12) / 255
-        return ActivationRange(scale, min(max(round(-least / scale), 0), 255))

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 
-from effc.compiler.compress.quantized import ActivationRange, QuantizedWeight, ScaleCodes
+from effc.compiler.compress.activations import ActivationRange
+from effc.compiler.compress.quantized import QuantizedWeight, ScaleCodes
 from effc.compiler.compress.sites import Use, WeightSite, root_of
 from effc.compiler.compress.writer import Writer, constant
 

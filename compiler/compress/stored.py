@@ -8,7 +8,8 @@ from functools import cached_property
 
 import torch
 
-from effc.compiler.compress.quantized import ActivationRange, QuantizedWeight
+from effc.compiler.compress.activations import ActivationRange
+from effc.compiler.compress.quantized import QuantizedWeight
 
 #: Elements of a tensor that its digest reads: enough to tell trainings apart, too few to take time.
 _SAMPLED = 64
