@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from effc.compiler.codegen.cpu import saturation
 from effc.compiler.codegen.cpu.access import Access, as_index, pattern_of
 from effc.compiler.codegen.cpu.addresses import expr_value, lanewise
 from effc.compiler.codegen.cpu.ops import OpEmitter
@@ -137,8 +138,21 @@ class Body:
             case "reduce" | "contract":
                 raise LoweringError(f"instruction {i} ({instr.op}) is used before its loop has ended")
         lanes = scope.lanes if self.varies(i, scope) else 1
+        saturated = self._saturated(i, scope, lanes)
+        if saturated is not None:
+            return saturated
         args = [self.b.broadcast(self.value(a, scope), lanes) for a in instr.args]
         return self.ops.emit(instr, args, [self.spec.body[a].dtype for a in instr.args])
+
+    def _saturated(self, i: int, scope: Scope, lanes: int) -> Value | None:
+        """Instruction ``i`` where it rounds to bytes, and there are instructions for it."""
+        found = saturation.find(self.spec.body, i)
+        if found is None:
+            return None
+        y = self.b.broadcast(self.value(found.value, scope), lanes)
+        if found.factor is not None:
+            y = self.b.op("arith.mulf", y, self.b.broadcast(self.value(found.factor, scope), lanes))
+        return saturation.emit(self.b, self.ops.target, found, y)
 
     def access(self, i: int, scope: Scope, mask: Value | None, lanes: int) -> Access:
         instr = self.spec.body[i]
