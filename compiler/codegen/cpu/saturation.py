@@ -1,8 +1,8 @@
 """Rounding to bytes, as quantizations write it: ``trunci(fptosi(clamp(roundeven(y) + zero, low, high)))``, in fewer instructions.
 
-One instruction rounds to the nearest integer, ties to even, and converts. It gives the lowest integer for what does not fit, NaN too, whose
-byte is 0, as NaN's is in eager; so the upper limit is taken before. Limits may pass through the rounding: it is monotone and keeps integers.
-A clamp of what ``y`` is a multiple of, such as a ReLU's, has no effect where the limits of the bytes are tighter.
+One instruction rounds to the nearest integer, ties to even, and converts. It gives the lowest integer for what does not fit and for NaN,
+whose byte is then 0, as in eager; so the upper limit is taken before. Limits may: rounding is monotone and keeps integers. A clamp of what
+``y`` is a multiple of, such as a ReLU's, has no effect where the limits of the bytes are tighter.
 """
 
 from __future__ import annotations
