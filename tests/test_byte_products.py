@@ -1,80 +1,22 @@
-"""Contractions of dequantized factors: in integers, with the numbers of eager's floats; and where they must stay in floats."""
+"""Products of two factors of bytes: in integers, with the numbers of eager's floats; and where they must stay in floats."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torch.ao.quantization.fx._decomposed  # defines the ops
+from quantized_cases import RANGES, Q, Weight, fake, sums, torchao_sums
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effc.compiler.capture.recording import record
-from effc.compiler.ir.errors import InputError
-
-Q = torch.ops.quantized_decomposed
-RANGES = {torch.int8: (-128, 127), torch.uint8: (0, 255)}
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     torch._dynamo.reset()
     torch.manual_seed(11)
-
-
-def sums(function: Callable[..., Any], *inputs: Tensor, notes: tuple[str, ...] = ()) -> tuple[Any, list[str]]:
-    """The result of the compiled function, and in what its contractions sum, each with the dtypes of its factors in memory.
-
-    ``notes``: patterns of what the report says, one each.
-    """
-    compiled = torch.compile(function, backend="effc", options={"fallback": "error"})
-    with record() as recording, torch.no_grad():
-        result = compiled(*inputs)
-    assert len(recording.notes) == len(notes), recording.notes
-    for pattern, note in zip(notes, recording.notes, strict=True):
-        assert re.search(pattern, note), note
-    found = []
-    for program, _ in recording.programs:
-        for call in program.calls:
-            spec = program.kernels[call.kernel]
-            for instr in spec.body:
-                if instr.op == "contract":
-                    loads = [i for i in spec.body if i.op == "load"][:2]
-                    found.append(f"{'x'.join(sorted(i.dtype for i in loads))}->{instr.dtype}")
-    return result, found
-
-
-def fake(x: Tensor, scale: float, zero: int, dtype: torch.dtype) -> Tensor:
-    """Quantized and dequantized."""
-    low, high = RANGES[dtype]
-    q = Q.quantize_per_tensor(x, scale, zero, low, high, dtype)
-    result: Tensor = Q.dequantize_per_tensor(q, scale, zero, low, high, dtype)
-    return result
-
-
-class Weight(nn.Module):
-    """Codes of a weight with a scale and a zero point a channel, as exported models hold them."""
-
-    codes: Tensor
-    scales: Tensor
-    zeros: Tensor | None
-
-    def __init__(self, *shape: int, dtype: torch.dtype = torch.int8, zero: int | None = 0) -> None:
-        super().__init__()
-        low, high = RANGES[dtype]
-        self.register_buffer("codes", torch.randint(low, high + 1, shape).to(dtype))
-        self.register_buffer("scales", torch.rand(shape[0]) * 0.01 + 1e-4)
-        self.register_buffer("zeros", None if zero is None else torch.full((shape[0],), zero, dtype=torch.int64))
-        self.dtype = dtype
-
-    def forward(self) -> Tensor:
-        result: Tensor = Q.dequantize_per_channel(
-            self.codes, self.scales, self.zeros, 0, *RANGES[self.dtype], self.dtype
-        )
-        return result
 
 
 class Linear(nn.Module):
@@ -247,23 +189,6 @@ def test_a_residual_is_read_in_bytes() -> None:
     assert (steps > 1e-3 * got.abs().max()).float().mean() < 1e-2  # where a rounding decides a tie
 
 
-# -- codes of weights alone -----------------------------------------------------------------------------------------
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows", [1, 4, 35])
-def test_weights_stay_codes(rows: int, dtype: torch.dtype) -> None:
-    weight = Weight(70, 130, zero=None)
-
-    def function(x: Tensor) -> Tensor:
-        return F.linear(x, weight().to(dtype))
-
-    x = torch.randn(rows, 130).to(dtype)
-    got, found = sums(function, x)
-    assert found == ["bf16xi8->f32" if dtype == torch.bfloat16 else "f32xi8->f32"]
-    expected = x.double() @ (weight.codes.double() * weight.scales.double()[:, None]).T
-    tolerance = 2e-6 if dtype == torch.float32 else 4e-3
-    assert (got.double() - expected).norm() <= tolerance * expected.norm()
-
-
 # -- where floats must stay -----------------------------------------------------------------------------------------
 def test_a_scale_along_the_sum_stays() -> None:
     """Activations with a scale a channel, which the sum runs over."""
@@ -275,7 +200,7 @@ def test_a_scale_along_the_sum_stays() -> None:
 
     x = torch.randn(5, 20)
     line = function.__code__.co_firstlineno + 2
-    note = f"^test_integer_contractions.py:{line}: a product of two dequantized factors is summed in floats: a scale .*varies along"
+    note = f"^test_byte_products.py:{line}: a product of two dequantized factors is summed in floats: a scale .*varies along"
     got, found = sums(function, x, notes=(note,))
     assert found == ["f32xi8->f32"]
     torch.testing.assert_close(got, function(x))
@@ -304,67 +229,6 @@ def test_a_value_that_is_used_otherwise_is_right() -> None:
         torch.testing.assert_close(ours, eager)
 
 
-# -- groups of codes ------------------------------------------------------------------------------------------------
-class Grouped(nn.Module):
-    """Codes with a scale, and perhaps a zero point, for each group along the sum."""
-
-    codes: Tensor
-    scales: Tensor
-    zeros: Tensor | None
-
-    def __init__(self, n: int, k: int, group: int, low: int, high: int, zero: str) -> None:
-        super().__init__()
-        self.register_buffer("codes", torch.randint(low, high + 1, (n, k), dtype=torch.int8))
-        self.register_buffer("scales", torch.rand(n, k // group) * 0.1 + 1e-3)
-        zeros = {
-            "none": None,
-            "zero": torch.zeros(n, k // group, dtype=torch.int8),
-            "integers": torch.randint(low, high, (n, k // group)),
-        }
-        self.register_buffer("zeros", zeros[zero])
-        self.how = (low, high, torch.int8, group, torch.float32)
-
-    def weight(self) -> Tensor:
-        result: Tensor = Q.dequantize_per_channel_group(self.codes, self.scales, self.zeros, *self.how)
-        return result
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight())
-
-
-@pytest.mark.parametrize("rows", [1, 5, 40])
-@pytest.mark.parametrize("zero", ["none", "zero", "integers"])
-@pytest.mark.parametrize(("low", "high"), [(-8, 7), (0, 15), (-2, 1), (-128, 127)])
-def test_groups(low: int, high: int, zero: str, rows: int) -> None:
-    model, x = Grouped(70, 96, 32, low, high, zero), torch.randn(rows, 96)
-    model.codes[0, :2] = torch.tensor([low, high], dtype=torch.int8)
-    got, found = sums(model, x)
-    assert found == ["f32xi8->f32"]
-    expected = x.double() @ model.weight().double().T
-    assert (got.double() - expected).norm() <= 1e-6 * expected.norm()
-
-
-def test_codes_that_no_longer_fit_are_noticed() -> None:
-    model = Grouped(16, 64, 32, -8, 7, "none")
-    compiled, x = torch.compile(model, backend="effc"), torch.randn(2, 64)
-    with torch.no_grad():
-        compiled(x)
-        model.codes[3, 4] = 9
-        with pytest.raises(InputError, match=r"holds codes from -8 to 9.*compile again"):
-            compiled(x)
-        torch._dynamo.reset()
-        torch.testing.assert_close(torch.compile(model, backend="effc")(x), model(x))
-
-
-@pytest.mark.parametrize(("n", "k"), [(1, 64), (70, 64)])
-def test_one_row_of_weights_has_no_panels(n: int, k: int) -> None:
-    model, x = Grouped(n, k, 32, -8, 7, "none"), torch.randn(3, k)
-    notes = ("a product of a dequantized weight reads it as floats: .*one column",)
-    got, found = sums(model, x, notes=notes if n == 1 else ())
-    assert found == (["f32xf32->f32"] if n == 1 else ["f32xi8->f32"])
-    torch.testing.assert_close(got, model(x))
-
-
 # -- bfloat16 ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("rows", [1, 5, 40])
 def test_bfloat16_with_static_scales(rows: int) -> None:
@@ -384,29 +248,11 @@ def test_bfloat16_with_static_scales(rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 5, 40])
-@pytest.mark.parametrize(
-    ("name", "arguments", "expected"),
-    [
-        ("Int8DynamicActivationInt8WeightConfig", {}, "i8xi8->i32"),
-        ("Int8WeightOnlyConfig", {}, "bf16xi8->f32"),
-        ("IntxWeightOnlyConfig", {"weight_dtype": torch.int4}, "bf16xi8->f32"),  # type: ignore[attr-defined]
-    ],
-)
-def test_bfloat16_of_torchao(name: str, arguments: dict[str, Any], expected: str, rows: int) -> None:
-    """As close to float64 as eager's roundings to bfloat16 are, or closer."""
-    quantization = pytest.importorskip("torchao.quantization")
-    model = nn.Sequential(nn.Linear(96, 70), nn.ReLU(), nn.Linear(70, 48)).bfloat16().eval()
-    if "Intx" in name:
-        arguments = {**arguments, "granularity": quantization.PerAxis(0)}
-    quantization.quantize_(model, getattr(quantization, name)(**arguments))
-    x = torch.randn(rows, 96).bfloat16()
-    got, found = sums(model, x)
-    assert found == [expected] * 2
-    with torch.no_grad():
-        eager = model(x)
-    assert (got - eager).norm() <= 0.02 * eager.norm()
+def test_bfloat16_of_torchao(rows: int) -> None:
+    assert torchao_sums("Int8DynamicActivationInt8WeightConfig", rows) == ["i8xi8->i32"] * 2
 
 
+# -- as eager has them ------------------------------------------------------------------------------------------------
 class Integers(nn.Module):
     """Bytes by bytes of a weight in int32, as eager has it."""
 
