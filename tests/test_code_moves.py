@@ -128,7 +128,8 @@ def test_concat_that_is_read_in_floats_too() -> None:
     got, program = run(function, x)
     stored = [o.dtype for k in program.kernels for o in k.operands if o.role == "write"]
     assert stored.count("f32") <= 2
-    torch.testing.assert_close(got, function(x), rtol=0.02, atol=0.1)
+    # A code of y that is one off is 0.05 off, and so at most two codes of z, for no scale is above 1: each times a weight.
+    close(got, function(x), (0.05 + 2 * 0.04) * float(WIDE().abs().max()))
 
 
 @pytest.mark.parametrize(
