@@ -11,25 +11,38 @@ from typing import Any, cast
 import torch
 
 from effc.compiler.build import Built
+from effc.compiler.capture import backend
+from effc.compiler.capture.graph import Build
 from effc.compiler.ir.candidate import Latency
+from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
 from effc.runtime.executable import Executable
 from effc.runtime.stepwise import Step
 
 
 class KernelClock:
-    """Times every kernel call of the programs that ``timed`` has seen, while ``running()``."""
+    """Times every kernel call of what its ``builder`` built, while ``running()``.
+
+    ``seconds`` of every run of a call, and its last step, each by the program's identity and the call's number.
+    """
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[int, int], list[float]] = {}  # by the program's identity and the call's number
+        self.seconds: dict[tuple[int, int], list[float]] = {}
+        self.steps: dict[tuple[int, int], Step] = {}
         self._programs: list[Program] = []  # held, so that no other gets the identity of one
         self._on = False
         self._current, self._started = 0, 0.0
 
-    def timed(self, built: Built) -> Built:
-        """``built`` with an executable that this clock can time."""
-        self._programs.append(built.executable.program)
-        return replace(built, executable=cast(Executable, _Timed(self, built.executable)))
+    def builder(self, options: Options) -> Build:
+        """The backend's, with executables that this clock can time."""
+        build = backend.builder(options)
+
+        def timed(text: str) -> Built:
+            built = build(text)
+            self._programs.append(built.executable.program)
+            return replace(built, executable=cast(Executable, _Timed(self, built.executable)))
+
+        return timed
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -44,7 +57,7 @@ class KernelClock:
         """Of one kernel call of a program: the least of the runs, for whatever else the machine does only adds to it; its uncertainty is
         how far the least of every other run is from that of the rest.
         """
-        seconds = self._seconds[id(program), call]
+        seconds = self.seconds[id(program), call]
         one, other = min(seconds[::2]), min(seconds[1::2])
         return Latency(min(one, other), abs(one - other) / min(one, other))
 
@@ -54,7 +67,9 @@ class KernelClock:
 
     def after(self, step: Step) -> None:
         spent = time.perf_counter() - self._started
-        self._seconds.setdefault((self._current, step.number), []).append(spent)
+        key = (self._current, step.number)
+        self.seconds.setdefault(key, []).append(spent)
+        self.steps[key] = step
 
 
 class _Timed:
@@ -63,11 +78,13 @@ class _Timed:
     def __init__(self, clock: KernelClock, executable: Executable) -> None:
         self._clock, self._executable = clock, executable
 
-    def __call__(self, symbols: Sequence[int], tensors: Sequence[torch.Tensor], **how: bool) -> Sequence[torch.Tensor]:
-        if not self._clock._on or how:
-            return self._executable(symbols, tensors, **how)
+    def __call__(
+        self, symbols: Sequence[int], tensors: Sequence[torch.Tensor], *, validate: bool = False
+    ) -> Sequence[torch.Tensor]:
+        if not self._clock._on:
+            return self._executable(symbols, tensors, validate=validate)
         self._clock._current = id(self._executable.program)
-        return self._executable.run_stepwise(symbols, tensors, self._clock)
+        return self._executable.run_stepwise(symbols, tensors, self._clock, validate=validate)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executable, name)

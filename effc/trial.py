@@ -12,8 +12,6 @@ from torch import nn
 
 from effc.apart import compiled_apart
 from effc.calibration import cloned
-from effc.compiler.capture import backend
-from effc.compiler.capture.graph import Build
 from effc.compiler.capture.recording import Recording, record
 from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.candidate import Latency
@@ -50,12 +48,7 @@ class Trial:
     def compile(self, options: Options) -> Compiled:
         """The model by ``options``, run once on the first batch."""
         clock = KernelClock()
-
-        def builder(chosen: Options) -> Build:
-            build = backend.builder(chosen)
-            return lambda text: clock.timed(build(text))
-
-        call = compiled_apart(self.model, options, builder)
+        call = compiled_apart(self.model, options, clock.builder)
         with record() as recording:
             self.run(call, 0)
         return Compiled(call, recording, clock, tuple(sites_of(recording.programs)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch._C._autograd import _profiler_enabled
@@ -94,7 +95,7 @@ class Executable:
         if check:
             check_inputs(self.program, self._sizes.inputs(tuple(symbols)), tensors)
         if validate:
-            with conforming(self._sizes.given(tuple(symbols)), tensors, self._mutated) as placed:
+            with self._conforming(symbols, tensors) as placed:
                 return self(symbols, placed)
         if _profiler_enabled():
             return self.run_stepwise(symbols, tensors, None)
@@ -105,14 +106,27 @@ class Executable:
         return results
 
     def run_stepwise(
-        self, symbols: Sequence[int], tensors: Sequence[torch.Tensor], observer: Observer | None
+        self,
+        symbols: Sequence[int],
+        tensors: Sequence[torch.Tensor],
+        observer: Observer | None,
+        *,
+        validate: bool = False,
     ) -> list[torch.Tensor]:
         """As a call, but kernel by kernel, each in a ``record_function`` of its own and shown to ``observer``."""
+        if validate:
+            with self._conforming(symbols, tensors) as placed:
+                return self.run_stepwise(symbols, placed, observer)
         frame, results, state = self._enter(symbols, tensors)
         self._stepper.run(frame.slots, frame.error, observer)
         self._leave(frame, tensors)
         del state
         return results
+
+    def _conforming(
+        self, symbols: Sequence[int], tensors: Sequence[torch.Tensor]
+    ) -> AbstractContextManager[list[torch.Tensor]]:
+        return conforming(self._sizes.given(tuple(symbols)), tensors, self._mutated)
 
     @property
     def counters(self) -> dict[str, int]:

@@ -143,6 +143,28 @@ def test_a_schedule_that_the_template_does_not_have_is_not_used(planned: tuple[N
         assert_exact(model, (torch.randn(3, 3, 9, 9),), fast)
 
 
+class Spectrum(nn.Module):
+    """A layer that reads what ATen computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 33)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(torch.linalg.svdvals(x))
+        return y
+
+
+def test_kernels_behind_an_operation_of_aten_are_timed() -> None:
+    model, x = Spectrum().eval(), torch.randn(4, 6, 7)
+    plan = effc.plan(model, effc.calibrate(model, [x]), accuracy_budget=1e-9)
+    (decision,) = plan.decisions
+    assert decision.site.startswith("head.weight")
+    assert decision.latency.seconds > 0
+    with torch.no_grad():
+        torch.testing.assert_close(compiled_with(model, plan=plan)(x), model(x))
+
+
 @pytest.mark.parametrize("metric", ["top1_disagreement", "kl"])
 def test_metrics_by_name(planned: tuple[Net, effc.Calibration, Plan], metric: str) -> None:
     model, calibration, _ = planned

@@ -135,13 +135,14 @@ def test_check_refuses_other_inputs(summing: Executable, wrong: torch.Tensor, sa
         summing((4,), [torch.ones(4), wrong, torch.ones(4)], check=True)
 
 
-def test_validate_copies_other_strides_and_writes_mutations_back() -> None:
+@pytest.mark.parametrize("stepwise", [False, True])
+def test_validate_copies_other_strides_and_writes_mutations_back(stepwise: bool) -> None:
     run = build(chain(), [sum_text(2)])
     a, store = torch.randn(5), torch.randn(10)
     b = store[::2]
     expected = 2 * (a + b)
     mutated, untouched = expected + b, store[1::2].clone()
-    (result,) = run((5,), [a, b], validate=True)
+    (result,) = run.run_stepwise((5,), [a, b], None, validate=True) if stepwise else run((5,), [a, b], validate=True)
     torch.testing.assert_close(result, expected)
     torch.testing.assert_close(store[::2], mutated)
     assert torch.equal(store[1::2], untouched)

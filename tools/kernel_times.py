@@ -10,43 +10,22 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from dataclasses import dataclass, field
-from unittest import mock
 
 import torch
 
+from effc.apart import compiled_apart
 from effc.bench.runner import Subject
 from effc.bench.systems.quantized import quantize
 from effc.bench.systems.system import cast
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import ITEM_SIZE
 from effc.costmodel.hardware import Speed
-from effc.runtime.executable import Executable
-from effc.runtime.stepwise import Step
+from effc.kernel_clock import KernelClock
 from effc.speed import Probe
 
 
-@dataclass
-class Times:
-    """An observer: seconds of every call by its number."""
-
-    seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
-    steps: dict[tuple[int, int], Step] = field(default_factory=dict)
-    program: int = 0
-    started: float = 0.0
-
-    def before(self, step: Step) -> None:
-        self.started = time.perf_counter()
-
-    def after(self, step: Step) -> None:
-        spent = time.perf_counter() - self.started
-        key = (self.program, step.number)
-        self.steps[key] = step
-        self.seconds.setdefault(key, []).append(spent)
-
-
-def profile(name: str, rounds: int, dtype: str) -> Times:
+def profile(name: str, rounds: int, dtype: str) -> KernelClock:
     """``rounds`` calls of the model after three that are not timed; int8 is that of ``effc bench``."""
     subject = Subject("model", name)
     module, inputs = subject.build()
@@ -54,29 +33,23 @@ def profile(name: str, rounds: int, dtype: str) -> Times:
         module = quantize(module, inputs, subject.calibration())
     else:
         module, inputs = cast(module, inputs, getattr(torch, dtype))
-    compiled, times = torch.compile(module, backend="effc"), Times()
-
-    def stepwise(
-        self: Executable, symbols: tuple[int, ...], tensors: list[torch.Tensor], **_: bool
-    ) -> list[torch.Tensor]:
-        times.program = id(self)
-        return self.run_stepwise(symbols, tensors, times)
-
+    clock = KernelClock()
+    compiled = compiled_apart(module, Options(), clock.builder)
     with torch.no_grad():
         for _ in range(3):
             compiled(*inputs)
-        with mock.patch.object(Executable, "__call__", stepwise):
+        with clock.running():
             for _ in range(rounds):
                 compiled(*inputs)
-    return times
+    return clock
 
 
-def table(times: Times, speed: Speed, top: int) -> str:
+def table(clock: KernelClock, speed: Speed, top: int) -> str:
     """The ``top`` calls by time, and the sum of all."""
-    medians = {key: statistics.median(seconds) for key, seconds in times.seconds.items()}
+    medians = {key: statistics.median(seconds) for key, seconds in clock.seconds.items()}
     total, lines = sum(medians.values()), []
     for key in sorted(medians, key=lambda k: -medians[k])[:top]:
-        step, seconds = times.steps[key], medians[key]
+        step, seconds = clock.steps[key], medians[key]
         known = dict(zip(step.kernel.symbols, step.symbols, strict=True))
         bytes_ = sum(o.size.evaluate(known) * ITEM_SIZE[o.dtype] for o in step.kernel.operands if o.role != "scratch")
         sizes = [d.size.evaluate(known) for d in step.kernel.dims]
