@@ -147,7 +147,7 @@ class Inside:
     def counted(self) -> Iterator[None]:
         run, own = Executable.__call__, self
 
-        def call(self: Executable, *args: Any, **how: bool) -> list[torch.Tensor]:
+        def call(self: Executable, *args: Any, **how: Any) -> list[torch.Tensor]:
             started = time.perf_counter()
             results = run(self, *args, **how)
             own.seconds += time.perf_counter() - started
