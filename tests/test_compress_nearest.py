@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+from compress_cases import SIZES, weight_of_size
 from torch import Tensor
 
 from effc.compiler.compress.clipping import KEPT, by_error, by_max, by_percentile
@@ -68,11 +69,9 @@ def test_zero_points_at_the_ends_of_the_range(weights: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-@pytest.mark.parametrize("size", [0.0, 1e-44, 1e-38, 1e-7, 1.0, 1e30])
+@pytest.mark.parametrize("size", SIZES)
 def test_finite_weights_stay_finite(scheme: Scheme, size: float) -> None:
-    weight = torch.randn(4, 12).clamp(-1, 1) * size
-    weight[1] = 0
-    weight[2, :6] = 1e-7
+    weight = weight_of_size(size)
     for ranges in (by_max, by_percentile, by_error):
         for grid in (ranges(weight, scheme), double_quantized(ranges(weight, scheme))):
             found = nearest(weight, grid)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from compress_cases import SIZES, weight_of_size
 from test_compress_recipe import statistics
 from test_quantize import Tied, codes_read, off, run, tied, weights_read
 from torch import Tensor, nn
@@ -118,11 +119,9 @@ def test_nearly_as_good_as_a_float_a_group(symmetric: bool) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-@pytest.mark.parametrize("size", [0.0, 1e-44, 1e-38, 1e-7, 1.0, 1e30])
+@pytest.mark.parametrize("size", SIZES)
 def test_finite_weights_stay_finite(scheme: Scheme, size: float) -> None:
-    weight = torch.randn(4, 12).clamp(-1, 1) * size
-    weight[1] = 0
-    weight[2, :6] = 1e-7
+    weight = weight_of_size(size)
     found = nearest(weight, dual_grained(weight, grid_of(weight, scheme)))
     assert found.dual is not None
     assert float(found.dual.channels.min()) >= LEAST_SCALE
