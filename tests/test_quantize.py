@@ -134,6 +134,20 @@ def test_recipes_that_look_at_activations(recipe: dict[str, Any]) -> None:
     assert "query.weight" in codes_read(recording)
 
 
+@pytest.mark.parametrize(
+    "recipe", [{"smoothing": "smoothquant"}, {"smoothing": "awq", "rounding": "gptq", "clipping": "mse"}]
+)
+def test_a_table_that_is_only_looked_up_needs_no_activations(recipe: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, tokens = nn.Sequential(nn.Embedding(100, 128), nn.Linear(128, 64)).eval(), torch.randint(0, 100, (2, 7))
+    calibration = effc.calibrate(model, [tokens])
+    found, recording = run(model, tokens, {**recipe, "calibration": calibration}, check=True)
+    assert 0 < off(found, model, tokens) < 0.03
+    assert codes_read(recording) == {"0.weight", "1.weight"}
+    (compressed,) = recording.compressed
+    assert compressed.weights["0.weight"].weight.smoothing is None
+
+
 def test_layers_that_read_one_activation_share_its_codes() -> None:
     """The smoothing and the rows' scales of ``query`` and ``value`` are made once."""
     model, tokens = tied()

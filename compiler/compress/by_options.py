@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -13,6 +14,7 @@ from effc.compiler.compress.recipe import quantize
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
 from effc.compiler.ir.calibration import Statistics
+from effc.compiler.ir.quantization import Recipe
 from effc.passes.quantize import Quantize
 
 #: Fewer elements than this bring nothing.
@@ -49,13 +51,19 @@ class ByOptions:
     def of(self, sites: Sequence[WeightSite], weights: Mapping[str, torch.Tensor]) -> Mapping[str, StoredWeight]:
         channels = {site.name: site.by_channels(weights[site.name]) for site in sites}
         statistics = None if _in_groups(sites[0]) else self._statistics(sites[0])
-        found = quantize(channels, self.options.scheme, self.options.recipe, statistics)
+        found = quantize(channels, self.options.scheme, self._recipe(sites), statistics)
         return {
             site.name: StoredWeight(
                 found[site.name], self._range(site, found[site.name]), sampled_digest(weights[site.name])
             )
             for site in sites
         }
+
+    def _recipe(self, sites: Sequence[WeightSite]) -> Recipe:
+        """Rows that are only looked up meet no activation, which smoothing and GPTQ look at: they are rounded to the nearest."""
+        recipe = self.options.recipe
+        looked_up = all(site.kinds == {"embedding"} for site in sites)
+        return replace(recipe, smoothing="none", rounding="nearest") if looked_up else recipe
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         scheme = self.options.scheme
