@@ -10,7 +10,7 @@ import torch
 
 from effc.compiler.ir.errors import InputError
 from effc.compiler.ir.expr import Expr, Var, as_expr
-from effc.runtime.sizes import evaluator
+from effc.runtime.sizes import Placement, evaluator, placements_of
 from effc.runtime.structure import Tree, leaves_of
 
 
@@ -35,14 +35,11 @@ class Interface:
     ) -> None:
         self.tree, self.leaves, self.ranges = tree, leaves, ranges
         self.symbols = tuple(ranges)
+        self.guards = [leaf for leaf in leaves if isinstance(leaf, TensorGuard)]
+        self._last: tuple[tuple[int, ...], tuple[Placement, ...]] | None = None
         self._solve = [_solution(e) for guard in self.guards for e in guard.sizes]
         placements = [e for guard in self.guards for e in (*guard.sizes, *guard.strides)]
         self._evaluate = evaluator(placements, self.symbols)
-
-    @property
-    def guards(self) -> list[TensorGuard]:
-        """Those of the leaves that are tensors."""
-        return [leaf for leaf in self.leaves if isinstance(leaf, TensorGuard)]
 
     def tensor_number(self, leaf: int) -> int:
         """The place of a leaf among those that are tensors."""
@@ -83,21 +80,28 @@ class Interface:
         """The tensors of a call, in order, placed as the model expects. InputError says what does not fit."""
         given = leaves_of(self.tree, (args, kwargs), "inputs")
         tensors = [self._tensor(i, leaf, value) for i, (leaf, value) in enumerate(zip(self.leaves, given, strict=True))]
-        found = [
-            (g, t) for g, t in zip(self.leaves, tensors, strict=True) if isinstance(g, TensorGuard) and t is not None
-        ]
-        expected = iter(self._evaluate(*self._symbols([t for _, t in found])))
+        found = [t for t in tensors if t is not None]
+        symbols = tuple(self._symbols(found)) if self.symbols else ()
         placed = []
-        for number, (guard, tensor) in enumerate(found):
-            rank = len(guard.sizes)
-            sizes, strides = (tuple(next(expected) for _ in range(rank)) for _ in range(2))
+        for number, (guard, tensor, (sizes, strides)) in enumerate(
+            zip(self.guards, found, self._placements(symbols), strict=True)
+        ):
             if tensor.shape != sizes:
                 raise InputError(
                     f"tensor {number} of the inputs has shape {list(tensor.shape)}; the model was saved for "
                     f"[{', '.join(map(str, guard.sizes))}], which is {list(sizes)} here"
                 )
-            placed.append(_placed(number, guard, tensor, sizes, strides))
+            same = tensor.stride() == strides
+            placed.append(tensor if same else _placed(number, guard, tensor, sizes, strides))
         return placed
+
+    def _placements(self, symbols: tuple[int, ...]) -> tuple[Placement, ...]:
+        """Of all tensors; those of the last call are kept."""
+        last = self._last  # another thread may replace it meanwhile
+        if last is None or last[0] != symbols:
+            ranks = [len(guard.sizes) for guard in self.guards]
+            last = self._last = symbols, placements_of(self._evaluate(*symbols), ranks)
+        return last[1]
 
     def _tensor(self, number: int, leaf: TensorGuard | Any, value: Any) -> torch.Tensor | None:
         """The tensor, if the leaf is one; its dtype, device and rank fit."""
@@ -109,8 +113,8 @@ class Interface:
             return None
         if not isinstance(value, torch.Tensor):
             raise InputError(f"leaf {number} of the inputs is {type(value).__name__}, where a tensor is expected")
-        dtype = str(value.dtype).removeprefix("torch.")
-        if dtype != leaf.dtype or value.device.type != "cpu" or value.ndim != len(leaf.sizes):
+        if value.dtype != getattr(torch, leaf.dtype) or value.device.type != "cpu" or value.ndim != len(leaf.sizes):
+            dtype = str(value.dtype).removeprefix("torch.")
             raise InputError(
                 f"leaf {number} of the inputs is {dtype} {list(value.shape)} on {value.device}; the model was saved for "
                 f"{leaf.dtype} [{', '.join(map(str, leaf.sizes))}] on cpu"

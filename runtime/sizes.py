@@ -63,7 +63,7 @@ class SizeTable:
             if len(symbols) != len(self.symbols):
                 raise ValueError(f"the program takes symbols {self.symbols}, and got {symbols}")
             *flat, arena = self._evaluate(*symbols)
-            outputs = _placements(flat, [len(t.sizes) for t in self._outputs])
+            outputs = placements_of(flat, [len(t.sizes) for t in self._outputs])
             found = Sizes(symbols, outputs, self._large(outputs), arena)
             while len(self._known) >= _KEPT:
                 self._known.pop(next(iter(self._known)), None)
@@ -77,11 +77,11 @@ class SizeTable:
 
     def inputs(self, symbols: tuple[int, ...]) -> tuple[Placement, ...]:
         """Placement that the program expects of each input."""
-        return _placements(self._evaluate_inputs(*symbols), [len(t.sizes) for t in self._inputs])
+        return placements_of(self._evaluate_inputs(*symbols), [len(t.sizes) for t in self._inputs])
 
     def given(self, symbols: tuple[int, ...]) -> dict[int, Placement]:
         """The same of those inputs, by number, that are no parameters."""
-        return dict(zip(self._given, _placements(self._evaluate_given(*symbols), self._given_ranks), strict=True))
+        return dict(zip(self._given, placements_of(self._evaluate_given(*symbols), self._given_ranks), strict=True))
 
 
 def _span(sizes: Sequence[int], strides: Sequence[int]) -> int:
@@ -91,7 +91,8 @@ def _span(sizes: Sequence[int], strides: Sequence[int]) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
 
 
-def _placements(flat: Sequence[int], ranks: Sequence[int]) -> tuple[Placement, ...]:
+def placements_of(flat: Sequence[int], ranks: Sequence[int]) -> tuple[Placement, ...]:
+    """Sizes and strides of tensors of these ranks, which ``flat`` lists one after the other."""
     found, at = [], 0
     for rank in ranks:
         found.append((tuple(flat[at : at + rank]), tuple(flat[at + rank : at + 2 * rank])))
