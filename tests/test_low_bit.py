@@ -19,6 +19,7 @@ from effc.runtime.derive import derive
 TARGETS = {
     "host": HOST,
     "no bf16": replace(HOST, features=HOST.features - {"avx512_bf16"}),
+    "no tiles": replace(HOST, features=HOST.features - {"amx_tile", "amx_bf16", "amx_int8"}),
     "avx2": Target.named("avx2"),
 }
 TARGETS["x86-64"] = Target.named("x86-64")
@@ -69,7 +70,7 @@ def test_bytes(m: int, n: int, k: int, group: int, after: bool, x: str) -> None:
         *((f, "bf16") for f in (INT4, NF4, POWERS, None)),
     ],
 )
-@pytest.mark.parametrize("m", [2, 21])
+@pytest.mark.parametrize("m", [1, 2, 7, 21])
 def test_formats_on_each_instruction_set(m: int, format_: Format | None, x: str, name: str) -> None:
     case = Linear(m, 37, 192, 64, format_, x=x)
     Runner(case, TARGETS[name]).check(random_data(case, m), 2)

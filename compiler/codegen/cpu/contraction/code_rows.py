@@ -35,9 +35,8 @@ def few_rows(rows: Expr) -> int:
 
 def fixed_rows(nest: Nest, target: Target, vectors: int) -> int:
     """Up to how many rows are taken in fixed point (`fixed_point`) by a tile of so many vectors; 0 for none."""
-    format_, size = nest.right.format, nest.size(nest.row)
-    chunks = chunks_of(nest, target)
-    if chunks is None or (format_ is not None and format_.bits <= MOST_BITS and in_pairs(nest, target)):
+    size, chunks = nest.size(nest.row), chunks_of(nest, target)
+    if chunks is None or (takes_pairs(nest) and in_pairs(nest, target)):
         return 0
     # A sum for each digit, beside them the digit, and each vector's word and the codes of its field.
     fits = [
@@ -47,6 +46,11 @@ def fixed_rows(nest: Nest, target: Target, vectors: int) -> int:
     ]
     most = max(fits, default=0)
     return most if size.constant in (None, most) else 0
+
+
+def takes_pairs(nest: Nest) -> bool:
+    """Whether a lookup gives two codes at a time, in bf16: those of a table."""
+    return nest.right.format is not None and nest.right.format.bits <= MOST_BITS
 
 
 def _bytes(body: Sequence[Instr], chain: Sequence[int]) -> list[float]:

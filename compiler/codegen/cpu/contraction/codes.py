@@ -13,7 +13,7 @@ from dataclasses import replace
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.contraction.ahead import Ahead
 from effc.compiler.codegen.cpu.contraction.chains import chain_length
-from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows, fixed_rows, in_pairs
+from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows, fixed_rows, in_pairs, takes_pairs
 from effc.compiler.codegen.cpu.contraction.codes_tile import Codes, CodesTile
 from effc.compiler.codegen.cpu.contraction.digits_tile import DigitsTile
 from effc.compiler.codegen.cpu.contraction.fixed_point import FixedRows, chunks_of
@@ -136,7 +136,7 @@ class CodesKernel(TurnedKernel):
             b.mul(self._column_stride(), shape.lanes),
             Ahead.stream(b, right, shape.nr * self._bits() // 8),
             codes=self._codes(outer),
-            pairs=self.pairs and self.decoder is not None,
+            pairs=self.pairs and takes_pairs(nest),
         )
         left = self._left(start, rows)
         if self.fixed is not None and rows <= self.fixed.most:
