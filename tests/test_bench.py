@@ -33,6 +33,15 @@ BFLOAT16 = Setting(2, "bfloat16")
 INT8 = Setting(2, "int8")
 
 
+@pytest.fixture(autouse=True)
+def _inductor_as_it_was() -> Iterator[None]:
+    """Inductor's adapter sets ``freezing`` for its process, in which a benchmark runs it alone."""
+    from torch._inductor import config
+
+    with config.patch(freezing=config.freezing):
+        yield
+
+
 def test_a_spread_is_the_median_and_two_percentiles() -> None:
     assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0, 6.0]) == Spread(3.5, 2.0, 5.0)
     assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
