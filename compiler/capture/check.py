@@ -86,7 +86,7 @@ def _culprit(executable: Executable, symbols: Sequence[int], tensors: Sequence[t
     """The first kernel whose results are not those of its spec on the memory that it read."""
     watch = _Watch(executable.program, tensors)
     with contextlib.suppress(_Found):
-        executable.run_stepwise(symbols, tensors, watch)
+        executable.run_stepwise(symbols, tensors, watch, validate=True)
     if watch.found:
         return watch.found
     skipped = f" ({watch.skipped} of them could not be repeated)" if watch.skipped else ""
