@@ -72,9 +72,8 @@ def emit(b: Builder, target: Target, found: Saturation, y: Value) -> Value | Non
     lanes = split_type(y.type)[0]
     if lanes * 4 > target.vector_bytes or lanes not in _CONVERSIONS:
         return None
-    zero, none = int(found.zero), b.constant(0, "i32", lanes)
+    zero = int(found.zero)
     high, low = (b.constant(limit - zero, "f32", lanes) for limit in (found.high, found.low))
-    ordered = b.compare("arith.cmpf", "ord", y, y)
     y = b.select(b.compare("arith.cmpf", "olt", high, y), high, y)  # NaN stays
     if found.low:
         y = b.select(b.compare("arith.cmpf", "ogt", low, y), low, y)
@@ -84,7 +83,7 @@ def emit(b: Builder, target: Target, found: Saturation, y: Value) -> Value | Non
     if zero:
         number = b.op("arith.addi", number, b.constant(zero, "i32", lanes))
     if found.low and zero:
-        number = b.select(ordered, number, none)
+        number = b.select(b.compare("arith.cmpf", "ord", y, y), number, b.constant(0, "i32", lanes))
     return b.cast("arith.trunci", number, "i8")
 
 

@@ -1,9 +1,9 @@
 """Products with a packed factor of integers or low-bit codes, summed as floats: linears whose weights alone are quantized.
 
 Few rows (decoding a text) are bound by the bytes of the codes: their tile makes floats of a step's codes in registers, and scales the
-sum of each group, not its terms. Many rows (a prompt) are bound by the multiply-adds: a block of a panel becomes floats, scaled ones,
-in a buffer on the stack, once for all row tiles of the unit, as the ``turned`` kernel copies its factor. A kernel whose number of rows
-is known only at run time holds both.
+sum of each group, not its terms; or, where it can, the rows become integers and the codes stay what they are (`fixed_point`).
+Many rows (a prompt) are bound by the multiply-adds: a block of a panel becomes floats, scaled ones, in a buffer on the stack, once for
+all row tiles of the unit, as the ``turned`` kernel copies its factor. A kernel whose number of rows is known only at run time holds both.
 """
 
 from __future__ import annotations
