@@ -62,9 +62,9 @@ class AtenExecutable:
         return results
 
     def run_stepwise(
-        self, symbols: Sequence[int], tensors: Sequence[torch.Tensor], _observer: object
+        self, symbols: Sequence[int], tensors: Sequence[torch.Tensor], _observer: object, *, validate: bool = False
     ) -> list[torch.Tensor]:
-        return self(symbols, tensors)
+        return self(symbols, tensors, validate=validate)
 
 
 class Stand:
