@@ -45,13 +45,17 @@ class Loaded:
         function: Callable[[list[Any]], tuple[Any, ...]],
         outputs: Mapping[str, Any],
     ) -> None:
-        self._interface, self._order, self._function, self._outputs = interface, order, function, outputs
+        self._interface, self._function, self._outputs = interface, function, outputs
+        self._values = [None if isinstance(place, int) else place for place in order]
+        self._given = [(position, place) for position, place in enumerate(order) if isinstance(place, int)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's outputs; dataclasses and named tuples among them come as dicts. InputError: inputs that do not fit."""
         with torch.no_grad():
             given = self._interface.bind(args, kwargs)
-            values = [given[place] if isinstance(place, int) else place for place in self._order]
+            values: list[Any] = list(self._values)
+            for position, place in self._given:
+                values[position] = given[place]
             return unflatten(self._outputs, self._function(values))
 
     def __repr__(self) -> str:

@@ -33,7 +33,8 @@ def placed_as(tensor: torch.Tensor, placement: Placement) -> bool:
     size, stride = placement
     if tensor.shape != size:
         return False
-    return 0 in size or all(n == 1 or a == b for n, a, b in zip(size, tensor.stride(), stride, strict=True))
+    strides = tensor.stride()
+    return strides == stride or 0 in size or all(n == 1 or a == b for n, a, b in zip(size, strides, stride, strict=True))
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Interface:
         self.symbols = tuple(ranges)
         self.guards = [leaf for leaf in leaves if isinstance(leaf, TensorGuard)]
         self._last: tuple[tuple[int, ...], tuple[Placement, ...]] | None = None
+        self._dtypes = [getattr(torch, guard.dtype) for guard in self.guards]
         self._solve = [_solution(e) for guard in self.guards for e in guard.sizes]
         placements = [e for guard in self.guards for e in (*guard.sizes, *guard.strides)]
         self._evaluate = evaluator(placements, self.symbols)
@@ -78,9 +79,7 @@ class Interface:
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
         """The tensors of a call, in order, placed as the model expects. InputError says what does not fit."""
-        given = leaves_of(self.tree, (args, kwargs), "inputs")
-        tensors = [self._tensor(i, leaf, value) for i, (leaf, value) in enumerate(zip(self.leaves, given, strict=True))]
-        found = [t for t in tensors if t is not None]
+        found = self._tensors(leaves_of(self.tree, (args, kwargs), "inputs"))
         symbols = tuple(self._symbols(found)) if self.symbols else ()
         placed = []
         for number, (guard, tensor, (sizes, strides)) in enumerate(
@@ -103,23 +102,26 @@ class Interface:
             last = self._last = symbols, placements_of(self._evaluate(*symbols), ranks)
         return last[1]
 
-    def _tensor(self, number: int, leaf: TensorGuard | Any, value: Any) -> torch.Tensor | None:
-        """The tensor, if the leaf is one; its dtype, device and rank fit."""
-        if not isinstance(leaf, TensorGuard):
-            if isinstance(value, torch.Tensor) or type(value) is not type(leaf) or value != leaf:
+    def _tensors(self, given: Sequence[Any]) -> list[torch.Tensor]:
+        """The leaves that are tensors; their dtype, device and rank fit, and the others are what they were."""
+        found: list[torch.Tensor] = []
+        for number, (leaf, value) in enumerate(zip(self.leaves, given, strict=True)):
+            if not isinstance(leaf, TensorGuard):
+                if isinstance(value, torch.Tensor) or type(value) is not type(leaf) or value != leaf:
+                    raise InputError(
+                        f"leaf {number} of the inputs is {value!r}; the model was saved for {leaf!r}, and only that"
+                    )
+                continue
+            if not isinstance(value, torch.Tensor):
+                raise InputError(f"leaf {number} of the inputs is {type(value).__name__}, where a tensor is expected")
+            if value.dtype != self._dtypes[len(found)] or not value.is_cpu or value.ndim != len(leaf.sizes):
+                dtype = str(value.dtype).removeprefix("torch.")
                 raise InputError(
-                    f"leaf {number} of the inputs is {value!r}; the model was saved for {leaf!r}, and only that"
+                    f"leaf {number} of the inputs is {dtype} {list(value.shape)} on {value.device}; the model was saved for "
+                    f"{leaf.dtype} [{', '.join(map(str, leaf.sizes))}] on cpu"
                 )
-            return None
-        if not isinstance(value, torch.Tensor):
-            raise InputError(f"leaf {number} of the inputs is {type(value).__name__}, where a tensor is expected")
-        if value.dtype != getattr(torch, leaf.dtype) or value.device.type != "cpu" or value.ndim != len(leaf.sizes):
-            dtype = str(value.dtype).removeprefix("torch.")
-            raise InputError(
-                f"leaf {number} of the inputs is {dtype} {list(value.shape)} on {value.device}; the model was saved for "
-                f"{leaf.dtype} [{', '.join(map(str, leaf.sizes))}] on cpu"
-            )
-        return value
+            found.append(value)
+        return found
 
     def _symbols(self, tensors: Sequence[torch.Tensor]) -> list[int]:
         """The value of each symbol; ranges hold."""

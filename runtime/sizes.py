@@ -56,6 +56,7 @@ class SizeTable:
         self._given_ranks = [len(t.sizes) for t in given]
         self._evaluate_given = evaluator([e for t in given for e in (*t.sizes, *t.strides)], program.symbols)
         self._known: dict[tuple[int, ...], Sizes] = {}
+        self._last_given: tuple[tuple[int, ...], dict[int, Placement]] | None = None
 
     def __getitem__(self, symbols: tuple[int, ...]) -> Sizes:
         found = self._known.get(symbols)
@@ -80,8 +81,12 @@ class SizeTable:
         return placements_of(self._evaluate_inputs(*symbols), [len(t.sizes) for t in self._inputs])
 
     def given(self, symbols: tuple[int, ...]) -> dict[int, Placement]:
-        """The same of those inputs, by number, that are no parameters."""
-        return dict(zip(self._given, placements_of(self._evaluate_given(*symbols), self._given_ranks), strict=True))
+        """The same of those inputs, by number, that are no parameters; those of the last call are kept."""
+        last = self._last_given  # another thread may replace it meanwhile
+        if last is None or last[0] != symbols:
+            placements = placements_of(self._evaluate_given(*symbols), self._given_ranks)
+            last = self._last_given = symbols, dict(zip(self._given, placements, strict=True))
+        return last[1]
 
 
 def _span(sizes: Sequence[int], strides: Sequence[int]) -> int:

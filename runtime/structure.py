@@ -70,16 +70,24 @@ def _match(tree: Tree, value: Any, place: str, found: dict[int, Any]) -> None:
         if not isinstance(value, Mapping) or set(value) != set(keys):
             given = sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
             raise InputError(f"{place}: expected {', '.join(map(str, keys)) or 'none'} by name, got {given}")
-        for key, part in content:
-            _match(part, value[key], f"{place}[{key!r}]", found)
+        _match_parts([part for _, part in content], {key: value[key] for key in keys}, place, found)
     elif kind in ("tuple", "list"):
         if not isinstance(value, tuple | list) or len(value) != len(content):
             length = str(len(value)) if isinstance(value, tuple | list) else type(value).__name__
             raise InputError(f"{place}: expected {len(content)} in a {kind}, got {length}")
-        for number, (part, item) in enumerate(zip(content, value, strict=True)):
-            _match(part, item, f"{place}[{number}]", found)
+        _match_parts(content, dict(enumerate(value)), place, found)
     elif value != unflatten(tree, ()):
         raise InputError(f"{place}: expected {unflatten(tree, ())!r}, got {value!r}")
+
+
+def _match_parts(parts: Sequence[Tree], values: Mapping[Any, Any], place: str, found: dict[int, Any]) -> None:
+    """``parts`` against ``values`` in their order. Each call of a loaded model comes here: what is a leaf is taken without more ado."""
+    for part, (key, value) in zip(parts, values.items(), strict=True):
+        leaf = part.get("tensor")
+        if leaf is not None:
+            found[leaf] = value
+        else:
+            _match(part, value, f"{place}[{key!r}]", found)
 
 
 def unflatten(tree: Tree, leaves: Sequence[Any]) -> Any:

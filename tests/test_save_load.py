@@ -22,6 +22,7 @@ from effc import loading, saving
 from effc.compiler.codegen.cpu import permission
 from effc.compiler.ir.errors import ArtifactError, InputError, UnsupportedError
 from effc.costmodel import hardware
+from effc.runtime import archive
 
 
 class Net(nn.Module):
@@ -79,6 +80,23 @@ def test_exact_and_in_any_layout(tmp_path: Path) -> None:
         assert_exact(model, (torch.randn(7, 6),), fast)
         assert_exact(model, (torch.randn(6, 7).t(),), fast)
         assert_exact(model, (torch.randn(7, 12)[:, ::2],), fast)
+
+
+class Positions(nn.Module):
+    """``torch.export`` asserts the dtype of what is converted to the dtype that it has."""
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        return torch.relu(x * 2) + positions.long().to(x.dtype)[:, None]
+
+
+def test_assertions_of_dtypes_do_not_part_the_graph(tmp_path: Path) -> None:
+    x, positions = torch.randn(5, 7), torch.arange(5)
+    fast = saved(tmp_path, Positions().eval(), x, positions)
+    steps = archive.read(tmp_path / "model" / loading.FILE, loading.KIND).values["steps"]
+    assert "aten" not in str(steps)
+    assert_exact(Positions(), (x, positions), fast)
+    with pytest.raises(InputError, match="int64"):
+        fast(x, positions.int())
 
 
 def test_weights_are_copies(tmp_path: Path) -> None:

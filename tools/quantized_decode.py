@@ -8,7 +8,9 @@ itself (``passes={"quantize": ...}``, rounding to the nearest), and it gets mode
 kernels get these too: int8 through Inductor, int4 by ``PrototypeInt4WeightOnlyConfig`` (``_weight_int4pack_mm_for_cpu``) in eager and
 through Inductor. OpenVINO gets NNCF's ``compress_weights``. Needs the packages torchao, openvino and nncf, and for Inductor a C++ compiler.
 
-Printed: relative L2 distance to the float model; then medians, how many times faster than effc's float step (20th to 80th percentile over
+effc's own are taken twice: as ``torch.compile`` runs them, and saved and loaded again (``effc.save``, ``effc.load``).
+
+Printed: relative L2 distance to the float model; then medians, how many times faster than effc's float step in the same way (20th to 80th percentile over
 the rounds), and the bytes of weights that a step reads over the time as a share of the read bandwidth measured in the same rounds; then
 effc's lead over the others. A call is timed as a user makes it: Dynamo's guards, and torchao's tensors, which are taken apart in Python in
 each call, are part of it. ``in effc``: the part of the time that effc's own code takes. ``--systems effc`` leaves the others out.
@@ -20,6 +22,7 @@ import argparse
 import copy
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +37,7 @@ import torch
 import zoo
 from torch import nn
 
+import effc
 from effc.bench.systems.system import tensors
 from effc.compiler.codegen.cpu.target import Target
 from effc.runtime.executable import Executable
@@ -85,12 +89,15 @@ def quantized(module: nn.Module, kind: str, packed: bool = False) -> nn.Module:
 
 @dataclass
 class Entry:
-    """``bytes``: of weights that a step reads. ``seconds``: of a call, by round; ``inside``: of effc's part of it."""
+    """``bytes``: of weights that a step reads. ``base``: what it is compared with, where that is not the first of all. ``seconds``: of a
+    call, by round; ``inside``: of effc's part of it.
+    """
 
     name: str
     kind: str
     call: Callable[[], Any]
     bytes: float
+    base: Entry | None = None
     seconds: list[float] = field(default_factory=list)
     inside: list[float] = field(default_factory=list)
 
@@ -104,9 +111,13 @@ def entries(module: Any, inputs: tuple[Any, ...], systems: list[str], threads: i
         call = torch.compile(model, backend=backend, options=options or None)
         return lambda: call(*inputs)
 
+    base: Entry | None = None
     for kind, options in OPTIONS.items():
-        bits = BITS["int4, effc" if kind == "int4" else kind]
-        yield Entry(f"effc {kind}", kind, compiled(module, "effc", **options), weights * bits / 8)
+        size = weights * BITS["int4, effc" if kind == "int4" else kind] / 8
+        yield Entry(f"effc {kind}", kind, compiled(module, "effc", **options), size)
+        entry = Entry(f"effc {kind}, loaded", kind, _loaded(module, inputs, options), size, base)
+        base = base or entry
+        yield entry
     for kind in ("int8", "int4"):
         yield Entry(f"effc {kind} of torchao", kind, compiled(quantized(own, kind), "effc"), weights * BITS[kind] / 8)
     if "torchao" in systems:
@@ -116,6 +127,13 @@ def entries(module: Any, inputs: tuple[Any, ...], systems: list[str], threads: i
         yield Entry("torchao int4, Inductor", "int4", compiled(model, "inductor"), weights * BITS["int4"] / 8)
     if "openvino" in systems:
         yield Entry("OpenVINO int8", "int8", _openvino(own, inputs, threads), weights * BITS["int8"] / 8)
+
+
+def _loaded(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Callable[[], Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        effc.save(module, inputs, folder, options=options or None)
+        model = effc.load(folder)
+    return lambda: model(*inputs)
 
 
 def _openvino(module: nn.Module, inputs: tuple[Any, ...], threads: int) -> Callable[[], Any]:
@@ -148,9 +166,9 @@ class Inside:
         run, own = Executable.__call__, self
 
         def call(self: Executable, *args: Any, **how: Any) -> list[torch.Tensor]:
-            started = time.perf_counter()
+            before, started = own.seconds, time.perf_counter()
             results = run(self, *args, **how)
-            own.seconds += time.perf_counter() - started
+            own.seconds = before + time.perf_counter() - started  # a call that validates calls again
             return results
 
         with mock.patch.object(Executable, "__call__", call):
@@ -207,7 +225,7 @@ def main() -> None:
         share = statistics.median(entry.bytes / s / b for s, b in zip(entry.seconds, bandwidths, strict=True))
         part = f", {1e3 * own:.2f} ms in effc: {entry.bytes / own / bandwidth:.0%}" if own else ""
         print(
-            f"{entry.name:24} {1e3 * median:7.2f} ms  {ratio(found[0], entry):20} {share:.0%} of the read bandwidth{part}"
+            f"{entry.name:24} {1e3 * median:7.2f} ms  {ratio(entry.base or found[0], entry):20} {share:.0%} of the read bandwidth{part}"
         )
     for ours in (e for e in found if e.name in ("effc int8", "effc int4")):
         for other in (e for e in found if not e.name.startswith("effc") and e.kind == ours.kind):

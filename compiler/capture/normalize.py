@@ -1,7 +1,8 @@
 """Rewrites of an ATen graph before it is divided: the same values, in ops that say more.
 
 ``as_strided(x, sizes, strides)`` of a contiguous ``x``, where sizes and strides are contiguous too, becomes ``view(x,
-sizes)``: the decompositions of group norms write reshapes that way. Attention that is written out becomes one op (``attention.py``), and
+sizes)``: the decompositions of group norms write reshapes that way. What ``torch.export`` asserts of dtypes and devices, which the graph's
+inputs fix, goes: it would part the graph. Attention that is written out becomes one op (``attention.py``), and
 scales of channels go into weights (``scales.py``).
 """
 
@@ -27,8 +28,21 @@ def normalize(graph: Graph, params: Collection[Node]) -> None:
         if isinstance(base, Node) and _is_reshape(node, base):
             node.target = _aten.view.default
             node.args, node.kwargs = (base, node.args[1]), {}
+    for node in graph.find_nodes(op="call_function", target=_aten._assert_tensor_metadata.default):
+        if _holds(node):
+            graph.erase_node(node)
     fuse_attention(graph)
     fold_scales(graph, params)
+
+
+def _holds(node: Node) -> bool:
+    """Whether the metadata that is asserted is no more than dtype, device and layout, and known."""
+    names = ("size", "stride", "dtype", "device", "layout")
+    tensor, *given = node.args
+    asserted = {n: v for n, v in {**dict(zip(names, given, strict=False)), **node.kwargs}.items() if v is not None}
+    assert isinstance(tensor, Node), "the op's schema says so"
+    value = tensor.meta["val"]
+    return asserted.keys().isdisjoint(("size", "stride")) and all(getattr(value, n) == v for n, v in asserted.items())
 
 
 def _is_reshape(node: Node, base: Node) -> bool:
