@@ -34,7 +34,9 @@ def placed_as(tensor: torch.Tensor, placement: Placement) -> bool:
     if tensor.shape != size:
         return False
     strides = tensor.stride()
-    return strides == stride or 0 in size or all(n == 1 or a == b for n, a, b in zip(size, strides, stride, strict=True))
+    return (
+        strides == stride or 0 in size or all(n == 1 or a == b for n, a, b in zip(size, strides, stride, strict=True))
+    )
 
 
 @contextmanager

@@ -107,8 +107,11 @@ def random_data(case: Linear, m: int) -> Data:
     for op, dtype in [*case.grains, *([("arith.mulf", case.scale)] if case.after else [])]:
         shape = (case.n, case.groups)
         whole = torch.randint(0, 16, shape) if op == "arith.subf" else torch.rand(shape) + 0.1
+        if dtype == "i8" and op == "arith.mulf":
+            whole = torch.randint(1, 19, shape)
         grains.append(whole.to(TORCH_DTYPES[dtype]))
-    return Data(torch.randn(m, case.k).to(TORCH_DTYPES[case.x]), codes, grains, torch.randn(case.n))
+    x = torch.randint(-128, 128, (m, case.k)) if case.x == "i8" else torch.randn(m, case.k)
+    return Data(x.to(TORCH_DTYPES[case.x]), codes, grains, torch.randn(case.n))
 
 
 def weight(case: Linear, data: Data) -> torch.Tensor:

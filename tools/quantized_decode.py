@@ -10,10 +10,11 @@ through Inductor. OpenVINO gets NNCF's ``compress_weights``. Needs the packages 
 
 effc's own are taken twice: as ``torch.compile`` runs them, and saved and loaded again (``effc.save``, ``effc.load``).
 
-Printed: relative L2 distance to the float model; then medians, how many times faster than effc's float step in the same way (20th to 80th percentile over
-the rounds), and the bytes of weights that a step reads over the time as a share of the read bandwidth measured in the same rounds; then
-effc's lead over the others. A call is timed as a user makes it: Dynamo's guards, and torchao's tensors, which are taken apart in Python in
-each call, are part of it. ``in effc``: the part of the time that effc's own code takes. ``--systems effc`` leaves the others out.
+Printed: relative L2 distance to the float model; then medians, how many times faster than effc's float step in the same way (20th to
+80th percentile over the rounds), and the bytes of weights that a step reads over the time as a share of the read bandwidth measured in the
+same rounds; then effc's lead over the others. A call is timed as a user makes it: Dynamo's guards, and torchao's tensors, which are taken
+apart in Python in each call, are part of it. ``in effc``: the part of the time that effc's own code takes. ``--systems effc`` leaves the
+others out.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.runtime.executable import Executable
 from effc.speed import Probe
 
-#: Bits of a weight, scales included: a float32 scale a channel of 576 or more, and one for each 64 codes; effc's int4 has zero points.
-BITS = {"float": 32.0, "int8": 8.06, "int4": 4.5, "int4, effc": 4.625}
+#: Bits of a weight, scales included: a float32 scale a channel of 576 or more, and one for each 64 codes; effc's int4 has zero points, and
+#: so has A8W4, whose groups have scales of a byte.
+BITS = {"float": 32.0, "int8": 8.06, "int4": 4.5, "int4, effc": 4.625, "A8W4": 4.3}
 #: effc's own quantization, by kind.
 OPTIONS: dict[str, dict[str, Any]] = {
     "float": {},
     "int8": {"passes": {"quantize": {"weights": "int8"}}},
     "int4": {"passes": {"quantize": {"weights": "int4", "group": 64}}},
+    "A8W4": {"passes": {"quantize": {"weights": "int4", "group": 64, "activations": "token", "scales": "dual"}}},
 }
 
 

@@ -85,7 +85,7 @@ class Rewriter:
             found[role] = constant(self.gm, role, tensor, site.param)
             self.made.constants[found[role]] = name
             self.made.tensors[name] = tensor
-        self.made.ranges[found["codes"]] = weight.scheme.stored_limits
+        self.made.ranges[found["codes"]] = weight.scheme.limits
         if "codebook" in found:
             self.made.codebooks[found["codebook"]] = weight.scheme.codebook
         if weight.zeros is not None:

@@ -16,7 +16,7 @@ from effc.compiler.pipeline.graph import GraphInput, Op, Tensor
 
 class CodedWeight(Form):
     """A parameter is codes: ``weight`` is its number among the operands, they, and their format where it is less than a byte; ``book``: the
-    table in which they are positions.
+    table in which they are positions; ``rows``: the other factor as signed bytes without a zero point, where it is multiplied as such.
     """
 
     def __init__(
@@ -27,16 +27,20 @@ class CodedWeight(Form):
         static: set[Tensor],
         zeros: Mapping[Tensor, str],
         book: GraphInput | None = None,
+        rows: Codes | None = None,
     ) -> None:
         super().__init__(op, numbers, static, zeros)
         self.number, self.codes, self.format = weight
-        self.book = book
+        self.book, self.rows = book, rows
 
     def run(self) -> list[Op] | str:
         """The operations that replace the contraction, or why there are none."""
         op = self.op
         self.take(self.codes)
         scales, zeros = (self.terms(found, self.number) for found in (self.codes.scales, self.codes.zeros))
+        if self.rows is not None:
+            self.take(self.rows)
+            scales += self.terms(self.rows.scales, 1 - self.number)
         checked = [t for t in zeros if self.known_zero(t)]
         zeros = [t for t in zeros if t not in checked and (t.tensor is not None or t.value)]
         if not self._has_kernel():
@@ -93,6 +97,8 @@ class CodedWeight(Form):
         op = self.op
         factors = list(op.operands[:2])
         factors[self.number] = self.codes.tensor
+        if self.rows is not None:
+            factors[1 - self.number] = self.rows.tensor
         b = BodyBuilder()
         values = []
         for k in self.numbers:

@@ -1,7 +1,8 @@
 """What a float tensor is as codes: ``(code - zero) * scale``, read from the operations that dequantize it, however they are written.
 
 The way back from a float tensor to integers of 8 bits leads through views, pads with zeros, and pointwise operations that convert the
-code, subtract from it what does not depend on it, and multiply it by such. Views and pads are made anew over the codes.
+code, subtract from it what does not depend on it, and multiply it by such. Views and pads are made anew over the codes. Bytes may in turn
+be codes of fewer bits times small integers (`Decoder.regrouped`).
 """
 
 from __future__ import annotations
@@ -71,6 +72,23 @@ class Decoder:
         if (tensor, flip) not in self._known:
             self._known[tensor, flip] = self._decode(tensor, flip)
         return self._known[tensor, flip]
+
+    def regrouped(self, tensor: Tensor) -> Codes | None:
+        """Bytes as the ``(code - zero) * scale`` that they are in 8 bits, unless that wraps around; None where they are no such product."""
+        op = tensor.producer
+        if op is None or tensor.dtype != "i8":
+            return None
+        if op.is_view and op.kind != "border":
+            inner = self.regrouped(op.operands[0])
+            return None if inner is None else _through_view(op, inner)
+        if op.kind != "generic" or len(op.results) != 1 or op.reduction_dims or op.body is None:
+            return None
+        for number, operand in enumerate(op.operands):
+            if op.maps[number] == op.result_maps[0]:
+                found = _Body(op, number, self.regrouped(operand) or Codes(operand), False).run()
+                if found is not None and (found.scales or found.zeros):
+                    return found
+        return None
 
     def _decode(self, tensor: Tensor, flip: bool) -> Codes | None:
         op = tensor.producer
@@ -255,7 +273,7 @@ class _Body:
         if instr.op in ("arith.subi", "arith.subf") and first and not state.scales:
             term = self._term(other)
             return None if term is None else replace(state, zeros=(*state.zeros, term))
-        if instr.op == "arith.mulf":
+        if instr.op == "arith.mulf" or (instr.op == "arith.muli" and instr.dtype == "i8"):
             term = self._term(other)
             return None if term is None else replace(state, scales=(*state.scales, term))
         return None

@@ -11,12 +11,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from effc.compiler.ir.expr import product
 from effc.compiler.ir.formats import INTEGERS, Format
 from effc.compiler.pipeline.byte_products import ByteProduct
 from effc.compiler.pipeline.coded_weights import CodedWeight
 from effc.compiler.pipeline.dequantized import Codes, Decoder, Term
 from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, GraphInput, Op, Tensor, is_static, replace_ops
+from effc.compiler.pipeline.regrouped import grains_of
 from effc.compiler.pipeline.views import chain
+
+#: Rows of bytes that meet codes of fewer bits in kernels of `codegen` (`byte_rows`); with more of them bytes made once are better.
+_FEW_ROWS = 8
 
 
 def contract_integers(graph: Graph) -> tuple[str, ...]:
@@ -65,7 +70,7 @@ class _Rewriting:
         found = [self.decoder.decode(op.operands[n]) for n in numbers]
         left, right = found
         if left is not None and right is not None:
-            made = self._as_bytes(op, numbers, left, right)
+            made = self._with_few_rows(op, numbers, left, right) or self._as_bytes(op, numbers, left, right)
             if isinstance(made, list):
                 return made
             self._note(op, "two dequantized factors is summed in floats", made)
@@ -108,6 +113,20 @@ class _Rewriting:
                 return "both are signed or both unsigned, and neither's bytes can be read the other way"
             left, right = (flipped, right) if turned == 0 else (left, flipped)
         return ByteProduct(op, numbers, (left, right), self.static, self.zeros).run()
+
+    def _with_few_rows(self, op: Op, numbers: tuple[int, int], left: Codes, right: Codes) -> list[Op] | None:
+        """A product of few rows with codes of less than a byte, which stay such: they are what is read from memory."""
+        for number, codes, rows in ((numbers[1], right, left), (numbers[0], left, right)):
+            if self._is_data(codes) or codes.book is not None or rows.book is not None or rows.unsigned or rows.zeros:
+                continue
+            own = {n for e in op.maps[number] for n in e.variables()}
+            count = product(op.dims[d] for d in op.parallel_dims if f"d{d}" not in own).constant
+            codes = grains_of(self.decoder, codes, lambda tensor: self.ranges.get(chain(tensor)[0])) or codes
+            format_ = self._format(codes, None)
+            if count is not None and count <= _FEW_ROWS and format_ is not None:
+                found = CodedWeight(op, numbers, (number, codes, format_), self.static, self.zeros, rows=rows).run()
+                return found if isinstance(found, list) else None
+        return None
 
     def _format(self, codes: Codes, book: GraphInput | None) -> Format | None:
         """Of codes that take less than a byte: those of a parameter whose range is known, seen through views."""

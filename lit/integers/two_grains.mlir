@@ -1,7 +1,8 @@
 // RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
 
 // A weight of codes times integers of their groups, and one float a channel: the former product is made once, in bytes, which are packed
-// and summed in i32 over all groups.
+// and summed in i32 over all groups. Rows that are not symmetric, as these, and many rows have such bytes; few ones read the codes
+// (two_grains_few_rows.mlir).
 // CHECK-LABEL: program(), arena of 0 bytes
 // CHECK: pack_panels of prepared 0
 // CHECK: call 0: k0

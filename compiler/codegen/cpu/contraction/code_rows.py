@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from effc.compiler.codegen.cpu.contraction.byte_rows import groups_of
 from effc.compiler.codegen.cpu.contraction.fixed_point import DIGITS, chunks_of
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.lowp import bits_of
@@ -16,8 +17,8 @@ from effc.compiler.ir.spec import Instr
 #: Rows up to which one tile takes all and makes floats in registers, where their number is known and where it is not (there each number
 #: has code of its own).
 FEW_ROWS, FEW_UNKNOWN = 8, 4
-#: Vector registers, and bytes of the stack for rows in fixed point.
-REGISTERS, FIXED_BYTES = 32, 48 * 1024
+#: Vector registers, and bytes of the stack for rows as bytes.
+REGISTERS, ROW_BYTES = 32, 48 * 1024
 #: Integers up to this magnitude are bf16 numbers.
 BF16_INTEGERS = 256
 #: Cycles that making floats of a vector of codes takes: a shift and a permutation, two conversions, ….
@@ -33,16 +34,26 @@ def few_rows(rows: Expr) -> int:
     return rows.constant if rows.constant <= FEW_ROWS else 0
 
 
-def fixed_rows(nest: Nest, target: Target, vectors: int) -> int:
-    """Up to how many rows are taken in fixed point (`fixed_point`) by a tile of so many vectors; 0 for none."""
-    size, chunks = nest.size(nest.row), chunks_of(nest, target)
-    if chunks is None or (takes_pairs(nest) and in_pairs(nest, target)):
+def bytes_each(nest: Nest, target: Target) -> int:
+    """How many bytes stand for an element of a row: digits (`fixed_point`), or itself (`byte_rows`); 0: it is no bytes."""
+    if takes_pairs(nest) and in_pairs(nest, target):
+        return 0
+    if groups_of(nest, target) is not None:
+        return 1
+    return DIGITS if chunks_of(nest, target) is not None else 0
+
+
+def rows_as_bytes(nest: Nest, target: Target, vectors: int) -> int:
+    """Up to how many rows meet the packed codes as bytes, in a tile of so many vectors; 0 for none."""
+    size, each = nest.size(nest.row), bytes_each(nest, target)
+    kept = groups_of(nest, target) if each == 1 else chunks_of(nest, target)
+    if not each or kept is None:
         return 0
     # A sum for each digit, beside them the digit, and each vector's word and the codes of its field.
     fits = [
         rows
         for rows in range(1, few_rows(size) + 1)
-        if DIGITS * rows * vectors + 2 * vectors + 1 <= REGISTERS and chunks.bytes(rows) <= FIXED_BYTES
+        if each * rows * vectors + 2 * vectors + 1 <= REGISTERS and kept.bytes(rows) <= ROW_BYTES
     ]
     most = max(fits, default=0)
     return most if size.constant in (None, most) else 0

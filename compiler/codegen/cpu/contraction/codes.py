@@ -1,7 +1,8 @@
 """Products with a packed factor of integers or low-bit codes, summed as floats: linears whose weights alone are quantized.
 
 Few rows (decoding a text) are bound by the bytes of the codes: their tile makes floats of a step's codes in registers, and scales the
-sum of each group, not its terms; or, where it can, the rows become integers and the codes stay what they are (`fixed_point`).
+sum of each group, not its terms; or, where it can, the codes stay what they are, and the rows become integers (`fixed_point`), or are
+bytes (`byte_rows`).
 Many rows (a prompt) are bound by the multiply-adds: a block of a panel becomes floats, scaled ones, in a buffer on the stack, once for
 all row tiles of the unit, as the ``turned`` kernel copies its factor. A kernel whose number of rows is known only at run time holds both.
 """
@@ -12,11 +13,12 @@ from dataclasses import replace
 
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.contraction.ahead import Ahead
+from effc.compiler.codegen.cpu.contraction.byte_rows import ByteRows, BytesTile, groups_of
 from effc.compiler.codegen.cpu.contraction.chains import chain_length
-from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows, fixed_rows, in_pairs, takes_pairs
+from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows, in_pairs, rows_as_bytes, takes_pairs
 from effc.compiler.codegen.cpu.contraction.codes_tile import Codes, CodesTile
 from effc.compiler.codegen.cpu.contraction.digits_tile import DigitsTile
-from effc.compiler.codegen.cpu.contraction.fixed_point import FixedRows, chunks_of
+from effc.compiler.codegen.cpu.contraction.fixed_point import Chunks, FixedRows, chunks_of
 from effc.compiler.codegen.cpu.contraction.rows import by_height
 from effc.compiler.codegen.cpu.contraction.sides import Grain
 from effc.compiler.codegen.cpu.contraction.turned import BLOCK_BYTES, TurnedKernel
@@ -39,7 +41,7 @@ class CodesKernel(TurnedKernel):
         rows = self.nest.size(self.nest.row).constant
         if rows is None or rows > self.few:
             self._prepare_many()
-        self.fixed = self._fixed_rows()
+        self.held = self._rows_as_bytes()
 
     def _prepare_many(self) -> None:
         b, shape = self.b, self.shape
@@ -54,28 +56,33 @@ class CodesKernel(TurnedKernel):
         self.block, self.block_bytes = b.stack(elements, self.accumulator), elements * ITEM_SIZE[self.accumulator]
         self.sums = b.stack(self._rows_of_unit() * shape.nr, self.accumulator)
 
-    def _fixed_rows(self) -> FixedRows | None:
-        """The rows in fixed point, written here: few ones, as many as their tile has registers for."""
+    def _rows_as_bytes(self) -> FixedRows | ByteRows | None:
+        """The rows as bytes, written here: few ones, as many as their tile has registers for."""
         b, nest = self.b, self.nest
-        rows, chunks = nest.size(nest.row), chunks_of(nest, self.target)
-        most = fixed_rows(nest, self.target, self.shape.vectors)
-        if chunks is None or not most or (rows.constant is None and chunks.bytes(most) > self.block_bytes):
+        rows, groups = nest.size(nest.row), groups_of(nest, self.target)
+        kept = groups or chunks_of(nest, self.target)
+        most = rows_as_bytes(nest, self.target, self.shape.vectors)
+        if kept is None or not most or (rows.constant is None and kept.bytes(most) > self.block_bytes):
             return None
-        memory = self.block if rows.constant is None else b.stack(chunks.bytes(most), "i8")
-        fixed = FixedRows(self.step, self.target, chunks, memory, most)
+        memory = self.block if rows.constant is None else b.stack(kept.bytes(most), "i8")
+        held: FixedRows | ByteRows
+        if isinstance(kept, Chunks):
+            held = FixedRows(self.step, self.target, kept, memory, most)
+        else:
+            held = ByteRows(self.step, self.target, kept, memory, most)
         start = {f"d{i}": b.index(0) for i in (nest.row, nest.column) if i is not None}
         first, row_stride = self._pointer(nest.left.load, start), self._value(nest.stride(nest.left.load, nest.row))
         group_stride = self._value(nest.stride(nest.left.load, nest.groups))
 
         def write(count: Value) -> None:
-            fixed.write(first, row_stride, count, group_stride)
+            held.write(first, row_stride, count, group_stride)
 
         if rows.constant is not None:
             write(b.index(rows.constant))
         else:
             with b.when(b.compare("arith.cmpi", "sle", self._value(rows), b.index(most))):
                 write(self._value(rows))
-        return fixed
+        return held
 
     def _unit_cycles(self) -> Expr:
         rows = minimum(self.nest.size(self.nest.row), const(super()._rows_of_unit()))
@@ -139,8 +146,8 @@ class CodesKernel(TurnedKernel):
             pairs=self.pairs and takes_pairs(nest),
         )
         left = self._left(start, rows)
-        if self.fixed is not None and rows <= self.fixed.most:
-            sums = self._in_fixed_point(self.fixed, tile, left, right)
+        if self.held is not None and rows <= self.held.most:
+            sums = self._of_bytes(self.held, tile, left, right)
         else:
             groups = self._value(self.sizes[0]) if self.nest.groups is not None else None
             sums = tile.grouped(groups, left, right)
@@ -148,12 +155,17 @@ class CodesKernel(TurnedKernel):
         split = [sums[i * shape.vectors : (i + 1) * shape.vectors] for i in range(rows)]
         self.epilogue.write(outer, [b.index(i) for i in range(rows)], columns, self._masks(column), split)
 
-    def _in_fixed_point(self, fixed: FixedRows, tile: CodesTile, left: list[Value], right: Value) -> list[Value]:
+    def _of_bytes(self, held: FixedRows | ByteRows, tile: CodesTile, left: list[Value], right: Value) -> list[Value]:
+        """The sums of rows that are held as bytes."""
+        codes, nr = tile.codes, self.shape.nr
+        assert codes is not None, "given above"
+        if isinstance(held, ByteRows):
+            return BytesTile(self.b, held, codes, tile.rows, tile.vectors, right, nr).sums()
+
         def floats(group: Value, code: Value, length: int) -> list[Value]:
             return tile.chunk(group if self.nest.groups is not None else None, code, length, left, right)
 
-        assert tile.codes is not None, "given above"
-        return DigitsTile(self.b, fixed, tile.codes, tile.rows, tile.vectors, right, self.shape.nr, floats).sums()
+        return DigitsTile(self.b, held, codes, tile.rows, tile.vectors, right, nr, floats).sums()
 
     def _bits(self) -> int:
         """Of a code in memory."""

@@ -19,15 +19,14 @@ from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.byte_dots import dot_bytes
-from effc.compiler.codegen.cpu.contraction.cast import sums_bytes
 from effc.compiler.codegen.cpu.contraction.factors import Step
 from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.contraction.words_tile import LANES, fields, sums_of_words
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value
-from effc.compiler.ir.formats import Format
 
-#: Digits of an integer, and values of a row that a vector holds.
-DIGITS, LANES = 4, 16
+#: Digits of an integer.
+DIGITS = 4
 #: Bytes of a vector, and of what is known of a chunk: the digits' sums, its unit in the last place, its mark.
 VECTOR, HEAD = 64, 32
 _UNIT, _MARK = 4, 5
@@ -89,33 +88,18 @@ class Chunks:
 
 def chunks_of(nest: Nest, target: Target) -> Chunks | None:
     """How the sum of a contraction with codes is cut; None where its rows are not taken in fixed point."""
-    format_, sizes = nest.right.format, [nest.size(k).constant for k in nest.reduction]
-    if not sums_bytes(target) or format_ is None or format_.codebook or format_.codes_a_word > LANES or nest.outer:
+    sums, format_ = sums_of_words(nest, target), nest.right.format
+    if sums is None or format_ is None or nest.spec.operands[nest.left.operand].dtype == "i1":
         return None
-    if None in sizes or len(sizes) != (1 if nest.groups is None else 2) or not all(sizes):
-        return None
-    zero = nest.right.zero
-    if zero is not None and (nest.spec.operands[zero.operand].dtype != "i8" or len(zero.chain) != 1):
-        return None
-    if (
-        nest.stride(nest.left.load, nest.reduction[-1]).constant != 1
-        or nest.spec.operands[nest.left.operand].dtype == "i1"
-    ):
-        return None
-    *groups, inner = (size or 0 for size in sizes)
-    return Chunks.of(groups[0] if groups else 1, inner, format_.codes_a_word)
-
-
-def fields(format_: Format) -> list[list[int]]:
-    """The numbers of the codes that the four bytes of a word hold, by field from the lowest bits on."""
-    numbers = {format_.place(n): n for n in range(format_.codes_a_word)}
-    return [[numbers[8 * byte + bit] for byte in range(4)] for bit in range(0, 8, format_.stored_bits)]
+    return Chunks.of(*sums, format_.codes_a_word)
 
 
 class FixedRows:
     """Emits the digits of up to ``rows`` rows into ``memory``: ``[row][word][field][digit]`` words of four codes each, in which the codes
     lie as in a word of the factor; behind them a head a chunk.
     """
+
+    each = DIGITS
 
     def __init__(self, step: Step, target: Target, chunks: Chunks, memory: Value, rows: int) -> None:
         self.b, self.step, self.target, self.chunks, self.memory, self.most = step.b, step, target, chunks, memory, rows
@@ -133,7 +117,7 @@ class FixedRows:
         ]
 
     # -- where things lie -------------------------------------------------------------------------------------------
-    def digits(self, row: int | Value, code: Value) -> Value:
+    def bytes_of(self, row: int | Value, code: Value) -> Value:
         """The digits from number ``code`` of all codes of a row on, fillers counted; the first of a word."""
         b = self.b
         line = b.mul(b.index(row) if isinstance(row, int) else row, self.chunks.row_bytes)
@@ -175,7 +159,7 @@ class FixedRows:
                     self._write_chunk(
                         b.element_pointer(start, past, element),
                         length,
-                        self.digits(row.index, b.add(code, past)),
+                        self.bytes_of(row.index, b.add(code, past)),
                         self.head(row.index, b.add(number, b.add(loop.index, b.div(before, chunks.size)))),
                     )
                 before = b.index(count * length)

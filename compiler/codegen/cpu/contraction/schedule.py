@@ -11,8 +11,7 @@ from math import prod
 
 from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS, vectors_of
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
-from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, UNPACKING, few_rows, fixed_rows
-from effc.compiler.codegen.cpu.contraction.fixed_point import DIGITS
+from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, UNPACKING, bytes_each, few_rows, rows_as_bytes
 from effc.compiler.codegen.cpu.contraction.form import form, is_codes, lanes_of, packed_group
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
@@ -22,6 +21,8 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 
+#: Steps of K that ``vpdpbusd`` sums.
+BYTES = 4
 #: Latency of a multiply-add in cycles, multiply-adds and loads a cycle.
 LATENCY, FMAS, LOADS = 4, 2, 2
 #: Bytes of right factor a cycle: from L2, and from L3 or memory (a core reads 20-28 GB/s at about 3.6 GHz).
@@ -169,11 +170,12 @@ def _code_estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
 
 
 def _few_codes(nest: Nest, target: Target, rows: int, vectors: int) -> float:
-    """Cycles of one step of K of a tile of all rows: a multiply-add for each, and making floats of codes; or, in fixed point, a digit for
-    each of four steps.
+    """Cycles of one step of K of a tile of all rows: a multiply-add for each, and making floats of codes; or one for each byte of an
+    element and four steps.
     """
-    if fixed_rows(nest, target, vectors) >= rows:
-        return max(LATENCY / DIGITS, vectors * (rows / FMAS + UNPACKING)) + rows * BROADCAST
+    if rows_as_bytes(nest, target, vectors) >= rows:
+        sums = rows * bytes_each(nest, target) / BYTES
+        return max(LATENCY / BYTES, vectors * (sums / FMAS + UNPACKING)) + sums * BROADCAST
     return max(LATENCY, vectors * (rows / FMAS + DECODING / 2)) + rows * BROADCAST
 
 
