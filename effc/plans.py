@@ -89,4 +89,8 @@ def _weight_in(data: Mapping[str, Any], tensors: tuple[torch.Tensor, ...]) -> St
         parts["scale_codes"] = ScaleCodes(codes, block_scales, mean, block)
     if (place := data["grains"]) is not None:
         parts["dual"] = DualScales(*tensors[place : place + 2])
-    return StoredWeight(QuantizedWeight(Scheme(**data["scheme"]), **parts), range_, data["source"])
+    scheme = Scheme(**data["scheme"])
+    low, high = scheme.limits
+    if parts["codes"].numel() and not low <= int(parts["codes"].min()) <= int(parts["codes"].max()) <= high:
+        raise ValueError(f"codes outside {low} to {high}")
+    return StoredWeight(QuantizedWeight(scheme, **parts), range_, data["source"])

@@ -144,6 +144,15 @@ def test_codes_that_are_edited_are_refused(planned: Planned, tmp_path: Path) -> 
         effc.Plan.load(path)
 
 
+def test_codes_that_their_bits_do_not_hold_are_refused(planned: Planned, tmp_path: Path) -> None:
+    path, plan = tmp_path / "plan", copy.deepcopy(planned[3])
+    stored = next(iter(plan.weights.values()))
+    stored.weight.codes[0, 0] = -128
+    plan.save(path)
+    with pytest.raises(effc.ArtifactError, match="codes outside -127 to 127"):
+        effc.Plan.load(path)
+
+
 def test_other_weights_of_the_same_names_stay_exact(planned: Planned) -> None:
     _, tokens, _, plan = planned
     torch.manual_seed(5)

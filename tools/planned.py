@@ -1,0 +1,80 @@
+"""What ``effc.plan`` makes of a pretrained model: how long it takes, what it chooses, and what the plan costs and gains.
+
+    make models && apt-get install dataset-fashion-mnist
+    python tools/planned.py --task embeddings --budget 0.04 --threads 2
+
+The models and their calibration batches are those of `accuracy_tasks.py`, the first two of these; the plan's error is measured by
+``effc.plan`` on the whole model. Printed: the plan, and a call's time with it and without, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from accuracy_tasks import TASKS
+
+import effc
+
+#: Batches of the calibration that a plan is made from.
+_BATCHES = 2
+
+
+def milliseconds(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Of each call, by round, in turn."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if number:
+                found[name].append(1e3 * (time.perf_counter() - started))
+    return found
+
+
+def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named ones of a call with a batch, as ``effc.calibrate`` takes it."""
+    if isinstance(batch, dict):
+        return (), batch
+    return (tuple(batch), {}) if isinstance(batch, tuple | list) else ((batch,), {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=sorted(TASKS), default="embeddings")
+    parser.add_argument("--budget", type=float, default=0.04)
+    parser.add_argument("--metric", default="relative_l2")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    task = TASKS[args.task](0)
+    batches = task.calibration[:_BATCHES]
+    with torch.no_grad():
+        started = time.perf_counter()
+        calibration = effc.calibrate(task.model, batches)
+        calibrated = time.perf_counter()
+        plan = effc.plan(task.model, calibration, accuracy_budget=args.budget, metric=args.metric)
+        planned = time.perf_counter()
+        print(plan)
+        print(f"calibrated in {calibrated - started:.0f} s, planned in {planned - calibrated:.0f} s")
+        options: dict[str, dict[str, Any]] = {"exact": {}, "planned": {"plan": plan}}
+        given, kwargs = _arguments(batches[0])
+        calls = {
+            name: partial(torch.compile(task.model, backend="effc", options=chosen), *given, **kwargs)
+            for name, chosen in options.items()
+        }
+        times = milliseconds(calls, args.rounds)
+    ratios = sorted(a / b for a, b in zip(times["exact"], times["planned"], strict=True))
+    fifth = len(ratios) // 5
+    print(", ".join(f"{name} {statistics.median(ms):.1f} ms" for name, ms in times.items()), end="")
+    print(f": {statistics.median(ratios):.2f}x ({ratios[fifth]:.2f}-{ratios[-1 - fifth]:.2f})")
+
+
+if __name__ == "__main__":
+    main()
