@@ -7,6 +7,8 @@ In bf16 ``vpermw`` looks up two codes a lane.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from effc.compiler.codegen.cpu.lowp import bits_of
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value, split_type, vector_type
@@ -21,12 +23,16 @@ class Decoder:
 
     def __init__(self, b: Builder, target: Target, format_: Format) -> None:
         self.b, self.format = b, format_
-        self._numbers = [format_.value(code) for code in range(ENTRIES)]
         self._permutes = target.vector_bytes == 64 and 1 << format_.bits <= ENTRIES
         self._memory: Value | None = None
         if not self._permutes and format_.codebook:
             self._memory = b.stack(ENTRIES, "f32")
             b.store(b.vector_of(self._numbers), self._memory)
+
+    @cached_property
+    def _numbers(self) -> list[float]:
+        """What the codes stand for, again and again where they are fewer than a table's; those of a byte have no table."""
+        return [self.format.value(code) for code in range(ENTRIES)]
 
     def value(self, word: Value, code: int) -> Value:
         """What code number ``code`` of each lane of ``word`` (i32) stands for, in f32."""

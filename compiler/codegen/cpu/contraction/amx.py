@@ -71,12 +71,9 @@ class AmxKernel(Kernel):
             super()._body(share)
 
     def _unit(self, at: dict[str, Value]) -> None:
-        b, nest, shape = self.b, self.nest, self.shape
-        zero = b.index(0)
-        outer = {f"d{i}": at.get(f"d{i}", zero) for i in nest.outer}
-        panel = at.get("panel", zero)
-        column = b.mul(panel, shape.nr)
-        first = b.mul(at.get("tile", zero), self.height)
+        b, nest = self.b, self.nest
+        outer, panel, column = self._corner(at)
+        first = b.mul(at.get("tile", b.index(0)), self.height)
         start = b.minimum(first, b.sub(self._value(nest.size(nest.row)), self.height))
         place = {**outer, f"d{nest.column}": column}
         if nest.row is not None:

@@ -121,27 +121,18 @@ class CodesKernel(TurnedKernel):
     def _all_rows(self, at: dict[str, Value], rows: int) -> None:
         """One panel of all rows."""
         b, nest, shape = self.b, self.nest, self.shape
-        zero = b.index(0)
-        outer = {f"d{i}": at.get(f"d{i}", zero) for i in nest.outer}
-        column = b.mul(self.panel, shape.nr)
+        outer, panel, column = self._corner(at)
         start = {**outer, f"d{nest.column}": column}
         if nest.row is not None:
-            start[f"d{nest.row}"] = zero
-        right = self._right(outer, self.panel, start)
-        tile = CodesTile(
-            self.step,
+            start[f"d{nest.row}"] = b.index(0)
+        right = self._right(outer, panel, start)
+        tile = self._tile_of(
+            CodesTile,
             rows,
-            shape.vectors,
-            nest.stride(nest.left.load, nest.row).constant,
-            self.sizes,
-            [nest.stride(nest.left.load, k) for k in nest.reduction],
-            self._right_strides(),
-            self.share.symbols,
-            max(shape.unroll // shape.group, 1),
-            None,
-            None,
-            b.mul(self._column_stride(), shape.lanes),
-            Ahead.stream(b, right, shape.nr * self._bits() // 8),
+            unroll=max(shape.unroll // shape.group, 1),
+            masks=None,
+            offsets=None,
+            ahead=Ahead.stream(b, right, shape.nr * self._bits() // 8),
             codes=self._codes(outer),
             pairs=self.pairs and takes_pairs(nest),
         )

@@ -8,6 +8,7 @@ before the panels. Each thread takes an equal, contiguous share.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body
@@ -26,6 +27,8 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value, element_bytes
 from effc.compiler.codegen.cpu.threads import Share, parallel_kernel
 from effc.compiler.ir.expr import Expr, as_expr, const, floordiv, product
+
+AnyTile = TypeVar("AnyTile", bound=Tile)
 
 
 class Kernel:
@@ -114,12 +117,9 @@ class Kernel:
     # -- one unit ---------------------------------------------------------------------------------------------------
     def _unit(self, at: dict[str, Value]) -> None:
         b, nest, shape = self.b, self.nest, self.shape
-        zero = b.index(0)
-        outer = {f"d{i}": at.get(f"d{i}", zero) for i in nest.outer}
-        panel = at.get("panel", zero)
-        column = b.mul(panel, shape.nr)
+        outer, panel, column = self._corner(at)
         rows = nest.size(nest.row)
-        turn = at.get("tile", zero)
+        turn = at.get("tile", b.index(0))
         first, height = place(b, self._value(rows), self._value(self._row_tiles()), turn)
 
         def tile(n: int, outside: Outside = frozenset()) -> None:
@@ -132,6 +132,28 @@ class Kernel:
         assert rows.constant is not None, "roles.find admits no border along rows of unknown number"
         edges, others = along.edges(rows.constant, shape.mr, nest.size(along.tap).constant or 0)
         by_edge(b, turn, edges, tile, (lambda: by_height(b, height, others, tile)) if others else None)
+
+    def _corner(self, at: dict[str, Value]) -> tuple[dict[str, Value], Value, Value]:
+        """Of a unit: the outer dimensions' indices, the panel, and its first column."""
+        zero = self.b.index(0)
+        panel = at.get("panel", zero)
+        return {f"d{i}": at.get(f"d{i}", zero) for i in self.nest.outer}, panel, self.b.mul(panel, self.shape.nr)
+
+    def _tile_of(self, kind: type[AnyTile], rows: int, **further: Any) -> AnyTile:
+        """A tile of so many rows and all columns of a panel, over all of K."""
+        nest, shape = self.nest, self.shape
+        return kind(
+            step=self.step,
+            rows=rows,
+            vectors=shape.vectors,
+            row_stride=nest.stride(nest.left.load, nest.row).constant,
+            sizes=self.sizes,
+            left_strides=[nest.stride(nest.left.load, k) for k in nest.reduction],
+            right_strides=self._right_strides(),
+            symbols=self.share.symbols,
+            vector_step=self.b.mul(self._column_stride(), shape.lanes),
+            **further,
+        )
 
     def _tile(
         self, outer: dict[str, Value], panel: Value, row: Value, column: Value, rows: int, outside: Outside
@@ -146,21 +168,14 @@ class Kernel:
         if nest.column is not None:
             start[f"d{nest.column}"] = column
         right = self._right(outer, panel, start)
-        whole = Tile(
-            self.step,
+        whole = self._tile_of(
+            Tile,
             rows,
-            shape.vectors,
-            nest.stride(nest.left.load, nest.row).constant,
-            self.sizes,
-            [nest.stride(nest.left.load, k) for k in nest.reduction],
-            self._right_strides(),
-            self.share.symbols,
-            shape.unroll,
-            masks if nest.wise or not nest.right.packed else None,
-            self._lane_offsets(),
-            b.mul(self._column_stride(), shape.lanes),
-            self._ahead(panel, right),
-            outside,
+            unroll=shape.unroll,
+            masks=masks if nest.wise or not nest.right.packed else None,
+            offsets=self._lane_offsets(),
+            ahead=self._ahead(panel, right),
+            outside=outside,
         )
         if shape.touch:
             touch(b, nest, self.share, start, rows, shape.nr)
