@@ -5,8 +5,8 @@ coordinates that are ``Expr`` over those dims, so that a consumer which sees its
 joins it. A member is *inner* (evaluated at every point of parallel x reduction dims) or *outer* (once for each parallel point).
 
 An operation joins a producer's group when every value it takes from the group is taken exactly at the coordinates where the
-group computes it: nothing is computed twice. Operations that read no tensor (constants, iota, masks from indices) belong to
-no group; they are evaluated where they are used.
+group computes it: nothing is computed twice. Other pointwise producers that nothing else reads come with it (`_absorb`).
+Operations that read no tensor (constants, iota, masks from indices) belong to no group; they are evaluated where they are used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from effc.compiler.ir.expr import Expr, const, product, recombine, var
 from effc.compiler.pipeline.graph import Graph, Op, Tensor
-from effc.compiler.pipeline.views import Index, chain, forward, source_index
+from effc.compiler.pipeline.views import Index, chain, forward, readers, source_index
 
 #: A reduction takes its producers along only where enough parallel points are left to thread over, or little work is.
 _MIN_PARALLEL = 16
@@ -58,6 +58,7 @@ class Fusion:
 
     groups: list[Group] = field(default_factory=list)
     of: dict[Op, Group] = field(default_factory=dict)
+    count: int = 0  # of all that were founded, those that others absorbed too
 
     def closure(self, groups: int) -> int:
         """A bit set of groups with all their ancestors."""
@@ -75,7 +76,7 @@ def is_free(op: Op) -> bool:
 
 def fuse(graph: Graph) -> Fusion:
     """Group the compute operations of ``graph``."""
-    found = Fusion()
+    found, kept = Fusion(), {chain(o.tensor)[0] for o in graph.outputs}
     # what each op depends on, as a bit set of groups
     depends: dict[Op, int] = {}
     for op in graph.ops:
@@ -87,10 +88,14 @@ def fuse(graph: Graph) -> Fusion:
             continue
         group = _best_group(op, found, depends)
         if group is None:
-            group = _found(op, len(found.groups))
+            group = _found(op, found.count)
             found.groups.append(group)
+            found.count += 1
         found.of[op] = group
-        group.ancestors |= found.closure(depends[op]) & ~(1 << group.number)
+        for other in _producer_groups(op, found) - {group}:
+            _absorb(op, group, other, found, kept)
+        alive = sum(1 << other.number for other in found.groups if other is not group)
+        group.ancestors |= found.closure(depends[op]) & alive
         depends[op] = 1 << group.number
         _propagate(found, group)
     return found
@@ -235,6 +240,43 @@ def _admit(op: Op, group: Group, coords: Index) -> bool:
     group.reduction = group.reduction | frozenset(reduces)
     group.coords[op] = coords
     return True
+
+
+def _absorb(op: Op, group: Group, other: Group, found: Fusion, kept: set[Tensor]) -> None:
+    """Let the pointwise group ``other``, whose values only ``op`` reads, a member of ``group``, become part of that.
+
+    It cannot depend on ``group``: then ``op`` would not have joined (`_best_group`).
+    """
+    pointwise = all(g.kind == "loops" and not g.reduction for g in (group, other))
+    if not pointwise or len(group.coords) + len(other.coords) > _MAX_MEMBERS:
+        return
+    members = {*other.coords, op}
+    results = [t for member in other.coords for t in member.results]
+    if any(t in kept or not members.issuperset(readers(t)) for t in results):
+        return
+    taken, ranges = list(_taken(op, other)), group.ranges
+    at = {f"d{i}": e for i, e in enumerate(group.coords[op])}
+    values: dict[str, Expr] = {}
+    for amap, tensor, root, views in taken:
+        if not amap and tensor.sizes:
+            return
+        index = source_index(views, tuple(e.substitute(at, ranges) for e in amap), ranges)
+        for mine, theirs in zip(other.result_index(root), index, strict=True):
+            if mine != const(0) and str(mine) not in other.ranges:
+                return
+            wanted = const(0) if mine == const(0) else values.setdefault(str(mine), theirs)
+            if recombine(wanted - theirs) != const(0):
+                return
+    wide = {f"d{i}" for i, size in enumerate(other.dims) if size.constant != 1}
+    if wide - values.keys() or product(other.dims) != product(group.dims):
+        return
+    last = group.coords.pop(op)
+    for member, coords in other.coords.items():
+        group.coords[member] = tuple(recombine(e.substitute(values, ranges)) for e in coords)
+        found.of[member] = group
+    group.coords[op] = last
+    found.groups.remove(other)
+    group.ancestors |= other.ancestors
 
 
 def _reduction_pays(parallel: Expr, total: Expr) -> bool:

@@ -29,6 +29,7 @@ from effc.compiler.pipeline.merging import merge_contractions
 from effc.compiler.pipeline.placement import Layout, place
 from effc.compiler.pipeline.prepare import cut, split_prepared
 from effc.compiler.pipeline.read import read_graph
+from effc.compiler.pipeline.rotations import split_rotations
 from effc.compiler.pipeline.steps import order_steps
 from effc.compiler.pipeline.widening import sink_widenings
 from effc.passes import registry
@@ -57,6 +58,7 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
         prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None
         graph = cut(graph, prepared)
         merge_contractions(graph)
+        split_rotations(graph)
         program = replace(_program(graph, prepared, prepare, target, schedules), notes=notes)
     dump.program(program)
     return program
