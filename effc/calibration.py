@@ -63,7 +63,7 @@ def calibrate(
     observer = Observer(_names(module), rows, second_moments)
     calls, outputs = [], []
     for number, batch in enumerate(itertools.islice(batches, max_batches)):
-        call = _call_of(batch)
+        call = call_of(batch)
         _check(f"batch {number}", call, inputs=True)
         output = _run(module, number, call, observer)
         _check(f"the model's output for batch {number}", output, inputs=False)
@@ -89,7 +89,8 @@ def _run(module: nn.Module, number: int, call: tuple[tuple[Any, ...], Mapping[st
         raise InputError(f"the model does not take batch {number} (tensors of shapes {shapes}): {error}") from error
 
 
-def _call_of(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+def call_of(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Copies of the positional and named arguments of a call with ``batch``. InputError: it is nothing that a call can be made of."""
     if isinstance(batch, torch.Tensor):
         return (batch.detach().clone(),), {}
     if isinstance(batch, Mapping):

@@ -20,6 +20,8 @@ import torch
 from accuracy_tasks import TASKS
 
 import effc
+from effc.bench.spread import Spread
+from effc.calibration import call_of
 
 #: Batches of the calibration that a plan is made from.
 _BATCHES = 2
@@ -35,13 +37,6 @@ def milliseconds(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
             if number:
                 found[name].append(1e3 * (time.perf_counter() - started))
     return found
-
-
-def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and named ones of a call with a batch, as ``effc.calibrate`` takes it."""
-    if isinstance(batch, dict):
-        return (), batch
-    return (tuple(batch), {}) if isinstance(batch, tuple | list) else ((batch,), {})
 
 
 def main() -> None:
@@ -64,16 +59,15 @@ def main() -> None:
         print(plan)
         print(f"calibrated in {calibrated - started:.0f} s, planned in {planned - calibrated:.0f} s")
         options: dict[str, dict[str, Any]] = {"exact": {}, "planned": {"plan": plan}}
-        given, kwargs = _arguments(batches[0])
+        given, kwargs = call_of(batches[0])
         calls = {
             name: partial(torch.compile(task.model, backend="effc", options=chosen), *given, **kwargs)
             for name, chosen in options.items()
         }
         times = milliseconds(calls, args.rounds)
-    ratios = sorted(a / b for a, b in zip(times["exact"], times["planned"], strict=True))
-    fifth = len(ratios) // 5
+    ratio = Spread.of_ratios(times["exact"], times["planned"])
     print(", ".join(f"{name} {statistics.median(ms):.1f} ms" for name, ms in times.items()), end="")
-    print(f": {statistics.median(ratios):.2f}x ({ratios[fifth]:.2f}-{ratios[-1 - fifth]:.2f})")
+    print(f": {ratio.median:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})")
 
 
 if __name__ == "__main__":

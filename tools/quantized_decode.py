@@ -39,6 +39,7 @@ import zoo
 from torch import nn
 
 import effc
+from effc.bench.spread import Spread
 from effc.bench.systems.system import tensors
 from effc.compiler.codegen.cpu.target import Target
 from effc.runtime.executable import Executable
@@ -192,9 +193,8 @@ def measure(entry: Entry, inside: Inside, at_least: float) -> None:
 
 def ratio(slow: Entry, fast: Entry) -> str:
     """How many times faster: median, 20th and 80th percentile of the rounds."""
-    ratios = sorted(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
-    fifth = len(ratios) // 5
-    return f"{statistics.median(ratios):.2f}x ({ratios[fifth]:.2f}-{ratios[-1 - fifth]:.2f})"
+    found = Spread.of_ratios(slow.seconds, fast.seconds)
+    return f"{found.median:.2f}x ({found.low:.2f}-{found.high:.2f})"
 
 
 def main() -> None:

@@ -92,10 +92,10 @@ def fuse(graph: Graph) -> Fusion:
             found.groups.append(group)
             found.count += 1
         found.of[op] = group
-        for other in _producer_groups(op, found) - {group}:
-            _absorb(op, group, other, found, kept)
-        alive = sum(1 << other.number for other in found.groups if other is not group)
-        group.ancestors |= found.closure(depends[op]) & alive
+        for other in sorted(_producer_groups(op, found) - {group}, key=lambda g: g.number):
+            if _absorb(op, group, other, found, kept):
+                depends[op] &= ~(1 << other.number)
+        group.ancestors |= found.closure(depends[op]) & ~(1 << group.number)
         depends[op] = 1 << group.number
         _propagate(found, group)
     return found
@@ -242,34 +242,34 @@ def _admit(op: Op, group: Group, coords: Index) -> bool:
     return True
 
 
-def _absorb(op: Op, group: Group, other: Group, found: Fusion, kept: set[Tensor]) -> None:
-    """Let the pointwise group ``other``, whose values only ``op`` reads, a member of ``group``, become part of that.
+def _absorb(op: Op, group: Group, other: Group, found: Fusion, kept: set[Tensor]) -> bool:
+    """Let the pointwise group ``other``, whose values only ``op`` reads, a member of ``group``, become part of that; whether it does.
 
     It cannot depend on ``group``: then ``op`` would not have joined (`_best_group`).
     """
     pointwise = all(g.kind == "loops" and not g.reduction for g in (group, other))
     if not pointwise or len(group.coords) + len(other.coords) > _MAX_MEMBERS:
-        return
+        return False
     members = {*other.coords, op}
     results = [t for member in other.coords for t in member.results]
     if any(t in kept or not members.issuperset(readers(t)) for t in results):
-        return
+        return False
     taken, ranges = list(_taken(op, other)), group.ranges
     at = {f"d{i}": e for i, e in enumerate(group.coords[op])}
     values: dict[str, Expr] = {}
     for amap, tensor, root, views in taken:
         if not amap and tensor.sizes:
-            return
+            return False
         index = source_index(views, tuple(e.substitute(at, ranges) for e in amap), ranges)
         for mine, theirs in zip(other.result_index(root), index, strict=True):
             if mine != const(0) and str(mine) not in other.ranges:
-                return
+                return False
             wanted = const(0) if mine == const(0) else values.setdefault(str(mine), theirs)
             if recombine(wanted - theirs) != const(0):
-                return
+                return False
     wide = {f"d{i}" for i, size in enumerate(other.dims) if size.constant != 1}
     if wide - values.keys() or product(other.dims) != product(group.dims):
-        return
+        return False
     last = group.coords.pop(op)
     for member, coords in other.coords.items():
         group.coords[member] = tuple(recombine(e.substitute(values, ranges)) for e in coords)
@@ -277,6 +277,7 @@ def _absorb(op: Op, group: Group, other: Group, found: Fusion, kept: set[Tensor]
     group.coords[op] = last
     found.groups.remove(other)
     group.ancestors |= other.ancestors
+    return True
 
 
 def _reduction_pays(parallel: Expr, total: Expr) -> bool:

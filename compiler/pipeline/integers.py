@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from effc.compiler.codegen.cpu.contraction.code_rows import FEW_ROWS
 from effc.compiler.ir.expr import product
 from effc.compiler.ir.formats import INTEGERS, Format
 from effc.compiler.pipeline.byte_products import ByteProduct
@@ -19,9 +20,6 @@ from effc.compiler.pipeline.dequantized import Codes, Decoder, Term
 from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, GraphInput, Op, Tensor, is_static, replace_ops
 from effc.compiler.pipeline.regrouped import grains_of
 from effc.compiler.pipeline.views import chain
-
-#: Rows of bytes that meet codes of fewer bits in kernels of `codegen` (`byte_rows`); with more of them bytes made once are better.
-_FEW_ROWS = 8
 
 
 def contract_integers(graph: Graph) -> tuple[str, ...]:
@@ -121,20 +119,26 @@ class _Rewriting:
                 continue
             own = {n for e in op.maps[number] for n in e.variables()}
             count = product(op.dims[d] for d in op.parallel_dims if f"d{d}" not in own).constant
-            codes = grains_of(self.decoder, codes, lambda tensor: self.ranges.get(chain(tensor)[0])) or codes
+            if count is None or count > FEW_ROWS:  # bytes that are made once are better
+                continue
+            codes = grains_of(self.decoder, codes, self._limits) or codes
             format_ = self._format(codes, None)
-            if count is not None and count <= _FEW_ROWS and format_ is not None:
+            if format_ is not None:
                 found = CodedWeight(op, numbers, (number, codes, format_), self.static, self.zeros, rows=rows).run()
                 return found if isinstance(found, list) else None
         return None
 
     def _format(self, codes: Codes, book: GraphInput | None) -> Format | None:
         """Of codes that take less than a byte: those of a parameter whose range is known, seen through views."""
-        limits = self.ranges.get(chain(codes.tensor)[0])
+        limits = self._limits(codes.tensor)
         if limits is None:
             return None
         known = INTEGERS if book is None else (Format(len(book.values).bit_length() - 1, codebook=book.values),)
         return next((f for f in known if f.limits[0] <= limits[0] and limits[1] <= f.limits[1]), None)
+
+    def _limits(self, tensor: Tensor) -> tuple[int, int] | None:
+        """The least and the greatest element of a parameter seen through views, where they are known."""
+        return self.ranges.get(chain(tensor)[0])
 
     def _is_data(self, codes: Codes) -> bool:
         return chain(codes.tensor)[0] not in self.static

@@ -27,10 +27,8 @@ def grains_of(decoder: Decoder, codes: Codes, limits_of: Callable[[Tensor], tupl
     limits = None if grains is None else limits_of(grains.tensor)
     if grains is None or limits is None or len(grains.scales) != 1 or len(grains.zeros) > 1:
         return None
-    scale, zeros = (
-        grains.scales[0],
-        [z.tensor for z in grains.zeros if z.tensor is not None and z.index == grains.scales[0].index],
-    )
+    (scale,) = grains.scales
+    zeros = [z.tensor for z in grains.zeros if z.tensor is not None and z.index == scale.index]
     if scale.tensor is None or len(zeros) != len(grains.zeros):
         return None
     if (product(grains.tensor.sizes).constant or 0) < _LEAST * (product(scale.tensor.sizes).constant or 1):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from effc.compiler.codegen.cpu.contraction.byte_rows import groups_of
-from effc.compiler.codegen.cpu.contraction.fixed_point import DIGITS, chunks_of
+from effc.compiler.codegen.cpu.contraction.byte_rows import Groups, groups_of
+from effc.compiler.codegen.cpu.contraction.fixed_point import DIGITS, Chunks, chunks_of
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.lowp import bits_of
 from effc.compiler.codegen.cpu.target import Target
@@ -34,20 +34,22 @@ def few_rows(rows: Expr) -> int:
     return rows.constant if rows.constant <= FEW_ROWS else 0
 
 
-def bytes_each(nest: Nest, target: Target) -> int:
-    """How many bytes stand for an element of a row: digits (`fixed_point`), or itself (`byte_rows`); 0: it is no bytes."""
+def held_as(nest: Nest, target: Target) -> Groups | Chunks | None:
+    """How few rows are held as bytes: as they are (`byte_rows`), or as digits (`fixed_point`); None where neither is so."""
     if takes_pairs(nest) and in_pairs(nest, target):
-        return 0
-    if groups_of(nest, target) is not None:
-        return 1
-    return DIGITS if chunks_of(nest, target) is not None else 0
+        return None
+    return groups_of(nest, target) or chunks_of(nest, target)
+
+
+def bytes_each(nest: Nest, target: Target) -> int:
+    """How many bytes stand for an element of a row that is held as bytes."""
+    return 1 if isinstance(held_as(nest, target), Groups) else DIGITS
 
 
 def rows_as_bytes(nest: Nest, target: Target, vectors: int) -> int:
     """Up to how many rows meet the packed codes as bytes, in a tile of so many vectors; 0 for none."""
-    size, each = nest.size(nest.row), bytes_each(nest, target)
-    kept = groups_of(nest, target) if each == 1 else chunks_of(nest, target)
-    if not each or kept is None:
+    size, kept, each = nest.size(nest.row), held_as(nest, target), bytes_each(nest, target)
+    if kept is None:
         return 0
     # A sum for each digit, beside them the digit, and each vector's word and the codes of its field.
     fits = [

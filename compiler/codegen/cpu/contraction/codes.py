@@ -13,12 +13,19 @@ from dataclasses import replace
 
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.contraction.ahead import Ahead
-from effc.compiler.codegen.cpu.contraction.byte_rows import ByteRows, BytesTile, groups_of
+from effc.compiler.codegen.cpu.contraction.byte_rows import ByteRows, BytesTile
 from effc.compiler.codegen.cpu.contraction.chains import chain_length
-from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, few_rows, in_pairs, rows_as_bytes, takes_pairs
+from effc.compiler.codegen.cpu.contraction.code_rows import (
+    DECODING,
+    few_rows,
+    held_as,
+    in_pairs,
+    rows_as_bytes,
+    takes_pairs,
+)
 from effc.compiler.codegen.cpu.contraction.codes_tile import Codes, CodesTile
 from effc.compiler.codegen.cpu.contraction.digits_tile import DigitsTile
-from effc.compiler.codegen.cpu.contraction.fixed_point import Chunks, FixedRows, chunks_of
+from effc.compiler.codegen.cpu.contraction.fixed_point import Chunks, FixedRows
 from effc.compiler.codegen.cpu.contraction.rows import by_height
 from effc.compiler.codegen.cpu.contraction.sides import Grain
 from effc.compiler.codegen.cpu.contraction.turned import BLOCK_BYTES, TurnedKernel
@@ -59,8 +66,7 @@ class CodesKernel(TurnedKernel):
     def _rows_as_bytes(self) -> FixedRows | ByteRows | None:
         """The rows as bytes, written here: few ones, as many as their tile has registers for."""
         b, nest = self.b, self.nest
-        rows, groups = nest.size(nest.row), groups_of(nest, self.target)
-        kept = groups or chunks_of(nest, self.target)
+        rows, kept = nest.size(nest.row), held_as(nest, self.target)
         most = rows_as_bytes(nest, self.target, self.shape.vectors)
         if kept is None or not most or (rows.constant is None and kept.bytes(most) > self.block_bytes):
             return None
