@@ -20,8 +20,8 @@ from effc.observe import Observer
 from effc.runtime import archive
 from effc.runtime.structure import flatten, unflatten
 
-KIND = "calibration 2"
-_ARRAYS = ("least", "greatest", "mean_square", "sample", "second_moment", "weight_absmax", "weight_mean_square")
+KIND = "calibration 3"
+_ARRAYS = ("least", "greatest", "mean", "mean_square", "sample", "second_moment", "weight_absmax", "weight_mean_square")
 
 
 class Calibration(ir.Calibration):

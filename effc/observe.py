@@ -109,6 +109,7 @@ class _Rows:
 
     least: torch.Tensor
     greatest: torch.Tensor
+    sums: torch.Tensor
     squares: torch.Tensor
     products: torch.Tensor | None
     sample: torch.Tensor
@@ -118,14 +119,17 @@ class _Rows:
     def of(rows: torch.Tensor, second_moments: bool) -> _Rows:
         least, greatest = rows.aminmax(dim=0)
         products = rows.T @ rows if second_moments else None
-        return _Rows(least, greatest, rows.double().square().sum(0), products, rows, len(rows))
+        double = rows.double()
+        return _Rows(least, greatest, double.sum(0), double.square().sum(0), products, rows, len(rows))
 
     def and_of(self, rows: torch.Tensor, limit: int) -> _Rows:
         products = None if self.products is None else torch.addmm(self.products, rows.T, rows)
+        double = rows.double()
         return _Rows(
             torch.minimum(self.least, rows.amin(0)),
             torch.maximum(self.greatest, rows.amax(0)),
-            self.squares + rows.double().square().sum(0),
+            self.sums + double.sum(0),
+            self.squares + double.square().sum(0),
             products,
             torch.cat([self.sample, rows[:: max(1, len(rows) // limit)]]),
             self.rows + len(rows),
@@ -136,11 +140,11 @@ class _Rows:
         kept = self.sample[torch.linspace(0, len(self.sample) - 1, min(len(self.sample), limit)).long()].clone()
         return replace(self, sample=kept)
 
-    def arrays(self) -> tuple[Floats, Floats, Floats, Floats, Floats | None, int]:
+    def arrays(self) -> tuple[Floats, Floats, Floats, Floats, Floats, Floats | None, int]:
         """The first fields of `Statistics`."""
         moment = None if self.products is None else _floats(self.products / self.rows)
-        mean = _floats((self.squares / self.rows).float())
-        return _floats(self.least), _floats(self.greatest), mean, _floats(self.sample), moment, self.rows
+        mean, mean_square = (_floats((sums / self.rows).float()) for sums in (self.sums, self.squares))
+        return _floats(self.least), _floats(self.greatest), mean, mean_square, _floats(self.sample), moment, self.rows
 
 
 def _floats(tensor: torch.Tensor) -> Floats:

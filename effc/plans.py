@@ -51,27 +51,27 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         raise ArtifactError(f"the plan {path} does not hold what a plan holds ({err!r})") from err
 
 
-def _weight_out(stored: StoredWeight, tensors: list[torch.Tensor]) -> dict[str, Any]:
+def _weight_out(stored: StoredWeight[QuantizedWeight], tensors: list[torch.Tensor]) -> dict[str, Any]:
     """Plain data for a weight, whose tensors are added to ``tensors``."""
     places = {}
     for part in _PARTS:
-        tensor = getattr(stored.weight, part)
+        tensor = getattr(stored.form, part)
         if tensor is not None:
             places[part] = len(tensors)
             tensors.append(tensor)
     range_ = None if stored.range is None else [stored.range.scale, stored.range.zero]
-    coded = stored.weight.scale_codes
+    coded = stored.form.scale_codes
     blocks = None
     if coded is not None:
         blocks = [coded.block, len(tensors)]
         tensors += [coded.codes, coded.block_scales, coded.mean]
-    dual = stored.weight.dual
+    dual = stored.form.dual
     grains = None
     if dual is not None:
         grains = len(tensors)
         tensors += [dual.groups, dual.channels]
     return {
-        "scheme": asdict(stored.weight.scheme),
+        "scheme": asdict(stored.form.scheme),
         "range": range_,
         "source": stored.source,
         "places": places,
@@ -80,7 +80,7 @@ def _weight_out(stored: StoredWeight, tensors: list[torch.Tensor]) -> dict[str, 
     }
 
 
-def _weight_in(data: Mapping[str, Any], tensors: tuple[torch.Tensor, ...]) -> StoredWeight:
+def _weight_in(data: Mapping[str, Any], tensors: tuple[torch.Tensor, ...]) -> StoredWeight[QuantizedWeight]:
     parts: dict[str, Any] = {part: tensors[place] for part, place in data["places"].items()}
     range_ = None if data["range"] is None else ActivationRange(*data["range"])
     if data["blocks"] is not None:
@@ -93,4 +93,4 @@ def _weight_in(data: Mapping[str, Any], tensors: tuple[torch.Tensor, ...]) -> St
     low, high = scheme.limits
     if parts["codes"].numel() and not low <= int(parts["codes"].min()) <= int(parts["codes"].max()) <= high:
         raise ValueError(f"codes outside {low} to {high}")
-    return StoredWeight(QuantizedWeight(scheme, **parts), range_, data["source"])
+    return StoredWeight(QuantizedWeight(scheme, **parts), data["source"], range_)

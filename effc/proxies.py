@@ -6,30 +6,27 @@ import torch
 from torch.func import functional_call
 
 from effc.calibration import cloned
-from effc.compiler.compress.activations import held
-from effc.compiler.compress.inputs import Inputs, by_channel
-from effc.compiler.compress.quantized import QuantizedWeight
+from effc.compiler.compress.form import Form, multiplied
+from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.ir.calibration import Statistics
-from effc.compiler.ir.quantization import Scheme
 from effc.metrics import relative_l2
 from effc.trial import Trial
 
 
 def output_error(
-    weight: QuantizedWeight, scheme: Scheme, matrix: torch.Tensor, statistics: Statistics | None, name: str
+    form: Form, matrix: torch.Tensor, statistics: Statistics | None, name: str, activations: bool = True
 ) -> float:
-    """Relative L2 error of what the layer gives for the calibration's rows, its activations held as ``scheme`` says.
+    """Relative L2 error of what the layer gives for the calibration's rows; ``activations``: held as the form holds them, else exact.
 
     ``matrix``: the weight ``name``, float32 [out, sum]. Of a convolution, positions of a window count one by one. Where calibration has
     not seen the activation (of an embedding, or in groups), the error is the weight's own.
     """
     if statistics is None or matrix.shape[1] % len(statistics.least):
-        return _relative(weight.dequantized(), matrix)
+        return _relative(form.dense(), matrix)
     inputs = Inputs.of(statistics, name)
-    smoothed = inputs.over(weight.factors(inputs.channels))
-    exact = inputs.sample @ by_channel(matrix, inputs.channels).T
-    return _relative(held(smoothed.sample, scheme, smoothed) @ by_channel(weight.stored(), inputs.channels).T, exact)
+    found = form.outputs(inputs) if activations else multiplied(inputs, form.dense())
+    return _relative(found, multiplied(inputs, matrix))
 
 
 class Sensitivity:
@@ -39,19 +36,19 @@ class Sensitivity:
         self.trial = trial
         self._known: dict[str, float] = {}
 
-    def of(self, site: WeightSite, weight: QuantizedWeight, matrix: torch.Tensor) -> float:
-        """The model's relative L2 error over the layer's own, both with ``weight`` in the place of the exact one, activations exact."""
+    def of(self, site: WeightSite, form: Form, matrix: torch.Tensor) -> float:
+        """The model's relative L2 error over the layer's own, both with ``form`` in the place of the exact one, activations exact."""
         if site.name not in self._known:
             statistics = self.trial.calibration.sites.get(site.name)
-            own = output_error(weight, Scheme(), matrix, statistics, site.name)
-            self._known[site.name] = self._model_error(site, weight) / own if own > 0 else 1.0
+            own = output_error(form, matrix, statistics, site.name, activations=False)
+            self._known[site.name] = self._model_error(site, form) / own if own > 0 else 1.0
         return self._known[site.name]
 
-    def _model_error(self, site: WeightSite, weight: QuantizedWeight) -> float:
+    def _model_error(self, site: WeightSite, form: Form) -> float:
         calibration = self.trial.calibration
         args, kwargs = cloned(calibration.batches[0])
         with torch.no_grad():
-            changed = {site.name: site.tensor(weight.dequantized())}
+            changed = {site.name: site.tensor(form.dense())}
             output = functional_call(self.trial.model, changed, args, dict(kwargs))
         return relative_l2(calibration.outputs[:1], [output], [args])
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from effc.compiler.compress.form import Form
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.candidate import Candidate, Latency, dense
@@ -43,7 +44,7 @@ class Offers:
     """``candidates`` by site, the dense one first; ``weights``: of each parameter in each of its compressed forms."""
 
     candidates: Mapping[str, list[Candidate]]
-    weights: Mapping[tuple[str, Pairs], StoredWeight]
+    weights: Mapping[tuple[str, Pairs], StoredWeight[Form]]
 
 
 def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Quantize]) -> Offers:
@@ -51,18 +52,18 @@ def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Q
     compiled = [trial.compile(options.changed(passes=_passes(options, v))) for v in variants]
     trial.time(plain, *compiled)
     found = _measured(plain)
-    weights: dict[tuple[str, Pairs], StoredWeight] = {}
+    weights: dict[tuple[str, Pairs], StoredWeight[Form]] = {}
     units = _units(plain)
     sensitivity = Sensitivity(trial)
     for variant, one in zip(variants, compiled, strict=True):
         pairs = pairs_of(variant)
         errors: dict[str, float] = {}
         for compressed in one.recording.compressed:
-            for site in compressed.sites:
-                stored, matrix = compressed.weights[site.name], site.matrix(compressed.values[site.param])
-                weight, statistics = stored.weight, trial.calibration.sites.get(site.name)
-                estimate = output_error(weight, weight.scheme, matrix, statistics, site.name)
-                errors[site.name] = estimate * sensitivity.of(site, weight, matrix)
+            (stage,) = compressed.stages
+            for site in stage.sites:
+                stored, matrix = stage.weights[site.name], site.matrix(compressed.values[site.param])
+                estimate = output_error(stored.form, matrix, trial.calibration.sites.get(site.name), site.name)
+                errors[site.name] = estimate * sensitivity.of(site, stored.form, matrix)
                 weights[site.name, pairs] = stored
         for unit in units:
             members = unit.params & errors.keys()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.compression import Compression, compresses
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.quantization import (
@@ -32,9 +29,9 @@ class Quantize(Compression):
     """``passes={"quantize": {...}}``: every linear layer, convolution and embedding that the options fit.
 
     ``weights``, ``group``, ``symmetric``, ``activations``, ``scales``: as in `Scheme`; codes of less than a byte have groups of 64 by
-    default, and integers among them zero points. ``smoothing``, ``rounding``, ``clipping``, ``grouping``: as in `Recipe`. ``calibration``:
-    what ``effc.calibrate`` returned; the recipes that look at activations need it, and ``activations="tensor"``. ``skip``: names of weights
-    that stay, with ``*`` and ``?``. OptionError: a value that is none, or a calibration that is missing.
+    default, and integers among them zero points. ``smoothing``, ``rounding``, ``clipping``, ``grouping``: as in `Recipe`. The recipes that
+    look at activations need ``calibration``, and ``activations="tensor"``. OptionError: a value that is none, or a calibration that is
+    missing.
     """
 
     name: ClassVar[str] = "quantize"
@@ -47,28 +44,20 @@ class Quantize(Compression):
     rounding: Rounding = "nearest"
     clipping: Clipping = "max"
     grouping: Grouping = "fixed"
-    calibration: Calibration | None = None
-    skip: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.group is not None and (isinstance(self.group, bool) or not isinstance(self.group, int)):
-            raise _wrong("group", self.group, "a whole number of elements, or 0 for all of a channel")
+            raise self.wrong("group", "a whole number of elements, or 0 for all of a channel")
         if self.symmetric is not None and not isinstance(self.symmetric, bool):
-            raise _wrong("symmetric", self.symmetric, "True or False")
-        if isinstance(self.skip, str) or not all(isinstance(s, str) for s in self.skip):
-            raise _wrong("skip", self.skip, "a list of names")
-        object.__setattr__(self, "skip", tuple(self.skip))
-        if self.calibration is not None and not isinstance(self.calibration, Calibration):
-            raise _wrong("calibration", self.calibration, "what effc.calibrate returned")
+            raise self.wrong("symmetric", "True or False")
         try:
             scheme, recipe = self.scheme, self.recipe
         except OptionError as error:
-            raise OptionError(f"option 'passes': quantize: {error}") from None
+            raise self.refused(error) from None
         why = _looks_at_activations(scheme, recipe)
         if self.calibration is None and why:
-            raise OptionError(
-                f"option 'passes': quantize: {why} needs the activations: give 'calibration', made by effc.calibrate"
-            )
+            raise self.refused(f"{why} needs the activations: give 'calibration', made by effc.calibrate")
 
     @property
     def scheme(self) -> Scheme:
@@ -81,10 +70,6 @@ class Quantize(Compression):
     def recipe(self) -> Recipe:
         return Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
 
-    def skips(self, weight: str) -> bool:
-        """Whether the weight of this name stays as it is."""
-        return any(fnmatch.fnmatchcase(weight, pattern) for pattern in self.skip)
-
 
 def _looks_at_activations(scheme: Scheme, recipe: Recipe) -> str:
     """What does, as the user wrote it."""
@@ -93,7 +78,3 @@ def _looks_at_activations(scheme: Scheme, recipe: Recipe) -> str:
     if recipe.smoothing != "none":
         return f"smoothing='{recipe.smoothing}'"
     return f"rounding='{recipe.rounding}'" if recipe.rounding != "nearest" else ""
-
-
-def _wrong(option: str, value: Any, expected: str) -> OptionError:
-    return OptionError(f"option 'passes': quantize: '{option}' is {value!r}: expected {expected}")

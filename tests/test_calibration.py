@@ -47,6 +47,7 @@ def test_statistics_are_those_of_the_activations() -> None:
         moment = (rows.double().T @ rows.double() / len(rows)).detach()
         assert statistics.second_moment is not None
         np.testing.assert_allclose(statistics.second_moment, moment, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(statistics.mean, rows.mean(0).detach(), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(statistics.mean_square, rows.square().mean(0).detach(), rtol=1e-5)
         assert statistics.sample.shape == (min(128, len(rows)), rows.shape[1])
         kept = {tuple(row) for row in statistics.sample.tolist()}
@@ -75,7 +76,7 @@ def test_weights_that_meet_one_activation_share_its_statistics(tmp_path: Path) -
     found.save(tmp_path / "cal")
     for sites in (found.sites, effc.Calibration.load(tmp_path / "cal").sites):
         query, key, other, late = (sites[f"{name}.weight"] for name in ("query", "key", "other", "late"))
-        for field in ("least", "greatest", "mean_square", "sample", "second_moment"):
+        for field in ("least", "greatest", "mean", "mean_square", "sample", "second_moment"):
             assert getattr(query, field) is getattr(key, field) is getattr(other, field)
         assert late.second_moment is not query.second_moment
         np.testing.assert_allclose(late.greatest, 2 * query.greatest)
@@ -172,7 +173,7 @@ def test_dtypes_that_numpy_lacks_survive(tmp_path: Path) -> None:
         (lambda data: data[:20], "was not written by this version|is damaged: its header cannot be read"),
         (lambda data: b"", "cannot be read"),
         (lambda data: data.replace(b"effc archive 1", b"effc archive 0"), "was not written by this version"),
-        (lambda data: data.replace(b"calibration 2", b"calibration 1"), "it is of another kind or version of effc"),
+        (lambda data: data.replace(b"calibration 3", b"calibration 2"), "it is of another kind or version of effc"),
     ],
 )  # fmt: skip
 def test_damaged_files(tmp_path: Path, edit: Callable[[bytes], bytes], text: str) -> None:

@@ -69,7 +69,7 @@ def test_every_recipe(calibrated: tuple[Net, effc.Calibration], scheme: Scheme) 
                 assert (one.zeros is None) == scheme.symmetric
                 assert (one.scale_codes is None) == (scheme.scales == "float")
                 assert (one.smoothing is None) == (recipe.smoothing == "none")
-                off = (one.dequantized() - weight.reshape(one.codes.shape)).norm() / weight.norm()
+                off = (one.dense() - weight.reshape(one.codes.shape)).norm() / weight.norm()
                 assert float(off) < {8: 0.05, 4: 0.4, 2: 1.2}[scheme.bits]
             first, *others = (one.smoothing for one in found.values())
             assert all(torch.equal(s, first) if s is not None and first is not None else s is first for s in others)
@@ -84,7 +84,7 @@ def test_each_step_helps(calibrated: tuple[Net, effc.Calibration]) -> None:
     def error(recipe: Recipe) -> float:
         weights = {n: net.get_parameter(n).detach() for n in ("query.weight", "key.weight")}
         found = quantize(weights, scheme, recipe, calibration.sites["key.weight"])
-        return sum(float((hidden @ (found[n].dequantized() - w).T).square().sum()) for n, w in weights.items())
+        return sum(float((hidden @ (found[n].dense() - w).T).square().sum()) for n, w in weights.items())
 
     plain, compensated = error(Recipe()), error(Recipe("awq", "gptq", "mse"))
     assert error(Recipe("awq")) <= plain
@@ -124,7 +124,7 @@ def test_coarser_groups_divide_too(size: int) -> None:
 # -- what is refused -------------------------------------------------------------------------------------------------
 def statistics(channels: int, value: float = 1.0) -> Statistics:
     ones = np.full(channels, value, np.float32)
-    return Statistics(-ones, ones, ones, np.tile(ones, (3, 1)), None, 3, ones, ones)
+    return Statistics(-ones, ones, ones, ones, np.tile(ones, (3, 1)), None, 3, ones, ones)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def statistics_of(rows: Tensor) -> Statistics:
     moment = (rows.T @ rows / len(rows)).numpy()
     unused = torch.zeros(1).numpy()
     return Statistics(
-        rows.amin(0).numpy(), rows.amax(0).numpy(), rows.square().mean(0).numpy(), rows[:128].numpy(), moment,
+        rows.amin(0).numpy(), rows.amax(0).numpy(), rows.mean(0).numpy(), rows.square().mean(0).numpy(), rows[:128].numpy(), moment,
         len(rows), unused, unused,
     )  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_the_product_is_kept(smoothing: Smoothing) -> None:
     factors = found.smoothing.double()
     smooth = (rows.double() / factors) @ (weight.double() * factors).T
     torch.testing.assert_close(smooth, rows.double() @ weight.double().T, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(found.dequantized(), (found.stored().double() / factors).float())
+    torch.testing.assert_close(found.dense(), (found.stored().double() / factors).float())
     assert float(found.smoothing.log().mean()) == pytest.approx(0, abs=1e-5)
 
 
@@ -108,8 +108,8 @@ def test_dead_channels(smoothing: Smoothing, rounding: object, activations: obje
         assert found.smoothing is not None
         assert bool(found.smoothing.isfinite().all())
         assert float(found.smoothing.min()) > 0
-        assert bool(found.dequantized().isfinite().all())
-        assert float(((found.dequantized() - weight) @ rows.T).norm() / (weight @ rows.T).norm()) < 0.3
+        assert bool(found.dense().isfinite().all())
+        assert float(((found.dense() - weight) @ rows.T).norm() / (weight @ rows.T).norm()) < 0.3
 
 
 # -- activations ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from effc.compiler.compress.grid import LEAST_SCALE, Grid
 from effc.compiler.compress.nearest import nearest
 from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.recipe import quantize
-from effc.compiler.compress.rewrite import held_parts
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.quantization import Clipping, Recipe, Scheme
 
@@ -190,7 +189,9 @@ def test_sums_are_exact(rows: int, n: int, k: int, group: int, weights: str, sym
     quantized = {"weights": weights, "group": group, "symmetric": symmetric, "activations": "token", "scales": "dual"}
     got, recording = run(model, x, quantized, check=True, fallback="error")
     (compressed,) = recording.compressed
-    stored = compressed.weights["weight"].weight
+    (stage,) = compressed.stages
+    stored = stage.weights["weight"].form
+    assert isinstance(stored, QuantizedWeight)
     expected = in_integers(x, stored, model.bias.detach())
     row = expected.abs().amax(1, keepdim=True)
     assert bool(((got.double() - expected).abs() <= 2e-6 * row).all())
@@ -243,6 +244,6 @@ def test_kept_in_a_folder(tmp_path: Path) -> None:
 
 def test_parts_that_a_graph_holds() -> None:
     found = quantize({"w": torch.randn(8, 64)}, Scheme("int4", 16, False, "token", "dual"), Recipe())["w"]
-    assert {role: part.dtype for role, part in held_parts(found).items()} == {
+    assert {role: part.dtype for role, part in found.parts().items()} == {
         "codes": torch.int8, "zeros": torch.int8, "group_scales": torch.int8, "channel_scales": torch.float32,
     }  # fmt: skip

@@ -93,7 +93,7 @@ def test_passes_fix_what_a_plan_may_do(planned: Planned) -> None:
     fixed = {"weights": "int4", "group": 32, "skip": ["out*"]}
     plan = effc.plan(model, calibration, accuracy_budget=0.5, options={"passes": {"quantize": fixed}})
     assert {"query.weight", "value.weight"} <= set(plan.weights) <= {"embedding.weight", "query.weight", "value.weight"}
-    assert {stored.weight.scheme.group for stored in plan.weights.values()} == {32}
+    assert {stored.form.scheme.group for stored in plan.weights.values()} == {32}
 
 
 @pytest.mark.usefixtures("fixed_times")
@@ -147,7 +147,7 @@ def test_codes_that_are_edited_are_refused(planned: Planned, tmp_path: Path) -> 
 def test_codes_that_their_bits_do_not_hold_are_refused(planned: Planned, tmp_path: Path) -> None:
     path, plan = tmp_path / "plan", copy.deepcopy(planned[3])
     stored = next(iter(plan.weights.values()))
-    stored.weight.codes[0, 0] = -128
+    stored.form.codes[0, 0] = -128
     plan.save(path)
     with pytest.raises(effc.ArtifactError, match="codes outside -127 to 127"):
         effc.Plan.load(path)

@@ -103,7 +103,7 @@ def put_into(task: Task, calibration: effc.Calibration, weights: dict[str, Quant
     for name, weight in weights.items():
         module, parameter = task.model.get_submodule(name.rpartition(".")[0]), task.model.get_parameter(name)
         exact = weight.scheme.activations == "float"
-        parameter.data = (weight.dequantized() if exact else weight.stored()).reshape(parameter.shape)
+        parameter.data = (weight.dense() if exact else weight.stored()).reshape(parameter.shape)
         if not exact:
             inputs = Inputs.of(calibration.sites[name], name)
             hooks.append(module.register_forward_pre_hook(_rounding(weight, inputs)))

@@ -63,7 +63,7 @@ class GraphCompiler:
         options: Options,
         build: Build,
         weights: Sequence[Any] = (),
-        forms: Forms | None = None,
+        forms: Sequence[Forms] = (),
     ) -> None:
         self.names, self.weights, self.forms = names, weights, forms
         self.ranges, self.tables = integer_ranges(names, weights), small_tables(names, weights)
@@ -72,10 +72,10 @@ class GraphCompiler:
 
     def compile(self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None = None) -> Boxed:
         """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``. ``inputs``: ``layouts.arrange``."""
-        if self.forms is None or kind != "inference":
+        if not self.forms or kind != "inference":
             return self.assembled(gm, kind, inputs).function()
         plain = copy.copy(self)
-        plain.forms = None
+        plain.forms = ()
         original = copy.deepcopy(gm.graph)
         assembled, compressed = self._assembled(gm, kind, None)
         if compressed is None or not compressed.sources:
@@ -139,7 +139,7 @@ class _Compilation:
         self.dump = _Dump(facts.kind)
 
     def run(self) -> Assembled:
-        if self.owner.forms is not None and self.facts.kind == "inference":
+        if self.owner.forms and self.facts.kind == "inference":
             with self.facts.phase("compress"), unset_fake_temporarily():
                 self._compress(self.owner.forms)
         normalize(self.gm.graph, self.params)
@@ -159,14 +159,15 @@ class _Compilation:
         with self.facts.phase("assemble"):
             return assemble(self.gm, divided, compiled)
 
-    def _compress(self, forms: Forms) -> None:
+    def _compress(self, forms: Sequence[Forms]) -> None:
         """Put compressed forms in the place of weights; they are parameters from here on."""
         plain = {node: static for node, static in self.statics.items() if not static.attributes}
         values = {node: self.owner.weights[static.position] for node, static in plain.items()}
         self.compressed = compress(self.gm, {n: s.name for n, s in plain.items()}, values, forms)
-        self.params.update(self.compressed.rewritten.constants)
-        self.ranges.update(self.compressed.rewritten.ranges)
-        self.tables.update(self.compressed.rewritten.codebooks)
+        self.params.update(self.compressed.constants)
+        for stage in self.compressed.stages:
+            self.ranges.update(stage.rewritten.ranges)
+            self.tables.update(stage.rewritten.codebooks)
         self.notes += self.compressed.notes
 
     # -- what goes where --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Quantized weights that a plan holds."""
+"""Compressed weights that a plan holds."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from effc.compiler.compress.compressor import Groups
+from effc.compiler.compress.form import Form
+from effc.compiler.compress.rewrite import Rewriter
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
 
 
 class ByPlan:
-    """`Forms` from ``stored``, by parameter name."""
+    """`Forms` from ``stored``, by parameter name, all of the kind that ``rewriter`` writes."""
 
-    def __init__(self, stored: Mapping[str, StoredWeight]) -> None:
-        self.stored = stored
+    def __init__(self, stored: Mapping[str, StoredWeight[Form]], rewriter: type[Rewriter]) -> None:
+        self.stored, self.rewriter = stored, rewriter
 
     def refusal(self, site: WeightSite, weight: torch.Tensor) -> str:
         if site.name not in self.stored:
@@ -23,8 +26,8 @@ class ByPlan:
             return "the plan was made for another weight of this name; make one for this model by effc.plan"
         return ""
 
-    def of(self, sites: Sequence[WeightSite], weights: Mapping[str, torch.Tensor]) -> Mapping[str, StoredWeight]:
-        return {site.name: self.stored[site.name] for site in sites}
+    def of(self, groups: Groups, weights: Mapping[str, torch.Tensor]) -> Mapping[str, StoredWeight[Form]]:
+        return {name: self.stored[name] for name in weights}
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         return f"plan: {len(taken)} of its {len(self.stored)} compressed weights are in this graph"

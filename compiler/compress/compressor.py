@@ -10,20 +10,29 @@ import torch
 from torch.fx import GraphModule, Node
 
 from effc.compiler.capture.nodes import drop_unread
-from effc.compiler.compress.rewrite import Rewriter, Rewritten, held_parts
+from effc.compiler.compress.form import Form
+from effc.compiler.compress.rewrite import Rewriter, Rewritten
 from effc.compiler.compress.sites import WeightSite, find_sites, root_of
 from effc.compiler.compress.stored import StoredWeight
 
+#: Sites that read one activation, which their forms may share something of.
+Groups = Sequence[Sequence[WeightSite]]
+
 
 class Forms(Protocol):
-    """Where compressed weights come from."""
+    """Where compressed weights come from, all of one kind."""
+
+    @property
+    def rewriter(self) -> type[Rewriter]:
+        """What writes that kind."""
+        ...
 
     def refusal(self, site: WeightSite, weight: torch.Tensor) -> str:
         """Why the site's weight stays as it is, or ``""``."""
         ...
 
-    def of(self, sites: Sequence[WeightSite], weights: Mapping[str, torch.Tensor]) -> Mapping[str, StoredWeight]:
-        """The compressed weights, by name, of sites that share an activation."""
+    def of(self, groups: Groups, weights: Mapping[str, torch.Tensor]) -> Mapping[str, StoredWeight[Form]]:
+        """The compressed ``weights``, by name; of the same shapes for new values of a weight. Without those that gain nothing."""
         ...
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
@@ -32,48 +41,86 @@ class Forms(Protocol):
 
 
 @dataclass(frozen=True)
-class Compressed:
-    """A graph's compression: ``values`` of its parameters, ``groups`` of sites that share an activation, ``weights`` by name;
-    ``notes``: for the report.
-    """
+class Stage:
+    """One kind of compression, ``forms``, of a graph: ``groups`` of its sites, and ``weights`` by name."""
 
     forms: Forms
-    values: Mapping[Node, torch.Tensor]
-    groups: Sequence[Sequence[WeightSite]]
-    weights: Mapping[str, StoredWeight]
+    groups: Groups
+    weights: Mapping[str, StoredWeight[Form]]
     rewritten: Rewritten
-    notes: Sequence[str]
 
     @property
     def sites(self) -> list[WeightSite]:
         return [site for group in self.groups for site in group]
 
+
+@dataclass(frozen=True)
+class Compressed:
+    """A graph's compression, ``stages`` in order, each of what those before have left: ``values`` of the graph's parameters; ``notes``: for
+    the report.
+    """
+
+    values: Mapping[Node, torch.Tensor]
+    stages: Sequence[Stage]
+    notes: Sequence[str]
+
     @property
     def sources(self) -> list[Node]:
         """The parameters that the compressed forms were made from."""
-        return [site.param for site in self.sites]
+        return [site.param for stage in self.stages for site in stage.sites if site.param in self.values]
+
+    @property
+    def constants(self) -> dict[Node, str]:
+        """What the graph holds in their place, by name."""
+        return {n: name for stage in self.stages for n, name in stage.rewritten.constants.items() if n.users}
 
     def renew(self, tensors: Sequence[torch.Tensor]) -> str:
         """Compress ``tensors``, new values of ``sources``, into the constants that the graph holds; why that cannot be, or ``""``."""
         values = dict(zip(self.sources, tensors, strict=True))
-        refused = [reason for site in self.sites if (reason := self.forms.refusal(site, values[site.param]))]
-        if refused:
-            return refused[0]
-        for group in self.groups:
-            for name, stored in self.forms.of(group, {s.name: values[s.param] for s in group}).items():
-                for role, tensor in held_parts(stored.weight).items():
-                    self.rewritten.tensors[f"{name}:{role}"].copy_(tensor)
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for stage in self.stages:
+            refused = [reason for s in stage.sites if (reason := stage.forms.refusal(s, values[s.param]))]
+            if refused:
+                return refused[0]
+            forms = stage.forms.of(stage.groups, {s.name: values[s.param] for s in stage.sites})
+            parts = {f"{name}:{role}": t for name, w in forms.items() for role, t in w.form.parts().items()}
+            for node, name in stage.rewritten.constants.items():
+                held = stage.rewritten.tensors[name]
+                if name not in parts or parts[name].shape != held.shape:
+                    return f"{name} has another shape for it: compile the model again"
+                values[node] = parts[name]
+                found.append((held, parts[name]))
+        for held, made in found:
+            held.copy_(made)
         return ""
 
 
 def compress(
-    gm: GraphModule, params: Mapping[Node, str], values: Mapping[Node, torch.Tensor], forms: Forms
+    gm: GraphModule, params: Mapping[Node, str], values: Mapping[Node, torch.Tensor], stages: Sequence[Forms]
 ) -> Compressed:
     """Rewrite ``gm`` in place. ``params``: its inputs that are parameters, by name; ``values``: their tensors.
 
-    OptionError: a weight that cannot be quantized (NaN, or groups that do not divide it), or a calibration that is not its model's.
+    OptionError: a weight that cannot be compressed (NaN, or groups that do not divide it), or a calibration that is not its model's.
     """
-    sites, kept = find_sites(params)
+    made: list[Stage] = []
+    notes: dict[str, None] = {}  # in order, each once: what one stage leaves out, the next may too
+    names, tensors = dict(params), dict(values)
+    for forms in stages:
+        stage, kept = _stage(gm, names, tensors, forms)
+        made.append(stage)
+        notes[forms.summary(stage.sites)] = None
+        notes |= {f"{name} stays as it is: {reason}": None for name, reason in kept.items() if reason}
+        _release(gm, [n for n in names if n.op == "get_attr" and not n.users])
+        names |= stage.rewritten.constants
+        tensors |= {node: stage.rewritten.tensors[name] for node, name in stage.rewritten.constants.items()}
+    return Compressed(values, made, list(notes))
+
+
+def _stage(
+    gm: GraphModule, names: Mapping[Node, str], values: Mapping[Node, torch.Tensor], forms: Forms
+) -> tuple[Stage, Mapping[str, str]]:
+    """Compress what ``forms`` fit, and why the rest stays."""
+    sites, kept = find_sites(names)
     taken = []
     for site in sites:
         reason = forms.refusal(site, values[site.param])
@@ -81,22 +128,29 @@ def compress(
             kept[site.name] = reason
         else:
             taken.append(site)
-    rewriter = Rewriter(gm)
-    groups, weights = _together(taken), dict[str, StoredWeight]()
+    together = _together(taken)
+    weights = forms.of(together, {site.name: values[site.param] for site in taken})
+    kept |= {site.name: "no form of it gains anything" for site in taken if site.name not in weights}
+    groups = [g for group in together if (g := [site for site in group if site.name in weights])]
+    rewriter = forms.rewriter(gm)
     for group in groups:
-        weights.update(forms.of(group, {site.name: values[site.param] for site in group}))
         for site in group:
-            rewriter.quantize(site, weights[site.name].weight, weights[site.name].range)
+            rewriter.write(site, weights[site.name])
     drop_unread(gm.graph)
-    notes = [forms.summary(taken), *(f"{name} stays as it is: {reason}" for name, reason in kept.items() if reason)]
-    return Compressed(forms, values, groups, weights, rewriter.made, notes)
+    return Stage(forms, groups, weights, rewriter.made), kept
 
 
-def _together(sites: Sequence[WeightSite]) -> list[list[WeightSite]]:
+def _together(taken: Sequence[WeightSite]) -> list[list[WeightSite]]:
     """Sites that read one activation, and nothing else, stand together."""
     groups: dict[object, list[WeightSite]] = {}
-    for site in sites:
+    for site in taken:
         linear = [use for use in site.uses if use.kind == "linear"]
         alone = len(site.uses) != 1 or len(linear) != 1
         groups.setdefault(site.name if alone else root_of(linear[0].activation, site.width), []).append(site)
     return list(groups.values())
+
+
+def _release(gm: GraphModule, constants: Sequence[Node]) -> None:
+    """Drop tensors that a stage made and the next one has replaced."""
+    for node in constants:
+        delattr(gm, str(node.target))

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from effc.compiler.compress.by_options import ByOptions
+from collections.abc import Sequence
+
 from effc.compiler.compress.by_plan import ByPlan
+from effc.compiler.compress.by_quantization import ByQuantization
 from effc.compiler.compress.compressor import Forms
+from effc.compiler.compress.low_rank.by_rank import ByRank
+from effc.compiler.compress.low_rank.factors import Factors
+from effc.compiler.compress.low_rank.rewrite import FactorRewriter
+from effc.compiler.compress.quantized import QuantizedWeight
+from effc.compiler.compress.quantized_rewrite import QuantizedRewriter
+from effc.compiler.ir.compression import Compression
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
+from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
 
+#: Kinds of forms and what writes them, in the order in which a graph is rewritten: factors may be quantized.
+_STAGES = ((Factors, FactorRewriter), (QuantizedWeight, QuantizedRewriter))
 
-def forms_of(options: Options) -> Forms | None:
-    """Where compressed weights come from; None where the model stays exact. OptionError: a rewrite that has none here."""
+
+def forms_of(options: Options) -> Sequence[Forms]:
+    """Where compressed weights come from, stage by stage; none where the model stays exact. OptionError: a rewrite that has none here."""
     asked = options.compressions()
-    if options.plan is not None:
-        if asked:
-            raise OptionError(
-                "options 'plan' and 'passes' exclude each other where both compress: a plan has its passes in it"
-            )
-        return ByPlan(options.plan.weights) if options.plan.weights else None
-    if not asked:
-        return None
-    (chosen,) = asked
-    if not isinstance(chosen, Quantize):
-        raise OptionError(f"this version of effc cannot compress by '{chosen.name}'")
-    return ByOptions(chosen)
+    if options.plan is None:
+        return [found for stage in (LowRank, Quantize) for c in asked if isinstance(c, stage) for found in [_by(c)]]
+    if asked:
+        raise OptionError(
+            "options 'plan' and 'passes' exclude each other where both compress: a plan has its passes in it"
+        )
+    kinds = (({n: w for n, w in options.plan.weights.items() if isinstance(w.form, kind)}, r) for kind, r in _STAGES)
+    return [ByPlan(weights, rewriter) for weights, rewriter in kinds if weights]
+
+
+def _by(chosen: Compression) -> Forms:
+    if isinstance(chosen, LowRank):
+        return ByRank(chosen)
+    assert isinstance(chosen, Quantize), f"this version of effc cannot compress by '{chosen.name}'"
+    return ByQuantization(chosen)

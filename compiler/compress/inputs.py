@@ -17,12 +17,13 @@ from effc.compiler.ir.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """By channel: ``least``, ``greatest`` ``[channels]``; ``sample`` ``[rows, channels]``; ``moment``: the mean of ``x xᵀ`` over all rows,
-    ``[channels, channels]``. All float32 and finite.
+    """By channel: ``least``, ``greatest``, ``mean`` ``[channels]``; ``sample`` ``[rows, channels]``; ``moment``: the mean of ``x xᵀ`` over
+    all rows, ``[channels, channels]``. All float32 and finite.
     """
 
     least: Tensor
     greatest: Tensor
+    mean: Tensor
     sample: Tensor
     moment: Tensor
 
@@ -30,10 +31,11 @@ class Inputs:
     def of(statistics: Statistics, layer: str) -> Inputs:
         """Without a second moment in ``statistics`` it is that of the sample. InputError: NaN or infinity, named after ``layer``."""
         least, greatest = torch.from_numpy(statistics.least), torch.from_numpy(statistics.greatest)
+        mean = torch.from_numpy(statistics.mean)
         sample, kept = torch.from_numpy(statistics.sample), statistics.second_moment
         moment = sample.T @ sample / len(sample) if kept is None else torch.from_numpy(kept)
-        found = Inputs(least, greatest, sample, moment)
-        if not all(bool(t.isfinite().all()) for t in (least, greatest, sample, moment)):
+        found = Inputs(least, greatest, mean, sample, moment)
+        if not all(bool(t.isfinite().all()) for t in (least, greatest, mean, sample, moment)):
             raise InputError(
                 f"{layer}: the activations in calibration hold NaN or infinity: look at the batches and at the model in eager"
             )
@@ -54,7 +56,8 @@ class Inputs:
     def over(self, smoothing: Tensor) -> Inputs:
         """Divided by ``smoothing``, float32 ``[channels]``, positive."""
         moment = self.moment / smoothing / smoothing[:, None]
-        return Inputs(self.least / smoothing, self.greatest / smoothing, self.sample / smoothing, moment)
+        least, greatest, mean = (t / smoothing for t in (self.least, self.greatest, self.mean))
+        return Inputs(least, greatest, mean, self.sample / smoothing, moment)
 
     def error(self, difference: Tensor) -> float:
         """The mean of ``||x differenceᵀ||²`` over rows of activations: what a weight that is off by ``difference``, float32

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from effc.compiler.compress.activations import held
+from effc.compiler.compress.form import Form
+from effc.compiler.compress.inputs import Inputs, by_channel
 from effc.compiler.ir.quantization import Scheme
 
 
@@ -41,7 +45,7 @@ class DualScales:
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizedWeight:
+class QuantizedWeight(Form):
     """A weight ``[out, in…]`` by ``scheme``, its dimensions behind the first flattened to ``in``.
 
     ``codes``: int8 ``[out, in]``, within ``scheme.limits``; ``scales``: float32 ``[out, groups]``, positive and finite; ``zeros``: int8
@@ -75,6 +79,30 @@ class QuantizedWeight:
         """The smoothing by channel ``[channels]``, for every position of a window the same; ones where there is none."""
         return torch.ones(channels) if self.smoothing is None else self.smoothing.reshape(channels, -1)[:, 0]
 
-    def dequantized(self) -> Tensor:
-        """The weight that exact activations meet: float32 ``[out, in]``."""
+    def parts(self) -> Mapping[str, Tensor]:
+        parts = {"codes": self.codes}
+        if self.dual is not None:
+            parts |= {"group_scales": self.dual.groups, "channel_scales": self.dual.channels}
+        elif self.scale_codes is None:
+            parts["scales"] = self.scales
+        else:
+            found = self.scale_codes
+            parts |= {"scale_codes": found.codes, "block_scales": found.block_scales, "mean_scale": found.mean}
+        if self.zeros is not None:
+            parts["zeros"] = self.zeros
+        if self.scheme.codebook:
+            parts["codebook"] = torch.tensor(self.scheme.codebook)
+        if self.smoothing is not None:
+            parts["smoothing"] = 1.0 / self.smoothing
+        return parts
+
+    @property
+    def kind(self) -> str:
+        return repr(self.scheme)
+
+    def outputs(self, inputs: Inputs) -> Tensor:
+        smoothed = inputs.over(self.factors(inputs.channels))
+        return held(smoothed.sample, self.scheme, smoothed) @ by_channel(self.stored(), inputs.channels).T
+
+    def dense(self) -> Tensor:
         return self.stored() if self.smoothing is None else self.stored() / self.smoothing

@@ -21,11 +21,18 @@ Kind = Literal["linear", "convolution", "embedding"]
 
 @dataclass(frozen=True)
 class Use:
-    """``node`` reads a weight; ``activation``: what meets it there (of an embedding the indices)."""
+    """``node`` reads a weight; ``place``: the position of the argument that meets it there."""
 
     node: Node
     kind: Kind
-    activation: Node
+    place: int
+
+    @property
+    def activation(self) -> Node:
+        """What meets the weight (of an embedding the indices), now: earlier rewrites may have replaced it."""
+        found = self.node.args[self.place]
+        assert isinstance(found, Node), "a weight meets a tensor"
+        return found
 
 
 @dataclass(frozen=True)
@@ -115,15 +122,13 @@ def _use(user: Node, weight: Node, turned: bool) -> tuple[Use, int]:
         activation, place = _PRODUCTS[target]
         other = user.args[activation]
         if user.args[place] is weight and other is not weight and isinstance(other, Node):
-            return Use(user, "linear", other), 0 if turned else 1
+            return Use(user, "linear", activation), 0 if turned else 1
     elif target is _aten.convolution.default:
         x = user.args[0]
         if user.args[1] is weight and not turned and not user.args[6] and isinstance(x, Node) and x is not weight:
-            return Use(user, "convolution", x), 0
+            return Use(user, "convolution", 0), 0
     elif target is _aten.embedding.default and user.args[0] is weight and not turned:
-        indices = user.args[1]
-        if isinstance(indices, Node):
-            return Use(user, "embedding", indices), 0
+        return Use(user, "embedding", 1), 0
     raise _NoSiteError(f"{target} reads it, which is no linear layer, convolution or embedding")
 
 

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 
 from effc.compiler.compress.activations import ActivationRange
-from effc.compiler.compress.quantized import QuantizedWeight
+from effc.compiler.compress.form import Form
 
 #: Elements of a tensor that its digest reads: enough to tell trainings apart, too few to take time.
 _SAMPLED = 64
 
+AnyForm = TypeVar("AnyForm", bound=Form, covariant=True)
+
 
 @dataclass(frozen=True, eq=False)
-class StoredWeight:
-    """``weight``, and the ``range`` of the activation that meets it where that is int8 by one scale; ``source``: `sampled_digest` of the
-    parameter.
+class StoredWeight(Generic[AnyForm]):
+    """``form`` of a parameter; ``source``: `sampled_digest` of the parameter. ``range``: of the activation that meets it, where that is
+    int8 by one scale.
     """
 
-    weight: QuantizedWeight
-    range: ActivationRange | None
+    form: AnyForm
     source: str
+    range: ActivationRange | None = None
 
     @cached_property
     def digest(self) -> str:
         """A hash of the content."""
-        found = hashlib.sha256(repr((asdict(self.weight.scheme), self.range, self.source)).encode())
-        w = self.weight
-        for tensor in (w.codes, w.scales, w.zeros, w.smoothing, None if w.dual is None else w.dual.groups):
-            if tensor is not None:
-                found.update(f"{list(tensor.shape)}\0".encode())
-                found.update(tensor.contiguous().numpy().tobytes())
+        found = hashlib.sha256(f"{self.form.kind} {self.range} {self.source}\0".encode())
+        for role, tensor in self.form.parts().items():
+            found.update(f"{role} {tensor.dtype} {list(tensor.shape)}\0".encode())
+            found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest()[:32]
 
 

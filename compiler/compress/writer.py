@@ -31,6 +31,11 @@ class Writer:
     def view(self, value: Node, sizes: Sequence[Any]) -> Node:
         return self.op(_aten.view.default, value, list(sizes))
 
+    def sizes(self, value: Node) -> list[Any]:
+        """Of a tensor's dimensions: numbers, or nodes where they are symbols."""
+        found = value.meta["val"].shape
+        return [s if isinstance(s, int) else self.op(_aten.sym_size.int, value, d) for d, s in enumerate(found)]
+
     def scaled(self, codes: Node, zeros: Node | None, scales: Node) -> Node:
         """``(codes - zeros) * scales`` in float32; zeros and scales broadcast."""
         value = self.cast(codes, torch.float32)

@@ -16,15 +16,16 @@ Floats = NDArray[np.float32]
 class Statistics:
     """Of the activations that meet one weight, by input channel (the dimension that the weight sums over).
 
-    ``least``, ``greatest``, ``mean_square``: [channels]; ``second_moment``: [channels, channels], the mean of ``x xᵀ``, None where it
-    was not kept; ``rows``: how many rows (tokens, pixels) these are taken over. ``sample``: [rows, channels], some rows, spread over
-    the batches. ``weight_absmax``, ``weight_mean_square``: [output channels].
+    ``least``, ``greatest``, ``mean``, ``mean_square``: [channels]; ``second_moment``: [channels, channels], the mean of ``x xᵀ``, None
+    where it was not kept; ``rows``: how many rows (tokens, pixels) these are taken over. ``sample``: [rows, channels], some rows, spread
+    over the batches. ``weight_absmax``, ``weight_mean_square``: [output channels].
 
     Weights that met the same activations have the same arrays of them, not copies.
     """
 
     least: Floats
     greatest: Floats
+    mean: Floats
     mean_square: Floats
     sample: Floats
     second_moment: Floats | None

@@ -6,19 +6,46 @@ made. What it does to a captured graph is in `compiler.compress`, for it needs t
 
 from __future__ import annotations
 
+import fnmatch
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from effc.compiler.ir.errors import EffcError
+from effc.compiler.ir.calibration import Calibration
+from effc.compiler.ir.errors import EffcError, OptionError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compression(ABC):  # what it does depends on torch, which this package does without
-    """Options of a rewrite; OptionError at construction where they do not fit together."""
+    """Options of a rewrite; OptionError at construction where they do not fit together.
+
+    ``calibration``: what ``effc.calibrate`` returned, for what looks at activations. ``skip``: names of weights that stay, with ``*`` and
+    ``?``.
+    """
 
     name: ClassVar[str]
+    calibration: Calibration | None = None
+    skip: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.skip, str) or not all(isinstance(s, str) for s in self.skip):
+            raise self.wrong("skip", "a list of names")
+        object.__setattr__(self, "skip", tuple(self.skip))
+        if self.calibration is not None and not isinstance(self.calibration, Calibration):
+            raise self.wrong("calibration", "what effc.calibrate returned")
+
+    def skips(self, weight: str) -> bool:
+        """Whether the weight of this name stays as it is."""
+        return any(fnmatch.fnmatchcase(weight, pattern) for pattern in self.skip)
+
+    def wrong(self, option: str, expected: str) -> OptionError:
+        """The error of an option whose value is none that is ``expected``."""
+        return self.refused(f"'{option}' is {getattr(self, option)!r}: expected {expected}")
+
+    def refused(self, why: Any) -> OptionError:
+        """The error of options that do not fit."""
+        return OptionError(f"option 'passes': {self.name}: {why}")
 
 
 _REGISTRY: dict[str, type[Compression]] = {}

@@ -8,8 +8,10 @@ from dataclasses import replace
 import torch
 
 from effc.compiler.compress.activations import ActivationRange
+from effc.compiler.compress.compressor import Groups
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.quantized import QuantizedWeight
+from effc.compiler.compress.quantized_rewrite import QuantizedRewriter
 from effc.compiler.compress.recipe import quantize
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
@@ -26,8 +28,10 @@ _ACTIVATIONS = {
 }
 
 
-class ByOptions:
+class ByQuantization:
     """`Forms` of every weight that ``options`` fit."""
+
+    rewriter = QuantizedRewriter
 
     def __init__(self, options: Quantize) -> None:
         self.options = options
@@ -48,22 +52,29 @@ class ByOptions:
             return "of a convolution in groups, calibration does not tell which channels meet which weights"
         return ""
 
-    def of(self, sites: Sequence[WeightSite], weights: Mapping[str, torch.Tensor]) -> Mapping[str, StoredWeight]:
+    def of(self, groups: Groups, weights: Mapping[str, torch.Tensor]) -> Mapping[str, StoredWeight[QuantizedWeight]]:
+        return {name: stored for group in groups for name, stored in self._of_group(group, weights).items()}
+
+    def _of_group(
+        self, sites: Sequence[WeightSite], weights: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, StoredWeight[QuantizedWeight]]:
         channels = {site.name: site.by_channels(weights[site.name]) for site in sites}
         statistics = None if _in_groups(sites[0]) else self._statistics(sites[0])
         found = quantize(channels, self.options.scheme, self._recipe(sites), statistics)
         return {
             site.name: StoredWeight(
-                found[site.name], self._range(site, found[site.name]), sampled_digest(weights[site.name])
+                found[site.name], sampled_digest(weights[site.name]), self._range(site, found[site.name])
             )
             for site in sites
         }
 
     def _recipe(self, sites: Sequence[WeightSite]) -> Recipe:
-        """Rows that are only looked up meet no activation, which smoothing and GPTQ look at: they are rounded to the nearest."""
+        """Rows that are only looked up meet no activation, which smoothing and GPTQ look at, and factors none that calibration has seen:
+        they are rounded to the nearest.
+        """
         recipe = self.options.recipe
-        looked_up = all(site.kinds == {"embedding"} for site in sites)
-        return replace(recipe, smoothing="none", rounding="nearest") if looked_up else recipe
+        unseen = all(site.kinds == {"embedding"} or site.param.op == "get_attr" for site in sites)
+        return replace(recipe, smoothing="none", rounding="nearest") if unseen else recipe
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         scheme = self.options.scheme
