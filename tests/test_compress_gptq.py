@@ -8,14 +8,15 @@ from torch import Tensor
 
 from effc.compiler.compress.clipping import by_error, by_max
 from effc.compiler.compress.gptq import Compensation, compensated
-from effc.compiler.compress.grid import Grid, codes_of, values_of
+from effc.compiler.compress.grid import Grid
 from effc.compiler.compress.inputs import Inputs, by_channel, by_element
 from effc.compiler.compress.nearest import nearest
+from effc.compiler.compress.rounding import codes_of, values_of
 from effc.compiler.ir.quantization import Scheme
 
 
 def inputs_of(rows: Tensor) -> Inputs:
-    return Inputs(rows.amin(0), rows.amax(0), rows[:64], rows.T @ rows / len(rows))
+    return Inputs(rows.amin(0), rows.amax(0), rows.mean(0), rows[:64], rows.T @ rows / len(rows))
 
 
 def correlated(rows: int, channels: int) -> Tensor:

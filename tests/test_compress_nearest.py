@@ -12,9 +12,10 @@ from torch import Tensor
 
 from effc.compiler.compress.clipping import KEPT, by_error, by_max, by_percentile
 from effc.compiler.compress.double import BLOCK, double_quantized
-from effc.compiler.compress.grid import LEAST_SCALE, Grid
+from effc.compiler.compress.grid import Grid
 from effc.compiler.compress.nearest import nearest
 from effc.compiler.compress.quantized import QuantizedWeight
+from effc.compiler.compress.rounding import LEAST_SCALE
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.quantization import Scheme, Weights
 

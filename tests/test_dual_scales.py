@@ -18,10 +18,11 @@ import effc
 from effc.compiler.capture.recording import Recording
 from effc.compiler.compress.clipping import grid_of
 from effc.compiler.compress.dual import dual_grained
-from effc.compiler.compress.grid import LEAST_SCALE, Grid
+from effc.compiler.compress.grid import Grid
 from effc.compiler.compress.nearest import nearest
 from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.recipe import quantize
+from effc.compiler.compress.rounding import LEAST_SCALE
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.quantization import Clipping, Recipe, Scheme
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from effc.compiler.compress.grid import LEAST_SCALE, codes_of, values_of
 from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.rounding import LEAST_SCALE, codes_of, values_of
 from effc.compiler.ir.quantization import Scheme
 
 _SYMMETRIC = Scheme()

@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from effc.compiler.compress.grid import LEAST_SCALE, Grid
+from effc.compiler.compress.grid import Grid
 from effc.compiler.compress.quantized import ScaleCodes
+from effc.compiler.compress.rounding import LEAST_SCALE
 
 #: QLoRA's: 32/64 bits a weight for scales of groups of 64 become 8/64 + 32/(64 * 256).
 BLOCK = 256

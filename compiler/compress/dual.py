@@ -13,9 +13,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from effc.compiler.compress.grid import LEAST_SCALE, Grid
+from effc.compiler.compress.grid import Grid
 from effc.compiler.compress.nearest import nearest
 from effc.compiler.compress.quantized import DualScales
+from effc.compiler.compress.rounding import LEAST_SCALE
 
 #: The largest magnitude of a weight's byte, as of a symmetric one.
 _MOST = 127

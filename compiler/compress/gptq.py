@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effc.compiler.compress.grid import Grid, codes_of, values_of
+from effc.compiler.compress.grid import Grid
 from effc.compiler.compress.inputs import Inputs, by_channel, by_element
 from effc.compiler.compress.quantized import QuantizedWeight
+from effc.compiler.compress.rounding import codes_of, values_of
 
 #: Added to the second moments, as a share of their mean: the paper's.
 _DAMPING = 0.01

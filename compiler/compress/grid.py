@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from effc.compiler.compress.quantized import DualScales, QuantizedWeight, ScaleCodes
+from effc.compiler.compress.rounding import LEAST_SCALE
 from effc.compiler.ir.quantization import Scheme
-
-#: The least scale, float32's least normal number: a group of zeros, and one whose scale would be subnormal, have this one.
-LEAST_SCALE = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,21 +48,3 @@ class Grid:
         return QuantizedWeight(
             self.scheme, codes, self.scales, self.zeros, scale_codes=self.scale_codes, dual=self.dual
         )
-
-
-def codes_of(scheme: Scheme, values: Tensor, scales: Tensor, zeros: Tensor | None) -> Tensor:
-    """The code nearest to each of ``values``, as a float; the three broadcast, zero points are floats. Ties of integers go to even."""
-    relative = values / scales
-    if scheme.codebook:
-        book = torch.tensor(scheme.codebook)
-        return torch.bucketize(relative.contiguous(), (book[1:] + book[:-1]) / 2).float()
-    low, high = scheme.limits
-    codes = relative.round_()
-    return (codes if zeros is None else codes.add_(zeros)).clamp_(low, high)
-
-
-def values_of(scheme: Scheme, codes: Tensor, scales: Tensor, zeros: Tensor | None) -> Tensor:
-    """What ``codes``, floats of `codes_of`, stand for."""
-    if scheme.codebook:
-        return torch.tensor(scheme.codebook)[codes.long()] * scales
-    return (codes if zeros is None else codes - zeros) * scales

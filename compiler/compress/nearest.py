@@ -7,8 +7,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from effc.compiler.compress.grid import Grid, codes_of
+from effc.compiler.compress.grid import Grid
 from effc.compiler.compress.quantized import QuantizedWeight
+from effc.compiler.compress.rounding import codes_of
 
 
 def nearest(weight: Tensor, grid: Grid) -> QuantizedWeight:

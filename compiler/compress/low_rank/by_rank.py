@@ -66,6 +66,8 @@ class ByRank:
     def _choose(self, groups: Groups, matrices: Mapping[str, Tensor]) -> None:
         """Ranks of what has none yet."""
         new = [g for group in groups if (g := [site for site in group if site.name not in self._chosen])]
+        if not new:
+            return
         if self.options.rank is not None or self.options.rank_ratio is not None:
             for site in (site for group in new for site in group):
                 self._chosen[site.name] = self._fixed(site, matrices[site.name])

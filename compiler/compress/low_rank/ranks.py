@@ -47,11 +47,11 @@ Ways = Sequence[Sequence[Curve]]
 def allocate(groups: Sequence[Ways], kept: float) -> list[tuple[int, list[int | None]]]:
     """For each group the way and the rank of each of its curves, such that all together keep at most the share ``kept`` of the parameters.
 
-    OptionError: that is less than the smallest ranks need.
+    ``groups``: one or more. OptionError: that is less than the smallest ranks need.
     """
     dense = sum(sum(curve.dense for curve in ways[0]) for ways in groups)
     low, high = -60.0, 60.0  # powers of two of the price of all parameters
-    found, size = _at(groups, 2.0**high / max(dense, 1))
+    found, size = _at(groups, 2.0**high / dense)
     if size > kept * dense:
         raise OptionError(
             f"option 'passes': low_rank: ranks of {MULTIPLE} keep {size / dense:.3f} of the parameters, more than parameters={kept:g}: "
