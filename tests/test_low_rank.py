@@ -38,7 +38,8 @@ def nearly_low_rank(out: int, width: int, rank: int) -> Tensor:
     sizes[rank:] = 1e-3
     u, _ = torch.linalg.qr(torch.randn(out, len(sizes)))
     v, _ = torch.linalg.qr(torch.randn(width, len(sizes)))
-    return u * sizes @ v.T
+    matrix: Tensor = u * sizes @ v.T
+    return matrix
 
 
 # -- factors --------------------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def test_a_model_with_factors_computes_what_eager_makes_of_them() -> None:
     with torch.no_grad():
         for name in ("embedding.weight", "query.weight", "value.weight", "out.weight"):
             weight = model.get_parameter(name)
-            weight.copy_(nearly_low_rank(*weight.shape, 16))
+            weight.copy_(nearly_low_rank(weight.shape[0], weight.shape[1], 16))
     found, recording = run(model, tokens, {"rank": 16})
     assert 0 < off(found, model, tokens) < 0.02
     assert ranks(recording) == dict.fromkeys(["embedding.weight", "query.weight", "value.weight", "out.weight"], 16)
@@ -245,7 +246,7 @@ class Flat(nn.Module):
 def test_layers_behind_one_another(passes: dict[str, Any], dynamic: bool) -> None:
     torch.manual_seed(0)
     model = Flat().eval()
-    options = {"passes": passes, "check": True}
+    options: dict[str, Any] = {"passes": passes, "check": True}
     fast = torch.compile(model, backend="effc", dynamic=dynamic, options=options)
     with torch.no_grad():
         for length in (5, 9, 1):
