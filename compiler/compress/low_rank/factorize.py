@@ -1,0 +1,96 @@
+"""``factorize``: weights, some of which share one activation, by the options of the pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.low_rank.factors import Factors
+from effc.compiler.compress.low_rank.ranks import MULTIPLE, Curve, allocate
+from effc.compiler.compress.low_rank.spectrum import Spectrum
+from effc.compiler.ir.calibration import Statistics
+from effc.compiler.ir.errors import InputError, OptionError
+from effc.passes.low_rank import LowRank
+
+#: Weights that share a factor, by name, and its rank.
+Choice = tuple[tuple[str, ...], int]
+Matrices = Mapping[str, Tensor]
+
+
+def choose(groups: Sequence[Sequence[str]], matrices: Matrices, options: LowRank) -> dict[str, Choice | None]:
+    """The rank of each of ``matrices``, float32 ``[out, in]``; those of a group meet one activation. None where factors would hold as many
+    numbers, or are worth less than the weight.
+
+    OptionError: a rank above a weight's full one, or fewer parameters than the smallest ranks need. InputError: a weight with NaN or
+    infinity, or of zeros only.
+    """
+    for name, matrix in matrices.items():
+        _check(name, matrix)
+    if options.rank is not None or options.rank_ratio is not None:
+        return {name: _fixed(name, matrix, options) for name, matrix in matrices.items()}
+    ways = [_ways(group) for group in groups]
+    curves = [[[_curve(names, matrices, options) for names in way] for way in choices] for choices in ways]
+    found: dict[str, Choice | None] = {}
+    for choices, (way, ranks) in zip(ways, allocate(curves, options.kept), strict=True):
+        for names, rank in zip(choices[way], ranks, strict=True):
+            found |= dict.fromkeys(names, None if rank is None else (tuple(names), rank))
+    return found
+
+
+def factorize(
+    choices: Sequence[Choice], matrices: Matrices, dtypes: Mapping[str, torch.dtype], options: LowRank
+) -> dict[str, Factors]:
+    """The factors of ``matrices`` by ``choices``, each in the dtype of its weight (that of the first where one is shared)."""
+    found: dict[str, Factors] = {}
+    for names, rank in choices:
+        factors = _spectrum(names, matrices, options).factors(rank, dtypes[names[0]])
+        found |= zip(names, factors, strict=True)
+    return found
+
+
+def statistics_of(name: str, options: LowRank) -> Statistics | None:
+    """Of what meets the weight; None where only the weight counts."""
+    calibration = options.calibration
+    return None if options.method == "svd" or calibration is None else calibration.sites.get(name)
+
+
+def _fixed(name: str, matrix: Tensor, options: LowRank) -> Choice | None:
+    """The rank that was asked for; None where it saves nothing."""
+    full = min(matrix.shape)
+    rank = options.rank
+    if rank is None:
+        assert options.rank_ratio is not None, "one of the two is given"
+        rank = max(round(options.rank_ratio * full / MULTIPLE), 1) * MULTIPLE
+    elif rank > full:
+        raise OptionError(
+            f"option 'passes': low_rank: rank={rank} is above the full rank of {name}, {list(matrix.shape)}: ask for at most {full}, or "
+            "name it in 'skip'"
+        )
+    return ((name,), rank) if rank * sum(matrix.shape) < matrix.numel() else None
+
+
+def _ways(group: Sequence[str]) -> list[list[Sequence[str]]]:
+    """Which weights of one activation may share a factor: none, or all."""
+    apart: list[Sequence[str]] = [[name] for name in group]
+    return [apart] if len(group) == 1 else [apart, [group]]
+
+
+def _curve(names: Sequence[str], matrices: Matrices, options: LowRank) -> Curve:
+    out, width = sum(len(matrices[name]) for name in names), matrices[names[0]].shape[1]
+    return Curve(_spectrum(names, matrices, options).errors(), out + width, out * width)
+
+
+def _spectrum(names: Sequence[str], matrices: Matrices, options: LowRank) -> Spectrum:
+    statistics = statistics_of(names[0], options)
+    inputs = None if statistics is None else Inputs.of(statistics, names[0])
+    return Spectrum.of([matrices[name] for name in names], inputs)
+
+
+def _check(name: str, matrix: Tensor) -> None:
+    if not bool(matrix.isfinite().all()):
+        raise InputError(f"{name}: the weight holds NaN or infinity: name it in 'skip', or load the weights again")
+    if not bool(matrix.any()):
+        raise InputError(f"{name}: the weight holds zeros only, of which there are no factors: name it in 'skip'")
