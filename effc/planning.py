@@ -69,7 +69,7 @@ class _Planning:
     def plan(self, limit: float) -> Plan:
         """The plan for a budget of ``limit``."""
         plain = self.trial.compile(self.options.exact())
-        variants = offered(self.options, self.trial.calibration) if limit else []
+        variants = offered(self.options, self.trial) if limit else []
         if variants:
             made = offers(self.trial, plain, self.options, variants)
         else:

@@ -12,10 +12,11 @@ from typing import Any
 
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.stored import StoredWeight
-from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.candidate import Candidate, Latency, dense
+from effc.compiler.ir.compression import Compression, compressions
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site
+from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
 from effc.proxies import Sensitivity, output_error
 from effc.trial import Compiled, Trial
@@ -24,19 +25,33 @@ from effc.trial import Compiled, Trial
 Pairs = tuple[tuple[str, Any], ...]
 
 
-def offered(options: Options, calibration: Calibration) -> list[Quantize]:
-    """The variants worth a trial: what ``passes`` fixes, none where it switches quantization off, else one of each kind."""
-    choice = dict(options.passes).get("quantize", True)
-    if choice is False:
-        return []
-    if isinstance(choice, tuple):
-        return [replace(Quantize(**dict(choice)), calibration=calibration)]
-    return [
-        Quantize("int8"),
-        Quantize("int8", activations="token", smoothing="smoothquant", calibration=calibration),
-        Quantize("int8", activations="tensor", calibration=calibration),
-        Quantize("int4", smoothing="awq", rounding="gptq", calibration=calibration),
-    ]
+def offered(options: Options, trial: Trial) -> list[Compression]:
+    """The variants worth a trial: of each pass what ``passes`` fixes, none where it switches the pass off, else some of each kind."""
+    found: list[Compression] = []
+    for name, variants in _worth_a_trial(trial).items():
+        choice = dict(options.passes).get(name, True)
+        if isinstance(choice, tuple):
+            found.append(replace(compressions()[name](**dict(choice)), calibration=trial.calibration))
+        elif choice is not False:
+            found += variants
+    return found
+
+
+def _worth_a_trial(trial: Trial) -> Mapping[str, list[Compression]]:
+    """By pass, where options say nothing."""
+    calibration = trial.calibration
+    zeros = tuple(name for name, p in trial.model.named_parameters() if not bool(p.any()))
+    return {
+        Quantize.name: [
+            Quantize("int8"),
+            Quantize("int8", activations="token", smoothing="smoothquant", calibration=calibration),
+            Quantize("int8", activations="tensor", calibration=calibration),
+            Quantize("int4", smoothing="awq", rounding="gptq", calibration=calibration),
+        ],
+        LowRank.name: [
+            LowRank(rank_ratio=ratio, method="output", calibration=calibration, skip=zeros) for ratio in (0.375, 0.25)
+        ],
+    }
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,7 @@ class Offers:
     weights: Mapping[tuple[str, Pairs], StoredWeight[Form]]
 
 
-def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Quantize]) -> Offers:
+def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Compression]) -> Offers:
     """Compile and time each variant beside ``plain``, the exact model."""
     compiled = [trial.compile(options.changed(passes=_passes(options, v))) for v in variants]
     trial.time(plain, *compiled)
@@ -69,7 +84,7 @@ def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Q
             members = unit.params & errors.keys()
             if members:
                 error = math.sqrt(sum(errors[name] ** 2 for name in members))
-                found[unit.site].append(unit.candidate(one, pairs, error))
+                found[unit.site].append(unit.candidate(one, variant.name, pairs, error))
     return Offers(found, weights)
 
 
@@ -83,7 +98,7 @@ class _Unit:
     params: frozenset[str]
     elsewhere: float
 
-    def candidate(self, compiled: Compiled, pairs: Pairs, error: float) -> Candidate:
+    def candidate(self, compiled: Compiled, name: str, pairs: Pairs, error: float) -> Candidate:
         """The kernels of a variant that read these weights, in the place of the site's."""
         kernels, seconds = [], Latency(0.0)
         for site, latency in zip(compiled.sites, compiled.latencies(), strict=True):
@@ -91,7 +106,7 @@ class _Unit:
                 kernels.append(site)
                 seconds = seconds + latency
         return Candidate(
-            Quantize.name,
+            name,
             tuple((site.spec,) for site in kernels),
             tuple(site.symbols for site in kernels),
             pairs,
@@ -120,15 +135,15 @@ def _names(site: Site) -> list[str]:
     return [name.partition(":")[0] for name in site.params]
 
 
-def pairs_of(variant: Quantize) -> Pairs:
+def pairs_of(variant: Compression) -> Pairs:
     """The options by which a plan names a variant, in plain data."""
     skipped = ("calibration", "skip")
     return tuple(sorted((f.name, getattr(variant, f.name)) for f in fields(variant) if f.name not in skipped))
 
 
-def _passes(options: Options, variant: Quantize) -> dict[str, Any]:
-    kept = {name: choice for name, choice in options.arguments()["passes"].items() if name != Quantize.name}
-    return {**kept, Quantize.name: {f.name: getattr(variant, f.name) for f in fields(variant)}}
+def _passes(options: Options, variant: Compression) -> dict[str, Any]:
+    kept = {name: choice for name, choice in options.arguments()["passes"].items() if name not in compressions()}
+    return {**kept, variant.name: {f.name: getattr(variant, f.name) for f in fields(variant)}}
 
 
 def _measured(plain: Compiled) -> dict[str, list[Candidate]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from test_compress_smoothing import inputs_of, outliers
 from test_quantize import Tied, codes_read, compiled, off, tied, weights_read
+from test_quantized_plan import by_sites
 from torch import Tensor, nn
 
 import effc
@@ -18,6 +20,10 @@ from effc.compiler.capture.recording import Recording
 from effc.compiler.compress.low_rank.factors import Factors
 from effc.compiler.compress.low_rank.ranks import MULTIPLE, Curve, allocate
 from effc.compiler.compress.low_rank.spectrum import Spectrum
+from effc.compiler.ir.candidate import Latency
+from effc.compiler.ir.program import Program
+from effc.kernel_clock import KernelClock
+from effc.trial import Trial
 
 
 def run(model: nn.Module, x: Tensor, low_rank: dict[str, Any], **passes: Any) -> tuple[Tensor, Recording]:
@@ -268,7 +274,7 @@ def test_new_values_have_the_ranks_of_the_old() -> None:
             assert 1e-4 < off(fast(tokens), model, tokens) < 1.5 * before
 
 
-def test_saved_and_loaded(tmp_path: Any) -> None:
+def test_saved_and_loaded(tmp_path: Path) -> None:
     model, tokens = tied()
     options = {"passes": {"low_rank": {"parameters": 0.7}, "quantize": {}}}
     effc.save(model, tokens, tmp_path / "small", options=options)
@@ -326,3 +332,35 @@ def test_what_has_nothing_to_gain_stays() -> None:
     assert ranks(recording) == {}
     assert off(found, model, tokens) < 1e-5
     assert "value.weight stays as it is: no form of it gains anything" in recording.notes
+
+
+# -- plans ----------------------------------------------------------------------------------------------------------
+def by_size(clock: KernelClock, program: Program, call: int) -> Latency:
+    """A kernel takes as long as it has weights."""
+    operands = program.kernels[program.calls[call].kernel].operands
+    return Latency(float(sum(o.size.constant or 0 for o in operands if o.role == "packed")) + 1.0)
+
+
+def test_a_plan_with_factors_is_kept_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KernelClock, "latency", by_size)
+    monkeypatch.setattr(Trial, "seconds", by_sites)
+    model, tokens = tied()
+    with torch.no_grad():
+        for name in ("query.weight", "out.weight"):
+            model.get_parameter(name).copy_(nearly_low_rank(128, 128, 16))
+    calibration = effc.calibrate(model, [tokens, torch.randint(0, 100, (16, 7))])
+    options = {
+        "passes": {"quantize": False, "low_rank": {"parameters": 0.5, "method": "output", "calibration": calibration}}
+    }
+    plan = effc.plan(model, calibration, accuracy_budget=0.1, options=options)
+    assert "out.weight" in plan.weights
+    assert plan.measured is not None
+    assert 1e-5 < plan.measured <= 0.1
+    plan.save(tmp_path / "plan")
+    again = effc.Plan.load(tmp_path / "plan")
+    assert again == plan
+    with torch.no_grad():
+        found = compiled(model, plan=str(tmp_path / "plan"))(tokens)
+        torch._dynamo.reset()
+        assert torch.equal(found, compiled(model, plan=plan)(tokens))
+    assert 1e-5 < off(found, model, tokens) <= 0.1
