@@ -19,7 +19,7 @@ from accuracy_tasks import Task
 
 import effc
 from effc.compiler.compress.form import Form
-from effc.compiler.compress.low_rank.factorize import choose, factorize
+from effc.compiler.compress.low_rank.factorize import Spectra, choose, factorize
 from effc.compiler.compress.low_rank.factors import Factors
 from effc.compiler.compress.recipe import quantize
 from effc.compiler.ir.quantization import Recipe, Scheme
@@ -35,24 +35,36 @@ class Row(accuracy_table.Row):
 
     def compress(self, task: Task, calibration: effc.Calibration) -> Mapping[str, Form]:
         options = LowRank(parameters=self.kept, method=self.method, calibration=calibration)
-        linear = [n for n in task.weights() if task.model.get_parameter(n).dim() == 2]
-        groups = [[n for n in names if n in linear] for names in together(task, calibration)]
-        weights = {name: task.model.get_parameter(name).detach() for name in linear}
-        chosen = choose([g for g in groups if g], weights, options).values()
+        groups = [g for names in together(task, calibration) if (g := [n for n in names if n in linear(task)])]
+        spectra = _spectra(task, options)
+        chosen = choose(groups, spectra, options).values()
         taken = list(dict.fromkeys(c for c in chosen if c is not None))
-        found = factorize(taken, weights, dict.fromkeys(weights, torch.float32), options)
+        found = factorize(taken, spectra, dict.fromkeys(spectra.matrices, torch.float32))
         return {name: _in_bytes(form) if self.int8 else form for name, form in found.items()}
 
     def size(self, task: Task, forms: Mapping[str, Form]) -> str:
         """Of the parameters, in bytes: a factor that weights share counts once."""
-        tensors = {id(part): part for form in forms.values() for role, part in form.parts().items() if role != "shift"}
-        dense = [n for n in task.weights() if n not in forms and task.model.get_parameter(n).dim() == 2]
-        left = sum(t.numel() for t in tensors.values()) / (4 if self.int8 else 1)
-        kept = sum(task.model.get_parameter(n).numel() for n in dense)
-        every = sum(
-            task.model.get_parameter(n).numel() for n in task.weights() if task.model.get_parameter(n).dim() == 2
-        )
-        return f"{(left + kept) / every:.1%}"
+        shared = {id(part): part for form in forms.values() for role, part in form.parts().items() if role != "shift"}
+        sizes = {name: task.model.get_parameter(name).numel() for name in linear(task)}
+        left = sum(part.numel() for part in shared.values()) / (4 if self.int8 else 1)
+        return f"{(left + sum(s for name, s in sizes.items() if name not in forms)) / sum(sizes.values()):.1%}"
+
+
+def linear(task: Task) -> list[str]:
+    """The task's weights that can be factorized."""
+    return [name for name in task.weights() if task.model.get_parameter(name).dim() == 2]
+
+
+_made: dict[str, tuple[effc.Calibration, Spectra]] = {}
+
+
+def _spectra(task: Task, options: LowRank) -> Spectra:
+    """Of all of the task's weights, made once for a method."""
+    assert isinstance(options.calibration, effc.Calibration)
+    if options.method not in _made or _made[options.method][0] != options.calibration:
+        weights = {name: task.model.get_parameter(name).detach().clone() for name in linear(task)}
+        _made[options.method] = (options.calibration, Spectra(weights, options))
+    return _made[options.method][1]
 
 
 def _in_bytes(form: Factors) -> Factors:
@@ -60,7 +72,7 @@ def _in_bytes(form: Factors) -> Factors:
     return Factors(made["left"], made["right"], form.shift)
 
 
-_KEPT = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+_KEPT = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
 _METHODS: tuple[tuple[Method, bool], ...] = (("svd", False), ("output", False), ("output", True))
 ROWS = tuple(Row(kept, method, int8) for kept, (method, int8) in product(_KEPT, _METHODS))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from effc.compiler.compress.compressor import Groups
-from effc.compiler.compress.low_rank.factorize import Choice, choose, factorize, statistics_of
+from effc.compiler.compress.low_rank.factorize import Choice, Spectra, choose, factorize, statistics_of
 from effc.compiler.compress.low_rank.factors import Factors
 from effc.compiler.compress.low_rank.ranks import MULTIPLE
 from effc.compiler.compress.low_rank.rewrite import FactorRewriter
@@ -44,11 +44,12 @@ class ByRank:
 
     def of(self, groups: Groups, weights: Mapping[str, Tensor]) -> Mapping[str, StoredWeight[Factors]]:
         matrices = {site.name: site.matrix(weights[site.name]) for group in groups for site in group}
+        spectra = Spectra(matrices, self.options)
         new = [g for group in groups if (g := [site.name for site in group if site.name not in self._chosen])]
         if new:
-            self._chosen |= choose(new, {name: matrices[name] for names in new for name in names}, self.options)
+            self._chosen |= choose(new, spectra, self.options)
         taken = list(dict.fromkeys(c for name in matrices if (c := self._chosen[name]) is not None))
-        found = factorize(taken, matrices, {name: w.dtype for name, w in weights.items()}, self.options)
+        found = factorize(taken, spectra, {name: w.dtype for name, w in weights.items()})
         return {name: StoredWeight(form, sampled_digest(weights[name])) for name, form in found.items()}
 
     def summary(self, taken: Sequence[WeightSite]) -> str:

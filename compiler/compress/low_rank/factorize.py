@@ -1,4 +1,4 @@
-"""``factorize``: weights, some of which share one activation, by the options of the pass."""
+"""Weights, some of which share one activation, factorized by the options of the pass."""
 
 from __future__ import annotations
 
@@ -17,22 +17,44 @@ from effc.passes.low_rank import LowRank
 
 #: Weights that share a factor, by name, and its rank.
 Choice = tuple[tuple[str, ...], int]
-Matrices = Mapping[str, Tensor]
 
 
-def choose(groups: Sequence[Sequence[str]], matrices: Matrices, options: LowRank) -> dict[str, Choice | None]:
-    """The rank of each of ``matrices``, float32 ``[out, in]``; those of a group meet one activation. None where factors would hold as many
-    numbers, or are worth less than the weight.
+class Spectra:
+    """Of ``matrices``, float32 ``[out, in]`` by name, as ``options`` look at them; each is made once.
 
-    OptionError: a rank above a weight's full one, or fewer parameters than the smallest ranks need. InputError: a weight with NaN or
-    infinity, or of zeros only.
+    InputError: a matrix with NaN or infinity, or of zeros only.
     """
-    for name, matrix in matrices.items():
-        _check(name, matrix)
+
+    def __init__(self, matrices: Mapping[str, Tensor], options: LowRank) -> None:
+        self.matrices, self.options = matrices, options
+        self._known: dict[tuple[str, ...], Spectrum] = {}
+        for name, matrix in matrices.items():
+            _check(name, matrix)
+
+    def of(self, names: Sequence[str]) -> Spectrum:
+        """Of weights that share a factor."""
+        key = tuple(names)
+        if key not in self._known:
+            statistics = statistics_of(key[0], self.options)
+            inputs = None if statistics is None else Inputs.of(statistics, key[0])
+            self._known[key] = Spectrum.of([self.matrices[name] for name in key], inputs)
+        return self._known[key]
+
+    def curve(self, names: Sequence[str]) -> Curve:
+        out, width = sum(len(self.matrices[name]) for name in names), self.matrices[names[0]].shape[1]
+        return Curve(self.of(names).errors(), out + width, out * width)
+
+
+def choose(groups: Sequence[Sequence[str]], spectra: Spectra, options: LowRank) -> dict[str, Choice | None]:
+    """The rank of each weight of ``groups``; those of a group meet one activation. None where factors would hold as many numbers as the
+    weight, or their error is not worth it.
+
+    OptionError: a rank above a weight's full one, or fewer parameters than the smallest ranks need.
+    """
     if options.rank is not None or options.rank_ratio is not None:
-        return {name: _fixed(name, matrix, options) for name, matrix in matrices.items()}
+        return {name: _fixed(name, spectra.matrices[name], options) for group in groups for name in group}
     ways = [_ways(group) for group in groups]
-    curves = [[[_curve(names, matrices, options) for names in way] for way in choices] for choices in ways]
+    curves = [[[spectra.curve(names) for names in way] for way in choices] for choices in ways]
     found: dict[str, Choice | None] = {}
     for choices, (way, ranks) in zip(ways, allocate(curves, options.kept), strict=True):
         for names, rank in zip(choices[way], ranks, strict=True):
@@ -40,14 +62,11 @@ def choose(groups: Sequence[Sequence[str]], matrices: Matrices, options: LowRank
     return found
 
 
-def factorize(
-    choices: Sequence[Choice], matrices: Matrices, dtypes: Mapping[str, torch.dtype], options: LowRank
-) -> dict[str, Factors]:
-    """The factors of ``matrices`` by ``choices``, each in the dtype of its weight (that of the first where one is shared)."""
+def factorize(choices: Sequence[Choice], spectra: Spectra, dtypes: Mapping[str, torch.dtype]) -> dict[str, Factors]:
+    """The factors of weights by ``choices``, each in the dtype of its weight (that of the first where one is shared)."""
     found: dict[str, Factors] = {}
     for names, rank in choices:
-        factors = _spectrum(names, matrices, options).factors(rank, dtypes[names[0]])
-        found |= zip(names, factors, strict=True)
+        found |= zip(names, spectra.of(names).factors(rank, dtypes[names[0]]), strict=True)
     return found
 
 
@@ -76,17 +95,6 @@ def _ways(group: Sequence[str]) -> list[list[Sequence[str]]]:
     """Which weights of one activation may share a factor: none, or all."""
     apart: list[Sequence[str]] = [[name] for name in group]
     return [apart] if len(group) == 1 else [apart, [group]]
-
-
-def _curve(names: Sequence[str], matrices: Matrices, options: LowRank) -> Curve:
-    out, width = sum(len(matrices[name]) for name in names), matrices[names[0]].shape[1]
-    return Curve(_spectrum(names, matrices, options).errors(), out + width, out * width)
-
-
-def _spectrum(names: Sequence[str], matrices: Matrices, options: LowRank) -> Spectrum:
-    statistics = statistics_of(names[0], options)
-    inputs = None if statistics is None else Inputs.of(statistics, names[0])
-    return Spectrum.of([matrices[name] for name in names], inputs)
 
 
 def _check(name: str, matrix: Tensor) -> None:

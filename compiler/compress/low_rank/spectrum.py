@@ -25,11 +25,11 @@ _NOTHING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Of ``weights``, float64 ``[out, in]`` each, that meet one activation and share a factor ``[rank, in]``, by relative squared errors.
+    """Of ``weights``, float32 ``[out, in]`` each, that meet one activation and share a factor ``[rank, in]``, by relative squared errors.
 
-    ``basis``: ``[sum of out, directions]``, orthonormal columns; ``energy``: ``[directions]``, falling: what each adds to the squared
-    error of the output of the weights, as a share of the output's squares, summed over the weights. ``sizes``: the root of these squares,
-    of each weight. ``mean``: of the activations, ``[in]``; None where they are not known.
+    ``basis``: float32 ``[sum of out, directions]``, orthonormal columns; ``energy``: ``[directions]``, falling: what each adds to the
+    squared error of the output of the weights, as a share of the output's squares, summed over the weights. ``sizes``: the root of these
+    squares, of each weight. ``mean``: of the activations, ``[in]``; None where they are not known.
     """
 
     weights: Sequence[Tensor]
@@ -49,7 +49,7 @@ class Spectrum:
             covariance = moment - mean.outer(mean)
         sizes = [float(((w if moment is None else w @ moment) * w).sum().clamp(min=0).sqrt()) or 1.0 for w in matrices]
         stacked = torch.cat([w / size for w, size in zip(matrices, sizes, strict=True)])
-        return Spectrum(matrices, sizes, *_directions(stacked, covariance), mean)
+        return Spectrum(weights, sizes, *_directions(stacked, covariance), mean)
 
     def errors(self) -> Tensor:
         """The squared error left by rank 0, 1, …: ``[directions + 1]``."""
@@ -58,13 +58,13 @@ class Spectrum:
 
     def factors(self, rank: int, dtype: torch.dtype) -> list[Factors]:
         """Of each weight, all with one ``right``."""
-        basis = self.basis[:, :rank]
-        right = torch.zeros(basis.shape[1], self.weights[0].shape[1], dtype=torch.float64)
-        lefts = basis.split([len(w) for w in self.weights])
-        for left, weight, size in zip(lefts, self.weights, self.sizes, strict=True):
+        basis, weights = self.basis[:, :rank].double(), [w.double() for w in self.weights]
+        right = torch.zeros(basis.shape[1], weights[0].shape[1], dtype=torch.float64)
+        lefts = basis.split([len(w) for w in weights])
+        for left, weight, size in zip(lefts, weights, self.sizes, strict=True):
             right += left.T @ (weight / size)
         found, shared = [], right.to(dtype)
-        for left, weight, size in zip(lefts, self.weights, self.sizes, strict=True):
+        for left, weight, size in zip(lefts, weights, self.sizes, strict=True):
             shift = None if self.mean is None else weight @ self.mean - size * (left @ (right @ self.mean))
             found.append(Factors((size * left).to(dtype), shared, None if shift is None else shift.to(dtype)))
         return found
@@ -81,7 +81,7 @@ def _directions(matrix: Tensor, covariance: Tensor | None) -> tuple[Tensor, Tens
         basis = white @ turned / energy.clamp(min=torch.finfo(torch.float64).tiny).sqrt()
     energy, basis = energy.flip(0).clamp(min=0), basis.flip(1)
     kept = max(int((energy > _NOTHING * energy[0]).sum()), 1)
-    return basis[:, :kept], energy[:kept]
+    return basis[:, :kept].float(), energy[:kept]
 
 
 def _root(covariance: Tensor) -> Tensor:
