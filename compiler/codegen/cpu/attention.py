@@ -21,8 +21,8 @@ numbers; the others may be symbols. ``body`` is empty.
 ``v``       address over ``d0 d1 d3 d5``
 ==========  ====================================================================================================================
 
-Sums and softmax are in f32 (f64 for f64), whatever is stored. The schedule has no parameters:
-`attention_blocks` and `attention_rows` fix their blocks from sizes.
+Sums and softmax are in f32 (f64 for f64), whatever is stored; of bf16 `attention_amx` rounds the probabilities before their product
+with v. The schedule has no parameters: `attention_amx`, `attention_blocks` and `attention_rows` fix their blocks from sizes.
 """
 
 from __future__ import annotations
@@ -113,13 +113,19 @@ def supports(spec: KernelSpec, target: Target) -> str | None:
 
 def emit(spec: KernelSpec, target: Target) -> str:
     """The kernel's module; LoweringError where `supports` says no."""
+    from effc.compiler.codegen.cpu.attention_amx import emit_amx, takes_tiles
     from effc.compiler.codegen.cpu.attention_blocks import emit_blocks
-    from effc.compiler.codegen.cpu.attention_rows import emit_rows, takes
+    from effc.compiler.codegen.cpu.attention_rows import emit_rows, takes_rows
 
     reason = supports(spec, target)
     if reason is not None:
         raise LoweringError(f"this attention is not supported: {reason}")
     attention = Attention(spec, "f64" if spec.operands[0].dtype == "f64" else "f32")
     b = Builder()
-    (emit_rows if takes(attention, target) else emit_blocks)(b, attention, target)
+    if takes_rows(attention, target):
+        emit_rows(b, attention, target)
+    elif takes_tiles(attention, target):
+        emit_amx(b, attention, target)
+    else:
+        emit_blocks(b, attention, target)
     return b.text()

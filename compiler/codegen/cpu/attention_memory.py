@@ -41,11 +41,14 @@ class Tensors:
 
     def step(self, name: str, pointer: Value, dim: str, count: Value) -> Value:
         """``pointer`` moved by ``count`` along ``dim``."""
+        dtype = memory_type(self.attention.dtype(name))
+        return self.b.element_pointer(pointer, self.b.mul(count, self.stride(name, dim)), dtype)
+
+    def stride(self, name: str, dim: str) -> Value:
+        """Elements from one position along ``dim`` to the next."""
         factor = self.attention.address(name).coefficient(dim)
         assert factor is not None, "supports() admits only linear addresses"
-        stride = expr_value(self.b, factor, self.share.symbols.__getitem__)
-        dtype = memory_type(self.attention.dtype(name))
-        return self.b.element_pointer(pointer, self.b.mul(count, stride), dtype)
+        return expr_value(self.b, factor, self.share.symbols.__getitem__)
 
     def contiguous(self, name: str, dim: str) -> bool:
         factor = self.attention.address(name).coefficient(dim)

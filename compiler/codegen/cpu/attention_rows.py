@@ -33,7 +33,7 @@ _STATES = 60 * 1024
 _CHAINS = 8
 
 
-def takes(attention: Attention, target: Target) -> bool:
+def takes_rows(attention: Attention, target: Target) -> bool:
     """Whether there are few queries, and channels that fill vectors and are contiguous."""
     lanes = target.lanes(ITEM_SIZE[attention.accumulator])
     queries = attention.spec.dims[2].size.constant
@@ -49,7 +49,7 @@ def emit_rows(b: Builder, attention: Attention, target: Target) -> None:
     size = ITEM_SIZE[attention.accumulator]
     lanes = target.lanes(size)
     queries = dims[2].size.constant
-    assert queries is not None, "takes() admits only a known number"
+    assert queries is not None, "takes_rows() admits only a known number"
     rows = queries * attention.group
     partial = 2 * state_bytes(rows, e, lanes, size)
     splits = partial * MAX_PARTIALS <= _STATES

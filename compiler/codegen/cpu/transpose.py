@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from effc.compiler.codegen.cpu.text import Builder, Value, split_type
 
@@ -23,11 +23,16 @@ def transpose(b: Builder, rows: Sequence[Value]) -> list[Value]:
 
 
 def transposed_sum(b: Builder, rows: Sequence[Value]) -> Value:
-    """Lane *j* holds the sum of row *j*: the sum of all vectors of the transpose, where each round adds what it exchanged."""
+    """Lane *j* holds the sum of row *j*."""
+    return transposed_fold(b, rows, lambda x, y: b.op("arith.addf", x, y))
+
+
+def transposed_fold(b: Builder, rows: Sequence[Value], combine: Callable[[Value, Value], Value]) -> Value:
+    """Lane *j* holds row *j*, folded: all vectors of the transpose combined, where each round combines what it exchanged."""
     values, half = list(rows), 1
     while len(values) > 1:
         pairs = [_exchange(b, x, y, half) for x, y in zip(values[::2], values[1::2], strict=True)]
-        values = [b.op("arith.addf", x, y) for x, y in pairs]
+        values = [combine(x, y) for x, y in pairs]
         half *= 2
     return values[0]
 
