@@ -198,6 +198,8 @@ def main() -> None:
          in_f64(scaled_erfc, -1, 9 / 13, 13)),
         ("EXP_F32", "(exp(x) - 1 - x)/x² in f32", in_f32(exp_tail, -HALF_LN2, HALF_LN2, 4)),
         ("EXP2_F32", "2^x in f32, |x| <= 1/2", in_f32(lambda x: mp.mpf(2) ** x, -0.5, 0.5, 6)),
+        ("EXP2_FRACTION_F32", "2^x in f32, 0 <= x <= 1, to 2^-22",
+         in_f32(lambda x: mp.mpf(2) ** x, 0, 1, 5, weight=lambda x: mp.mpf(2) ** -x)),
         ("LOG_F32", "(log(1+x) - x + x²/2)/x³ in f32, 1+x in [2/3, 4/3]", in_f32(log_tail, -1 / 3, 1 / 3, 7)),
         ("TANH_F32", "(tanh(x)/x - 1)/x² of x² in f32, |x| <= 0.6", in_f32(tanh_tail, 0, 0.36, 4)),
         ("EXPM1_F32", "(exp(x) - 1 - x)/x² in f32, where 1 is taken off", in_f32(exp_tail, -HALF_LN2, HALF_LN2, 5)),

@@ -17,6 +17,7 @@ from effc.compiler.codegen.cpu.attention_amx_stack import (
 )
 from effc.compiler.codegen.cpu.attention_memory import Tensors
 from effc.compiler.codegen.cpu.attention_softmax import Softmax
+from effc.compiler.codegen.cpu.mathlib.exponential import LOG2E
 from effc.compiler.codegen.cpu.text import Builder, Value
 from effc.compiler.codegen.cpu.transpose import transposed_fold, transposed_sum
 from effc.compiler.ir.spec import Instr
@@ -47,8 +48,9 @@ class RowSoftmax:
             here = transposed_fold(b, self._partials(first), self.softmax.largest)
             running = load_lanes(b, state.highest, first)
             highest = self.softmax.largest(here, running)
-            shift = self.softmax.finite(highest)
-            factor = self.softmax.exp(b.op("arith.subf", running, shift))
+            log2e = b.constant(LOG2E, "f32", LANES)
+            shift = b.op("arith.mulf", self.softmax.finite(highest), log2e)
+            factor = self.softmax.exp2(b.op("arith.subf", b.op("arith.mulf", running, log2e), shift))
             for value, base in ((highest, state.highest), (shift, self.areas.shift), (factor, self.areas.factor)):
                 b.store(value, b.element_pointer(base, b.index(first), "f32"))
         with b.when(b.compare("arith.cmpi", "sgt", self.key, b.index(0))):
@@ -132,17 +134,17 @@ class RowSoftmax:
 
     def _exponentials(self) -> None:
         """Probabilities, in whole steps: zeros follow those that a row sees. Their sums by lanes are those before rounding."""
-        b, zero = self.b, self.b.constant(0, "f32", LANES)
+        b, zero, log2e = self.b, self.b.constant(0, "f32", LANES), self.b.constant(LOG2E, "f32", LANES)
         steps = b.div(b.add(self.count, STEP - 1), STEP)
         with b.loop(b.index(0), self.height) as row:
-            line, shift = self.areas.score_row(row.index), load_splat(b, self.areas.shift, row.index)
+            line, minus = self.areas.score_row(row.index), b.op("arith.negf", load_splat(b, self.areas.shift, row.index))
             seen = b.div(b.add(self._seen(row.index), STEP - 1), STEP)
             with b.loop(b.index(0), seen, 1, [zero, zero]) as loop:
                 at = b.mul(loop.index, STEP)
                 sums = []
                 for j, total in enumerate(loop.carried):
                     score = load_lanes(b, b.element_pointer(line, at, "f32"), j * LANES)
-                    value = self.softmax.exp(b.op("arith.subf", score, shift))
+                    value = self.softmax.exp2(self.softmax.fma(score, log2e, minus))
                     rounded = self.tensors.ops.emit(_ROUND, [value], ["f32"])
                     b.store(rounded, b.element_pointer(line, b.add(at, j * LANES), "i16"))
                     sums.append(b.op("arith.addf", total, value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.mathlib.coefficients import EXP_F32
+from effc.compiler.codegen.cpu.mathlib.coefficients import EXP2_FRACTION_F32, EXP_F32
 from effc.compiler.codegen.cpu.mathlib.exponential import LOG2E, ROUND_F32
 from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.target import Target
@@ -15,6 +15,8 @@ from effc.compiler.ir.spec import Instr
 _LN2 = 0.693147182464599609375
 #: Lower arguments give 0: of a subnormal number Intel's cores make one in some 150 cycles a vector, of which masks are full.
 _LOWEST = -87.0
+#: The same of 2^x.
+_LOWEST_EXPONENT = -126.0
 
 
 @dataclass
@@ -83,11 +85,28 @@ class Softmax:
         bits = b.op("arith.addi", b.cast("arith.bitcast", p, "i32"), power)
         return b.select(below, number(0.0), b.cast("arith.bitcast", bits, "f32"))
 
-    def _scaled(self, p: Value, n: Value) -> Value:
-        """``p * 2^n`` by AVX-512's vscalefps."""
-        mask, rounding = self.b.constant(-1, "i16"), self.b.constant(4, "i32")  # all lanes; the current rounding mode
-        return self.b.emit(
-            f'llvm.call_intrinsic "llvm.x86.avx512.mask.scalef.ps.512"({p.name}, {n.name}, {p.name}, {mask.name}, {rounding.name})'
+    def exp2(self, x: Value) -> Value:
+        """2^x of 16 f32 by AVX-512, for x up to about 0, within 3 ulp; 0 below -126, NaN passes. Two thirds of the instructions of `exp`."""
+        b, lanes = self.b, split_type(x.type)[0]
+        mask, floor, rounding = b.constant(-1, "i16"), b.constant(9, "i32"), b.constant(4, "i32")
+        fraction = b.emit(
+            f'llvm.call_intrinsic "llvm.x86.avx512.mask.reduce.ps.512"({x.name}, {floor.name}, {x.name}, {mask.name}, {rounding.name})'
+            f" : ({x.type}, i32, {x.type}, i16, i32) -> {x.type}",
+            x.type,
+        )
+        p = b.constant(EXP2_FRACTION_F32[-1], "f32", lanes)
+        for coefficient in EXP2_FRACTION_F32[-2::-1]:
+            p = b.op("math.fma", p, fraction, b.constant(coefficient, "f32", lanes))
+        within = b.compare("arith.cmpf", "uge", x, b.constant(_LOWEST_EXPONENT, "f32", lanes))
+        return self._scaled(p, x, b.emit(f"llvm.bitcast {within.name} : {within.type} to i16", "i16"))
+
+    def _scaled(self, p: Value, n: Value, mask: Value | None = None) -> Value:
+        """``p * 2^floor(n)`` by AVX-512's vscalefps, 0 in lanes that ``mask`` leaves out: they cost nothing."""
+        b = self.b
+        mask, rounding = mask or b.constant(-1, "i16"), b.constant(4, "i32")  # all lanes; the current rounding mode
+        zero = b.constant(0, "f32", split_type(p.type)[0])
+        return b.emit(
+            f'llvm.call_intrinsic "llvm.x86.avx512.mask.scalef.ps.512"({p.name}, {n.name}, {zero.name}, {mask.name}, {rounding.name})'
             f" : ({p.type}, {n.type}, {p.type}, i16, i32) -> {p.type}",
             p.type,
         )
