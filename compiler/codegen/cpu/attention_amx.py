@@ -157,9 +157,9 @@ class _Amx:
         steps = b.div(b.add(count, STEP - 1), STEP)
         q = self.tensors.pointer("q", {**at, "d2": start})
         self._halves(lambda halves: self._scores(q, steps, halves))
-        RowSoftmax(
-            b, self.attention, self.tensors, self.softmax, self.areas, at, start, self.height, key, count
-        ).write(state)
+        RowSoftmax(b, self.attention, self.tensors, self.softmax, self.areas, at, start, self.height, key, count).write(
+            state
+        )
         first = b.compare("arith.cmpi", "eq", key, b.index(0))
         self._halves(lambda halves: self._accumulate(state, steps, first, halves))
 

@@ -42,7 +42,7 @@ class RowSoftmax:
 
     def write(self, state: State) -> None:
         """Scores become probabilities (not yet divided) in bf16; ``state`` is brought up to the new maxima, its results too."""
-        b, partial = self.b, self.areas.partial
+        b = self.b
         self._maxima()
         for first in range(0, QUERIES, LANES):
             here = transposed_fold(b, self._partials(first), self.softmax.largest)
@@ -75,23 +75,15 @@ class RowSoftmax:
     def _maxima(self) -> None:
         """Finished scores, and the largest of each row by lanes; what a row does not see is left as it is, or -inf."""
         b = self.b
-        lowest = b.constant("-inf", "f32", LANES)
+        lowest = [b.constant("-inf", "f32", LANES)] * (STEP // LANES)
         with b.loop(b.index(0), self.height) as row:
             seen, line = self._seen(row.index), self.areas.score_row(row.index)
             whole = b.mul(b.div(seen, STEP), STEP)
-            with b.loop(b.index(0), whole, STEP, [lowest, lowest]) as loop:
+            with b.loop(b.index(0), whole, STEP, lowest) as loop:
                 loop.yield_(self._finished(row.index, line, loop.index, None, loop.carried))
-
-            def rest(row: Value = row.index, line: Value = line, whole: Value = whole, seen: Value = seen, best: list[Value] = loop.results) -> list[Value]:
-                return self._finished(row, line, whole, seen, best)
-
-            best = b.choose(
-                b.compare("arith.cmpi", "sgt", seen, whole),
-                [lowest.type] * 2,
-                rest,
-                lambda best=loop.results: best,
-            )
-            b.store(self.softmax.largest(*best), self.areas.partial_row(row.index))
+            with b.loop(whole, seen, STEP, loop.results) as rest:  # once, or not at all
+                rest.yield_(self._finished(row.index, line, rest.index, seen, rest.carried))
+            b.store(self.softmax.largest(*rest.results), self.areas.partial_row(row.index))
 
     def _finished(self, row: Value, line: Value, first: Value, seen: Value | None, best: list[Value]) -> list[Value]:
         """A step of scores from key ``first`` on, times the scale and masked; where ``seen`` is given, -inf from there on."""
@@ -137,7 +129,10 @@ class RowSoftmax:
         b, zero, log2e = self.b, self.b.constant(0, "f32", LANES), self.b.constant(LOG2E, "f32", LANES)
         steps = b.div(b.add(self.count, STEP - 1), STEP)
         with b.loop(b.index(0), self.height) as row:
-            line, minus = self.areas.score_row(row.index), b.op("arith.negf", load_splat(b, self.areas.shift, row.index))
+            line, minus = (
+                self.areas.score_row(row.index),
+                b.op("arith.negf", load_splat(b, self.areas.shift, row.index)),
+            )
             seen = b.div(b.add(self._seen(row.index), STEP - 1), STEP)
             with b.loop(b.index(0), seen, 1, [zero, zero]) as loop:
                 at = b.mul(loop.index, STEP)
@@ -151,6 +146,4 @@ class RowSoftmax:
                 loop.yield_(sums)
             b.store(b.op("arith.addf", *loop.results), self.areas.partial_row(row.index))
             with b.loop(seen, steps) as hidden:
-                b.store(
-                    b.constant(0, "i16", STEP), b.element_pointer(line, b.mul(hidden.index, STEP), "i16")
-                )
+                b.store(b.constant(0, "i16", STEP), b.element_pointer(line, b.mul(hidden.index, STEP), "i16"))

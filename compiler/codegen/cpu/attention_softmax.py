@@ -86,7 +86,9 @@ class Softmax:
         return b.select(below, number(0.0), b.cast("arith.bitcast", bits, "f32"))
 
     def exp2(self, x: Value) -> Value:
-        """2^x of 16 f32 by AVX-512, for x up to about 0, within 3 ulp; 0 below -126, NaN passes. Two thirds of the instructions of `exp`."""
+        """2^x of 16 f32 by AVX-512, for x up to about 0, within 3 ulp; 0 below -126, NaN passes. It takes two thirds of `exp`'s
+        instructions.
+        """
         b, lanes = self.b, split_type(x.type)[0]
         mask, floor, rounding = b.constant(-1, "i16"), b.constant(9, "i32"), b.constant(4, "i32")
         fraction = b.emit(
