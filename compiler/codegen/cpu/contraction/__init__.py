@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu.contraction.amx import AmxKernel
+from effc.compiler.codegen.cpu.contraction.amx_turned import AmxTurnedKernel
 from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.codes import CodesKernel
 from effc.compiler.codegen.cpu.contraction.dots import DotsKernel
@@ -21,6 +22,7 @@ _KERNELS: dict[str, type[Kernel]] = {
     "turned": TurnedKernel,
     "codes": CodesKernel,
     "amx": AmxKernel,
+    "amx_turned": AmxTurnedKernel,
 }
 
 

@@ -11,6 +11,8 @@ vectors    of bf16, for each of K: a multiply-add a row and vector, two instruct
            bytes, for four of K: a ``vpdpbusd`` a row and vector, one load a vector, but no less than the columns' stream from L2
 =========  ==================================================================================================================
 
+A right factor of bf16 that is not constant is packed by the kernel (`amx_turned`), which counts too.
+
 So bf16 takes tiles for K of a step or so and more, even for a single row: decode then shares the panels that prefill has packed. Bytes take
 them for K of 24 and more and from 4 rows on. A few taps of a few channels stay with vectors.
 """
@@ -37,11 +39,40 @@ _FMAS, _L2_BYTES = 2, 48
 UNIT_ROWS, UNIT_VECTORS = 2 * amx.ROWS, 2
 #: Rows where their number is known only at run time.
 _UNKNOWN = 256
+#: Cycles of packing one tile of the right factor where columns are contiguous, and where K is.
+_INTERLEAVE, _TRANSPOSE = 60, 100
+#: Bytes of a panel that the kernel packs on the stack, beside 6 KiB of sums and remainders.
+_PANEL_BYTES = 52 * 1024
 
 
 def takes_tiles(nest: Nest, target: Target) -> bool:
     """Whether the contraction runs on tile registers."""
     return target.has("amx_int8" if is_bytes(nest) else "amx_bf16") and _fits(nest) and pays(nest)
+
+
+def packs_tiles(nest: Nest, target: Target) -> bool:
+    """Whether the contraction runs on tile registers and packs its right factor itself: both are bf16 and neither is constant."""
+    if nest.right.packed or not target.has("amx_bf16") or not _known(nest) or len(nest.reduction) != 1:
+        return False
+    length = nest.size(nest.reduction[0]).constant
+    right = [nest.stride(nest.right.load, dim).constant for dim in (nest.column, nest.reduction[0])]
+    return bool(length) and 1 in right and _is_bf16(nest) and _panel_bytes(nest, 1) <= _PANEL_BYTES and pays(nest)
+
+
+def packing_cycles(nest: Nest) -> float:
+    """Of packing a panel, a unit's share, where the kernel does that."""
+    if nest.right.packed:
+        return 0
+    steps = -(-(nest.size(nest.reduction[-1]).constant or _UNKNOWN) // (amx.ROW_BYTES // 2))
+    contiguous = nest.stride(nest.right.load, nest.column).constant == 1
+    turns = -(-(nest.size(nest.row).constant or _UNKNOWN) // UNIT_ROWS)
+    return steps * vectors_of(nest) * (_INTERLEAVE if contiguous else _TRANSPOSE) / turns
+
+
+def _panel_bytes(nest: Nest, vectors: int) -> int:
+    """Of a panel of so many tiles, filled to whole steps."""
+    row = amx.ROW_BYTES // 2
+    return -(-(nest.size(nest.reduction[-1]).constant or 0) // row) * row * 2 * vectors * amx.ROWS
 
 
 def step_of(nest: Nest) -> int:
@@ -58,9 +89,10 @@ def step_of(nest: Nest) -> int:
 
 
 def vectors_of(nest: Nest) -> int:
-    """Tiles of columns of a unit."""
+    """Tiles of columns of a unit: one where the stack does not hold a panel of two."""
     columns = nest.size(nest.column).constant
-    return UNIT_VECTORS if columns is None else min(UNIT_VECTORS, -(-max(columns, 1) // amx.ROWS))
+    most = UNIT_VECTORS if nest.right.packed or _panel_bytes(nest, UNIT_VECTORS) <= _PANEL_BYTES else 1
+    return most if columns is None else min(most, -(-max(columns, 1) // amx.ROWS))
 
 
 def step_cycles(nest: Nest) -> int:
@@ -84,7 +116,8 @@ def pays(nest: Nest) -> bool:
     times = prod(nest.size(k).constant or 1 for k in nest.reduction[:-1])
     rows, step = _unit_rows(nest), step_of(nest)
     once = -(-length // step) * step_cycles(nest) + (rows * ROW_CYCLES if length % step else 0)
-    return START + CONFIGURE / _units(nest) + times * once < times * _vector_cycles(nest, rows, length)
+    beside = START + CONFIGURE / _units(nest) + packing_cycles(nest)
+    return beside + times * once < times * _vector_cycles(nest, rows, length)
 
 
 def _vector_cycles(nest: Nest, rows: int, length: int) -> float:
@@ -112,13 +145,18 @@ def _unit_rows(nest: Nest) -> int:
 
 def _fits(nest: Nest) -> bool:
     """Whether the right factor is packed, K is contiguous in the rows, and both are bf16 whose sums are f32, or bytes."""
-    spec = nest.spec
-    if not nest.right.packed or nest.wise or nest.borders or nest.column is None or not nest.reduction:
+    return nest.right.packed and _known(nest) and (is_bytes(nest) or _is_bf16(nest))
+
+
+def _known(nest: Nest) -> bool:
+    """Whether there are columns and sums, whose neighbours lie next to each other in the rows."""
+    if nest.wise or nest.borders or nest.column is None or not nest.reduction:
         return False
-    sides = (nest.left, nest.right)
-    contiguous = nest.stride(nest.left.load, nest.reduction[-1]).constant == 1
-    if is_bytes(nest):
-        return contiguous
+    return nest.stride(nest.left.load, nest.reduction[-1]).constant == 1
+
+
+def _is_bf16(nest: Nest) -> bool:
+    spec, sides = nest.spec, (nest.left, nest.right)
     bf16 = all(spec.operands[side.operand].dtype == "bf16" for side in sides)
     plain = all(spec.body[i].op == "arith.extf" for side in sides for i in side.chain)
-    return bf16 and plain and contiguous and spec.body[nest.contract].dtype == "f32"
+    return bf16 and plain and spec.body[nest.contract].dtype == "f32"

@@ -1,8 +1,8 @@
-"""Which of five kernels a contraction gets: the one that suits how its factors lie in memory."""
+"""Which of six kernels a contraction gets: the one that suits how its factors lie in memory."""
 
 from __future__ import annotations
 
-from effc.compiler.codegen.cpu.contraction.amx_form import step_of, takes_tiles
+from effc.compiler.codegen.cpu.contraction.amx_form import packs_tiles, step_of, takes_tiles
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
@@ -54,12 +54,15 @@ def filled_to(nest: Nest, target: Target) -> int:
 
 
 def form(nest: Nest, target: Target) -> str:
-    """``amx``: tile registers hold the sums (`amx_form`); ``codes``: the right factor's integers or low-bit codes, packed, become floats;
-    ``tiles``: columns are read where they lie, or packed; ``dots``: few rows, lanes along K; ``turned``: K is contiguous (or nothing is,
-    or lines collide), and blocks of columns are copied next to each other first.
+    """``amx``: tile registers hold the sums (`amx_form`), ``amx_turned``: also of a factor that the kernel packs first; ``codes``: the
+    right factor's integers or low-bit codes, packed, become floats; ``tiles``: columns are read where they lie, or packed; ``dots``: few
+    rows, lanes along K; ``turned``: K is contiguous (or nothing is, or lines collide), and blocks of columns are copied next to each other
+    first.
     """
     if takes_tiles(nest, target):
         return "amx"
+    if packs_tiles(nest, target):
+        return "amx_turned"
     if is_codes(nest):
         return "codes"
     if nest.right.packed or nest.wise or nest.column is None or not nest.reduction:

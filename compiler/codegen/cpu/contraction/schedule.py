@@ -54,7 +54,7 @@ def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
     kind = form(nest, target)
     if kind == "dots":
         return [(1, 1)]
-    if kind == "amx":
+    if kind in ("amx", "amx_turned"):
         return [(UNIT_ROWS, vectors_of(nest))]
     registers = 32 if target.vector_bytes == 64 else 16
     if is_codes(nest):
