@@ -78,6 +78,33 @@ def test_rows_known_only_at_run_time(turned: bool, machine: Machine) -> None:
         runner.check(2, m=m)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_sums_known_only_at_run_time(turned: bool, machine: Machine) -> None:
+    """They come in blocks of 512, and 131 rows are more than wait together."""
+    right = (0, "k", 1) if turned else (0, 1, 40)
+    runner = machine.runner(Case((131, 40, "k"), 1, ("k", 0, 1), right, (40, 1), dtype="bf16"))
+    for k in (0, 1, 2, 33, 511, 512, 513, 1025):
+        runner.check(2, k=k)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 16, 900), (40, 17, 833), (270, 48, 1100)])
+def test_sums_too_long_for_the_stack(m: int, n: int, k: int, turned: bool, machine: Machine) -> None:
+    """900 elements come in steps of 30, of which 512 is no multiple."""
+    runner = machine.runner(product(m, n, k, turned, bias=(0, 1), result="f32"))
+    for threads in (1, 2):
+        runner.check(threads)
+
+
+@pytest.mark.parametrize("m", [1, 31, 65, 131])
+@pytest.mark.parametrize("k", [40, 850])
+def test_rows_that_two_units_compute_are_written_once(m: int, k: int, machine: Machine) -> None:
+    """In place, a row that is written twice would have its addend added twice."""
+    runner = machine.runner(product(m, 48, k, False, bias=(48, 1), result="f32"))
+    for threads in (1, 2):
+        runner.check(threads, in_place=True)
+
+
 @pytest.mark.parametrize("columns", [9, 16, 40])
 def test_columns_known_only_at_run_time(columns: int, machine: Machine) -> None:
     case = Case((33, "n", 40), 1, (40, 0, 1), (0, 40, 1), ("n", 1), dtype="bf16")
@@ -109,7 +136,7 @@ def test_rows_apart_and_an_offset(turned: bool, machine: Machine) -> None:
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("k", [40, 850])
 def test_what_lies_behind_the_factors_does_not_matter(k: int, turned: bool, machine: Machine) -> None:
-    """850 is too long for a panel of two tiles."""
+    """850 is too long for one block of K."""
     m, n = 33, 20
     runner = machine.runner(product(m, n, k, turned))
     spaces = []
@@ -166,12 +193,12 @@ def test_a_panel_is_packed_once_for_all_its_rows(turned: bool) -> None:
         (product(1, 512, 512, False), "tiles"),  # packing costs more than it saves
         (product(1, 512, 512, True), "dots"),
         (product(128, 128, 3, False), "tiles"),
-        (product(128, 128, 2000, False), "tiles"),  # a panel does not fit the stack
+        (product(128, 128, 2000, False), "amx_turned"),
         (replace(product(128, 128, 64, False), dtype="f32"), "tiles"),
         (replace(product(128, 128, 64, False), dtype="f16"), "tiles"),
         (replace(product(128, 128, 64, False), lhs=(1, 0, 128)), "tiles"),  # a left factor whose K is not contiguous
         (replace(product(128, 128, 64, False), rhs=(0, 2, 300)), "turned"),  # a right factor of which nothing is
-        (Case((128, 128, "k"), 1, ("k", 0, 1), (0, "k", 1), (128, 1), dtype="bf16"), "turned"),
+        (Case((128, 128, "k"), 1, ("k", 0, 1), (0, "k", 1), (128, 1), dtype="bf16"), "amx_turned"),
     ],
     ids=str,
 )

@@ -8,6 +8,8 @@ the others, and stores only what is its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.amx import (
     GROUP_BYTES,
@@ -27,7 +29,7 @@ from effc.compiler.codegen.cpu.contraction.amx_form import epilogue_cycles, step
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_unsigned
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
-from effc.compiler.codegen.cpu.text import Value, element_bytes, vector_type
+from effc.compiler.codegen.cpu.text import Builder, Value, element_bytes, vector_type
 from effc.compiler.codegen.cpu.threads import Share
 from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
 
@@ -53,7 +55,7 @@ class AmxKernel(Kernel):
         self.share = share
         self.element, self.k_step = memory_type(nest.spec.operands[nest.left.operand].dtype), step_of(nest)
         rows = self._value(nest.size(nest.row))
-        tiles = b.maximum(self._value(self._row_tiles()), 1)
+        tiles = b.maximum(b.div(b.add(rows, self.shape.mr - 1), self.shape.mr), 1)
         self.height = b.div(b.add(rows, b.sub(tiles, 1)), tiles)
         upper = b.maximum(b.minimum(self.height, ROWS), 1)
         lower = b.maximum(b.sub(self.height, ROWS), 1)
@@ -80,31 +82,42 @@ class AmxKernel(Kernel):
             place[f"d{nest.row}"] = start
         left, right = self._pointer(nest.left.load, place), self._right(outer, panel, place)
         ahead = self._ahead(panel, right)
+        self._by_halves(lambda halves: self._sums(left, right, halves, ahead))
+        self._finish(outer, column, start, b.sub(first, start))
 
-        def sums(halves: int) -> list[Value]:
-            self._sums(left, right, halves, ahead)
+    def _by_halves(self, sums: Callable[[int], None]) -> None:
+        """``sums`` of one tile of rows, or of two."""
+        b, height = self.b, self.b.integer_of(self.height)
+
+        def write(halves: int) -> list[Value]:
+            sums(halves)
             return []
 
-        height = b.integer_of(self.height)
         if height is None:
             tall = b.compare("arith.cmpi", "sgt", self.height, b.index(ROWS))
-            b.choose(tall, (), lambda: sums(2), lambda: sums(1))
+            b.choose(tall, (), lambda: write(2), lambda: write(1))
         else:
-            sums(2 if height > ROWS else 1)
-        self._finish(outer, column, start, b.sub(first, start))
+            write(2 if height > ROWS else 1)
 
     # -- sums -------------------------------------------------------------------------------------------------------
     def _sums(self, left: Value, right: Value, halves: int, ahead: Ahead | None) -> None:
         """All of K, into the first ``halves`` x vectors tiles, and these to the stack."""
-        b, shape = self.b, self.shape
-        tiles = [(i, j) for i in range(halves) for j in range(shape.vectors)]
-        for i, j in tiles:
-            clear_tile(b, _SUMS[i][j])
+        self._clear(halves)
         self._reduce(0, left, right, halves, ahead)
-        width = shape.nr * element_bytes(self.accumulator)
-        for i, j in tiles:
-            offset = i * ROWS * width + j * ROW_BYTES
-            store_tile(b, _SUMS[i][j], b.element_pointer(self.sums, b.index(offset), "i8"), b.index(width))
+        self._move(store_tile, halves)
+
+    def _clear(self, halves: int) -> None:
+        for i in range(halves):
+            for j in range(self.shape.vectors):
+                clear_tile(self.b, _SUMS[i][j])
+
+    def _move(self, move: Callable[[Builder, int, Value, Value], None], halves: int) -> None:
+        """Load or store the sums at ``self.sums``."""
+        b, width = self.b, self.shape.nr * element_bytes(self.accumulator)
+        for i in range(halves):
+            for j in range(self.shape.vectors):
+                offset = i * ROWS * width + j * ROW_BYTES
+                move(b, _SUMS[i][j], b.element_pointer(self.sums, b.index(offset), "i8"), b.index(width))
 
     def _reduce(self, depth: int, left: Value, right: Value, halves: int, ahead: Ahead | None) -> None:
         b, nest = self.b, self.nest
@@ -122,6 +135,11 @@ class AmxKernel(Kernel):
                     ahead and ahead.moved(b, b.mul(loop.index, inner)),
                 )
             return
+        self._steps(left, right, size, halves, ahead)
+
+    def _steps(self, left: Value, right: Value, size: Value, halves: int, ahead: Ahead | None) -> None:
+        """``size`` elements of the innermost sum."""
+        b = self.b
         whole = b.mul(b.div(size, self.k_step), self.k_step)
         with b.loop(b.index(0), whole, self.k_step) as loop:
             if ahead is not None:

@@ -41,8 +41,9 @@ UNIT_ROWS, UNIT_VECTORS = 2 * amx.ROWS, 2
 _UNKNOWN = 256
 #: Cycles of packing one tile of the right factor where columns are contiguous, and where K is.
 _INTERLEAVE, _TRANSPOSE = 60, 100
-#: Bytes of a panel that the kernel packs on the stack, beside 6 KiB of sums and remainders.
-_PANEL_BYTES = 52 * 1024
+#: Bytes of a panel that the kernel packs on the stack, beside 6 KiB of sums and remainders; where K is longer it comes in blocks of
+#: `BLOCK` elements, and the sums of up to `TURNS` units wait on the stack too.
+_PANEL_BYTES, BLOCK, TURNS = 52 * 1024, 512, 4
 
 
 def takes_tiles(nest: Nest, target: Target) -> bool:
@@ -54,9 +55,14 @@ def packs_tiles(nest: Nest, target: Target) -> bool:
     """Whether the contraction runs on tile registers and packs its right factor itself: both are bf16 and neither is constant."""
     if nest.right.packed or not target.has("amx_bf16") or not _known(nest) or len(nest.reduction) != 1:
         return False
-    length = nest.size(nest.reduction[0]).constant
     right = [nest.stride(nest.right.load, dim).constant for dim in (nest.column, nest.reduction[0])]
-    return bool(length) and 1 in right and _is_bf16(nest) and _panel_bytes(nest, 1) <= _PANEL_BYTES and pays(nest)
+    return 1 in right and _is_bf16(nest) and pays(nest)
+
+
+def in_blocks(nest: Nest) -> bool:
+    """Whether K is too long for a panel on the stack, or may be."""
+    length, row = nest.size(nest.reduction[-1]).constant, amx.ROW_BYTES // 2
+    return length is None or -(-length // row) * row * 2 * vectors_of(nest) * amx.ROWS > _PANEL_BYTES
 
 
 def packing_cycles(nest: Nest) -> float:
@@ -66,13 +72,8 @@ def packing_cycles(nest: Nest) -> float:
     steps = -(-(nest.size(nest.reduction[-1]).constant or _UNKNOWN) // (amx.ROW_BYTES // 2))
     contiguous = nest.stride(nest.right.load, nest.column).constant == 1
     turns = -(-(nest.size(nest.row).constant or _UNKNOWN) // UNIT_ROWS)
+    turns = min(turns, TURNS) if in_blocks(nest) else turns
     return steps * vectors_of(nest) * (_INTERLEAVE if contiguous else _TRANSPOSE) / turns
-
-
-def _panel_bytes(nest: Nest, vectors: int) -> int:
-    """Of a panel of so many tiles, filled to whole steps."""
-    row = amx.ROW_BYTES // 2
-    return -(-(nest.size(nest.reduction[-1]).constant or 0) // row) * row * 2 * vectors * amx.ROWS
 
 
 def step_of(nest: Nest) -> int:
@@ -89,10 +90,9 @@ def step_of(nest: Nest) -> int:
 
 
 def vectors_of(nest: Nest) -> int:
-    """Tiles of columns of a unit: one where the stack does not hold a panel of two."""
+    """Tiles of columns of a unit."""
     columns = nest.size(nest.column).constant
-    most = UNIT_VECTORS if nest.right.packed or _panel_bytes(nest, UNIT_VECTORS) <= _PANEL_BYTES else 1
-    return most if columns is None else min(most, -(-max(columns, 1) // amx.ROWS))
+    return UNIT_VECTORS if columns is None else min(UNIT_VECTORS, -(-max(columns, 1) // amx.ROWS))
 
 
 def step_cycles(nest: Nest) -> int:
@@ -111,8 +111,9 @@ def epilogue_cycles(nest: Nest) -> int:
 def pays(nest: Nest) -> bool:
     """Whether tiles take fewer cycles than vectors for a unit."""
     length = nest.size(nest.reduction[-1]).constant
-    if length is None:
+    if length is None and nest.right.packed:
         return True
+    length = length or _UNKNOWN
     times = prod(nest.size(k).constant or 1 for k in nest.reduction[:-1])
     rows, step = _unit_rows(nest), step_of(nest)
     once = -(-length // step) * step_cycles(nest) + (rows * ROW_CYCLES if length % step else 0)
