@@ -242,8 +242,8 @@ def test_tiles_are_taken_where_tensors_lie_as_they_need(
 
 def test_powers_of_two_are_within_three_ulp() -> None:
     b = Builder()
-    with b.function("k_exp2", [PTR, PTR]) as (x, y):
-        b.store(Softmax(b, HOST, "f32").exp2(b.load(x, "vector<16xf32>")), y)
+    with b.function("k_exp2", [PTR, PTR]) as (source, target):
+        b.store(Softmax(b, HOST, "f32").exp2(b.load(source, "vector<16xf32>")), target)
     loaded = load(compile_object(b.text(), HOST))
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(loaded.symbols["k_exp2"])
 
