@@ -294,10 +294,7 @@ def _assembly_order(op: Op) -> list[int]:
     rank = len(result.sizes)
     if rank >= 3 and any(_comes_from_convolution(t) for t in op.operands):
         return [0, *range(2, rank), 1]
-    feeds = [u for u in result.users if u.kind == "conv"] + [
-        u for v in result.users if v.is_view for u in v.results[0].users if u.kind == "conv"
-    ]
-    if rank >= 3 and feeds:
+    if rank >= 3 and any(reader.kind == "conv" for reader in readers(result)):
         return [0, *range(2, rank), 1]
     return list(range(rank))
 

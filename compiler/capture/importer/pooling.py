@@ -9,13 +9,13 @@ import torch
 
 from effc.compiler.capture.importer.body import Body
 from effc.compiler.capture.importer.builder import Builder, combiner, identity
-from effc.compiler.capture.importer.convolution import moving, per_dimension
 from effc.compiler.capture.importer.padding import pad
 from effc.compiler.capture.importer.reductions import arg_reduce
 from effc.compiler.capture.importer.registry import Op, lowers
 from effc.compiler.capture.importer.scatter import scatter
 from effc.compiler.capture.importer.shapes import reshape
 from effc.compiler.capture.importer.types import Scalar, Size, Tensor, is_empty, is_float, opmath, simplify
+from effc.compiler.capture.importer.windows import moving, per_dimension
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import as_expr
 
