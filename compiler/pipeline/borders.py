@@ -43,13 +43,14 @@ def _computed(pad: Op) -> bool:
 
 def _first(op: Op, pad: Op, constants: set[Tensor]) -> bool:
     """Whether ``op`` is a convolution by constant weights of few channels of the image ``pad``: its tiles read the image as it lies, in
-    planes of channels. Many channels are better copied together, for vectors and for Winograd's method.
+    planes of channels. Many channels are better copied together, for vectors and for Winograd's method; so are groups of few.
     """
     if op.kind != "conv" or chain(op.operands[0])[0].producer is not pad or op.operands[0].dtype == "bf16":
         return False
     products = product(op.dims[i] for i in op.reduction_dims).constant
     return (
-        chain(op.operands[1])[0] in constants
+        not _groups(op)
+        and chain(op.operands[1])[0] in constants
         and products is not None
         and products <= longest(chain_length(packed=True))
     )
@@ -61,5 +62,16 @@ def _depthwise(op: Op, pad: Op) -> bool:
     """
     if op.kind != "conv" or chain(op.operands[0])[0].producer is not pad or chain(op.operands[1])[0].producer is pad:
         return False
-    image, weights = ({name for e in op.maps[i] for name in e.variables()} for i in (0, 1))
+    image, weights = _names(op)
     return not any(f"d{i}" in weights - image and op.dims[i].constant != 1 for i in op.parallel_dims)
+
+
+def _groups(op: Op) -> bool:
+    image, weights = _names(op)
+    return any(f"d{i}" in weights & image and op.dims[i].constant != 1 for i in op.parallel_dims)
+
+
+def _names(conv: Op) -> tuple[set[str], set[str]]:
+    """The dims that image and weights have."""
+    image, weights = ({name for e in conv.maps[i] for name in e.variables()} for i in (0, 1))
+    return image, weights

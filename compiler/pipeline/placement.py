@@ -22,6 +22,8 @@ from effc.compiler.pipeline.views import Index, chain, permutation, readers, sou
 _UPDATES = ("insert", "scatter")
 #: Operations between a convolution and what keeps its layout: a batch norm, an activation, and a quantization with its reverse are 15.
 _NEAR = 32
+#: Output channels of a group up to which lanes are channels of several groups (half a vector of 512 bits of float32).
+_FEW_CHANNELS = 8
 
 
 @dataclass(frozen=True)
@@ -135,18 +137,18 @@ def _place_output(graph: Graph, fusion: Fusion, layout: Layout, output: GraphOut
 
 
 def _by_vectors(fusion: Fusion, root: Tensor, strides: tuple[Expr, ...]) -> bool:
-    """Whether a kernel can write ``root`` so by vectors: a depthwise convolution's lanes are channels. Into other strides (planes of
-    channels) its result is copied, which takes a fraction of what single stores take.
+    """Whether a kernel can write ``root`` so by vectors: the lanes of a convolution that is depthwise, or of groups of few channels, are
+    channels. Into other strides (planes of channels) its result is copied, which takes a fraction of what single stores take.
     """
     group = fusion.of.get(root.producer) if root.producer is not None else None
     if group is None or group.kind != "conv":
         return True
     conv = group.ops[0]
     image, weights = ({name for e in conv.maps[i] for name in e.variables()} for i in (0, 1))
-    own = [i for i in conv.parallel_dims if f"d{i}" in weights - image and conv.dims[i].constant != 1]
+    own = product(conv.dims[i] for i in conv.parallel_dims if f"d{i}" in weights - image).constant
     lanes = {f"d{i}" for i in conv.parallel_dims if f"d{i}" in weights & image and conv.dims[i].constant != 1}
     along = [s for e, s in zip(group.result_index(root), strides, strict=True) if lanes & e.variables()]
-    return bool(own) or not along or any(s.constant == 1 for s in along)
+    return own is None or own > _FEW_CHANNELS or not along or any(s.constant == 1 for s in along)
 
 
 def _writes_in_place(graph: Graph, fusion: Fusion, root: Tensor, strides: tuple[Expr, ...], number: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from effc.compiler.codegen.cpu.contraction.form import is_codes
+from effc.compiler.codegen.cpu.contraction.grouped import across_groups
 from effc.compiler.codegen.cpu.contraction.roles import Nest, find
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.formats import Format
@@ -12,12 +13,16 @@ from effc.compiler.ir.spec import KernelSpec
 
 
 def cast(spec: KernelSpec, target: Target) -> Nest | str:
-    """`roles.find`'s nest, or its reason; packed bytes that are summed as floats are codes of eight bits where an instruction sums four.
+    """`roles.find`'s nest, or its reason; groups of few channels share vectors (`grouped`).
 
-    They then lie four in a word, as that takes them (`fixed_point`); elsewhere one by one, which one instruction widens.
+    Packed bytes that are summed as floats are codes of eight bits where an instruction sums four: they then lie four in a word, as that
+    takes them (`fixed_point`); elsewhere one by one, which one instruction widens.
     """
     nest = find(spec)
-    if isinstance(nest, str) or not is_codes(nest) or nest.right.format is not None:
+    if isinstance(nest, str):
+        return nest
+    nest = across_groups(nest, target) or nest
+    if not is_codes(nest) or nest.right.format is not None:
         return nest
     ops = [nest.spec.body[i].op for i in nest.right.chain]
     if ops not in (["arith.sitofp"], ["arith.uitofp"]) or not sums_bytes(target):

@@ -16,6 +16,7 @@ from effc.compiler.codegen.cpu.contraction.ahead import USUAL_TURNS, Ahead
 from effc.compiler.codegen.cpu.contraction.borders import Outside, by_edge
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
 from effc.compiler.codegen.cpu.contraction.factors import Step
+from effc.compiler.codegen.cpu.contraction.grouped import GroupedTile
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import by_height, heights, place
 from effc.compiler.codegen.cpu.contraction.shape import Shape
@@ -169,7 +170,7 @@ class Kernel:
             start[f"d{nest.column}"] = column
         right = self._right(outer, panel, start)
         whole = self._tile_of(
-            Tile,
+            GroupedTile if nest.channels else Tile,
             rows,
             unroll=shape.unroll,
             masks=masks if nest.wise or not nest.right.packed else None,

@@ -31,7 +31,8 @@ class Nest:
     ``left`` is read by rows (a scalar, broadcast), ``right`` by columns (vectors). ``row`` or ``column`` is None where the
     product has no such dimension. ``outer`` are the remaining parallel dimensions; ``batch`` those of them that ``right``
     depends on, in the order of its packed layout. ``wise``: there is no N dimension and ``column`` is a batch dimension, so
-    ``left`` too is read by vectors (depthwise convolution). ``borders``: where ``left`` is zero.
+    ``left`` too is read by vectors (depthwise convolution). ``borders``: where ``left`` is zero. ``channels``: of each group, where
+    columns are those of several (`grouped`), else 0.
     """
 
     spec: KernelSpec
@@ -45,6 +46,7 @@ class Nest:
     reduction: tuple[int, ...]
     wise: bool
     borders: tuple[Border, ...] = ()
+    channels: int = 0
 
     def address(self, instr: int) -> Expr:
         address = self.spec.body[instr]["address"]
@@ -172,7 +174,7 @@ def _own(spec: KernelSpec, mine: Expr, other: Expr) -> list[int]:
 
 
 # -- dimensions -----------------------------------------------------------------------------------------------------
-def _rename(spec: KernelSpec, keep: Sequence[int], values: dict[str, Expr], dims: Sequence[Dim]) -> KernelSpec:
+def rename(spec: KernelSpec, keep: Sequence[int], values: dict[str, Expr], dims: Sequence[Dim]) -> KernelSpec:
     """The spec over the dimensions ``keep`` only (sizes from ``dims``), all others replaced by ``values``."""
     mapping = dict(values)
     for new, old in enumerate(keep):
@@ -196,7 +198,7 @@ def drop_units(spec: KernelSpec) -> KernelSpec:
     """``spec`` without its dimensions of size 1."""
     keep = [i for i, d in enumerate(spec.dims) if d.size.constant != 1]
     gone = {f"d{i}": const(0) for i in range(len(spec.dims)) if i not in keep}
-    return _rename(spec, keep, gone, [spec.dims[i] for i in keep])
+    return rename(spec, keep, gone, [spec.dims[i] for i in keep])
 
 
 def _classes(spec: KernelSpec, left: Side, right: Side) -> list[list[int]]:
@@ -221,7 +223,7 @@ def _merge(spec: KernelSpec, classes: list[list[int]], left: Side, right: Side) 
                 dims = list(spec.dims)
                 dims[inner] = Dim(dims[outer].size * dims[inner].size, dims[inner].kind)
                 keep = [i for i in range(len(dims)) if i != outer]
-                merged = _rename(spec, keep, {f"d{outer}": const(0)}, [dims[i] for i in keep])
+                merged = rename(spec, keep, {f"d{outer}": const(0)}, [dims[i] for i in keep])
                 shifted = [[i - (i > outer) for i in c if i != outer] for c in classes]
                 return _merge(merged, shifted, left, right)
     return spec, classes

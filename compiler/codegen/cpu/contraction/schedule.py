@@ -13,6 +13,7 @@ from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS, vectors_of
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
 from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, UNPACKING, bytes_each, few_rows, rows_as_bytes
 from effc.compiler.codegen.cpu.contraction.form import form, is_codes, lanes_of, packed_group
+from effc.compiler.codegen.cpu.contraction.grouped import places_of, taps_of
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import split
@@ -59,7 +60,9 @@ def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
     registers = 32 if target.vector_bytes == 64 else 16
     if is_codes(nest):
         return _code_tiles(nest, target, registers)
-    if nest.wise:  # LLVM keeps rows that several taps share in registers too: more than half for accumulators spills
+    if (
+        nest.wise and not nest.channels
+    ):  # LLVM keeps rows that several taps share in registers too: more than half for accumulators spills
         registers = registers // 2 + 1
     rows = nest.size(nest.row).constant
     tallest = [
@@ -67,6 +70,8 @@ def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
         for mr in range(1, MOST_ROWS_UNKNOWN + 1 if rows is None else min(max(rows, 1), MOST_ROWS) + 1)
         if rows is None or mr == max(height for _, height in split(max(rows, 1), mr))
     ]
+    if nest.channels:  # LLVM keeps the places in registers too, beside the taps of one channel along a row
+        return [(mr, 1) for mr in tallest if mr + len(places_of(nest, mr)) + taps_of(nest) <= registers] or [(1, 1)]
     lanes = lanes_of(nest, target)
     widest = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // lanes)
     return [
@@ -182,6 +187,8 @@ def _few_codes(nest: Nest, target: Target, rows: int, vectors: int) -> float:
 def _step(nest: Nest, mr: int, vectors: int) -> float:
     loads = vectors + (mr * vectors if nest.wise else mr)
     cycles = max(LATENCY, mr * vectors / FMAS, loads / LOADS)
+    if nest.channels:  # each place is permuted once for all taps
+        cycles = max(LATENCY, (mr + len(places_of(nest, mr)) / taps_of(nest)) / FMAS)
     return cycles * (1 + (CROWDED if _crowded(nest) else 0.01) * max(0, mr - EASY_ROWS))
 
 
