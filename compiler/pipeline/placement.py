@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from effc.compiler.ir.expr import Expr, as_expr, const, product, recombine
 from effc.compiler.pipeline.fusion import Fusion, Group, is_free
-from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, GraphOutput, Op, Tensor
+from effc.compiler.pipeline.graph import ASSEMBLIES, CONTRACTIONS, Graph, GraphOutput, Op, Tensor
 from effc.compiler.pipeline.padding import arranged, row_padding
 from effc.compiler.pipeline.views import Index, chain, permutation, readers, source_index
 
@@ -22,8 +22,8 @@ from effc.compiler.pipeline.views import Index, chain, permutation, readers, sou
 _UPDATES = ("insert", "scatter")
 #: Operations between a convolution and what keeps its layout: a batch norm, an activation, and a quantization with its reverse are 15.
 _NEAR = 32
-#: Output channels of a group up to which lanes are channels of several groups (half a vector of 512 bits of float32).
-_FEW_CHANNELS = 8
+#: Elements of half a vector of 512 bits of float32: of several dims that might be lanes, those shorter are not.
+_HALF = 8
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _place_output(graph: Graph, fusion: Fusion, layout: Layout, output: GraphOut
         computed
         and root not in layout.places
         and strides is not None
-        and _by_vectors(fusion, root, strides)
+        and _by_vectors(graph, fusion, root, strides)
         and (output.mutates is None or _writes_in_place(graph, fusion, root, strides, output.mutates))
     ):
         layout.places[root] = Placement(target.base, target.offset, strides)
@@ -136,19 +136,24 @@ def _place_output(graph: Graph, fusion: Fusion, layout: Layout, output: GraphOut
     layout.copies.append((output.tensor, target, None))
 
 
-def _by_vectors(fusion: Fusion, root: Tensor, strides: tuple[Expr, ...]) -> bool:
-    """Whether a kernel can write ``root`` so by vectors: the lanes of a convolution that is depthwise, or of groups of few channels, are
-    channels. Into other strides (planes of channels) its result is copied, which takes a fraction of what single stores take.
+def _by_vectors(graph: Graph, fusion: Fusion, root: Tensor, strides: tuple[Expr, ...]) -> bool:
+    """Whether kernels can write ``root`` so by vectors: the lanes of a convolution are channels where it is depthwise or its weights are
+    constant. Into other strides (planes of channels) its result is copied, which takes a fraction of what single stores take.
     """
-    group = fusion.of.get(root.producer) if root.producer is not None else None
+    producer = root.producer
+    if producer is not None and producer.kind in ASSEMBLIES:
+        return not _comes_from_convolution(root) or len(strides) < 3 or strides[1].constant == 1
+    group = fusion.of.get(producer) if producer is not None else None
     if group is None or group.kind != "conv":
         return True
     conv = group.ops[0]
     image, weights = ({name for e in conv.maps[i] for name in e.variables()} for i in (0, 1))
-    own = product(conv.dims[i] for i in conv.parallel_dims if f"d{i}" in weights - image).constant
-    lanes = {f"d{i}" for i in conv.parallel_dims if f"d{i}" in weights & image and conv.dims[i].constant != 1}
+    sizes = {f"d{i}": conv.dims[i].constant for i in conv.parallel_dims if conv.dims[i].constant != 1}
+    constant = chain(conv.operands[1])[0] in {graph.inputs[i].tensor for i in graph.constants()}
+    lanes = sizes.keys() & weights if constant or not sizes.keys() & weights - image else set()
+    lanes = {name for name in lanes if (sizes[name] or _HALF) >= _HALF} or lanes
     along = [s for e, s in zip(group.result_index(root), strides, strict=True) if lanes & e.variables()]
-    return own is None or own > _FEW_CHANNELS or not along or any(s.constant == 1 for s in along)
+    return not along or any(s.constant == 1 for s in along)
 
 
 def _writes_in_place(graph: Graph, fusion: Fusion, root: Tensor, strides: tuple[Expr, ...], number: int) -> bool:
@@ -303,7 +308,7 @@ def _assembly_order(op: Op) -> list[int]:
 
 def _comes_from_convolution(tensor: Tensor) -> bool:
     """Whether a tensor is a convolution's result, or a pointwise or pooled function of one (near enough to keep its layout)."""
-    rank, pending = len(tensor.sizes), [tensor]
+    pending = [tensor]
     seen: set[Op] = set()
     while pending and len(seen) < _NEAR:
         producer = chain(pending.pop())[0].producer
@@ -312,7 +317,7 @@ def _comes_from_convolution(tensor: Tensor) -> bool:
         if producer.kind == "conv":
             return True
         seen.add(producer)
-        pending += [t for t in producer.operands if len(t.sizes) == rank]
+        pending += [t for t in producer.operands if len(t.sizes) == len(producer.results[0].sizes)]
     return False
 
 
@@ -321,8 +326,12 @@ def _preferred_order(group: Group, layout: Layout) -> list[int]:
     parallel = [i for i in range(len(group.dims)) if i not in group.reduction]
     founder = group.ops[0]
     if group.kind == "conv":
-        weights = {n for e in founder.maps[1] for n in e.variables()}
-        return [i for i in parallel if f"d{i}" not in weights] + [i for i in parallel if f"d{i}" in weights]
+        image, weights = ({n for e in founder.maps[i] for n in e.variables()} for i in (0, 1))
+        places = [
+            i for i in parallel[1:] if f"d{i}" in image - weights
+        ]  # phases of a transposed one stay beside theirs
+        channels = [i for i in parallel if f"d{i}" in weights and i < min(places, default=len(group.dims))]
+        return [i for i in parallel if i not in channels] + channels
     if group.kind != "loops":
         return parallel
     inside = _operand_order(group, layout, list(range(len(group.dims)))) if group.reduction else None

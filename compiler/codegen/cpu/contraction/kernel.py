@@ -17,6 +17,7 @@ from effc.compiler.codegen.cpu.contraction.borders import Outside, by_edge
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
 from effc.compiler.codegen.cpu.contraction.factors import Step
 from effc.compiler.codegen.cpu.contraction.grouped import GroupedTile
+from effc.compiler.codegen.cpu.contraction.order import batches_inside
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import by_height, heights, place
 from effc.compiler.codegen.cpu.contraction.shape import Shape
@@ -112,7 +113,11 @@ class Kernel:
         batch = [(f"d{i}", nest.spec.dims[i].size) for i in nest.outer if i in nest.batch]
         rest = [(f"d{i}", nest.spec.dims[i].size) for i in nest.outer if i not in nest.batch]
         panel, rows = ("panel", self._panels()), ("tile", self._row_tiles())
-        axes = [*batch, *rest, rows, panel] if self.shape.rows_outside else [*batch, panel, *rest, rows]
+        if self.shape.rows_outside:
+            outer = [*rest, *batch] if batches_inside(nest, self.shape.nr) else [*batch, *rest]
+            axes = [*outer, rows, panel]
+        else:
+            axes = [*batch, panel, *rest, rows]
         return [a for a in axes if a[1].constant != 1] or [panel]
 
     # -- one unit ---------------------------------------------------------------------------------------------------

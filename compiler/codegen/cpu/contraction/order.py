@@ -40,5 +40,19 @@ def order(nest: Nest, nr: int) -> str:
     return "rows" if factor <= L2_SHARE and (left.constant > NEAR_ROWS or result.constant >= factor) else "panels"
 
 
+def batches_inside(nest: Nest, nr: int) -> bool:
+    """Whether the batches are walked inside the outer loops: groups of channels, which lie side by side in each row of the left factor, so that
+    it is read once, where L2 holds the right factor of all of them.
+    """
+    elements = product([nest.spec.dims[k].size for k in (*nest.reduction, *nest.batch)]).constant
+    columns, across = nest.size(nest.column).constant, nest.stride(nest.left.load, nest.row).constant
+    if elements is None or columns is None or across is None or not nest.right.packed:
+        return False
+    if -(-columns // nr) * nr * elements * _item(nest, nest.right.operand) > L2_SHARE:
+        return False
+    strides = [nest.stride(nest.left.load, i).constant for i in nest.batch]
+    return all(s is not None and s < across for s in strides)
+
+
 def _item(nest: Nest, operand: int) -> int:
     return ITEM_SIZE[nest.spec.operands[operand].dtype]

@@ -170,8 +170,9 @@ def _transformed(
     """The packing of Winograd's method; the sizes and strides of the factor are known numbers."""
     nest = form.nest
     assert nest.column is not None, "the form has columns"
-    dims = [nest.column, *form.channels, form.height[1], form.width[1]]
+    dims = [*form.groups, nest.column, *form.channels, form.height[1], form.width[1]]
     attributes = {
+        "batch": len(form.groups),
         "nr": schedule["nr"],
         "offset": offset,
         "sizes": tuple(_number(nest.size(i)) for i in dims),

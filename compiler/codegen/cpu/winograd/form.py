@@ -8,6 +8,7 @@ spatial dimensions; taps of further dimensions (the depth of a 3-D convolution) 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.roles import find as find_nest
@@ -25,13 +26,14 @@ SIDE = TAPS + OUTPUTS - 1
 class Form:
     """``nest``: the contraction with no dims merged; its row is the window's inner dim and its column the output channel.
 
-    ``height``/``width``: (parallel dim, tap dim) of the window. ``outer``: the other parallel dims. ``channels``: the other
-    reduction dims, of known sizes; the last is contiguous in the input.
+    ``height``/``width``: (parallel dim, tap dim) of the window. ``groups``: parallel dims, of known sizes, each with a kernel of its own.
+    ``outer``: the other parallel dims. ``channels``: the other reduction dims, of known sizes; the last is contiguous in the input.
     """
 
     nest: Nest
     height: tuple[int, int]
     width: tuple[int, int]
+    groups: tuple[int, ...]
     outer: tuple[int, ...]
     channels: tuple[int, ...]
 
@@ -42,6 +44,10 @@ class Form:
         for k in self.channels:
             total *= self.nest.size(k).constant or 1
         return total
+
+    @property
+    def group_count(self) -> int:
+        return prod(self.nest.size(i).constant or 1 for i in self.groups)
 
     def input_stride(self, dim: int) -> Expr:
         return self.nest.stride(self.nest.left.load, dim)
@@ -61,8 +67,8 @@ def find(spec: KernelSpec, target: Target) -> Form | str:
         return "the kernel is not constant"
     if nest.borders:
         return "a border of zeros that lies nowhere in memory"
-    if nest.wise or nest.column is None or nest.batch:
-        return "a grouped convolution"
+    if nest.wise or nest.column is None:
+        return "a depthwise convolution"
     pairs = _windows(nest)
     if len(pairs) < 2:
         return f"not two dimensions with {TAPS} taps at stride 1, without dilation"
@@ -80,10 +86,10 @@ def find(spec: KernelSpec, target: Target) -> Form | str:
     outer = tuple(
         i
         for i, dim in enumerate(nest.spec.dims)
-        if dim.kind == "parallel" and i not in (height[0], width[0], nest.column)
+        if dim.kind == "parallel" and i not in (height[0], width[0], nest.column, *nest.batch)
     )
-    nest = replace(nest, row=width[0], outer=(*outer, height[0]))
-    return Form(nest, height, width, outer, channels)
+    nest = replace(nest, row=width[0], outer=(*nest.batch, *outer, height[0]))
+    return Form(nest, height, width, nest.batch, outer, channels)
 
 
 def _accumulator(nest: Nest) -> str:

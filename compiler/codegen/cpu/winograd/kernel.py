@@ -1,7 +1,7 @@
 """The kernel of Winograd's method: transform a block's input, multiply it with a panel, transform the sums back.
 
-A unit is one block of tiles under one panel of output channels; a thread walks the panels of a block before the next one, so that
-it transforms a block's input once. Each thread has scratch memory of its own: 16 planes of transformed input, ``[tile][channel]``,
+A unit is one block of tiles under one panel of output channels of a group; a thread walks the panels of a group, and the groups of a
+block, before the next one, so that it transforms a block's input once. Each thread has scratch memory of its own: 16 planes of transformed input, ``[tile][channel]``,
 and 16 planes of sums, ``[tile][column]``.
 """
 
@@ -36,7 +36,7 @@ class WinogradKernel:
 
     def text(self) -> str:
         plan = self.plan
-        units, cycles = plan.blocks * plan.panels, as_expr(plan.cycles)
+        units, cycles = plan.blocks * (plan.form.group_count * plan.panels), as_expr(plan.cycles)
         with parallel_kernel(self.b, self.spec, units, cycles, most=MOST_THREADS) as share:
             self._body(share)
         return self.b.text()
@@ -50,18 +50,21 @@ class WinogradKernel:
         self.step = Step(b, nest, plan.lanes, "f32", 1, False, OpEmitter(b, self.target))
         self.tiles = Tiles(b, plan, share)
         body = Body(b, nest.spec, self.target, share.pointer, share.symbols, lambda: share.error_cell)
-        within = [i for i, dim in enumerate(nest.spec.dims) if dim.kind == "parallel" and i != nest.column]
+        apart = (nest.column, *plan.form.groups)
+        within = [i for i, dim in enumerate(nest.spec.dims) if dim.kind == "parallel" and i not in apart]
         self.output = OutputTransform(self.tiles, Epilogue(b, nest, body, within), self.sums)
         with b.loop(share.lo, share.hi, carried=[b.index(-1)]) as loop:
-            block, panel = b.div(loop.index, plan.panels), b.rem(loop.index, plan.panels)
+            part, panel = b.div(loop.index, plan.panels), b.rem(loop.index, plan.panels)
+            block, group = b.div(part, plan.form.group_count), b.rem(part, plan.form.group_count)
+            self.tiles.select(group)
             first = b.mul(block, plan.tiles)
             count = b.minimum(b.sub(self.tiles.total, first), plan.tiles)
-            with b.when(b.compare("arith.cmpi", "ne", block, loop.carried[0])):
+            with b.when(b.compare("arith.cmpi", "ne", part, loop.carried[0])):
                 self._transform_input(first, count)
-            kernel = self._kernel(panel)
+            kernel = self._kernel(b.add(b.mul(group, plan.panels), panel))
             self._multiply(kernel, count)
             self.output.write(first, count, b.mul(panel, plan.nr), kernel)
-            loop.yield_([block])
+            loop.yield_([part])
 
     def _kernel(self, panel: Value) -> Value:
         b, plan = self.b, self.plan

@@ -34,7 +34,7 @@ class OutputTransform:
             mask = None
             if plan.columns % plan.nr:
                 mask = b.first_lanes(plan.lanes, b.maximum(b.sub(b.index(plan.columns), start), 0))
-            scope = Scope().lanes_of(f"d{nest.column}", start, plan.lanes, mask)
+            scope = Scope(dims=dict(self.tiles.group)).lanes_of(f"d{nest.column}", start, plan.lanes, mask)
             shared = self.epilogue.columns(scope)
             with b.loop(b.index(0), count) as loop:
                 at = self.tiles.at(b.add(first, loop.index))

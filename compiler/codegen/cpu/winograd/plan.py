@@ -62,8 +62,8 @@ class Plan:
 
     @property
     def kernel_elements(self) -> int:
-        """Of the packed kernel, all panels."""
-        return self.panels * SIDE * SIDE * self.form.depth * self.nr
+        """Of the packed kernel, all panels of all groups."""
+        return self.form.group_count * self.panels * SIDE * SIDE * self.form.depth * self.nr
 
     @property
     def row_stride(self) -> int:
@@ -102,7 +102,7 @@ class Plan:
 
     @property
     def cycles(self) -> int:
-        """Of one block and panel, roughly."""
+        """Of one block and panel of a group, roughly."""
         return SIDE * SIDE * self.tiles * self.form.depth * self.nr // (FMAS * self.lanes)
 
 
@@ -115,11 +115,12 @@ def schedules(form: Form, target: Target) -> list[Schedule]:
 def as_schedule(form: Form, target: Target, mr: int, vectors: int) -> Schedule:
     """The tile with blocks that are even, fill their share of L2, and are enough to divide among threads."""
     nr = vectors * target.lanes(4)
-    kernel = 4 * SIDE * SIDE * form.depth * _columns(form)
+    kernel = 4 * SIDE * SIDE * form.depth * _columns(form) * form.group_count
     size = 2 * BLOCK_BYTES if kernel > LARGE_KERNEL else BLOCK_BYTES
     most = max(size // (4 * SIDE * SIDE * (_odd_lines(form.depth) + nr)), mr)
     total = _tiles(form)
-    count = max(ceil(total / most), min(ceil(UNITS / ceil(_columns(form) / nr)), total // (2 * mr)), 1)
+    panels = form.group_count * ceil(_columns(form) / nr)
+    count = max(ceil(total / most), min(ceil(UNITS / panels), total // (2 * mr)), 1)
     tiles = ceil(ceil(total / count) / mr) * mr
     if tiles > most and tiles > mr:
         tiles -= mr
@@ -143,13 +144,14 @@ def _cycles(plan: Plan, total: int) -> float:
     transforms = total * (plan.form.depth / plan.lanes * INPUT_CYCLES + plan.panels * vectors * OUTPUT_CYCLES)
     kernel = 4 * plan.kernel_elements
     stream = blocks * kernel / FAR_BYTES if kernel > LARGE_KERNEL else 0
-    return max(multiply, stream) + transforms
+    return max(plan.form.group_count * multiply, stream) + plan.form.group_count * transforms
 
 
 def direct_cycles(plan: Plan) -> float:
     """Cycles of the direct method on one thread, at nine tenths of the multiply-adds' rate."""
     outputs = _tiles(plan.form) * OUTPUTS * OUTPUTS
-    return outputs * TAPS * TAPS * plan.form.depth * plan.columns / (plan.lanes * FMAS * 0.9)
+    columns = plan.form.group_count * plan.columns
+    return outputs * TAPS * TAPS * plan.form.depth * columns / (plan.lanes * FMAS * 0.9)
 
 
 def _register_tiles(form: Form, target: Target) -> list[tuple[int, int]]:

@@ -52,15 +52,24 @@ class Tiles:
     def __init__(self, b: Builder, plan: Plan, share: Share) -> None:
         self.b, self.plan, self.share = b, plan, share
         self.total = self.value(product(plan.counts))
+        self.group: dict[str, Value] = {}
 
     def value(self, expr: Expr) -> Value:
         return scalar_expr(self.b, expr, self.share.symbols)
 
+    def select(self, group: Value) -> None:
+        """Group number ``group`` is at hand: ``self.group`` are its dims."""
+        b, form = self.b, self.plan.form
+        for i in reversed(form.groups):
+            size = self.value(form.nest.size(i))
+            self.group[f"d{i}"] = b.rem(group, size)
+            group = b.div(group, size)
+
     def at(self, tile: Value) -> dict[str, Value]:
-        """The outer dims of a tile and its first output."""
+        """The outer dims of a tile of the group at hand, and its first output."""
         b, form = self.b, self.plan.form
         dims = [*form.outer, form.height[0], form.width[0]]
-        found: dict[str, Value] = {}
+        found = dict(self.group)
         for i, count in reversed(list(zip(dims, self.plan.counts, strict=True))):
             size = self.value(count)
             position = b.rem(tile, size) if i != dims[0] else tile
