@@ -7,6 +7,7 @@ import torch
 from contraction_cases import Case, Runner
 from kernels import HOST
 
+from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.schedules import packing
 from effc.compiler.codegen.cpu.target import Target
 
@@ -85,6 +86,48 @@ def test_groups_and_depthwise(groups: int, channels: int, out: int, last: bool) 
         assert packing(case.spec(), [1], HOST) == "a factor without columns (N = 1) is read in place, not packed"
     else:
         Runner(case, pack=1).check(threads=2)
+
+
+@pytest.mark.parametrize("name", ["avx512", "avx2", "x86-64"])
+@pytest.mark.parametrize(
+    ("each", "groups", "spatial", "kernel", "stride", "dilation"),
+    [
+        (4, 32, (9, 31), (3, 3), 1, 1),
+        (4, 5, (9, 11), (3, 3), 2, 1),
+        (2, 7, (9, 11), (3, 5), 1, 2),
+        (8, 3, (7, 30), (3, 3), 1, 1),
+        (4, 9, (5, 6), (1, 1), 1, 1),
+        (2, 33, (17,), (3,), 1, 1),
+        (8, 4, (9, 9), (7, 4), 3, 1),
+        (4, 6, (3, 3), (3, 3), 1, 1),
+        (4, 3, (5, 4, 6), (2, 3, 3), 1, 1),
+    ],
+)
+def test_groups_of_few_channels_share_vectors(
+    each: int, groups: int, spatial: tuple[int, ...], kernel: tuple[int, ...], stride: int, dilation: int, name: str
+) -> None:
+    target, channels = Target.named(name), each * groups
+    case = conv_case(2, channels, channels, spatial, kernel, stride=stride, dilation=dilation, groups=groups)
+    runner = Runner(case, 1, target)
+    nest = cast(runner.kernel.spec, target)
+    assert not isinstance(nest, str)
+    assert nest.channels == (each if 2 * each <= target.lanes(4) else 0)
+    runner.check()
+    runner.check(threads=2)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_groups_of_few_channels_in_low_precision(dtype: str) -> None:
+    Runner(conv_case(1, 36, 36, (7, 9), (3, 3), groups=9, dtype=dtype, result="f32"), 1).check()
+
+
+def test_groups_of_wide_windows_or_unequal_channels_keep_their_own_vectors() -> None:
+    for case in (conv_case(1, 32, 32, (4, 12), (1, 9), groups=8), conv_case(1, 32, 64, (5, 6), (3, 3), groups=8)):
+        runner = Runner(case, 1)
+        nest = cast(runner.kernel.spec, HOST)
+        assert not isinstance(nest, str)
+        assert not nest.channels
+        runner.check()
 
 
 def test_batch_known_only_at_run_time() -> None:

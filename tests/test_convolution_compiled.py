@@ -1,4 +1,4 @@
-"""Convolutions through ``torch.compile``: transposed ones without overlap, and Winograd's method inside models."""
+"""Convolutions through ``torch.compile``: transposed ones, and Winograd's method inside models."""
 
 from __future__ import annotations
 
@@ -49,6 +49,74 @@ def test_transposed_without_overlap(
         assert torch.equal(fast(x).isnan(), model(x).isnan())
     products = 2 * 2 * channels[0] * channels[1] // groups * prod(kernel) * prod(space)
     assert recording.graphs[0].regions[0].kernels[0].flops == products
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "options", "space"),
+    [
+        ((16, 24), (4, 4), {"stride": 2, "padding": 1}, (5, 7)),
+        ((8, 5), (3, 3), {"stride": 2, "padding": 1, "output_padding": 1}, (6, 5)),
+        ((8, 17), (3, 5), {"stride": (2, 3), "padding": (0, 2)}, (6, 5)),
+        ((6, 9), (3, 4), {"stride": 2, "dilation": (2, 3), "groups": 3}, (5, 4)),
+        ((4, 6), (2, 1), {"stride": 3, "padding": (1, 0), "output_padding": (2, 1)}, (5, 4)),
+        ((16, 16), (3, 3), {"padding": 1, "groups": 4}, (9, 8)),
+        ((12, 3), (16,), {"stride": 8, "padding": 4}, (11,)),
+        ((12, 3), (10,), {"stride": 5, "output_padding": 3, "bias": False}, (1,)),
+        ((3, 8), (3, 4, 2), {"stride": (1, 2, 3), "padding": (2, 1, 0)}, (4, 3, 5)),
+        ((4, 4), (64, 64), {"stride": 32, "padding": 16}, (3, 2)),
+    ],
+)
+def test_transposed_with_overlap(
+    channels: tuple[int, int],
+    kernel: tuple[int, ...],
+    options: dict[str, Any],
+    space: tuple[int, ...],
+    dynamic: bool | None,
+    compiled: Compiler,
+) -> None:
+    """No zero between the inputs is multiplied: each place of an output's phase meets the taps of that phase."""
+    up = _TRANSPOSED[len(kernel) - 1](*channels, kernel, **options)
+    fast = compiled(up.eval(), dynamic=dynamic, fullgraph=True)
+    with torch.no_grad(), record() as recording:
+        for batch in (2, 3):
+            assert_exact(up, (torch.randn(batch, channels[0], *space),), fast, strides=True)
+        x = torch.randn(2, channels[0], *space)
+        x[0, 1] = float("nan")
+        assert torch.equal(fast(x).isnan(), up(x).isnan())
+        out = up(x).shape[2:]
+    strides = options.get("stride", 1)
+    strides = strides if isinstance(strides, tuple) else (strides,) * len(kernel)
+    taps = prod(-(-o // s) * k for o, s, k in zip(out, strides, kernel, strict=True))
+    kernels = recording.graphs[0].regions[0].kernels
+    assert sum(k.flops for k in kernels) == 2 * 2 * channels[0] * channels[1] // options.get("groups", 1) * taps
+    assert sum(k.template == "contraction" for k in kernels) <= 9
+
+
+def test_phases_are_written_into_the_next_convolutions_padded_input(compiled: Compiler) -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(16, 32, 4, 2, 1), nn.Conv2d(32, 8, 3, padding=1)).eval()
+    fast = compiled(model, fullgraph=True)
+    with torch.no_grad(), record() as recording:
+        assert_exact(model, (torch.randn(2, 16, 7, 9),), fast, strides=True)
+    ((program, _),) = recording.programs
+    called = [program.kernels[call.kernel] for call in program.calls]
+    assert sum(k.template == "contraction" for k in called) == 4 + 1
+    copies = [k for k in called if k.template == "loops" and any(o.role == "read" for o in k.operands)]
+    assert len(copies) == 1  # of the result, into planes of channels
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_a_result_in_planes_of_channels_is_computed_by_vectors_and_copied(up: bool, compiled: Compiler) -> None:
+    model = nn.ConvTranspose2d(24, 32, 4, 2, 1) if up else nn.Conv2d(24, 32, 5, padding=2, groups=2)
+    fast = compiled(model.eval(), fullgraph=True)
+    with torch.no_grad(), record() as recording:
+        assert_exact(model, (torch.randn(2, 24, 9, 11),), fast, strides=True)
+    ((program, _),) = recording.programs
+    stores = [i for k in program.kernels if k.template == "contraction" for i in k.body if i.op == "store"]
+    assert stores
+    for store in stores:
+        address = store["address"]
+        assert any((c := address.coefficient(name)) is not None and c.constant == 1 for name in address.variables())
 
 
 class Residual(nn.Module):

@@ -27,6 +27,12 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "stride beyond the kernel": ((2, 4, 11, 13), (6, 4, 2, 1), {"stride": 3}),
     "large strided kernel": ((1, 3, 31, 29), (8, 3, 7, 7), {"stride": 2, "padding": 3}),
     "dilated": ((2, 6, 12, 11), (5, 6, 3, 3), {"dilation": (2, 3), "padding": 2}),
+    "dilated and strided": ((2, 6, 12, 11), (5, 6, 3, 3), {"dilation": 2, "stride": 2}),
+    "dilated and strided unevenly": (
+        (2, 6, 17, 19),
+        (5, 6, 3, 4),
+        {"dilation": (3, 4), "stride": (2, 6), "padding": (1, 3)},
+    ),
     "grouped": ((2, 12, 7, 9), (20, 3, 3, 3), {"groups": 4, "padding": 1}),
     "grouped, strided": ((2, 12, 8, 9), (8, 6, 3, 3), {"groups": 2, "padding": 1, "stride": 2}),
     "depthwise": ((2, 33, 9, 7), (33, 1, 3, 3), {"groups": 33, "padding": 1}),
@@ -37,7 +43,6 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 }
 #: What effc leaves to ATen as it has no kernel for it.
 LEFT: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
-    "dilated and strided": ((2, 6, 12, 11), (5, 6, 3, 3), {"dilation": 2, "stride": 2}),
     "transposed": ((2, 6, 5, 7), (6, 4, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
     "transposed, grouped": ((2, 6, 5, 7), (6, 4, 3, 3), {"groups": 3}),
     "no images": ((0, 3, 5, 6), (4, 3, 3, 3), {"padding": 1}),

@@ -51,6 +51,15 @@ def test_depth_is_summed_like_channels(kernel: tuple[int, int, int]) -> None:
     runner(conv_case(2, 16, 32, (5, 9, 10), kernel)).check(threads=2)
 
 
+@pytest.mark.parametrize("name", ["avx512", "avx2"])
+@pytest.mark.parametrize(("groups", "channels", "columns"), [(2, 16, 16), (4, 32, 32), (3, 48, 19), (5, 16, 40)])
+def test_each_group_has_a_kernel_of_its_own(groups: int, channels: int, columns: int, name: str) -> None:
+    case = conv_case(2, groups * channels, groups * columns, (9, 12), (3, 3), groups=groups)
+    made = runner(case, Target.named(name))
+    made.check()
+    made.check(threads=2)
+
+
 def test_batch_known_only_at_run_time() -> None:
     found = runner(conv_case("s0", 32, 48, (9, 8), (3, 3)))
     for n in (0, 1, 2, 23):
@@ -90,7 +99,7 @@ def test_long_sums_over_several_blocks() -> None:
         ),
         (conv_case(1, 16, 16, (9, 9), (1, 3)), "not two dimensions with 3 taps at stride 1, without dilation"),
         (conv_case(1, 8, 16, (9, 9), (3, 3)), "the input's channels do not fill vectors of 16"),
-        (conv_case(1, 64, 64, (9, 9), (3, 3), groups=2), "a grouped convolution"),
+        (conv_case(1, 64, 64, (9, 9), (3, 3), groups=64), "a depthwise convolution"),
         (conv_case(1, 16, 16, (9, 9), (3, 3), last=False), "the input's channels are not contiguous"),
         (conv_case(1, 16, 16, (9, 9), (3, 3), dtype="bf16", result="f32"), "only float32"),
     ],

@@ -41,8 +41,8 @@ def order(nest: Nest, nr: int) -> str:
 
 
 def batches_inside(nest: Nest, nr: int) -> bool:
-    """Whether the batches are walked inside the outer loops: groups of channels, which lie side by side in each row of the left factor, so that
-    it is read once, where L2 holds the right factor of all of them.
+    """Whether batches are walked inside the other outer dims: groups of channels, which lie side by side in each row of the left factor, so
+    that it is read once, where L2 holds the right factor of all of them.
     """
     elements = product([nest.spec.dims[k].size for k in (*nest.reduction, *nest.batch)]).constant
     columns, across = nest.size(nest.column).constant, nest.stride(nest.left.load, nest.row).constant

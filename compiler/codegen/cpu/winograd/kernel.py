@@ -1,8 +1,8 @@
 """The kernel of Winograd's method: transform a block's input, multiply it with a panel, transform the sums back.
 
 A unit is one block of tiles under one panel of output channels of a group; a thread walks the panels of a group, and the groups of a
-block, before the next one, so that it transforms a block's input once. Each thread has scratch memory of its own: 16 planes of transformed input, ``[tile][channel]``,
-and 16 planes of sums, ``[tile][column]``.
+block, before the next one, so that it transforms a block's input once. Each thread has scratch memory of its own: 16 planes of transformed
+input, ``[tile][channel]``, and 16 planes of sums, ``[tile][column]``.
 """
 
 from __future__ import annotations
