@@ -27,4 +27,5 @@ def winograd_panels(
     columns = sizes[batch]
     transformed = (view.reshape(prod(sizes[:batch]), columns, -1, 9).double() @ both.T).to(tensor.dtype)
     panels = F.pad(transformed, (0, 0, 0, 0, 0, -columns % nr))
-    return panels.unflatten(1, (-1, nr)).permute(0, 1, 4, 3, 2)
+    cut: torch.Tensor = panels.unflatten(1, (-1, nr))
+    return cut.permute(0, 1, 4, 3, 2)
