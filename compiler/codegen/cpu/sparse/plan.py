@@ -1,0 +1,215 @@
+"""Sizes of a sparse kernel: its register tile, its blocks and shares, where its parts lie in memory; and what it would cost.
+
+Two methods. ``rows``: lanes are rows of the dense factor; an element of the sparse one is a broadcast (Elsen, Dukhan, Gale, Simonyan:
+"Fast Sparse ConvNets", CVPR 2020). It takes any blocks. ``columns``: lanes are columns, as in the dense kernel, and a panel has a list
+of the steps of the sum that it stores. It takes blocks whose rows fill vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+
+from effc.compiler.codegen.cpu.contraction.rows import split
+from effc.compiler.codegen.cpu.sparse.form import Form
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
+from effc.compiler.ir.spec import Schedule
+
+#: Threads that have scratch memory; pages of it that no thread touches cost nothing.
+MOST_THREADS = 32
+#: Units that a kernel is cut into at least, where there are as many: two threads are then even within an eighth.
+UNITS = 8
+#: Rows taken for a number that is known only at run time.
+UNKNOWN = 256
+#: Bytes of stored elements that a unit of the ``columns`` method walks through for every tile of rows: they stay in L2.
+NEAR_BYTES = 384 * 1024
+#: Bytes of the dense factor's tile that stay in the first-level cache.
+L1_BYTES = 40 * 1024
+#: Multiply-adds and loads a cycle, the latency of a multiply-add, cycles that a vector takes from L2 beyond those of a load.
+FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
+#: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
+#: of a vector that is transposed, or copied.
+BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES = 16, 3, 5
+#: Words to a multiple of which the parts of the packed factor are aligned.
+LINE = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``method``: see the module. ``height``: vectors of rows (``rows``) or rows (``columns``) of the register tile; ``parts``: blocks
+    of the sum, of which one is walked for all columns before the next; ``shares``: runs of columns with about as many stored blocks;
+    ``sets``: accumulators that take turns, so that one does not wait for its last addition.
+    """
+
+    form: Form
+    lanes: int
+    method: str
+    height: int
+    parts: int
+    shares: int
+    sets: int
+
+    @staticmethod
+    def of(form: Form, schedule: Schedule, target: Target) -> Plan:
+        return Plan(
+            form, target.lanes(4), str(schedule["sparse"]), int(schedule["height"]), int(schedule["parts"]),
+            int(schedule["shares"]), int(schedule["sets"]),
+        )  # fmt: skip
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule((
+            ("height", self.height), ("parts", self.parts), ("sets", self.sets), ("shares", self.shares), ("sparse", self.method),
+        ))  # fmt: skip
+
+    # -- the packed factor, in words of four bytes ------------------------------------------------------------------
+    @property
+    def part_length(self) -> int:
+        """Elements of the sum in one part: whole blocks."""
+        columns = self.form.sparsity.columns
+        return ceil(ceil(self.form.sum / columns) / self.parts) * columns
+
+    @property
+    def starts_at(self) -> int:
+        """Where the first stored block of each row of blocks is said, part by part, and the end of the last."""
+        return _lines(self.shares + 1)
+
+    @property
+    def indices_at(self) -> int:
+        return self.starts_at + _lines(self.parts * self.form.blocks + 1)
+
+    @property
+    def values_at(self) -> int:
+        return self.indices_at + _lines(self.form.sparsity.stored)
+
+    @property
+    def packed_words(self) -> int:
+        return self.values_at + _lines(self.form.sparsity.elements)
+
+    # -- scratch memory of the method ``rows``, in elements ---------------------------------------------------------
+    @property
+    def tile_rows(self) -> int:
+        return self.height * self.lanes if self.method == "rows" else self.height
+
+    @property
+    def turns(self) -> bool:
+        """Whether a tile of the dense factor is transposed first."""
+        return self.method == "rows" and not self.form.planes
+
+    @property
+    def waits(self) -> bool:
+        """Whether sums wait in scratch memory, for further parts or to be transposed."""
+        return self.method == "rows" and (self.parts > 1 or self.form.by_columns)
+
+    @property
+    def turned_elements(self) -> int:
+        return self.form.sum * self.tile_rows if self.turns else 0
+
+    @property
+    def share_elements(self) -> int:
+        """Scratch memory of one thread: the turned tile, and the sums of all columns, to whole vectors of them."""
+        columns = _lines(self.form.blocks * self.form.sparsity.rows) + LINE
+        return self.turned_elements + (columns * self.tile_rows if self.waits else 0)
+
+    @property
+    def scratch_elements(self) -> int:
+        return MOST_THREADS * self.share_elements
+
+    # -- units ------------------------------------------------------------------------------------------------------
+    @property
+    def tiles(self) -> Expr:
+        """Tiles of rows, of one index of the outer dims."""
+        return floordiv(self.form.rows + (self.tile_rows - 1), as_expr(self.tile_rows))
+
+    @property
+    def outer(self) -> Expr:
+        return product([self.form.nest.size(i) for i in self.form.nest.outer])
+
+    @property
+    def unit_cycles(self) -> int:
+        return int(_tile_cycles(self, self.height)) // self.shares + 1
+
+
+def plans(form: Form, target: Target) -> list[Plan]:
+    """All that are worth trying, the cheapest first."""
+    return sorted(_offered(form, target), key=lambda p: (estimate(p), p.parts, -p.height))
+
+
+def estimate(plan: Plan) -> float:
+    """Cycles of the whole product on one thread."""
+    rows = plan.form.rows.constant
+    count = UNKNOWN if rows is None else max(rows, 1)
+    outer = plan.outer.constant or 1
+    if plan.method == "columns":
+        return outer * sum(tiles * _tile_cycles(plan, height) for tiles, height in split(count, plan.height))
+    whole, rest = divmod(ceil(count / plan.lanes), plan.height)
+    return outer * (whole * _tile_cycles(plan, plan.height) + (_tile_cycles(plan, rest) if rest else 0))
+
+
+def _tile_cycles(plan: Plan, height: int) -> float:
+    """Of a tile of ``height`` vectors of rows, or rows, and all columns."""
+    form, sparsity = plan.form, plan.form.sparsity
+    if plan.method == "columns":
+        vectors = sparsity.rows // plan.lanes
+        sums = height * vectors
+        step = max(sums / FMAS, (height + vectors) / LOADS, LATENCY / plan.sets)
+        return sparsity.stored * (sparsity.columns * step + 0.5) + form.blocks * (BLOCK_CYCLES + 2 * sums)
+    points = sparsity.columns * sparsity.rows
+    far = FAR if 4 * plan.part_length * height * plan.lanes > L1_BYTES else 0
+    step = max(
+        points * height / FMAS,
+        (sparsity.columns * height + points + 1) / LOADS + far * sparsity.columns * height,
+        LATENCY * sparsity.columns / plan.sets,
+    )
+    sums = form.blocks * sparsity.rows * height
+    passes = plan.parts + (1 if plan.waits else 0)
+    cycles = sparsity.stored * step + plan.parts * form.blocks * BLOCK_CYCLES + passes * sums * WAITING_CYCLES
+    turned = (form.sum if plan.turns else 0) + (form.columns if form.by_columns else 0)
+    return cycles + turned * height * TURN_CYCLES
+
+
+def _offered(form: Form, target: Target) -> Iterator[Plan]:
+    lanes, registers = target.lanes(4), 32 if target.vector_bytes == 64 else 16
+    sparsity, rows = form.sparsity, form.rows.constant
+    if form.by_columns and sparsity.rows % lanes == 0:
+        vectors = sparsity.rows // lanes
+        for height in range(1, min(max(rows or 8, 1), 14) + 1):
+            if height * vectors + vectors + 1 <= registers:
+                sets = _sets(height * vectors, registers - vectors - 1, sparsity.columns)
+                if rows is None or height == max(h for _, h in split(max(rows, 1), height)):
+                    yield _shared(form, lanes, "columns", height, 1, sets)
+    if form.nest.row is None:
+        return
+    widest = ceil((rows or UNKNOWN) / lanes)
+    for height in range(1, min(widest, 8) + 1):
+        sums, beside = height * sparsity.rows, (height if sparsity.rows > 1 else 1) + 1
+        if sums + beside > registers:
+            continue
+        sets = _sets(sums, registers - beside, sparsity.columns)
+        for parts in range(1, 9):
+            found = _shared(form, lanes, "rows", height, parts, sets)
+            length = found.part_length
+            if ceil(form.sum / length) == parts and (parts == 1 or 8 * length * height * lanes > L1_BYTES):
+                yield found
+
+
+def _sets(sums: int, registers: int, columns: int) -> int:
+    """How many sets of ``sums`` accumulators fill the pipeline, and fit; a divisor of a block's columns where it has several."""
+    wanted = min(ceil(LATENCY * FMAS / sums), registers // sums)
+    return max(n for n in range(1, max(wanted, 1) + 1) if columns == 1 or columns % n == 0)
+
+
+def _shared(form: Form, lanes: int, method: str, height: int, parts: int, sets: int) -> Plan:
+    """The plan with as many shares as make units enough; and that stay in L2 while tiles of rows pass them."""
+    plan = Plan(form, lanes, method, height, parts, 1, sets)
+    units = prod(e.constant or 1 for e in (plan.outer, plan.tiles))
+    shares = ceil(UNITS / max(units, 1))
+    if method == "columns":
+        shares = max(shares, ceil(4 * form.sparsity.elements / NEAR_BYTES))
+    return Plan(form, lanes, method, height, parts, max(min(shares, form.blocks), 1), sets)
+
+
+def _lines(words: int) -> int:
+    return ceil(words / LINE) * LINE
