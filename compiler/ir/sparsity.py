@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_INDEX = {"i": r"(?:i|d0)", "j": r"(?:j|d1)"}
-_CSR = re.compile(r"\(\w+, \w+\) -> \({i} : dense, {j} : compressed\)".format(**_INDEX))
-_BSR = re.compile(
-    r"\(\w+, \w+\) -> \({i} floordiv (\d+) : dense, {j} floordiv (\d+) : compressed, "
-    r"{i} mod \1 : dense, {j} mod \2 : dense\)".format(**_INDEX)
+#: The levels of a matrix of blocks; `encoding` writes ``i, j``, MLIR prints ``d0, d1``. A side of one element has one level.
+_BLOCKS = re.compile(
+    r"(?P<i>\w+), (?P<j>\w+)\) -> \((?P=i)(?: floordiv (?P<rows>\d+))? : dense, (?P=j)(?: floordiv (?P<columns>\d+))? : compressed"
+    r"(?:, (?P=i) mod (?P<r>\d+) : dense)?(?:, (?P=j) mod (?P<c>\d+) : dense)?\)"
 )
 
 
@@ -43,21 +42,18 @@ class Sparsity:
     @property
     def encoding(self) -> str:
         """The attribute of ``sparse_tensor`` for the matrix."""
-        if self.rows == self.columns == 1:
-            levels = "i : dense, j : compressed"
-        else:
-            levels = (
-                f"i floordiv {self.rows} : dense, j floordiv {self.columns} : compressed, "
-                f"i mod {self.rows} : dense, j mod {self.columns} : dense"
-            )
+        sides = [(name, size) for name, size in (("i", self.rows), ("j", self.columns)) if size > 1]
+        block = {name: f" floordiv {size}" for name, size in sides}
+        levels = ", ".join([
+            f"i{block.get('i', '')} : dense", f"j{block.get('j', '')} : compressed",
+            *(f"{name} mod {size} : dense" for name, size in sides),
+        ])  # fmt: skip
         return f"#sparse_tensor.encoding<{{ map = (i, j) -> ({levels}) }}>"
 
     @staticmethod
     def of(encoding: str, stored: int) -> Sparsity:
         """What ``encoding`` says, also as MLIR prints it; ValueError for another pattern than `encoding` writes."""
-        if _CSR.search(encoding):
-            return Sparsity(1, 1, stored)
-        found = _BSR.search(encoding)
-        if found is None:
+        found = _BLOCKS.search(encoding)
+        if found is None or (found["rows"], found["columns"]) != (found["r"], found["c"]):
             raise ValueError(f"no kernel knows the sparsity {encoding}: rows of blocks are dense, blocks compressed")
-        return Sparsity(int(found[1]), int(found[2]), stored)
+        return Sparsity(int(found["rows"] or 1), int(found["columns"] or 1), stored)
