@@ -25,7 +25,7 @@ class ColumnsKernel(SparseKernel):
             at = self._indices(loop.index, axes)
             outer = {f"d{i}": at[f"d{i}"] for i in nest.outer}
             first, height = place(b, rows, self._value(plan.tiles), at["tile"])
-            run = self.stored.run(at["share"])
+            run = self.stored.run(at["share"], b.add(at["share"], 1))
             by_height(b, height, heights(self.form.rows, plan.height), lambda n: self._tiles(outer, first, n, run))
 
     def _tiles(self, outer: dict[str, Value], first: Value, rows: int, run: tuple[Value, Value]) -> None:
@@ -45,7 +45,7 @@ class ColumnsKernel(SparseKernel):
 
     def _adder(self, pointers: Sequence[Value]) -> Add:
         b, plan, size = self.b, self.plan, self.form.sparsity.rows
-        step = self._value(self.step)
+        step = self._value(self.form.step)
 
         def add(sums: Sequence[Value], k: Value, values: Value, column: int) -> list[Value]:
             offset, found = b.mul(b.add(k, column), step), []

@@ -35,6 +35,11 @@ class Form:
         return _known(self.nest.size(self.nest.reduction[0]))
 
     @property
+    def step(self) -> Expr:
+        """Elements between neighbours of the sum in the dense factor."""
+        return self.nest.stride(self.nest.left.load, self.nest.reduction[0])
+
+    @property
     def rows(self) -> Expr:
         return self.nest.size(self.nest.row)
 

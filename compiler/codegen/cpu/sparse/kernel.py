@@ -22,7 +22,6 @@ class SparseKernel:
         self.spec, self.plan, self.target = spec, plan, target
         self.form, self.nest = plan.form, plan.form.nest
         self.b = Builder()
-        self.step = self.nest.stride(self.nest.left.load, self.nest.reduction[0])
 
     def text(self) -> str:
         plan = self.plan

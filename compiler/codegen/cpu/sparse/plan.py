@@ -31,7 +31,7 @@ L1_BYTES = 40 * 1024
 FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
 #: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
 #: of a vector that is transposed, or copied.
-BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES = 16, 3, 5
+BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES = 8, 3, 5, 3
 #: Words to a multiple of which the parts of the packed factor are aligned.
 LINE = 16
 
@@ -94,9 +94,14 @@ class Plan:
         return self.height * self.lanes if self.method == "rows" else self.height
 
     @property
-    def turns(self) -> bool:
-        """Whether a tile of the dense factor is transposed first."""
-        return self.method == "rows" and not self.form.planes
+    def staged(self) -> bool:
+        """Whether a tile of the dense factor is transposed into scratch memory, or copied there: vectors that cross cache lines take two
+        loads, and lines that lie a multiple of 1 KiB apart share few sets of the first-level cache.
+        """
+        if self.method != "rows":
+            return False
+        step = self.form.step.constant
+        return not self.form.planes or step is None or step % LINE != 0 or step % (16 * LINE) == 0
 
     @property
     def waits(self) -> bool:
@@ -104,14 +109,14 @@ class Plan:
         return self.method == "rows" and (self.parts > 1 or self.form.by_columns)
 
     @property
-    def turned_elements(self) -> int:
-        return self.form.sum * self.tile_rows if self.turns else 0
+    def staged_elements(self) -> int:
+        return self.form.sum * self.tile_rows if self.staged else 0
 
     @property
     def share_elements(self) -> int:
-        """Scratch memory of one thread: the turned tile, and the sums of all columns, to whole vectors of them."""
+        """Scratch memory of one thread: the staged tile, and the sums of all columns, to whole vectors of them."""
         columns = _lines(self.form.blocks * self.form.sparsity.rows) + LINE
-        return self.turned_elements + (columns * self.tile_rows if self.waits else 0)
+        return self.staged_elements + (columns * self.tile_rows if self.waits else 0)
 
     @property
     def scratch_elements(self) -> int:
@@ -157,17 +162,18 @@ def _tile_cycles(plan: Plan, height: int) -> float:
         step = max(sums / FMAS, (height + vectors) / LOADS, LATENCY / plan.sets)
         return sparsity.stored * (sparsity.columns * step + 0.5) + form.blocks * (BLOCK_CYCLES + 2 * sums)
     points = sparsity.columns * sparsity.rows
-    far = FAR if 4 * plan.part_length * height * plan.lanes > L1_BYTES else 0
+    far = FAR * max(0.0, 1 - L1_BYTES / (4 * plan.part_length * height * plan.lanes))
     step = max(
         points * height / FMAS,
         (sparsity.columns * height + points + 1) / LOADS + far * sparsity.columns * height,
         LATENCY * sparsity.columns / plan.sets,
     )
     sums = form.blocks * sparsity.rows * height
-    passes = plan.parts + (1 if plan.waits else 0)
+    passes = 2 * plan.parts - 1 + (1 if plan.waits else 0)
     cycles = sparsity.stored * step + plan.parts * form.blocks * BLOCK_CYCLES + passes * sums * WAITING_CYCLES
-    turned = (form.sum if plan.turns else 0) + (form.columns if form.by_columns else 0)
-    return cycles + turned * height * TURN_CYCLES
+    turned = (0 if form.planes else form.sum) + (form.columns if form.by_columns else 0)
+    copied = form.sum if plan.staged and form.planes else 0
+    return cycles + height * (turned * TURN_CYCLES + copied * COPY_CYCLES)
 
 
 def _offered(form: Form, target: Target) -> Iterator[Plan]:

@@ -21,7 +21,9 @@ from effc.compiler.ir.expr import const
 
 
 class RowsKernel(SparseKernel):
-    """Units are numbered with the shares innermost: a tile that was transposed serves all of them."""
+    """Units are numbered with the shares innermost: a thread takes all of its shares of a tile at once, so that a part of the tile serves
+    them all from the first-level cache.
+    """
 
     def _body(self, share: Share) -> None:
         b, plan, nest = self.b, self.plan, self.nest
@@ -29,21 +31,20 @@ class RowsKernel(SparseKernel):
         self.across, self.along = Epilogue(b, with_rows_as_lanes(nest), body), Epilogue(b, nest, body)
         if plan.share_elements:
             base = share.pointer(len(self.spec.operands) - 1)
-            self.turned = b.element_pointer(base, b.mul(share.index, plan.share_elements), "f32")
-            self.waiting = b.element_pointer(self.turned, b.index(plan.turned_elements), "f32")
+            self.staged = b.element_pointer(base, b.mul(share.index, plan.share_elements), "f32")
+            self.waiting = b.element_pointer(self.staged, b.index(plan.staged_elements), "f32")
         if plan.waits and self.form.by_columns:
             self.square = b.stack(plan.lanes * plan.lanes, "f32")
         axes = [*self._outer_axes(), ("tile", plan.tiles)]
-        with b.loop(share.lo, share.hi, carried=[b.index(-1)]) as loop:
-            number = b.div(loop.index, plan.shares)
-            at = self._indices(number, axes)
+        last = b.div(b.sub(b.add(share.hi, plan.shares), 1), plan.shares)
+        with b.loop(b.div(share.lo, plan.shares), last) as loop:
+            at, unit = self._indices(loop.index, axes), b.mul(loop.index, plan.shares)
             outer = {f"d{i}": at[f"d{i}"] for i in nest.outer}
             first = b.mul(at["tile"], plan.tile_rows)
-            if plan.turns:
-                with b.when(b.compare("arith.cmpi", "ne", number, loop.carried[0])):
-                    self._turn(outer, first)
-            self._unit(outer, first, self.stored.run(b.rem(loop.index, plan.shares)))
-            loop.yield_([number])
+            if plan.staged:
+                self._stage(outer, first)
+            run = self.stored.run(b.maximum(b.sub(share.lo, unit), 0), b.minimum(b.sub(share.hi, unit), plan.shares))
+            self._unit(outer, first, run)
 
     # -- tiles ------------------------------------------------------------------------------------------------------
     def _unit(self, outer: dict[str, Value], first: Value, run: tuple[Value, Value]) -> None:
@@ -79,11 +80,11 @@ class RowsKernel(SparseKernel):
     ) -> None:
         """``vectors`` vectors of rows from ``first`` on, which is row ``inside`` of the tile, and the columns of a run."""
         b, plan = self.b, self.plan
-        if plan.turns:
-            base, step = b.element_pointer(self.turned, inside, "f32"), b.index(plan.tile_rows)
+        if plan.staged:
+            base, step = b.element_pointer(self.staged, inside, "f32"), b.index(plan.tile_rows)
             read: Value | None = None
         else:
-            base, step, read = self._left({**outer, **self._named(self.nest.row, first)}), self._value(self.step), mask
+            base, step, read = self._left({**outer, **self._named(self.nest.row, first)}), self._value(self.form.step), mask
         add, count = self._adder(base, step, vectors, read), self.form.sparsity.rows * vectors
         masks = None if mask is None else [*[b.constant(True, "i1", plan.lanes)] * (vectors - 1), mask]
         if not plan.waits:
@@ -172,30 +173,44 @@ class RowsKernel(SparseKernel):
                     total = vector_at(b, b.element_pointer(self.square, b.mul(each.index, lanes), "f32"), lanes, None)
                     self.along.row(root, b.add(row, each.index), [columns.index], [mask], shared, [total])
 
-    # -- transposing ------------------------------------------------------------------------------------------------
-    def _turn(self, outer: dict[str, Value], first: Value) -> None:
-        """A tile of the dense factor from row ``first`` on into scratch memory; rows beyond the last repeat it."""
+    # -- staging ----------------------------------------------------------------------------------------------------
+    def _stage(self, outer: dict[str, Value], first: Value) -> None:
+        """A tile of the dense factor from row ``first`` on into scratch memory."""
+        with self.b.loop(self.b.index(0), self.b.index(self.plan.tile_rows), self.plan.lanes) as vectors:
+            row, home = self.b.add(first, vectors.index), self.b.element_pointer(self.staged, vectors.index, "f32")
+            if self.form.planes:
+                self._copy(outer, row, home)
+            else:
+                self._turn(outer, row, home)
+
+    def _copy(self, outer: dict[str, Value], row: Value, home: Value) -> None:
+        """One vector of rows of every plane; zeros beyond the last row."""
+        b, lanes, step = self.b, self.plan.lanes, self._value(self.form.step)
+        left = b.sub(self._value(self.form.rows), row)
+        mask = b.first_lanes(lanes, b.maximum(b.minimum(left, lanes), 0))
+        base = self._left({**outer, **self._named(self.nest.row, row)})
+        with b.loop(b.index(0), b.index(self.form.sum)) as loop:
+            value = vector_at(b, b.element_pointer(base, b.mul(loop.index, step), "f32"), lanes, mask)
+            b.store(value, b.element_pointer(home, b.mul(loop.index, self.plan.tile_rows), "f32"))
+
+    def _turn(self, outer: dict[str, Value], row: Value, home: Value) -> None:
+        """One vector of rows, transposed; rows beyond the last repeat it."""
         b, plan, lanes = self.b, self.plan, self.plan.lanes
         last = b.sub(self._value(self.form.rows), 1)
+        rows = [b.minimum(b.add(row, i), last) for i in range(lanes)]
+        lines = [self._left({**outer, **self._named(self.nest.row, r)}) for r in rows]
         whole = self.form.sum // lanes * lanes
-        rest = self.form.sum - whole
-        with b.loop(b.index(0), b.index(plan.tile_rows), lanes) as vectors:
-            rows = [b.minimum(b.add(b.add(first, vectors.index), i), last) for i in range(lanes)]
-            lines = [self._left({**outer, **self._named(self.nest.row, row)}) for row in rows]
-            home = b.element_pointer(self.turned, vectors.index, "f32")
 
-            def block(k: Value, count: int) -> None:
-                pointers = [b.element_pointer(line, k, "f32") for line in lines]
-                corner = b.element_pointer(home, b.mul(k, plan.tile_rows), "f32")
-                self._transpose(
-                    pointers, lambda i: b.element_pointer(corner, b.index(i * plan.tile_rows), "f32"), count
-                )
+        def block(k: Value, count: int) -> None:
+            pointers = [b.element_pointer(line, k, "f32") for line in lines]
+            corner = b.element_pointer(home, b.mul(k, plan.tile_rows), "f32")
+            self._transpose(pointers, lambda i: b.element_pointer(corner, b.index(i * plan.tile_rows), "f32"), count)
 
-            if whole:
-                with b.loop(b.index(0), b.index(whole), lanes) as loop:
-                    block(loop.index, lanes)
-            if rest:
-                block(b.index(whole), rest)
+        if whole:
+            with b.loop(b.index(0), b.index(whole), lanes) as loop:
+                block(loop.index, lanes)
+        if whole < self.form.sum:
+            block(b.index(whole), self.form.sum - whole)
 
     def _transpose(self, pointers: Sequence[Value], home: Callable[[int], Value], count: int) -> None:
         """The first ``count`` columns of a square whose rows lie at ``pointers``, each to its place as a vector."""

@@ -23,9 +23,9 @@ class Stored:
         self.indices = b.element_pointer(base, b.index(plan.indices_at), "i32")
         self.values = b.element_pointer(base, b.index(plan.values_at), "f32")
 
-    def run(self, share: Value) -> tuple[Value, Value]:
-        """The first row of blocks of a share, and its end."""
-        return self._integer(self.runs, share), self._integer(self.runs, self.b.add(share, 1))
+    def run(self, share: Value, end: Value) -> tuple[Value, Value]:
+        """The first row of blocks of the shares up to ``end``, and that after their last."""
+        return self._integer(self.runs, share), self._integer(self.runs, end)
 
     def sums(self, part: Value, row: Value, count: int, add: Add) -> list[Value]:
         """``count`` vectors: the sums over the blocks of a row of blocks in one part of the sum; long ones by chains of additions."""
