@@ -28,15 +28,17 @@ def sparse_panels(
     stored: int,
     length: int,
     shares: int,
+    by: str,
     places: Sequence[int],
 ) -> torch.Tensor:
     """The float32 matrix ``sizes`` = [N, K], a view of the memory of ``tensor`` by ``strides`` from ``offset`` on, in elements, as one tensor
     of words, of which those of integers are read as int32. InputError: it has more than ``stored`` blocks that are not zero.
 
-    ``block``: its rows and columns; a row of blocks is one of B = ceil(N / rows). ``length``: elements of the sum in one of T parts. At
-    word 0: the first row of blocks of each of ``shares`` runs with about as many blocks, and B. At ``places[0]``: number of the first
-    block of each row of blocks, ``[T][B]``, and of all blocks. At ``places[1]``: of each block the element of the sum at which it starts.
-    At ``places[2]``: of each block its elements, ``[columns][rows]``. ``places[3]``: words in all.
+    ``block``: its rows and columns; a row of blocks is one of B = ceil(N / rows). ``length``: elements of the sum in one of T parts. Blocks
+    are ordered by parts, then rows. At word 0: the first row of blocks of each of ``shares`` runs with about as many blocks, and B. At
+    ``places[0]``: number of the first block of each row of blocks, ``[T][B]`` (``by`` is ``"rows"``), or of each run, ``[T][shares]``
+    (``"runs"``), and of all blocks. At ``places[1]``: of each block the element of the sum at which it starts, or, where parts are single
+    blocks of runs, its row of blocks. At ``places[2]``: of each block its elements, ``[columns][rows]``. ``places[3]``: words in all.
     """
     rows, columns = block
     matrix = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
@@ -53,6 +55,7 @@ def sparse_panels(
     part, row, inside = by_part.nonzero(as_tuple=True)
     at = part * each + inside
     starts = F.pad(by_part.sum(2).flatten().cumsum(0), (1, 0))
+    runs = _even(mask.sum(1), shares)
     # The last block of a row begins early enough to end with the sum; zeros stand for what the block before it has.
     rest = sizes[1] % columns
     lined_up = torch.cat([matrix[:, : sizes[1] - rest], F.pad(matrix[:, sizes[1] - rest :], (-rest % columns, 0))], 1)
@@ -62,8 +65,9 @@ def sparse_panels(
 
     words = torch.zeros(places[3])
     integers = words.view(torch.int32)
-    runs = _even(mask.sum(1), shares)
-    for place, numbers in ((0, runs), (places[0], starts), (places[1], begins)):
+    if by == "runs":
+        starts = starts[(torch.arange(parts)[:, None] * mask.shape[0] + runs[:-1]).flatten().tolist() + [-1]]
+    for place, numbers in ((0, runs), (places[0], starts), (places[1], row if by == "runs" else begins)):
         integers[place : place + len(numbers)] = numbers.to(torch.int32)
     words[places[2] : places[2] + values.numel()] = values.flatten()
     return words

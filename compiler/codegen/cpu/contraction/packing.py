@@ -210,6 +210,7 @@ def _without_zeros(
         "stored": sparsity.stored,
         "length": plan.part_length,
         "shares": plan.shares,
+        "by": plan.listed_by,
         "places": (plan.starts_at, plan.indices_at, plan.values_at, plan.packed_words),
     }
     return Packing(operand, with_sparse(packed, plan), "sparse_panels", tuple(sorted(attributes.items())))

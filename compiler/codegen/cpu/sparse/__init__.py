@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from effc.compiler.codegen.cpu.sparse.blocks import BlocksKernel
 from effc.compiler.codegen.cpu.sparse.columns import ColumnsKernel
 from effc.compiler.codegen.cpu.sparse.form import find
+from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
 from effc.compiler.codegen.cpu.sparse.plan import Plan
 from effc.compiler.codegen.cpu.sparse.rows import RowsKernel
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
+
+_KERNELS: dict[str, type[SparseKernel]] = {"rows": RowsKernel, "blocks": BlocksKernel, "columns": ColumnsKernel}
 
 
 def emit(spec: KernelSpec, target: Target) -> str:
@@ -17,5 +21,5 @@ def emit(spec: KernelSpec, target: Target) -> str:
     if isinstance(form, str):
         raise LoweringError(f"no sparse kernel serves this contraction: {form}")
     plan = Plan.of(form, spec.schedule, target)
-    kernel = {"rows": RowsKernel, "columns": ColumnsKernel}[plan.method]
+    kernel = _KERNELS[plan.method]
     return kernel(spec, plan, target).text()

@@ -1,8 +1,10 @@
 """Sizes of a sparse kernel: its register tile, its blocks and shares, where its parts lie in memory; and what it would cost.
 
-Two methods. ``rows``: lanes are rows of the dense factor; an element of the sparse one is a broadcast (Elsen, Dukhan, Gale, Simonyan:
-"Fast Sparse ConvNets", CVPR 2020). It takes any blocks. ``columns``: lanes are columns, as in the dense kernel, and a panel has a list
-of the steps of the sum that it stores. It takes blocks whose rows fill vectors.
+Three methods. ``rows``: lanes are rows of the dense factor; an element of the sparse one is a broadcast; the columns come one after the
+other (Elsen, Dukhan, Gale, Simonyan: "Fast Sparse ConvNets", CVPR 2020). It takes any blocks. ``blocks``: likewise, but the columns of a
+block of the sum come one after the other: a vector of rows of it stays in registers, and only the sums move. It takes blocks of several
+elements of the sum. ``columns``: lanes are columns, as in the dense kernel, and a panel has a list of the steps of the sum that it
+stores. It takes blocks whose rows fill vectors.
 """
 
 from __future__ import annotations
@@ -27,19 +29,23 @@ UNKNOWN = 256
 NEAR_BYTES = 384 * 1024
 #: Bytes of the dense factor's tile that stay in the first-level cache.
 L1_BYTES = 40 * 1024
+#: Bytes of the sums of a share that stay there while the sum is walked (``blocks``).
+SUM_BYTES = 16 * 1024
 #: Multiply-adds and loads a cycle, the latency of a multiply-add, cycles that a vector takes from L2 beyond those of a load.
 FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
 #: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
 #: of a vector that is transposed, or copied.
 BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES = 8, 3, 5, 3
+#: Elements of the sum in a block from which on its rows are worth their registers, and chains in which their products are summed.
+LEAST_COLUMNS, BLOCK_SETS = 4, 2
 #: Words to a multiple of which the parts of the packed factor are aligned.
 LINE = 16
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``method``: see the module. ``height``: vectors of rows (``rows``) or rows (``columns``) of the register tile; ``parts``: blocks
-    of the sum, of which one is walked for all columns before the next; ``shares``: runs of columns with about as many stored blocks;
+    """``method``: see the module. ``height``: vectors of rows of a tile, or rows (``columns``); ``parts`` of the sum, of which one is walked
+    for all columns before the next; ``shares``: runs of columns with about as many stored blocks;
     ``sets``: accumulators that take turns, so that one does not wait for its last addition.
     """
 
@@ -72,13 +78,19 @@ class Plan:
         return ceil(ceil(self.form.sum / columns) / self.parts) * columns
 
     @property
+    def listed_by(self) -> str:
+        """Whether the stored blocks of a part have a list for each of the ``rows`` of blocks, or for each of the ``runs`` of them."""
+        return "runs" if self.method == "blocks" else "rows"
+
+    @property
     def starts_at(self) -> int:
-        """Where the first stored block of each row of blocks is said, part by part, and the end of the last."""
+        """Where the first stored block of each list is said, part by part, and the end of the last."""
         return _lines(self.shares + 1)
 
     @property
     def indices_at(self) -> int:
-        return self.starts_at + _lines(self.parts * self.form.blocks + 1)
+        lists = self.form.blocks if self.listed_by == "rows" else self.shares
+        return self.starts_at + _lines(self.parts * lists + 1)
 
     @property
     def values_at(self) -> int:
@@ -88,17 +100,17 @@ class Plan:
     def packed_words(self) -> int:
         return self.values_at + _lines(self.form.sparsity.elements)
 
-    # -- scratch memory of the method ``rows``, in elements ---------------------------------------------------------
+    # -- scratch memory, in elements --------------------------------------------------------------------------------
     @property
     def tile_rows(self) -> int:
-        return self.height * self.lanes if self.method == "rows" else self.height
+        return self.height if self.method == "columns" else self.height * self.lanes
 
     @property
     def staged(self) -> bool:
         """Whether a tile of the dense factor is transposed into scratch memory, or copied there: vectors that cross cache lines take two
         loads, and lines that lie a multiple of 1 KiB apart share few sets of the first-level cache.
         """
-        if self.method != "rows":
+        if self.method == "columns" or (self.method == "blocks" and self.form.planes):
             return False
         step = self.form.step.constant
         return not self.form.planes or step is None or step % LINE != 0 or step % (16 * LINE) == 0
@@ -106,7 +118,7 @@ class Plan:
     @property
     def waits(self) -> bool:
         """Whether sums wait in scratch memory, for further parts or to be transposed."""
-        return self.method == "rows" and (self.parts > 1 or self.form.by_columns)
+        return self.method == "blocks" or (self.method == "rows" and (self.parts > 1 or self.form.by_columns))
 
     @property
     def staged_elements(self) -> int:
@@ -162,6 +174,11 @@ def _tile_cycles(plan: Plan, height: int) -> float:
         step = max(sums / FMAS, (height + vectors) / LOADS, LATENCY / plan.sets)
         return sparsity.stored * (sparsity.columns * step + 0.5) + form.blocks * (BLOCK_CYCLES + 2 * sums)
     points = sparsity.columns * sparsity.rows
+    moved = (form.columns if form.by_columns else 0) + (0 if form.planes else form.sum)
+    if plan.method == "blocks":
+        step = max((points + 2 * sparsity.rows) / FMAS, (points + 2 * sparsity.rows + 1) / LOADS) * height + 1
+        passes = 2 * form.blocks * sparsity.rows * height * WAITING_CYCLES
+        return sparsity.stored * step + passes + plan.parts * height * (BLOCK_CYCLES + sparsity.columns) + moved * height * TURN_CYCLES
     far = FAR * max(0.0, 1 - L1_BYTES / (4 * plan.part_length * height * plan.lanes))
     step = max(
         points * height / FMAS,
@@ -171,9 +188,8 @@ def _tile_cycles(plan: Plan, height: int) -> float:
     sums = form.blocks * sparsity.rows * height
     passes = 2 * plan.parts - 1 + (1 if plan.waits else 0)
     cycles = sparsity.stored * step + plan.parts * form.blocks * BLOCK_CYCLES + passes * sums * WAITING_CYCLES
-    turned = (0 if form.planes else form.sum) + (form.columns if form.by_columns else 0)
     copied = form.sum if plan.staged and form.planes else 0
-    return cycles + height * (turned * TURN_CYCLES + copied * COPY_CYCLES)
+    return cycles + height * (moved * TURN_CYCLES + copied * COPY_CYCLES)
 
 
 def _offered(form: Form, target: Target) -> Iterator[Plan]:
@@ -189,6 +205,9 @@ def _offered(form: Form, target: Target) -> Iterator[Plan]:
     if form.nest.row is None:
         return
     widest = ceil((rows or UNKNOWN) / lanes)
+    if sparsity.columns >= LEAST_COLUMNS and sparsity.columns + BLOCK_SETS * sparsity.rows + 2 <= registers:
+        for height in range(1, min(widest, 8) + 1):
+            yield _shared(form, lanes, "blocks", height, ceil(form.sum / sparsity.columns), BLOCK_SETS)
     for height in range(1, min(widest, 8) + 1):
         sums, beside = height * sparsity.rows, (height if sparsity.rows > 1 else 1) + 1
         if sums + beside > registers:
@@ -212,6 +231,8 @@ def _shared(form: Form, lanes: int, method: str, height: int, parts: int, sets: 
     plan = Plan(form, lanes, method, height, parts, 1, sets)
     units = prod(e.constant or 1 for e in (plan.outer, plan.tiles))
     shares = ceil(UNITS / max(units, 1))
+    if method == "blocks":
+        shares = max(shares, ceil(4 * form.columns * plan.tile_rows / SUM_BYTES))
     if method == "columns":
         shares = max(shares, ceil(4 * form.sparsity.elements / NEAR_BYTES))
     return Plan(form, lanes, method, height, parts, max(min(shares, form.blocks), 1), sets)

@@ -43,8 +43,12 @@ class RowsKernel(SparseKernel):
             first = b.mul(at["tile"], plan.tile_rows)
             if plan.staged:
                 self._stage(outer, first)
-            run = self.stored.run(b.maximum(b.sub(share.lo, unit), 0), b.minimum(b.sub(share.hi, unit), plan.shares))
-            self._unit(outer, first, run)
+            shares = b.maximum(b.sub(share.lo, unit), 0), b.minimum(b.sub(share.hi, unit), plan.shares)
+            self._shares(outer, first, shares)
+
+    def _shares(self, outer: dict[str, Value], first: Value, shares: tuple[Value, Value]) -> None:
+        """The tile whose first row is ``first``, and the columns of ``shares``."""
+        self._unit(outer, first, self.stored.run(*shares))
 
     # -- tiles ------------------------------------------------------------------------------------------------------
     def _unit(self, outer: dict[str, Value], first: Value, run: tuple[Value, Value]) -> None:
@@ -85,35 +89,45 @@ class RowsKernel(SparseKernel):
             read: Value | None = None
         else:
             base, step, read = self._left({**outer, **self._named(self.nest.row, first)}), self._value(self.form.step), mask
-        add, count = self._adder(base, step, vectors, read), self.form.sparsity.rows * vectors
         masks = None if mask is None else [*[b.constant(True, "i1", plan.lanes)] * (vectors - 1), mask]
+        count = self.form.sparsity.rows * vectors
         if not plan.waits:
+            add = self._adder(base, step, vectors, read)
             with b.loop(*run) as loop:
                 self._finish(outer, first, loop.index, masks, self.stored.sums(b.index(0), loop.index, count, add))
             return
         waiting = b.element_pointer(self.waiting, inside, "f32")
-
-        def place(row: Value, i: int) -> Value:
-            """Of sum ``i`` of a row of blocks."""
-            column = b.add(b.mul(b.sub(row, run[0]), self.form.sparsity.rows), i // vectors)
-            offset = b.add(b.mul(column, plan.tile_rows), i % vectors * plan.lanes)
-            return b.element_pointer(waiting, offset, "f32")
-
-        with b.loop(*run) as loop:
-            for i, total in enumerate(self.stored.sums(b.index(0), loop.index, count, add)):
-                b.store(total, place(loop.index, i))
-        if plan.parts > 1:
-            with b.loop(b.index(1), b.index(plan.parts)) as part, b.loop(*run) as loop:
-                for i, total in enumerate(self.stored.sums(part.index, loop.index, count, add)):
-                    at = place(loop.index, i)
-                    b.store(b.op("arith.addf", b.load(at, total.type), total), at)
+        self._wait(base, step, vectors, read, run, waiting)
         if self.form.by_columns:
             self._write_by_columns(outer, first, vectors, run, waiting)
             return
         type_ = b.constant(0, "f32", plan.lanes).type
         with b.loop(*run) as loop:
-            sums = [b.load(place(loop.index, i), type_) for i in range(count)]
+            sums = [b.load(self._place(waiting, run, loop.index, i, vectors), type_) for i in range(count)]
             self._finish(outer, first, loop.index, masks, sums)
+
+    def _wait(
+        self, base: Value, step: Value, vectors: int, mask: Value | None, run: tuple[Value, Value], waiting: Value
+    ) -> None:
+        """Leave the sums of a run, of ``vectors`` vectors of rows from ``base`` on, in scratch memory."""
+        b, plan = self.b, self.plan
+        add, count = self._adder(base, step, vectors, mask), self.form.sparsity.rows * vectors
+        with b.loop(*run) as loop:
+            for i, total in enumerate(self.stored.sums(b.index(0), loop.index, count, add)):
+                b.store(total, self._place(waiting, run, loop.index, i, vectors))
+        if plan.parts == 1:
+            return
+        with b.loop(b.index(1), b.index(plan.parts)) as part, b.loop(*run) as loop:
+            for i, total in enumerate(self.stored.sums(part.index, loop.index, count, add)):
+                at = self._place(waiting, run, loop.index, i, vectors)
+                b.store(b.op("arith.addf", b.load(at, total.type), total), at)
+
+    def _place(self, waiting: Value, run: tuple[Value, Value], row: Value, i: int, vectors: int) -> Value:
+        """Where sum ``i`` of a row of blocks waits."""
+        b = self.b
+        column = b.add(b.mul(b.sub(row, run[0]), self.form.sparsity.rows), i // vectors)
+        offset = b.add(b.mul(column, self.plan.tile_rows), i % vectors * self.plan.lanes)
+        return b.element_pointer(waiting, offset, "f32")
 
     def _adder(self, base: Value, step: Value, vectors: int, mask: Value | None) -> Add:
         b, plan, size = self.b, self.plan, self.form.sparsity.rows

@@ -27,11 +27,20 @@ class Stored:
         """The first row of blocks of the shares up to ``end``, and that after their last."""
         return self._integer(self.runs, share), self._integer(self.runs, end)
 
+    def list(self, number: Value, end: Value) -> tuple[Value, Value]:
+        """The first block of list ``number``, and the first of list ``end``."""
+        return self._integer(self.starts, number), self._integer(self.starts, end)
+
+    def block(self, number: Value) -> tuple[Value, Value]:
+        """What is said of a block, and where its elements lie."""
+        size = self.plan.form.sparsity.rows * self.plan.form.sparsity.columns
+        return self._integer(self.indices, number), self.b.element_pointer(self.values, self.b.mul(number, size), "f32")
+
     def sums(self, part: Value, row: Value, count: int, add: Add) -> list[Value]:
         """``count`` vectors: the sums over the blocks of a row of blocks in one part of the sum; long ones by chains of additions."""
         b, plan = self.b, self.plan
         number = b.add(b.mul(part, plan.form.blocks), row)
-        first, end = (self._integer(self.starts, n) for n in (number, b.add(number, 1)))
+        first, end = self.list(number, b.add(number, 1))
         zeros = [b.constant(0, "f32", plan.lanes)] * count
         columns = plan.form.sparsity.columns
         if plan.part_length <= longest(chain_length(packed=True)):
@@ -66,10 +75,8 @@ class Stored:
 
     def _block(self, number: Value, turn: int, sums: list[list[Value]], add: Add) -> None:
         """Add the products of a block to ``sums``, its columns to one after the other from ``turn`` on."""
-        b, sparsity = self.b, self.plan.form.sparsity
-        k = self._integer(self.indices, number)
-        values = b.element_pointer(self.values, b.mul(number, sparsity.rows * sparsity.columns), "f32")
-        for column in range(sparsity.columns):
+        k, values = self.block(number)
+        for column in range(self.plan.form.sparsity.columns):
             taken = (turn + column) % len(sums)
             sums[taken] = add(sums[taken], k, values, column)
 
