@@ -11,11 +11,12 @@ from effc.compiler.ir.errors import InputError
 
 
 def stored_blocks(matrix: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """For each block of ``rows`` x ``columns`` elements of a matrix, whether it holds one that is not zero (NaN is not); the last blocks may
-    reach beyond it. Booleans ``[ceil(N/rows), ceil(K/columns)]``.
+    """For each block of ``rows`` x ``columns`` elements of a matrix, the last of which may reach beyond it, whether it holds one that is
+    not zero; NaN is not. Booleans ``[ceil(N/rows), ceil(K/columns)]``.
     """
     whole = F.pad(matrix != 0, (0, -matrix.shape[1] % columns, 0, -matrix.shape[0] % rows))
-    return whole.unflatten(1, (-1, columns)).unflatten(0, (-1, rows)).any(3).any(1)
+    blocks: torch.Tensor = whole.unflatten(1, (-1, columns)).unflatten(0, (-1, rows)).any(3).any(1)
+    return blocks
 
 
 def sparse_panels(
@@ -31,7 +32,7 @@ def sparse_panels(
     by: str,
     places: Sequence[int],
 ) -> torch.Tensor:
-    """The float32 matrix ``sizes`` = [N, K], a view of the memory of ``tensor`` by ``strides`` from ``offset`` on, in elements, as one tensor
+    """A float32 matrix of ``sizes`` [N, K], a view of the memory of ``tensor`` by ``strides`` from ``offset`` on (elements), as one tensor
     of words, of which those of integers are read as int32. InputError: it has more than ``stored`` blocks that are not zero.
 
     ``block``: its rows and columns; a row of blocks is one of B = ceil(N / rows). ``length``: elements of the sum in one of T parts. Blocks
@@ -66,7 +67,8 @@ def sparse_panels(
     words = torch.zeros(places[3])
     integers = words.view(torch.int32)
     if by == "runs":
-        starts = starts[(torch.arange(parts)[:, None] * mask.shape[0] + runs[:-1]).flatten().tolist() + [-1]]
+        lists = torch.arange(parts)[:, None] * mask.shape[0] + runs[:-1]
+        starts = torch.cat([starts[lists.flatten()], starts[-1:]])
     for place, numbers in ((0, runs), (places[0], starts), (places[1], row if by == "runs" else begins)):
         integers[place : place + len(numbers)] = numbers.to(torch.int32)
     words[places[2] : places[2] + values.numel()] = values.flatten()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from contraction_cases import Case, packed
@@ -13,8 +13,8 @@ from effc.compiler.codegen.cpu.schedules import Packing, packing
 from effc.compiler.codegen.cpu.sparse.form import find
 from effc.compiler.codegen.cpu.sparse.plan import Plan, plans
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.ir.sparsity import Sparsity
+from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.derive import derive
 from effc.runtime.sparse_panels import stored_blocks
 
@@ -87,6 +87,24 @@ class Product:
         size = x.double().abs() @ wide.abs().T + bias.abs()
         wrong = ~((got - expected).abs() <= 8 * 2.0**-23 * size + 1e-30)
         assert not wrong.any(), (self.plan, wrong.nonzero()[:4].tolist(), got[wrong][:4], expected[wrong][:4])
+
+
+@dataclass(frozen=True)
+class Full(Case):
+    """A case whose second factor has no zeros, and is sparse nevertheless, by blocks of ``pattern``."""
+
+    pattern: tuple[int, int] = (1, 1)
+
+    @staticmethod
+    def of(case: Case, pattern: tuple[int, int]) -> Full:
+        return Full(**{f.name: getattr(case, f.name) for f in fields(case)}, pattern=pattern)
+
+    def spec(self) -> KernelSpec:
+        spec = super().spec()
+        form = find(packed(with_sparsity(spec, Sparsity(1, 1, 0)), 1), HOST)
+        assert not isinstance(form, str), form
+        rows, columns = self.pattern
+        return with_sparsity(spec, Sparsity(rows, columns, -(-form.columns // rows) * -(-form.sum // columns)))
 
 
 def with_sparsity(spec: KernelSpec, found: Sparsity) -> KernelSpec:

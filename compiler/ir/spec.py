@@ -59,7 +59,12 @@ class Operand:
 
     def to_json(self) -> list[Any]:
         found = self.sparsity
-        return [self.dtype, self.role, str(self.size), *([] if found is None else [found.rows, found.columns, found.stored])]
+        return [
+            self.dtype,
+            self.role,
+            str(self.size),
+            *([] if found is None else [found.rows, found.columns, found.stored]),
+        ]
 
     @staticmethod
     def from_json(data: Sequence[Any]) -> Operand:

@@ -107,7 +107,11 @@ class Assembler:
         for i in constant:
             site = kernel.sites[i]
             source = self.graph.inputs[site.base.index]
-            if source.sparsity is not None and site.offset.constant == 0 and source.strides == row_major(source.tensor.sizes):
+            if (
+                source.sparsity is not None
+                and site.offset.constant == 0
+                and source.strides == row_major(source.tensor.sizes)
+            ):
                 operands[i] = replace(operands[i], sparsity=source.sparsity)
         return replace(kernel.spec, operands=tuple(operands))
 

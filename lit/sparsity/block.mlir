@@ -1,3 +1,10 @@
+// RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
+
+// Blocks of 16 output channels by one element of the sum: lanes are channels, and a panel's list says which steps it has.
+// CHECK: derived 0: sparse_panels of input 1
+// CHECK: kernel k0: contraction, d0: 64, d1: 128, reduction d2: 256, schedule {{.*}} sparse=columns
+// CHECK-NEXT: operands: read f32, packed f32, read f32, write f32
+// CHECK-NEXT: v0 = load
 func.func @main(%x: tensor<64x256xf32> {effc.sizes = ["64", "256"], effc.strides = ["256", "1"]},
                 %w: tensor<128x256xf32> {effc.sizes = ["128", "256"], effc.strides = ["256", "1"], effc.param = "weight", effc.sparsity = #sparse_tensor.encoding<{ map = (i, j) -> (i floordiv 16 : dense, j : compressed, i mod 16 : dense) }>, effc.stored = 400 : i64},
                 %b: tensor<128xf32> {effc.sizes = ["128"], effc.strides = ["1"], effc.param = "bias"})

@@ -1,3 +1,9 @@
+// RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
+
+// Nothing is known of zeros in the weight.
+// CHECK: derived 0: pack_panels of input 1
+// CHECK: kernel k0: contraction
+// CHECK-NOT: sparse=
 func.func @main(%x: tensor<64x256xf32> {effc.sizes = ["64", "256"], effc.strides = ["256", "1"]},
                 %w: tensor<128x256xf32> {effc.sizes = ["128", "256"], effc.strides = ["256", "1"], effc.param = "weight"},
                 %b: tensor<128xf32> {effc.sizes = ["128"], effc.strides = ["1"], effc.param = "bias"})

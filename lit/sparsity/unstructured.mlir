@@ -1,3 +1,12 @@
+// RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
+
+// One element in eight is not zero, in no pattern: lanes are rows, of which tiles are transposed into scratch memory; the bias stays in
+// the kernel.
+// CHECK: derived 0: sparse_panels of input 1
+// CHECK: call 0: k0
+// CHECK-NOT: call 1
+// CHECK: kernel k0: contraction, d0: 64, d1: 128, reduction d2: 256, schedule {{.*}} sparse=rows
+// CHECK-NEXT: operands: read f32, packed f32, read f32, write f32, scratch f32
 func.func @main(%x: tensor<64x256xf32> {effc.sizes = ["64", "256"], effc.strides = ["256", "1"]},
                 %w: tensor<128x256xf32> {effc.sizes = ["128", "256"], effc.strides = ["256", "1"], effc.param = "weight", effc.sparsity = #sparse_tensor.encoding<{ map = (i, j) -> (i : dense, j : compressed) }>, effc.stored = 4000 : i64},
                 %b: tensor<128xf32> {effc.sizes = ["128"], effc.strides = ["1"], effc.param = "bias"})

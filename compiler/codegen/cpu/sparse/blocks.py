@@ -31,7 +31,7 @@ class BlocksKernel(RowsKernel):
                 b.store(zero, b.element_pointer(line, b.index(v * lanes), "f32"))
         with b.loop(b.index(0), b.index(plan.parts)) as part:
             number = b.add(b.mul(part.index, plan.shares), self.number)
-            blocks = self.stored.list(number, b.add(number, 1))
+            blocks = self.stored.blocks(number, b.add(number, 1))
             k = b.minimum(b.mul(part.index, form.sparsity.columns), form.sum - form.sparsity.columns)
             left = b.element_pointer(base, b.mul(k, step), "f32")
             whole = vectors if mask is None else vectors - 1

@@ -9,8 +9,8 @@ from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units
 from effc.compiler.codegen.cpu.contraction.roles import find as find_nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
-from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.ir.sparsity import Sparsity
+from effc.compiler.ir.spec import KernelSpec
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,13 @@ def find(spec: KernelSpec, target: Target) -> Form | str:
     sides = (nest.left, nest.right)
     if any(nest.spec.operands[s.operand].dtype != "f32" or s.chain for s in sides) or nest.right.quantized:
         return "only float32"
-    if nest.spec.body[nest.contract].dtype != "f32" or nest.borders or nest.wise or nest.batch or len(nest.reduction) != 1:
+    if (
+        nest.spec.body[nest.contract].dtype != "f32"
+        or nest.borders
+        or nest.wise
+        or nest.batch
+        or len(nest.reduction) != 1
+    ):
         return "not a product of two matrices: a window, groups, or a border"
     assert nest.column is not None, "roles.find packs no factor without columns"
     (k,) = nest.reduction

@@ -44,9 +44,9 @@ LINE = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """``method``: see the module. ``height``: vectors of rows of a tile, or rows (``columns``); ``parts`` of the sum, of which one is walked
-    for all columns before the next; ``shares``: runs of columns with about as many stored blocks;
-    ``sets``: accumulators that take turns, so that one does not wait for its last addition.
+    """``method``: see the module. ``height``: vectors of rows of a tile, or rows (``columns``). ``parts``: of the sum, of which one is
+    walked for all columns before the next. ``shares``: runs of columns with about as many stored blocks. ``sets``: accumulators that
+    take turns, so that one does not wait for its last addition.
     """
 
     form: Form
@@ -178,7 +178,12 @@ def _tile_cycles(plan: Plan, height: int) -> float:
     if plan.method == "blocks":
         step = max((points + 2 * sparsity.rows) / FMAS, (points + 2 * sparsity.rows + 1) / LOADS) * height + 1
         passes = 2 * form.blocks * sparsity.rows * height * WAITING_CYCLES
-        return sparsity.stored * step + passes + plan.parts * height * (BLOCK_CYCLES + sparsity.columns) + moved * height * TURN_CYCLES
+        return (
+            sparsity.stored * step
+            + passes
+            + plan.parts * height * (BLOCK_CYCLES + sparsity.columns)
+            + moved * height * TURN_CYCLES
+        )
     far = FAR * max(0.0, 1 - L1_BYTES / (4 * plan.part_length * height * plan.lanes))
     step = max(
         points * height / FMAS,

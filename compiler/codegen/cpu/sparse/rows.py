@@ -17,7 +17,6 @@ from effc.compiler.codegen.cpu.sparse.walk import Add, vector_at
 from effc.compiler.codegen.cpu.text import Value
 from effc.compiler.codegen.cpu.threads import Share
 from effc.compiler.codegen.cpu.transpose import transpose
-from effc.compiler.ir.expr import const
 
 
 class RowsKernel(SparseKernel):
@@ -80,7 +79,13 @@ class RowsKernel(SparseKernel):
             b.choose(b.compare("arith.cmpi", "sge", left, b.index(plan.tile_rows)), (), whole, rest)
 
     def _tile(
-        self, outer: dict[str, Value], first: Value, inside: Value, vectors: int, mask: Value | None, run: tuple[Value, Value]
+        self,
+        outer: dict[str, Value],
+        first: Value,
+        inside: Value,
+        vectors: int,
+        mask: Value | None,
+        run: tuple[Value, Value],
     ) -> None:
         """``vectors`` vectors of rows from ``first`` on, which is row ``inside`` of the tile, and the columns of a run."""
         b, plan = self.b, self.plan
@@ -88,7 +93,11 @@ class RowsKernel(SparseKernel):
             base, step = b.element_pointer(self.staged, inside, "f32"), b.index(plan.tile_rows)
             read: Value | None = None
         else:
-            base, step, read = self._left({**outer, **self._named(self.nest.row, first)}), self._value(self.form.step), mask
+            base, step, read = (
+                self._left({**outer, **self._named(self.nest.row, first)}),
+                self._value(self.form.step),
+                mask,
+            )
         masks = None if mask is None else [*[b.constant(True, "i1", plan.lanes)] * (vectors - 1), mask]
         count = self.form.sparsity.rows * vectors
         if not plan.waits:
@@ -135,7 +144,12 @@ class RowsKernel(SparseKernel):
         def add(sums: Sequence[Value], k: Value, values: Value, column: int) -> list[Value]:
             at = b.element_pointer(base, b.mul(b.add(k, column), step), "f32")
             rows = [
-                vector_at(b, b.element_pointer(at, b.index(j * plan.lanes), "f32"), plan.lanes, mask if j == vectors - 1 else None)
+                vector_at(
+                    b,
+                    b.element_pointer(at, b.index(j * plan.lanes), "f32"),
+                    plan.lanes,
+                    mask if j == vectors - 1 else None,
+                )
                 for j in range(vectors)
             ]
             found = []

@@ -27,7 +27,7 @@ class Stored:
         """The first row of blocks of the shares up to ``end``, and that after their last."""
         return self._integer(self.runs, share), self._integer(self.runs, end)
 
-    def list(self, number: Value, end: Value) -> tuple[Value, Value]:
+    def blocks(self, number: Value, end: Value) -> tuple[Value, Value]:
         """The first block of list ``number``, and the first of list ``end``."""
         return self._integer(self.starts, number), self._integer(self.starts, end)
 
@@ -40,7 +40,7 @@ class Stored:
         """``count`` vectors: the sums over the blocks of a row of blocks in one part of the sum; long ones by chains of additions."""
         b, plan = self.b, self.plan
         number = b.add(b.mul(part, plan.form.blocks), row)
-        first, end = self.list(number, b.add(number, 1))
+        first, end = self.blocks(number, b.add(number, 1))
         zeros = [b.constant(0, "f32", plan.lanes)] * count
         columns = plan.form.sparsity.columns
         if plan.part_length <= longest(chain_length(packed=True)):
