@@ -35,7 +35,7 @@ SUM_BYTES = 16 * 1024
 FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
 #: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
 #: of a vector that is transposed, or copied.
-BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES = 8, 3, 5, 3
+BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES = 8, 3, 8, 3
 #: Elements of the sum in a block from which on its rows are worth their registers, and chains in which their products are summed.
 LEAST_COLUMNS, BLOCK_SETS = 4, 2
 #: Words to a multiple of which the parts of the packed factor are aligned.

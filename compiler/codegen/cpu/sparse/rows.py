@@ -195,11 +195,27 @@ class RowsKernel(SparseKernel):
             with b.loop(b.index(0), b.index(vectors * lanes), lanes) as block:
                 corner = b.element_pointer(line, block.index, "f32")
                 pointers = [b.element_pointer(corner, b.index(i * plan.tile_rows), "f32") for i in range(lanes)]
-                self._transpose(pointers, lambda i: b.element_pointer(self.square, b.index(i * lanes), "f32"), lanes)
+                totals = transpose(b, [vector_at(b, p, lanes, None) for p in pointers])
                 row = b.add(first, block.index)
-                with b.loop(b.index(0), b.minimum(b.sub(rows, row), lanes)) as each:
-                    total = vector_at(b, b.element_pointer(self.square, b.mul(each.index, lanes), "f32"), lanes, None)
-                    self.along.row(root, b.add(row, each.index), [columns.index], [mask], shared, [total])
+                left = b.sub(rows, row)
+
+                def write(row: Value, total: Value) -> None:
+                    self.along.row(root, row, [columns.index], [mask], shared, [total])
+
+                def whole(row: Value = row, totals: Sequence[Value] = totals) -> list[Value]:
+                    for i, total in enumerate(totals):
+                        write(b.add(row, i), total)
+                    return []
+
+                def rest(row: Value = row, totals: Sequence[Value] = totals, left: Value = left) -> list[Value]:
+                    for i, total in enumerate(totals):
+                        b.store(total, b.element_pointer(self.square, b.index(i * lanes), "f32"))
+                    with b.loop(b.index(0), left) as each:
+                        at = b.element_pointer(self.square, b.mul(each.index, lanes), "f32")
+                        write(b.add(row, each.index), vector_at(b, at, lanes, None))
+                    return []
+
+                b.choose(b.compare("arith.cmpi", "sge", left, b.index(lanes)), (), whole, rest)
 
     # -- staging ----------------------------------------------------------------------------------------------------
     def _stage(self, outer: dict[str, Value], first: Value) -> None:
