@@ -35,7 +35,7 @@ SUM_BYTES = 16 * 1024
 FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
 #: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
 #: of a vector that is transposed, or copied.
-BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES = 8, 3, 8, 3
+BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES = 12, 4, 8, 3
 #: Elements of the sum in a block from which on its rows are worth their registers, and chains in which their products are summed.
 LEAST_COLUMNS, BLOCK_SETS = 4, 2
 #: Words to a multiple of which the parts of the packed factor are aligned.
@@ -151,7 +151,7 @@ class Plan:
 
 def plans(form: Form, target: Target) -> list[Plan]:
     """All that are worth trying, the cheapest first."""
-    return sorted(_offered(form, target), key=lambda p: (estimate(p), p.parts, -p.height))
+    return sorted(_offered(form, target), key=lambda p: (estimate(p), p.parts, p.height))
 
 
 def estimate(plan: Plan) -> float:
@@ -211,7 +211,7 @@ def _offered(form: Form, target: Target) -> Iterator[Plan]:
         return
     widest = ceil((rows or UNKNOWN) / lanes)
     if sparsity.columns >= LEAST_COLUMNS and sparsity.columns + BLOCK_SETS * sparsity.rows + 2 <= registers:
-        for height in range(1, min(widest, 8) + 1):
+        for height in range(1, min(widest, 4) + 1):
             yield _shared(form, lanes, "blocks", height, ceil(form.sum / sparsity.columns), BLOCK_SETS)
     for height in range(1, min(widest, 8) + 1):
         sums, beside = height * sparsity.rows, (height if sparsity.rows > 1 else 1) + 1
