@@ -249,21 +249,21 @@ class Mask(nn.Module):
         return weight * self.mask
 
 
-def masked(how: str) -> tuple[nn.Module, Tensor]:
+def masked(how: str) -> tuple[nn.Sequential, Tensor]:
     """A model whose zeros are a mask, in each call."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Conv1d(1, 1, 1), nn.Linear(256, 64)).eval()
     for place in (0, 3):
-        layer = model[place]
+        layer, shape = model[place], model.get_parameter(f"{place}.weight").shape
         if how == "prune.l1_unstructured":
             torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.9)
         elif how == "prune.ln_structured":
             torch.nn.utils.prune.ln_structured(layer, "weight", 0.5, n=2, dim=0)
         elif how == "prune.custom_from_mask":
-            blocks = torch.rand(layer.weight.shape[0] // 16, layer.weight.shape[1]) > 0.8
+            blocks = torch.rand(shape[0] // 16, shape[1]) > 0.8
             torch.nn.utils.prune.custom_from_mask(layer, "weight", blocks.repeat_interleave(16, 0))
         else:
-            mask = torch.rand(layer.weight.shape) > 0.9
+            mask = torch.rand(shape) > 0.9
             torch.nn.utils.parametrize.register_parametrization(layer, "weight", Mask(mask))
     return model, torch.randn(3, 1, 128)
 
@@ -294,7 +294,7 @@ def test_a_mask_that_changes() -> None:
     fast = compiled(model, passes={"sparsity": {}})
     with torch.no_grad():
         assert same(fast(x), model, x)
-        model[0].weight_mask[:16] = 0  # type: ignore[index, operator, union-attr]
+        model.get_buffer("0.weight_mask")[:16] = 0
         with pytest.warns(UserWarning, match="weights have changed since effc compressed them"):
             assert same(fast(x), model, x)
         effc.refresh(model)
@@ -316,7 +316,7 @@ def test_masked_weights_may_be_quantized() -> None:
 def test_a_weight_of_a_removed_mask_has_its_zeros() -> None:
     model, x = masked("prune.custom_from_mask")
     for place in (0, 3):
-        torch.nn.utils.prune.remove(model[place], "weight")  # type: ignore[index, arg-type]
+        torch.nn.utils.prune.remove(model.get_submodule(str(place)), "weight")
     found, recording = run(model, x, {}, check=True)
     assert same(found, model, x)
     assert {str(form.pattern) for form in forms(recording).values()} == {"16x1"}
