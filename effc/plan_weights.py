@@ -11,9 +11,12 @@ import torch
 from effc.compiler.compress.activations import ActivationRange
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.low_rank.factors import Factors
+from effc.compiler.compress.pruning.pruned import PrunedWeight, sparsity_of
 from effc.compiler.compress.quantized import DualScales, QuantizedWeight, ScaleCodes
 from effc.compiler.compress.stored import StoredWeight
+from effc.compiler.ir.pattern import Pattern
 from effc.compiler.ir.quantization import Scheme
+from effc.compiler.ir.sparsity import Sparsity
 
 
 class Tensors:
@@ -40,6 +43,16 @@ def encoded(stored: StoredWeight[Form], tensors: Tensors) -> dict[str, Any]:
     if isinstance(form, Factors):
         parts = (form.left, form.right, form.shift)
         return {**data, "kind": "low rank", "places": [tensors.place(t) for t in parts]}
+    if isinstance(form, PrunedWeight):
+        known = form.sparsity
+        room = [known.rows, known.columns, known.stored]
+        return {
+            **data,
+            "kind": "pruned",
+            "pattern": str(form.pattern),
+            "sparsity": room,
+            "places": [tensors.place(form.weight)],
+        }
     assert isinstance(form, QuantizedWeight), "plans hold no other form"
     coded, dual = form.scale_codes, form.dual
     return {
@@ -69,6 +82,17 @@ def _factors(data: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> Factor
     return Factors(left, right, shift)
 
 
+def _pruned(data: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> PrunedWeight:
+    (weight,) = _taken(data["places"], tensors)
+    if weight is None or weight.dim() < 2:
+        raise ValueError("a pruned weight without dimensions")
+    pattern, room = Pattern.parse(data["pattern"]), Sparsity(*data["sparsity"])
+    found = sparsity_of(weight, pattern)
+    if (found.rows, found.columns) != (room.rows, room.columns) or found.stored > room.stored:
+        raise ValueError(f"{found.stored} blocks of {found.rows} x {found.columns} where {room} is said")
+    return PrunedWeight(weight, pattern, room)
+
+
 def _quantized(data: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> QuantizedWeight:
     scheme = Scheme(**data["scheme"])
     codes, scales, zeros, smoothing = _taken(data["places"], tensors)
@@ -90,6 +114,7 @@ def _quantized(data: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> Quan
 
 _FORMS: Mapping[str, Callable[[Mapping[str, Any], Sequence[torch.Tensor]], Form]] = {
     "low rank": _factors,
+    "pruned": _pruned,
     "quantized": _quantized,
 }
 

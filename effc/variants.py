@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from effc.compiler.compress.form import Form
+from effc.compiler.compress.pruning.detect import best_fit
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir.candidate import Candidate, Latency, dense
 from effc.compiler.ir.compression import Compression, compressions
@@ -18,6 +19,7 @@ from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site
 from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
+from effc.passes.sparsity import Sparsify
 from effc.proxies import Sensitivity, output_error
 from effc.trial import Compiled, Trial
 
@@ -41,7 +43,9 @@ def _worth_a_trial(trial: Trial) -> Mapping[str, list[Compression]]:
     """By pass, where options say nothing."""
     calibration = trial.calibration
     zeros = tuple(name for name, p in trial.model.named_parameters() if not bool(p.any()))
+    held = any(p.dim() > 1 and best_fit(p) is not None for p in trial.model.parameters())
     return {
+        Sparsify.name: [Sparsify()] if held else [],
         Quantize.name: [
             Quantize("int8"),
             Quantize("int8", activations="token", smoothing="smoothquant", calibration=calibration),

@@ -11,6 +11,7 @@ from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.program import Part
 from effc.runtime.pages import Pages
 from effc.runtime.panels import pack_codes, pack_panels
+from effc.runtime.sparse_panels import sparse_panels
 from effc.runtime.winograd import winograd_panels
 
 Derivation = Callable[..., torch.Tensor]
@@ -36,6 +37,7 @@ FUNCTIONS: Mapping[str, Derivation] = {
     "contiguous": contiguous,
     "pack_codes": pack_codes,
     "pack_panels": pack_panels,
+    "sparse_panels": sparse_panels,
     "winograd_panels": winograd_panels,
 }
 

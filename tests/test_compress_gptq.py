@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from effc.compiler.compress.clipping import by_error, by_max
-from effc.compiler.compress.gptq import Compensation, compensated
+from effc.compiler.compress.compensation import Compensation
+from effc.compiler.compress.gptq import compensated
 from effc.compiler.compress.grid import Grid
 from effc.compiler.compress.inputs import Inputs, by_channel, by_element
 from effc.compiler.compress.nearest import nearest

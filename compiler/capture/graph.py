@@ -37,6 +37,7 @@ from effc.compiler.compress.watched import watched
 from effc.compiler.ir.errors import LoweringError, UnsupportedError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Call, Program
+from effc.compiler.ir.sparsity import Sparsity
 
 if TYPE_CHECKING:
     from effc.compiler.build import Built
@@ -130,6 +131,7 @@ class _Compilation:
         self.ranges = {node: limits for node, limits in known.items() if limits is not None}
         tables = {n: owner.tables.get((s.position, s.attributes)) for n, s in self.statics.items() if is_looked_up(n)}
         self.tables = {node: values for node, values in tables.items() if values is not None}
+        self.sparsities: dict[Node, Sparsity] = {}
         self.symints = [
             n
             for n in gm.graph.nodes
@@ -168,6 +170,7 @@ class _Compilation:
         for stage in self.compressed.stages:
             self.ranges.update(stage.rewritten.ranges)
             self.tables.update(stage.rewritten.codebooks)
+            self.sparsities.update(stage.rewritten.sparsities)
         self.notes += self.compressed.notes
 
     # -- what goes where --------------------------------------------------------------------------------------------
@@ -230,6 +233,7 @@ class _Compilation:
                 name=name,
                 ranges=self.ranges,
                 tables=self.tables,
+                sparsities=self.sparsities,
             )
 
     def _build(self, region: Region) -> Built:

@@ -48,7 +48,7 @@ class ByQuantization:
             return f"groups of {scheme.group} do not divide its sums of {site.width}"
         if scheme.activations == "tensor" and site.kinds != {"embedding"} and self._statistics(site) is None:
             return "the calibration has not seen it"
-        if _in_groups(site) and (self.options.smoothing != "none" or self.options.rounding != "nearest"):
+        if site.in_groups and (self.options.smoothing != "none" or self.options.rounding != "nearest"):
             return "of a convolution in groups, calibration does not tell which channels meet which weights"
         return ""
 
@@ -59,7 +59,7 @@ class ByQuantization:
         self, sites: Sequence[WeightSite], weights: Mapping[str, torch.Tensor]
     ) -> Mapping[str, StoredWeight[QuantizedWeight]]:
         channels = {site.name: site.by_channels(weights[site.name]) for site in sites}
-        statistics = None if _in_groups(sites[0]) else self._statistics(sites[0])
+        statistics = None if sites[0].in_groups else self._statistics(sites[0])
         found = quantize(channels, self.options.scheme, self._recipe(sites), statistics)
         return {
             site.name: StoredWeight(
@@ -92,8 +92,3 @@ class ByQuantization:
             return None
         smoothed = Inputs.of(statistics, site.name).over(weight.factors(len(statistics.least)))
         return ActivationRange.of(smoothed.least, smoothed.greatest)
-
-
-def _in_groups(site: WeightSite) -> bool:
-    """Whether a convolution divides its channels."""
-    return any(use.kind == "convolution" and use.node.args[8] != 1 for use in site.uses)

@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from effc.compiler.capture.nodes import drop_unread
 from effc.compiler.compress.form import Form
+from effc.compiler.compress.masked import Masked, fold_masks
 from effc.compiler.compress.rewrite import Rewriter, Rewritten
 from effc.compiler.compress.sites import WeightSite, find_sites, root_of
 from effc.compiler.compress.stored import StoredWeight
@@ -56,28 +57,32 @@ class Stage:
 
 @dataclass(frozen=True)
 class Compressed:
-    """A graph's compression, ``stages`` in order, each of what those before have left: ``values`` of the graph's parameters; ``notes``: for
-    the report.
+    """A graph's compression, ``stages`` in order, each of what those before have left: ``values`` of the graph's parameters; ``masked``:
+    products of these that became constants first; ``notes``: for the report.
     """
 
     values: Mapping[Node, torch.Tensor]
+    masked: Sequence[Masked]
     stages: Sequence[Stage]
     notes: Sequence[str]
 
     @property
     def sources(self) -> list[Node]:
         """The parameters that the compressed forms were made from."""
-        return [site.param for stage in self.stages for site in stage.sites if site.param in self.values]
+        weights = [site.param for stage in self.stages for site in stage.sites if site.param in self.values]
+        return list(dict.fromkeys([*(factor for m in self.masked for factor in m.factors), *weights]))
 
     @property
     def constants(self) -> dict[Node, str]:
         """What the graph holds in their place, by name."""
-        return {n: name for stage in self.stages for n, name in stage.rewritten.constants.items() if n.users}
+        made = {node: name for stage in self.stages for node, name in stage.rewritten.constants.items()}
+        return {node: name for node, name in ({m.node: m.name for m in self.masked} | made).items() if node.users}
 
     def renew(self, tensors: Sequence[torch.Tensor]) -> str:
         """Compress ``tensors``, new values of ``sources``, into the constants that the graph holds; why that cannot be, or ``""``."""
         values = dict(zip(self.sources, tensors, strict=True))
-        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        found = [(m.tensor, m.of(values)) for m in self.masked]
+        values |= {m.node: product for m, (_, product) in zip(self.masked, found, strict=True)}
         for stage in self.stages:
             refused = [reason for s in stage.sites if (reason := stage.forms.refusal(s, values[s.param]))]
             if refused:
@@ -104,16 +109,23 @@ def compress(
     """
     made: list[Stage] = []
     notes: dict[str, None] = {}  # in order, each once: what one stage leaves out, the next may too
-    names, tensors = dict(params), dict(values)
+    masked = fold_masks(gm, params, values)
+    factors = {factor for m in masked for factor in m.factors}
+    names = {n: name for n, name in params.items() if n not in factors} | {m.node: m.name for m in masked}
+    tensors = dict(values) | {m.node: m.tensor for m in masked}
     for forms in stages:
         stage, kept = _stage(gm, names, tensors, forms)
         made.append(stage)
         notes[forms.summary(stage.sites)] = None
         notes |= {f"{name} stays as it is: {reason}": None for name, reason in kept.items() if reason}
-        _release(gm, [n for n in names if n.op == "get_attr" and not n.users])
+        for node in [
+            n for n in names if n.op == "get_attr" and not n.users
+        ]:  # a stage made it, and this one has replaced it
+            delattr(gm, str(node.target))
+            del names[node]
         names |= stage.rewritten.constants
         tensors |= {node: stage.rewritten.tensors[name] for node, name in stage.rewritten.constants.items()}
-    return Compressed(values, made, list(notes))
+    return Compressed(values, masked, made, list(notes))
 
 
 def _stage(
@@ -148,9 +160,3 @@ def _together(taken: Sequence[WeightSite]) -> list[list[WeightSite]]:
         alone = len(site.uses) != 1 or len(linear) != 1
         groups.setdefault(site.name if alone else root_of(linear[0].activation, site.width), []).append(site)
     return list(groups.values())
-
-
-def _release(gm: GraphModule, constants: Sequence[Node]) -> None:
-    """Drop tensors that a stage made and the next one has replaced."""
-    for node in constants:
-        delattr(gm, str(node.target))

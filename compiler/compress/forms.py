@@ -10,6 +10,9 @@ from effc.compiler.compress.compressor import Forms
 from effc.compiler.compress.low_rank.by_rank import ByRank
 from effc.compiler.compress.low_rank.factors import Factors
 from effc.compiler.compress.low_rank.rewrite import FactorRewriter
+from effc.compiler.compress.pruning.by_pruning import ByPruning, ByZeros
+from effc.compiler.compress.pruning.pruned import PrunedWeight
+from effc.compiler.compress.pruning.rewrite import PrunedRewriter
 from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.quantized_rewrite import QuantizedRewriter
 from effc.compiler.ir.compression import Compression
@@ -17,16 +20,23 @@ from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
 from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
+from effc.passes.sparsity import Sparsify
 
-#: Kinds of forms and what writes them, in the order in which a graph is rewritten: factors may be quantized.
-_STAGES = ((Factors, FactorRewriter), (QuantizedWeight, QuantizedRewriter))
+#: Kinds of forms and what writes them, in the order in which a graph is rewritten: factors and pruned weights may be quantized.
+_STAGES = ((Factors, FactorRewriter), (PrunedWeight, PrunedRewriter), (QuantizedWeight, QuantizedRewriter))
 
 
 def forms_of(options: Options) -> Sequence[Forms]:
     """Where compressed weights come from, stage by stage; none where the model stays exact. OptionError: a rewrite that has none here."""
     asked = options.compressions()
     if options.plan is None:
-        return [found for stage in (LowRank, Quantize) for c in asked if isinstance(c, stage) for found in [_by(c)]]
+        return [
+            found
+            for stage in (LowRank, Sparsify, Quantize)
+            for c in asked
+            if isinstance(c, stage)
+            for found in [_by(c)]
+        ]
     if asked:
         raise OptionError(
             "options 'plan' and 'passes' exclude each other where both compress: a plan has its passes in it"
@@ -38,5 +48,7 @@ def forms_of(options: Options) -> Sequence[Forms]:
 def _by(chosen: Compression) -> Forms:
     if isinstance(chosen, LowRank):
         return ByRank(chosen)
+    if isinstance(chosen, Sparsify):
+        return ByPruning(chosen) if chosen.prunes else ByZeros(chosen)
     assert isinstance(chosen, Quantize), f"this version of effc cannot compress by '{chosen.name}'"
     return ByQuantization(chosen)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from effc.compiler.compress import awq, smoothquant
 from effc.compiler.compress.clipping import grid_of
+from effc.compiler.compress.compensation import Compensation
 from effc.compiler.compress.double import double_quantized
 from effc.compiler.compress.dual import dual_grained
 from effc.compiler.compress.finequant import coarsened
-from effc.compiler.compress.gptq import Compensation, compensated
+from effc.compiler.compress.gptq import compensated
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.nearest import nearest
 from effc.compiler.compress.quantized import QuantizedWeight

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 _aten = torch.ops.aten
 _RESHAPES = frozenset({_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default})
-_CASTS = frozenset({torch.ops.prims.convert_element_type.default, _aten._to_copy.default})
+CASTS = frozenset({torch.ops.prims.convert_element_type.default, _aten._to_copy.default})
 _TRANSPOSES = frozenset({_aten.t.default, _aten.permute.default, _aten.transpose.int})
 #: Products of matrices -> position of the activation [rows, sum], of the weight [sum, out].
 _PRODUCTS: Mapping[Any, tuple[int, int]] = {_aten.mm.default: (0, 1), _aten.addmm.default: (1, 2)}
@@ -53,6 +53,11 @@ class WeightSite:
     @property
     def kinds(self) -> frozenset[Kind]:
         return frozenset(use.kind for use in self.uses)
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether a convolution divides its channels."""
+        return any(use.kind == "convolution" and use.node.args[8] != 1 for use in self.uses)
 
     def by_channels(self, weight: torch.Tensor) -> torch.Tensor:
         """``weight`` as float32 [out, channels, window…]."""
@@ -106,7 +111,7 @@ class _NoSiteError(Exception):
 def _uses(node: Node, matrix: bool, turned: bool) -> Iterator[tuple[Use, int]]:
     """What reads a parameter through casts and transpositions, and the parameter's dimension of output channels there."""
     for user in node.users:
-        if user.target in _CASTS:
+        if user.target in CASTS:
             if not user.meta["val"].is_floating_point():
                 raise _NoSiteError(f"it is converted to {user.meta['val'].dtype}")
             yield from _uses(user, matrix, turned)

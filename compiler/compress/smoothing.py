@@ -9,7 +9,8 @@ from torch import Tensor
 
 from effc.compiler.compress.activations import held
 from effc.compiler.compress.clipping import by_max
-from effc.compiler.compress.gptq import Compensation, compensated
+from effc.compiler.compress.compensation import Compensation
+from effc.compiler.compress.gptq import compensated
 from effc.compiler.compress.inputs import Inputs, by_channel
 from effc.compiler.compress.nearest import nearest
 from effc.compiler.ir.quantization import Rounding, Scheme

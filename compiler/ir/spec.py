@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from effc.compiler.ir.expr import Expr, as_expr
+from effc.compiler.ir.sparsity import Sparsity
 
 #: Bytes of one element in memory.
 ITEM_SIZE: Mapping[str, int] = {
@@ -47,12 +48,28 @@ class Operand:
 
     ``role``: ``"read"``, ``"write"``, ``"readwrite"`` (updated in place), ``"packed"`` (read; a derived tensor in the layout that
     the schedule names, see ``packing``), or ``"scratch"`` (memory that the schedule asks for; after all others).
-    ``size``: elements between the lowest and highest address touched plus one, from the base pointer.
+    ``size``: elements between the lowest and highest address touched plus one, from the base pointer. ``sparsity``: of a constant
+    whose zeros kernels may leave out.
     """
 
     dtype: str
     role: str
     size: Expr
+    sparsity: Sparsity | None = None
+
+    def to_json(self) -> list[Any]:
+        found = self.sparsity
+        return [
+            self.dtype,
+            self.role,
+            str(self.size),
+            *([] if found is None else [found.rows, found.columns, found.stored]),
+        ]
+
+    @staticmethod
+    def from_json(data: Sequence[Any]) -> Operand:
+        dtype, role, size, *sparsity = data
+        return Operand(dtype, role, as_expr(size), Sparsity(*sparsity) if sparsity else None)
 
 
 @dataclass(frozen=True)
@@ -137,7 +154,7 @@ class KernelSpec:
         return {
             "template": self.template,
             "dims": [[str(d.size), d.kind] for d in self.dims],
-            "operands": [[o.dtype, o.role, str(o.size)] for o in self.operands],
+            "operands": [o.to_json() for o in self.operands],
             "body": [[i.op, list(i.args), i.dtype, _attributes_out(i.attributes)] for i in self.body],
             "symbols": list(self.symbols),
             "attributes": _attributes_out(self.attributes),
@@ -150,7 +167,7 @@ class KernelSpec:
         return KernelSpec(
             template=data["template"],
             dims=tuple(Dim(as_expr(size), kind) for size, kind in data["dims"]),
-            operands=tuple(Operand(dtype, role, as_expr(size)) for dtype, role, size in data["operands"]),
+            operands=tuple(map(Operand.from_json, data["operands"])),
             body=tuple(Instr(op, tuple(args), dtype, _attributes_in(attrs)) for op, args, dtype, attrs in data["body"]),
             symbols=tuple(data["symbols"]),
             attributes=_attributes_in(data["attributes"]),

@@ -14,7 +14,7 @@ from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
 from effc.compiler.pipeline.graph import Graph, GraphInput
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.memory import Life, plan_arena
-from effc.compiler.pipeline.placement import Base, Layout
+from effc.compiler.pipeline.placement import Base, Layout, row_major
 
 
 class Assembler:
@@ -92,7 +92,7 @@ class Assembler:
         if kernel.spec.template != "contraction":
             return None
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
-        found = packing(kernel.spec, constant, self.target, self.schedules)
+        found = packing(self._with_sparsity(kernel, constant), constant, self.target, self.schedules)
         if not isinstance(found, Packing):
             return None
         for operand in found.spec.operands[len(kernel.sites) :]:
@@ -100,6 +100,20 @@ class Assembler:
             site = Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
             kernel.sites = (*kernel.sites, site)
         return found
+
+    def _with_sparsity(self, kernel: Kernel, constant: Sequence[int]) -> KernelSpec:
+        """The kernel's spec, with what is known of the zeros of its operands ``constant``."""
+        operands = list(kernel.spec.operands)
+        for i in constant:
+            site = kernel.sites[i]
+            source = self.graph.inputs[site.base.index]
+            if (
+                source.sparsity is not None
+                and site.offset.constant == 0
+                and source.strides == row_major(source.tensor.sizes)
+            ):
+                operands[i] = replace(operands[i], sparsity=source.sparsity)
+        return replace(kernel.spec, operands=tuple(operands))
 
     def _call(self, kernel: Kernel, found: Packing | None) -> Call:
         pointers = [self._pointer(site) for site in kernel.sites]

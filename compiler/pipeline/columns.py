@@ -55,6 +55,10 @@ class Constants:
         """Whether ``tensor`` is a view of a constant whose elements lie at constant strides."""
         return chain(tensor)[0] in self._inputs and self._part(tensor) is not None
 
+    def is_sparse(self, tensor: Tensor) -> bool:
+        """Whether something is known of the zeros of a constant."""
+        return self._inputs[chain(tensor)[0]].sparsity is not None
+
     def joined(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
         """The input that holds ``tensors``, constants, one behind the other along ``axis``."""
         parts = [self._part(t) for t in tensors]

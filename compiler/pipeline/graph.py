@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from effc.compiler.ir.expr import Expr
+from effc.compiler.ir.sparsity import Sparsity
 from effc.compiler.ir.spec import Instr
 
 VIEWS = frozenset({"slice", "expand", "collapse", "remap", "cast", "border"})
@@ -127,7 +128,8 @@ class JoinedPart:
 class GraphInput:
     """A tensor argument with its placement in elements and, for a parameter, its name in the model; ``range``: of integers, the
     least and the greatest when it was compiled; ``values``: all elements of a small one. Whoever relies on them checks that they stay.
-    ``parts``: what it is joined of, one behind the other along its slowest dimension (`merging`).
+    ``sparsity``: which of its elements may differ from zero. ``parts``: what it is joined of, one behind the other along its slowest
+    dimension (`merging`).
     """
 
     tensor: Tensor
@@ -136,6 +138,7 @@ class GraphInput:
     range: tuple[int, int] | None = None
     values: tuple[float, ...] = ()
     parts: tuple[JoinedPart, ...] = ()
+    sparsity: Sparsity | None = None
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ memoised), or evaluated in place (constants), or loaded from memory through what
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from effc.compiler.ir.errors import LoweringError
@@ -379,7 +379,7 @@ def normalised(spec: KernelSpec) -> tuple[KernelSpec, tuple[Expr, ...]]:
         KernelSpec(
             spec.template,
             tuple(Dim(fix(d.size), d.kind) for d in spec.dims),
-            tuple(Operand(o.dtype, o.role, fix(o.size)) for o in spec.operands),
+            tuple(replace(o, size=fix(o.size)) for o in spec.operands),
             tuple(Instr(i.op, i.args, i.dtype, tuple((k, fix(v)) for k, v in i.attributes)) for i in spec.body),
             tuple(f"s{i}" for i in range(len(seen))),
             tuple((k, fix(v)) for k, v in spec.attributes),

@@ -103,6 +103,8 @@ def _branch(op: Op, constants: Constants) -> _Branch | None:
     if len(changing) != 1 or changing[0] > 1:
         return None
     (left,) = changing
+    if constants.is_sparse(op.operands[1 - left]):
+        return None  # its kernel reads its own blocks
     names = {n for e in op.maps[left] for n in e.variables()}
     right = {n for e in op.maps[1 - left] for n in e.variables()}
     columns = [i for i in op.parallel_dims if f"d{i}" in right - names and op.dims[i].constant != 1]

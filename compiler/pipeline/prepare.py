@@ -16,6 +16,7 @@ from effc.compiler.pipeline.fusion import is_free
 from effc.compiler.pipeline.graph import Graph, GraphInput, GraphOutput, Op, Tensor
 from effc.compiler.pipeline.placement import row_major
 from effc.compiler.pipeline.views import chain
+from effc.compiler.pipeline.zeros import kept_sparsity
 
 
 def split_prepared(graph: Graph) -> tuple[Graph | None, list[Tensor]]:
@@ -76,7 +77,10 @@ def _collect(tensors: list[Tensor], inside: set[Op], results: list[Tensor]) -> N
 
 def cut(graph: Graph, results: list[Tensor]) -> Graph:
     """The region without its static part: ``results`` become inputs, named ``prepared``."""
-    inputs = [*graph.inputs, *(GraphInput(t, _strides(t), "prepared") for t in results)]
+    known = {source.tensor: source.sparsity for source in graph.inputs if source.sparsity is not None}
+    inputs = list(graph.inputs)
+    for tensor in results:
+        inputs.append(GraphInput(tensor, _strides(tensor), "prepared", sparsity=kept_sparsity(tensor, known)))
     for tensor in results:
         tensor.producer = None
     alive: set[Tensor] = set()

@@ -14,6 +14,7 @@ from torch_mlir import ir
 
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Expr, as_expr, const, product
+from effc.compiler.ir.sparsity import Sparsity
 from effc.compiler.pipeline import read_views as views
 from effc.compiler.pipeline.attention import describe
 from effc.compiler.pipeline.bodies import BodyReader, identity_of, split_reduction
@@ -71,7 +72,15 @@ class Reader:
         strides = _texts(attributes, "effc.strides") or row_major(sizes)
         limits = _plain(attributes["effc.range"]) if "effc.range" in attributes else None
         values = tuple(attributes["effc.values"]) if "effc.values" in attributes else ()
-        return GraphInput(tensor, strides, param, limits, values)
+        return GraphInput(tensor, strides, param, limits, values, sparsity=self._sparsity(param, attributes))
+
+    def _sparsity(self, param: str, attributes: Any) -> Sparsity | None:
+        if "effc.sparsity" not in attributes:
+            return None
+        try:
+            return Sparsity.of(str(attributes["effc.sparsity"]), attributes["effc.stored"].value)
+        except (KeyError, ValueError) as error:
+            raise LoweringError(f"effc.sparsity of the parameter {param}: {error}") from error
 
     def _outputs(self, ret: ir.Operation) -> list[GraphOutput]:
         attributes = (

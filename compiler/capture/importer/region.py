@@ -24,6 +24,7 @@ from effc.compiler.capture.importer.registry import LOWERINGS, Op
 from effc.compiler.capture.importer.types import Size, Tensor, as_quotient, as_size
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import Expr, var
+from effc.compiler.ir.sparsity import Sparsity
 from effc.runtime.dtypes import DTYPE_NAMES
 
 
@@ -84,13 +85,14 @@ def import_region(
     name: str,
     ranges: Mapping[Node, tuple[int, int]] | None = None,
     tables: Mapping[Node, tuple[float, ...]] | None = None,
+    sparsities: Mapping[Node, Sparsity] | None = None,
 ) -> Region:
     """Write ``nodes`` (in topological order) as a module named ``name`` with the public function ``@main``.
 
     ``inputs``: the nodes that the region reads: tensors, and SymInts where symbols come from. ``params``: names of those that
     are parameters or buffers. ``mutations``: output node -> the input that it overwrites (an ``aten.copy_`` node, or the node
     whose value is written). ``ranges``: the least and the greatest element of those that hold integers; ``tables``: all elements of
-    some small ones. UnsupportedError names the op, its place and the reason.
+    some small ones; ``sparsities``: what is known of zeros. UnsupportedError names the op, its place and the reason.
     """
     b = Builder()
     tensors = [n for n in inputs if not _is_scalar(n)]
@@ -116,6 +118,9 @@ def import_region(
             extra += f", effc.range = array<i64: {ranges[node][0]}, {ranges[node][1]}>"
         if tables and node in tables:
             extra += f", effc.values = array<f64: {', '.join(f'{v:.17e}' for v in tables[node])}>"
+        if sparsities and node in sparsities:
+            found = sparsities[node]
+            extra += f", effc.sparsity = {found.encoding}, effc.stored = {found.stored} : i64"
         v = values[node]
         arguments.append(
             f"{v.name}: {v.type} {{effc.sizes = {_texts(sizes)}, effc.strides = {_texts(strides)}{extra}}}"

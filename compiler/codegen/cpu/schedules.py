@@ -7,6 +7,7 @@ from effc.compiler.codegen.cpu.contraction import schedule as contraction
 from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.packing import Packing, packing, repacked
 from effc.compiler.codegen.cpu.contraction.roles import find
+from effc.compiler.codegen.cpu.sparse import choice as sparse
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.winograd import choice as winograd
 from effc.compiler.ir.errors import LoweringError
@@ -55,8 +56,8 @@ def candidates(spec: KernelSpec, target: Target) -> list[Schedule]:
     )
     direct = contraction.variants(nest, target, *tiles[0])
     direct += [contraction.as_schedule(nest, target, *t) for t in tiles[1:]]
-    others = winograd.offered(spec, target)
-    first = winograd.chosen(spec, target, None)
+    others = [*winograd.offered(spec, target), *sparse.offered(spec, target)]
+    first = winograd.chosen(spec, target, None) or sparse.chosen(spec, target, None)
     found = [*others, *direct] if first else [*direct[:1], *others, *direct[1:]]
     return found[:MOST]
 

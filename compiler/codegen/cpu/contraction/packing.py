@@ -16,12 +16,15 @@ from effc.compiler.codegen.cpu.contraction.form import filled_to, packed_group
 from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, factors, find
 from effc.compiler.codegen.cpu.contraction.schedule import chosen
 from effc.compiler.codegen.cpu.contraction.sides import Side, read_side, split_groups
+from effc.compiler.codegen.cpu.sparse.choice import chosen as chosen_sparse
+from effc.compiler.codegen.cpu.sparse.form import find as find_sparse
+from effc.compiler.codegen.cpu.sparse.plan import Plan as SparsePlan
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.winograd.choice import chosen as chosen_winograd
 from effc.compiler.codegen.cpu.winograd.form import SIDE, TAPS, Form
 from effc.compiler.codegen.cpu.winograd.form import find as find_winograd
 from effc.compiler.codegen.cpu.winograd.plan import Plan
-from effc.compiler.ir.expr import Expr, const
+from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.spec import KernelSpec, Operand, Schedule
 
 
@@ -108,6 +111,9 @@ def _pack(
     winograd = chosen_winograd(packed, target, request)
     if winograd is not None:
         return _transformed(packed, operand, *winograd, offset, target)
+    sparse = chosen_sparse(packed, target, request)
+    if sparse is not None:
+        return _without_zeros(packed, operand, sparse, offset, strides)
     schedule = chosen(nest, target, request)
     nr, reduce = int(schedule["nr"]), len(whole) - len(nest.batch) - 1
     inner = _inner_count(spec, nest)
@@ -192,6 +198,34 @@ def with_winograd(packed: KernelSpec, plan: Plan, schedule: Schedule) -> KernelS
     return replace(packed, operands=(*operands, scratch), schedule=schedule)
 
 
+def _without_zeros(
+    packed: KernelSpec, operand: int, plan: SparsePlan, offset: int, strides: tuple[int, ...]
+) -> Packing:
+    """The packing of a sparse factor; ``strides``: of its columns, then of its sums, which lie one inside the other."""
+    sparsity = plan.form.sparsity
+    attributes = {
+        "offset": offset,
+        "sizes": (plan.form.columns, plan.form.sum),
+        "strides": (strides[0], strides[-1]),
+        "block": (sparsity.rows, sparsity.columns),
+        "stored": sparsity.stored,
+        "length": plan.part_length,
+        "shares": plan.shares,
+        "by": plan.listed_by,
+        "places": (plan.starts_at, plan.indices_at, plan.values_at, plan.packed_words),
+    }
+    return Packing(operand, with_sparse(packed, plan), "sparse_panels", tuple(sorted(attributes.items())))
+
+
+def with_sparse(packed: KernelSpec, plan: SparsePlan) -> KernelSpec:
+    """``packed`` under the schedule of a sparse kernel, with the sizes that it asks for."""
+    factor = plan.form.nest.right.operand
+    operands = [replace(o, size=const(plan.packed_words)) if i == factor else o for i, o in enumerate(packed.operands)]
+    if plan.share_elements:
+        operands.append(Operand("f32", "scratch", const(plan.scratch_elements)))
+    return replace(packed, operands=tuple(operands), schedule=plan.schedule)
+
+
 def repacked(spec: KernelSpec, schedule: Schedule, target: Target) -> KernelSpec:
     """``spec`` under another schedule, with the layout of its packed factor and the scratch memory that this one asks for."""
     nest = cast(spec, target)
@@ -203,8 +237,17 @@ def repacked(spec: KernelSpec, schedule: Schedule, target: Target) -> KernelSpec
         form = find_winograd(plain, target)
         assert not isinstance(form, str), form
         return with_winograd(plain, Plan.of(form, schedule, target), schedule)
+    if schedule.get("sparse"):
+        sparse = find_sparse(plain, target)
+        assert not isinstance(sparse, str), sparse
+        return with_sparse(plain, SparsePlan.of(sparse, schedule, target))
     columns = nest.size(nest.column).constant
     assert columns is not None, "only factors of known sizes are packed"
+    if spec.schedule.get("sparse"):
+        nr = int(schedule["nr"])
+        whole = product([const(-(-columns // nr) * nr), *(nest.size(k) for k in nest.reduction)])
+        operands = tuple(replace(o, size=whole) if o.role == "packed" else o for o in plain.operands)
+        return replace(plain, operands=operands, schedule=schedule)
     old, new = (-(-columns // s["nr"]) * s["nr"] for s in (spec.schedule, schedule))
 
     def resized(operand: Operand) -> Operand:

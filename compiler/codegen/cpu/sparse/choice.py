@@ -1,0 +1,43 @@
+"""Whether a product leaves out the zeros of its constant factor: where that is counted to be faster, or where a plan asks for it."""
+
+from __future__ import annotations
+
+from math import prod
+
+from effc.compiler.codegen.cpu.contraction.schedule import estimate as dense_step
+from effc.compiler.codegen.cpu.contraction.schedule import schedule as dense_schedule
+from effc.compiler.codegen.cpu.sparse.form import Form, find
+from effc.compiler.codegen.cpu.sparse.plan import Plan, estimate, plans
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.spec import KernelSpec, Schedule
+
+#: Schedules of sparse kernels among a kernel's candidates.
+OFFERED = 8
+
+
+def chosen(packed: KernelSpec, target: Target, wanted: Schedule | None) -> Plan | None:
+    """The plan to use, None for the dense kernel. ``packed``: the spec with its constant factor packed."""
+    if wanted is not None and not wanted.get("sparse"):
+        return None
+    form = find(packed, target)
+    if isinstance(form, str):
+        return None
+    found = plans(form, target)
+    asked = next((p for p in found if p.schedule == wanted), None)
+    if asked is not None or not found:
+        return asked
+    return found[0] if estimate(found[0]) < dense_cycles(form, target) else None
+
+
+def offered(packed: KernelSpec, target: Target) -> list[Schedule]:
+    """The cheapest schedules, none where no sparse kernel serves."""
+    form = find(packed, target)
+    return [] if isinstance(form, str) else [p.schedule for p in plans(form, target)[:OFFERED]]
+
+
+def dense_cycles(form: Form, target: Target) -> float:
+    """Cycles of the dense kernel on one thread."""
+    nest, lanes = form.nest, target.lanes(4)
+    best = dense_schedule(nest, target)
+    outer = prod(nest.size(i).constant or 1 for i in nest.outer)
+    return outer * form.sum * dense_step(nest, target, best["mr"], best["nr"] // lanes)

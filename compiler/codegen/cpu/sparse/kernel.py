@@ -1,0 +1,66 @@
+"""What both sparse methods share: units of work, and where their operands lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from effc.compiler.codegen.cpu.addresses import scalar_expr
+from effc.compiler.codegen.cpu.body import Body
+from effc.compiler.codegen.cpu.sparse.plan import MOST_THREADS, Plan
+from effc.compiler.codegen.cpu.sparse.walk import Stored
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.codegen.cpu.text import Builder, Value
+from effc.compiler.codegen.cpu.threads import Share, parallel_kernel
+from effc.compiler.ir.expr import Expr, as_expr, const, product
+from effc.compiler.ir.spec import KernelSpec
+
+
+class SparseKernel:
+    """Emits ``spec`` by ``plan``. A unit is a tile of rows and a share of the columns."""
+
+    def __init__(self, spec: KernelSpec, plan: Plan, target: Target) -> None:
+        self.spec, self.plan, self.target = spec, plan, target
+        self.form, self.nest = plan.form, plan.form.nest
+        self.b = Builder()
+
+    def text(self) -> str:
+        plan = self.plan
+        units = product([plan.outer, plan.tiles, const(plan.shares)])
+        most = MOST_THREADS if plan.share_elements else None
+        with parallel_kernel(self.b, self.spec, units, as_expr(plan.unit_cycles), most=most) as share:
+            self.share = share
+            self.stored = Stored(self.b, plan, share.pointer(self.nest.right.operand))
+            self._body(share)
+        return self.b.text()
+
+    def _body(self, share: Share) -> None:
+        raise NotImplementedError
+
+    def _new_body(self) -> Body:
+        share = self.share
+        return Body(self.b, self.nest.spec, self.target, share.pointer, share.symbols, lambda: share.error_cell)
+
+    def _indices(self, number: Value, names: Sequence[tuple[str, Expr]]) -> dict[str, Value]:
+        """The index along each of ``names``, the last of which runs fastest, of item ``number``."""
+        b, at = self.b, {}
+        for name, size in reversed(names):
+            count = b.maximum(self._value(size), 1)  # an empty one has no units, but is divided by
+            at[name] = b.rem(number, count)
+            number = b.div(number, count)
+        return at
+
+    def _outer_axes(self) -> list[tuple[str, Expr]]:
+        return [(f"d{i}", self.nest.spec.dims[i].size) for i in self.nest.outer]
+
+    def _left(self, at: Mapping[str, Value]) -> Value:
+        """Where the dense factor lies at a point of the parallel dims, at the start of the sum."""
+        nest, b = self.nest, self.b
+        dims = {f"d{i}": b.index(0) for i in range(len(nest.spec.dims))}
+        offset = scalar_expr(b, nest.address(nest.left.load), {**self.share.symbols, **dims, **at})
+        return b.element_pointer(self.share.pointer(nest.left.operand), offset, "f32")
+
+    def _value(self, expr: Expr) -> Value:
+        return scalar_expr(self.b, expr, self.share.symbols)
+
+    def _named(self, dim: int | None, index: Value) -> dict[str, Value]:
+        return {} if dim is None else {f"d{dim}": index}

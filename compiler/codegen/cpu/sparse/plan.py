@@ -1,0 +1,247 @@
+"""Sizes of a sparse kernel: its register tile, its blocks and shares, where its parts lie in memory; and what it would cost.
+
+Three methods. ``rows``: lanes are rows of the dense factor; an element of the sparse one is a broadcast; the columns come one after the
+other (Elsen, Dukhan, Gale, Simonyan: "Fast Sparse ConvNets", CVPR 2020). It takes any blocks. ``blocks``: likewise, but the columns of a
+block of the sum come one after the other: a vector of rows of it stays in registers, and only the sums move. It takes blocks of several
+elements of the sum. ``columns``: lanes are columns, as in the dense kernel, and a panel has a list of the steps of the sum that it
+stores. It takes blocks whose rows fill vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+
+from effc.compiler.codegen.cpu.contraction.rows import split
+from effc.compiler.codegen.cpu.sparse.form import Form
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
+from effc.compiler.ir.spec import Schedule
+
+#: Threads that have scratch memory; pages of it that no thread touches cost nothing.
+MOST_THREADS = 32
+#: Units that a kernel is cut into at least, where there are as many: two threads are then even within an eighth.
+UNITS = 8
+#: Rows taken for a number that is known only at run time.
+UNKNOWN = 256
+#: Bytes of stored elements that a unit of the ``columns`` method walks through for every tile of rows: they stay in L2.
+NEAR_BYTES = 384 * 1024
+#: Bytes of the dense factor's tile that stay in the first-level cache.
+L1_BYTES = 40 * 1024
+#: Bytes of the sums of a share that stay there while the sum is walked (``blocks``).
+SUM_BYTES = 16 * 1024
+#: Multiply-adds and loads a cycle, the latency of a multiply-add, cycles that a vector takes from L2 beyond those of a load.
+FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
+#: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
+#: of a vector that is transposed, or copied.
+BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES = 12, 4, 8, 3
+#: Elements of the sum in a block from which on its rows are worth their registers, and chains in which their products are summed.
+LEAST_COLUMNS, BLOCK_SETS = 4, 2
+#: Words to a multiple of which the parts of the packed factor are aligned.
+LINE = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``method``: see the module. ``height``: vectors of rows of a tile, or rows (``columns``). ``parts``: of the sum, of which one is
+    walked for all columns before the next. ``shares``: runs of columns with about as many stored blocks. ``sets``: accumulators that
+    take turns, so that one does not wait for its last addition.
+    """
+
+    form: Form
+    lanes: int
+    method: str
+    height: int
+    parts: int
+    shares: int
+    sets: int
+
+    @staticmethod
+    def of(form: Form, schedule: Schedule, target: Target) -> Plan:
+        return Plan(
+            form, target.lanes(4), str(schedule["sparse"]), int(schedule["height"]), int(schedule["parts"]),
+            int(schedule["shares"]), int(schedule["sets"]),
+        )  # fmt: skip
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule((
+            ("height", self.height), ("parts", self.parts), ("sets", self.sets), ("shares", self.shares), ("sparse", self.method),
+        ))  # fmt: skip
+
+    # -- the packed factor, in words of four bytes ------------------------------------------------------------------
+    @property
+    def part_length(self) -> int:
+        """Elements of the sum in one part: whole blocks."""
+        columns = self.form.sparsity.columns
+        return ceil(ceil(self.form.sum / columns) / self.parts) * columns
+
+    @property
+    def listed_by(self) -> str:
+        """Whether the stored blocks of a part have a list for each of the ``rows`` of blocks, or for each of the ``runs`` of them."""
+        return "runs" if self.method == "blocks" else "rows"
+
+    @property
+    def starts_at(self) -> int:
+        """Where the first stored block of each list is said, part by part, and the end of the last."""
+        return _lines(self.shares + 1)
+
+    @property
+    def indices_at(self) -> int:
+        lists = self.form.blocks if self.listed_by == "rows" else self.shares
+        return self.starts_at + _lines(self.parts * lists + 1)
+
+    @property
+    def values_at(self) -> int:
+        return self.indices_at + _lines(self.form.sparsity.stored)
+
+    @property
+    def packed_words(self) -> int:
+        return self.values_at + _lines(self.form.sparsity.elements)
+
+    # -- scratch memory, in elements --------------------------------------------------------------------------------
+    @property
+    def tile_rows(self) -> int:
+        return self.height if self.method == "columns" else self.height * self.lanes
+
+    @property
+    def staged(self) -> bool:
+        """Whether a tile of the dense factor is transposed into scratch memory, or copied there: vectors that cross cache lines take two
+        loads, and lines that lie a multiple of 1 KiB apart share few sets of the first-level cache.
+        """
+        if self.method == "columns" or (self.method == "blocks" and self.form.planes):
+            return False
+        step = self.form.step.constant
+        return not self.form.planes or step is None or step % LINE != 0 or step % (16 * LINE) == 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether sums wait in scratch memory, for further parts or to be transposed."""
+        return self.method == "blocks" or (self.method == "rows" and (self.parts > 1 or self.form.by_columns))
+
+    @property
+    def staged_elements(self) -> int:
+        return self.form.sum * self.tile_rows if self.staged else 0
+
+    @property
+    def share_elements(self) -> int:
+        """Scratch memory of one thread: the staged tile, and the sums of all columns, to whole vectors of them."""
+        columns = _lines(self.form.blocks * self.form.sparsity.rows) + LINE
+        return self.staged_elements + (columns * self.tile_rows if self.waits else 0)
+
+    @property
+    def scratch_elements(self) -> int:
+        return MOST_THREADS * self.share_elements
+
+    # -- units ------------------------------------------------------------------------------------------------------
+    @property
+    def tiles(self) -> Expr:
+        """Tiles of rows, of one index of the outer dims."""
+        return floordiv(self.form.rows + (self.tile_rows - 1), as_expr(self.tile_rows))
+
+    @property
+    def outer(self) -> Expr:
+        return product([self.form.nest.size(i) for i in self.form.nest.outer])
+
+    @property
+    def unit_cycles(self) -> int:
+        return int(_tile_cycles(self, self.height)) // self.shares + 1
+
+
+def plans(form: Form, target: Target) -> list[Plan]:
+    """All that are worth trying, the cheapest first."""
+    return sorted(_offered(form, target), key=lambda p: (estimate(p), p.parts, p.height))
+
+
+def estimate(plan: Plan) -> float:
+    """Cycles of the whole product on one thread."""
+    rows = plan.form.rows.constant
+    count = UNKNOWN if rows is None else max(rows, 1)
+    outer = plan.outer.constant or 1
+    if plan.method == "columns":
+        return outer * sum(tiles * _tile_cycles(plan, height) for tiles, height in split(count, plan.height))
+    whole, rest = divmod(ceil(count / plan.lanes), plan.height)
+    return outer * (whole * _tile_cycles(plan, plan.height) + (_tile_cycles(plan, rest) if rest else 0))
+
+
+def _tile_cycles(plan: Plan, height: int) -> float:
+    """Of a tile of ``height`` vectors of rows, or rows, and all columns."""
+    form, sparsity = plan.form, plan.form.sparsity
+    if plan.method == "columns":
+        vectors = sparsity.rows // plan.lanes
+        sums = height * vectors
+        step = max(sums / FMAS, (height + vectors) / LOADS, LATENCY / plan.sets)
+        return sparsity.stored * (sparsity.columns * step + 0.5) + form.blocks * (BLOCK_CYCLES + 2 * sums)
+    points = sparsity.columns * sparsity.rows
+    moved = (form.columns if form.by_columns else 0) + (0 if form.planes else form.sum)
+    if plan.method == "blocks":
+        step = max((points + 2 * sparsity.rows) / FMAS, (points + 2 * sparsity.rows + 1) / LOADS) * height + 1
+        passes = 2 * form.blocks * sparsity.rows * height * WAITING_CYCLES
+        return (
+            sparsity.stored * step
+            + passes
+            + plan.parts * height * (BLOCK_CYCLES + sparsity.columns)
+            + moved * height * TURN_CYCLES
+        )
+    far = FAR * max(0.0, 1 - L1_BYTES / (4 * plan.part_length * height * plan.lanes))
+    step = max(
+        points * height / FMAS,
+        (sparsity.columns * height + points + 1) / LOADS + far * sparsity.columns * height,
+        LATENCY * sparsity.columns / plan.sets,
+    )
+    sums = form.blocks * sparsity.rows * height
+    passes = 2 * plan.parts - 1 + (1 if plan.waits else 0)
+    cycles = sparsity.stored * step + plan.parts * form.blocks * BLOCK_CYCLES + passes * sums * WAITING_CYCLES
+    copied = form.sum if plan.staged and form.planes else 0
+    return cycles + height * (moved * TURN_CYCLES + copied * COPY_CYCLES)
+
+
+def _offered(form: Form, target: Target) -> Iterator[Plan]:
+    lanes, registers = target.lanes(4), 32 if target.vector_bytes == 64 else 16
+    sparsity, rows = form.sparsity, form.rows.constant
+    if form.by_columns and sparsity.rows % lanes == 0:
+        vectors = sparsity.rows // lanes
+        for height in range(1, min(max(rows or 8, 1), 14) + 1):
+            if height * vectors + vectors + 1 <= registers:
+                sets = _sets(height * vectors, registers - vectors - 1, sparsity.columns)
+                if rows is None or height == max(h for _, h in split(max(rows, 1), height)):
+                    yield _shared(form, lanes, "columns", height, 1, sets)
+    if form.nest.row is None:
+        return
+    widest = ceil((rows or UNKNOWN) / lanes)
+    if sparsity.columns >= LEAST_COLUMNS and sparsity.columns + BLOCK_SETS * sparsity.rows + 2 <= registers:
+        for height in range(1, min(widest, 4) + 1):
+            yield _shared(form, lanes, "blocks", height, ceil(form.sum / sparsity.columns), BLOCK_SETS)
+    for height in range(1, min(widest, 8) + 1):
+        sums, beside = height * sparsity.rows, (height if sparsity.rows > 1 else 1) + 1
+        if sums + beside > registers:
+            continue
+        sets = _sets(sums, registers - beside, sparsity.columns)
+        for parts in range(1, 9):
+            found = _shared(form, lanes, "rows", height, parts, sets)
+            length = found.part_length
+            if ceil(form.sum / length) == parts and (parts == 1 or 8 * length * height * lanes > L1_BYTES):
+                yield found
+
+
+def _sets(sums: int, registers: int, columns: int) -> int:
+    """How many sets of ``sums`` accumulators fill the pipeline, and fit; a divisor of a block's columns where it has several."""
+    wanted = min(ceil(LATENCY * FMAS / sums), registers // sums)
+    return max(n for n in range(1, max(wanted, 1) + 1) if columns == 1 or columns % n == 0)
+
+
+def _shared(form: Form, lanes: int, method: str, height: int, parts: int, sets: int) -> Plan:
+    """The plan with as many shares as make units enough; and that stay in L2 while tiles of rows pass them."""
+    plan = Plan(form, lanes, method, height, parts, 1, sets)
+    units = prod(e.constant or 1 for e in (plan.outer, plan.tiles))
+    shares = ceil(UNITS / max(units, 1))
+    if method == "blocks":
+        shares = max(shares, ceil(4 * form.columns * plan.tile_rows / SUM_BYTES))
+    if method == "columns":
+        shares = max(shares, ceil(4 * form.sparsity.elements / NEAR_BYTES))
+    return Plan(form, lanes, method, height, parts, max(min(shares, form.blocks), 1), sets)
+
+
+def _lines(words: int) -> int:
+    return ceil(words / LINE) * LINE

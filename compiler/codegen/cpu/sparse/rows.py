@@ -1,0 +1,264 @@
+"""Lanes are rows: vectors of the dense factor's rows times one stored element, broadcast (Elsen et al., "Fast Sparse ConvNets", 2020).
+
+Where rows are not contiguous in the dense factor, a tile of it is transposed into scratch memory first, ``[sum][rows]``; where they are
+not in the result, or the sum is walked in parts, sums wait there, ``[columns][rows]``, and are transposed on their way into the
+epilogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from effc.compiler.codegen.cpu.body import Scope
+from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
+from effc.compiler.codegen.cpu.sparse.form import with_rows_as_lanes
+from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
+from effc.compiler.codegen.cpu.sparse.walk import Add, vector_at
+from effc.compiler.codegen.cpu.text import Value
+from effc.compiler.codegen.cpu.threads import Share
+from effc.compiler.codegen.cpu.transpose import transpose
+
+
+class RowsKernel(SparseKernel):
+    """Units are numbered with the shares innermost: a thread takes all of its shares of a tile at once, so that a part of the tile serves
+    them all from the first-level cache.
+    """
+
+    def _body(self, share: Share) -> None:
+        b, plan, nest = self.b, self.plan, self.nest
+        body = self._new_body()
+        self.across, self.along = Epilogue(b, with_rows_as_lanes(nest), body), Epilogue(b, nest, body)
+        if plan.share_elements:
+            base = share.pointer(len(self.spec.operands) - 1)
+            self.staged = b.element_pointer(base, b.mul(share.index, plan.share_elements), "f32")
+            self.waiting = b.element_pointer(self.staged, b.index(plan.staged_elements), "f32")
+        if plan.waits and self.form.by_columns:
+            self.square = b.stack(plan.lanes * plan.lanes, "f32")
+        axes = [*self._outer_axes(), ("tile", plan.tiles)]
+        last = b.div(b.sub(b.add(share.hi, plan.shares), 1), plan.shares)
+        with b.loop(b.div(share.lo, plan.shares), last) as loop:
+            at, unit = self._indices(loop.index, axes), b.mul(loop.index, plan.shares)
+            outer = {f"d{i}": at[f"d{i}"] for i in nest.outer}
+            first = b.mul(at["tile"], plan.tile_rows)
+            if plan.staged:
+                self._stage(outer, first)
+            shares = b.maximum(b.sub(share.lo, unit), 0), b.minimum(b.sub(share.hi, unit), plan.shares)
+            self._shares(outer, first, shares)
+
+    def _shares(self, outer: dict[str, Value], first: Value, shares: tuple[Value, Value]) -> None:
+        """The tile whose first row is ``first``, and the columns of ``shares``."""
+        self._unit(outer, first, self.stored.run(*shares))
+
+    # -- tiles ------------------------------------------------------------------------------------------------------
+    def _unit(self, outer: dict[str, Value], first: Value, run: tuple[Value, Value]) -> None:
+        """The rows from ``first`` on: a whole tile, or what is left, whose last vector is masked."""
+        b, plan, lanes = self.b, self.plan, self.plan.lanes
+        rows = self.form.rows.constant
+        left = b.sub(self._value(self.form.rows), first)
+
+        def whole() -> list[Value]:
+            self._tile(outer, first, b.index(0), plan.height, None, run)
+            return []
+
+        def rest() -> list[Value]:
+            if rows is not None:
+                vectors = -(-(rows % plan.tile_rows) // lanes)
+                mask = b.first_lanes(lanes, b.sub(left, (vectors - 1) * lanes)) if rows % lanes else None
+                self._tile(outer, first, b.index(0), vectors, mask, run)
+                return []
+            with b.loop(b.index(0), left, lanes) as loop:
+                mask = b.first_lanes(lanes, b.minimum(b.sub(left, loop.index), lanes))
+                self._tile(outer, b.add(first, loop.index), loop.index, 1, mask, run)
+            return []
+
+        if rows is not None and rows % plan.tile_rows == 0:
+            whole()
+        elif rows is not None and rows < plan.tile_rows:
+            rest()
+        else:
+            b.choose(b.compare("arith.cmpi", "sge", left, b.index(plan.tile_rows)), (), whole, rest)
+
+    def _tile(
+        self,
+        outer: dict[str, Value],
+        first: Value,
+        inside: Value,
+        vectors: int,
+        mask: Value | None,
+        run: tuple[Value, Value],
+    ) -> None:
+        """``vectors`` vectors of rows from ``first`` on, which is row ``inside`` of the tile, and the columns of a run."""
+        b, plan = self.b, self.plan
+        if plan.staged:
+            base, step = b.element_pointer(self.staged, inside, "f32"), b.index(plan.tile_rows)
+            read: Value | None = None
+        else:
+            base, step, read = (
+                self._left({**outer, **self._named(self.nest.row, first)}),
+                self._value(self.form.step),
+                mask,
+            )
+        masks = None if mask is None else [*[b.constant(True, "i1", plan.lanes)] * (vectors - 1), mask]
+        count = self.form.sparsity.rows * vectors
+        if not plan.waits:
+            add = self._adder(base, step, vectors, read)
+            with b.loop(*run) as loop:
+                self._finish(outer, first, loop.index, masks, self.stored.sums(b.index(0), loop.index, count, add))
+            return
+        waiting = b.element_pointer(self.waiting, inside, "f32")
+        self._wait(base, step, vectors, read, run, waiting)
+        if self.form.by_columns:
+            self._write_by_columns(outer, first, vectors, run, waiting)
+            return
+        type_ = b.constant(0, "f32", plan.lanes).type
+        with b.loop(*run) as loop:
+            sums = [b.load(self._place(waiting, run, loop.index, i, vectors), type_) for i in range(count)]
+            self._finish(outer, first, loop.index, masks, sums)
+
+    def _wait(
+        self, base: Value, step: Value, vectors: int, mask: Value | None, run: tuple[Value, Value], waiting: Value
+    ) -> None:
+        """Leave the sums of a run, of ``vectors`` vectors of rows from ``base`` on, in scratch memory."""
+        b, plan = self.b, self.plan
+        add, count = self._adder(base, step, vectors, mask), self.form.sparsity.rows * vectors
+        with b.loop(*run) as loop:
+            for i, total in enumerate(self.stored.sums(b.index(0), loop.index, count, add)):
+                b.store(total, self._place(waiting, run, loop.index, i, vectors))
+        if plan.parts == 1:
+            return
+        with b.loop(b.index(1), b.index(plan.parts)) as part, b.loop(*run) as loop:
+            for i, total in enumerate(self.stored.sums(part.index, loop.index, count, add)):
+                at = self._place(waiting, run, loop.index, i, vectors)
+                b.store(b.op("arith.addf", b.load(at, total.type), total), at)
+
+    def _place(self, waiting: Value, run: tuple[Value, Value], row: Value, i: int, vectors: int) -> Value:
+        """Where sum ``i`` of a row of blocks waits."""
+        b = self.b
+        column = b.add(b.mul(b.sub(row, run[0]), self.form.sparsity.rows), i // vectors)
+        offset = b.add(b.mul(column, self.plan.tile_rows), i % vectors * self.plan.lanes)
+        return b.element_pointer(waiting, offset, "f32")
+
+    def _adder(self, base: Value, step: Value, vectors: int, mask: Value | None) -> Add:
+        b, plan, size = self.b, self.plan, self.form.sparsity.rows
+
+        def add(sums: Sequence[Value], k: Value, values: Value, column: int) -> list[Value]:
+            at = b.element_pointer(base, b.mul(b.add(k, column), step), "f32")
+            rows = [
+                vector_at(
+                    b,
+                    b.element_pointer(at, b.index(j * plan.lanes), "f32"),
+                    plan.lanes,
+                    mask if j == vectors - 1 else None,
+                )
+                for j in range(vectors)
+            ]
+            found = []
+            for i in range(size):
+                w = b.broadcast(b.load(b.element_pointer(values, b.index(column * size + i), "f32"), "f32"), plan.lanes)
+                found += [b.op("math.fma", x, w, sums[i * vectors + j]) for j, x in enumerate(rows)]
+            return found
+
+        return add
+
+    # -- results ----------------------------------------------------------------------------------------------------
+    def _finish(
+        self, outer: dict[str, Value], first: Value, row: Value, masks: Sequence[Value] | None, sums: Sequence[Value]
+    ) -> None:
+        """What follows the sums of a row of blocks, by vectors of rows."""
+        b, plan, form = self.b, self.plan, self.form
+        size, vectors = form.sparsity.rows, len(sums) // form.sparsity.rows
+        places = [b.add(first, j * plan.lanes) for j in range(vectors)]
+        for i in range(size):
+            column, totals = b.add(b.mul(row, size), i), sums[i * vectors : (i + 1) * vectors]
+
+            def write(column: Value = column, totals: Sequence[Value] = totals) -> None:
+                self.across.write(outer, [column], places, masks, [totals])
+
+            if form.columns % size and i >= form.columns % size:
+                with b.when(b.compare("arith.cmpi", "slt", column, b.index(form.columns))):
+                    write()
+            else:
+                write()
+
+    def _write_by_columns(
+        self, outer: dict[str, Value], first: Value, vectors: int, run: tuple[Value, Value], waiting: Value
+    ) -> None:
+        """What follows the waiting sums of the columns of a run, by vectors of columns: squares are transposed."""
+        b, plan, form, lanes = self.b, self.plan, self.form, self.plan.lanes
+        size, rows = form.sparsity.rows, self._value(form.rows)
+        start, end = b.mul(run[0], size), b.minimum(b.mul(run[1], size), form.columns)
+        root = Scope(dims=dict(outer))
+        with b.loop(start, end, lanes) as columns:
+            mask = b.first_lanes(lanes, b.minimum(b.sub(end, columns.index), lanes))
+            shared = self.along.shared(root, [columns.index], [mask], lanes)
+            line = b.element_pointer(waiting, b.mul(b.sub(columns.index, start), plan.tile_rows), "f32")
+            with b.loop(b.index(0), b.index(vectors * lanes), lanes) as block:
+                corner = b.element_pointer(line, block.index, "f32")
+                pointers = [b.element_pointer(corner, b.index(i * plan.tile_rows), "f32") for i in range(lanes)]
+                totals = transpose(b, [vector_at(b, p, lanes, None) for p in pointers])
+                row = b.add(first, block.index)
+                left = b.sub(rows, row)
+
+                def write(row: Value, total: Value) -> None:
+                    self.along.row(root, row, [columns.index], [mask], shared, [total])
+
+                def whole(row: Value = row, totals: Sequence[Value] = totals) -> list[Value]:
+                    for i, total in enumerate(totals):
+                        write(b.add(row, i), total)
+                    return []
+
+                def rest(row: Value = row, totals: Sequence[Value] = totals, left: Value = left) -> list[Value]:
+                    for i, total in enumerate(totals):
+                        b.store(total, b.element_pointer(self.square, b.index(i * lanes), "f32"))
+                    with b.loop(b.index(0), left) as each:
+                        at = b.element_pointer(self.square, b.mul(each.index, lanes), "f32")
+                        write(b.add(row, each.index), vector_at(b, at, lanes, None))
+                    return []
+
+                b.choose(b.compare("arith.cmpi", "sge", left, b.index(lanes)), (), whole, rest)
+
+    # -- staging ----------------------------------------------------------------------------------------------------
+    def _stage(self, outer: dict[str, Value], first: Value) -> None:
+        """A tile of the dense factor from row ``first`` on into scratch memory."""
+        with self.b.loop(self.b.index(0), self.b.index(self.plan.tile_rows), self.plan.lanes) as vectors:
+            row, home = self.b.add(first, vectors.index), self.b.element_pointer(self.staged, vectors.index, "f32")
+            if self.form.planes:
+                self._copy(outer, row, home)
+            else:
+                self._turn(outer, row, home)
+
+    def _copy(self, outer: dict[str, Value], row: Value, home: Value) -> None:
+        """One vector of rows of every plane; zeros beyond the last row."""
+        b, lanes, step = self.b, self.plan.lanes, self._value(self.form.step)
+        left = b.sub(self._value(self.form.rows), row)
+        mask = b.first_lanes(lanes, b.maximum(b.minimum(left, lanes), 0))
+        base = self._left({**outer, **self._named(self.nest.row, row)})
+        with b.loop(b.index(0), b.index(self.form.sum)) as loop:
+            value = vector_at(b, b.element_pointer(base, b.mul(loop.index, step), "f32"), lanes, mask)
+            b.store(value, b.element_pointer(home, b.mul(loop.index, self.plan.tile_rows), "f32"))
+
+    def _turn(self, outer: dict[str, Value], row: Value, home: Value) -> None:
+        """One vector of rows, transposed; rows beyond the last repeat it."""
+        b, plan, lanes = self.b, self.plan, self.plan.lanes
+        last = b.sub(self._value(self.form.rows), 1)
+        rows = [b.minimum(b.add(row, i), last) for i in range(lanes)]
+        lines = [self._left({**outer, **self._named(self.nest.row, r)}) for r in rows]
+        whole = self.form.sum // lanes * lanes
+
+        def block(k: Value, count: int) -> None:
+            pointers = [b.element_pointer(line, k, "f32") for line in lines]
+            corner = b.element_pointer(home, b.mul(k, plan.tile_rows), "f32")
+            self._transpose(pointers, lambda i: b.element_pointer(corner, b.index(i * plan.tile_rows), "f32"), count)
+
+        if whole:
+            with b.loop(b.index(0), b.index(whole), lanes) as loop:
+                block(loop.index, lanes)
+        if whole < self.form.sum:
+            block(b.index(whole), self.form.sum - whole)
+
+    def _transpose(self, pointers: Sequence[Value], home: Callable[[int], Value], count: int) -> None:
+        """The first ``count`` columns of a square whose rows lie at ``pointers``, each to its place as a vector."""
+        b, lanes = self.b, self.plan.lanes
+        mask = None if count == lanes else b.first_lanes(lanes, b.index(count))
+        for i, value in enumerate(transpose(b, [vector_at(b, p, lanes, mask) for p in pointers])[:count]):
+            b.store(value, home(i))

@@ -1,0 +1,98 @@
+"""The parts of a packed sparse factor (`runtime/sparse_panels.py`), and sums over the stored blocks of one row of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from effc.compiler.codegen.cpu.contraction.chains import chain_length, longest
+from effc.compiler.codegen.cpu.sparse.plan import Plan
+from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
+
+#: ``add(sums, k, values, column)``: sums plus the products of one column of a block: ``k`` is the block's first element of the sum, and
+#: ``values`` where its elements lie.
+Add = Callable[[Sequence[Value], Value, Value, int], list[Value]]
+
+
+class Stored:
+    """``base``: of the packed factor."""
+
+    def __init__(self, b: Builder, plan: Plan, base: Value) -> None:
+        self.b, self.plan = b, plan
+        self.runs = base
+        self.starts = b.element_pointer(base, b.index(plan.starts_at), "i32")
+        self.indices = b.element_pointer(base, b.index(plan.indices_at), "i32")
+        self.values = b.element_pointer(base, b.index(plan.values_at), "f32")
+
+    def run(self, share: Value, end: Value) -> tuple[Value, Value]:
+        """The first row of blocks of the shares up to ``end``, and that after their last."""
+        return self._integer(self.runs, share), self._integer(self.runs, end)
+
+    def blocks(self, number: Value, end: Value) -> tuple[Value, Value]:
+        """The first block of list ``number``, and the first of list ``end``."""
+        return self._integer(self.starts, number), self._integer(self.starts, end)
+
+    def block(self, number: Value) -> tuple[Value, Value]:
+        """What is said of a block, and where its elements lie."""
+        size = self.plan.form.sparsity.rows * self.plan.form.sparsity.columns
+        return self._integer(self.indices, number), self.b.element_pointer(self.values, self.b.mul(number, size), "f32")
+
+    def sums(self, part: Value, row: Value, count: int, add: Add) -> list[Value]:
+        """``count`` vectors: the sums over the blocks of a row of blocks in one part of the sum; long ones by chains of additions."""
+        b, plan = self.b, self.plan
+        number = b.add(b.mul(part, plan.form.blocks), row)
+        first, end = self.blocks(number, b.add(number, 1))
+        zeros = [b.constant(0, "f32", plan.lanes)] * count
+        columns = plan.form.sparsity.columns
+        if plan.part_length <= longest(chain_length(packed=True)):
+            return self._chain(first, end, zeros, add)
+        step = max(plan.sets * chain_length(packed=True) // columns, 1)
+        with b.loop(first, end, step, carried=zeros) as loop:
+            found = self._chain(loop.index, b.minimum(b.add(loop.index, step), end), zeros, add)
+            loop.yield_([b.op("arith.addf", x, y) for x, y in zip(loop.carried, found, strict=True)])
+        return loop.results
+
+    def _chain(self, first: Value, end: Value, zeros: list[Value], add: Add) -> list[Value]:
+        """Sums over the blocks from ``first`` to ``end``. Sets of accumulators take turns with the columns of a block, or with blocks."""
+        b, sets, count = self.b, self.plan.sets, len(zeros)
+        unrolled = sets if self.plan.form.sparsity.columns == 1 else 1
+        whole = b.add(first, b.mul(b.div(b.sub(end, first), unrolled), unrolled))
+        with b.loop(first, whole, unrolled, carried=zeros * sets) as loop:
+            sums = [loop.carried[i * count : (i + 1) * count] for i in range(sets)]
+            for u in range(unrolled):
+                self._block(b.add(loop.index, u), u, sums, add)
+            loop.yield_([v for one in sums for v in one])
+        total = loop.results[:count]
+        for i in range(1, sets):
+            one = loop.results[i * count : (i + 1) * count]
+            total = [b.op("arith.addf", x, y) for x, y in zip(total, one, strict=True)]
+        if unrolled == 1:
+            return total
+        with b.loop(whole, end, carried=total) as loop:
+            sums = [loop.carried]
+            self._block(loop.index, 0, sums, add)
+            loop.yield_(sums[0])
+        return loop.results
+
+    def _block(self, number: Value, turn: int, sums: list[list[Value]], add: Add) -> None:
+        """Add the products of a block to ``sums``, its columns to one after the other from ``turn`` on."""
+        k, values = self.block(number)
+        for column in range(self.plan.form.sparsity.columns):
+            taken = (turn + column) % len(sums)
+            sums[taken] = add(sums[taken], k, values, column)
+
+    def _integer(self, pointer: Value, index: Value) -> Value:
+        b = self.b
+        return b.cast("arith.extui", b.load(b.element_pointer(pointer, index, "i32"), "i32"), "i64")
+
+
+def vector_at(b: Builder, pointer: Value, lanes: int, mask: Value | None) -> Value:
+    """``lanes`` floats, zeros where ``mask`` is off: nothing is read there."""
+    type_ = vector_type(lanes, "f32")
+    if mask is None:
+        return b.load(pointer, type_)
+    zero = b.constant(0, "f32", lanes)
+    return b.emit(
+        f"llvm.intr.masked.load {pointer.name}, {mask.name}, {zero.name} {{alignment = 4 : i32}} "
+        f": (!llvm.ptr, {mask.type}, {type_}) -> {type_}",
+        type_,
+    )

@@ -1,0 +1,119 @@
+"""Pruned weights made, or found, as the options of ``passes={"sparsity": …}`` say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from effc.compiler.compress.compressor import Groups
+from effc.compiler.compress.pruning.detect import best_fit
+from effc.compiler.compress.pruning.prune import prune
+from effc.compiler.compress.pruning.pruned import PrunedWeight, sparsity_of
+from effc.compiler.compress.pruning.rewrite import PrunedRewriter
+from effc.compiler.compress.sites import WeightSite
+from effc.compiler.compress.stored import StoredWeight, sampled_digest
+from effc.compiler.ir.calibration import Statistics
+from effc.passes.sparsity import Sparsify
+
+#: Fewer elements than this bring nothing.
+_LEAST_ELEMENTS = 1024
+
+
+class ByPruning:
+    """`Forms` of the weights that are pruned."""
+
+    rewriter = PrunedRewriter
+
+    def __init__(self, options: Sparsify) -> None:
+        self.options = options
+
+    def refusal(self, site: WeightSite, weight: Tensor) -> str:
+        reason = _refusal(self.options, site)
+        if reason or self.options.method == "magnitude":
+            return reason
+        if site.in_groups:
+            return "of a convolution in groups, calibration does not tell which channels meet which weights"
+        return "" if self._statistics(site) is not None else "the calibration has not seen it"
+
+    def of(self, groups: Groups, weights: Mapping[str, Tensor]) -> Mapping[str, StoredWeight[PrunedWeight]]:
+        return {name: stored for group in groups for name, stored in self._of_group(group, weights).items()}
+
+    def summary(self, taken: Sequence[WeightSite]) -> str:
+        o = self.options
+        return f"sparsity: {len(taken)} weights are pruned to {o.chosen}, {o.share:.0%} zeros, by {o.method}"
+
+    def _of_group(
+        self, sites: Sequence[WeightSite], weights: Mapping[str, Tensor]
+    ) -> dict[str, StoredWeight[PrunedWeight]]:
+        o = self.options
+        channels = {site.name: site.by_channels(weights[site.name]) for site in sites}
+        found = prune(channels, o.chosen, o.share, o.method, self._statistics(sites[0]))
+        forms = {
+            name: PrunedWeight.made(_last(pruned, weights[name].dtype), o.chosen, o.share)
+            for name, pruned in found.items()
+        }
+        return {name: StoredWeight(form, sampled_digest(weights[name])) for name, form in forms.items()}
+
+    def _statistics(self, site: WeightSite) -> Statistics | None:
+        calibration = self.options.calibration
+        return calibration.sites.get(site.name) if calibration is not None else None
+
+
+class ByZeros:
+    """`Forms` of the weights that hold zeros. Patterns are chosen once for a weight: new values must have zeros there too."""
+
+    rewriter = PrunedRewriter
+
+    def __init__(self, options: Sparsify) -> None:
+        self.options = options
+        self._forms: dict[str, PrunedWeight] = {}
+
+    def refusal(self, site: WeightSite, weight: Tensor) -> str:
+        reason = _refusal(self.options, site)
+        if reason:
+            return reason
+        values, known = site.by_channels(weight), self._forms.get(site.name)
+        if known is not None:
+            fits = sparsity_of(values.movedim(1, -1), known.pattern).stored <= known.sparsity.stored
+            return "" if fits else f"{site.name} has fewer zeros than when it was compiled: compile the model again"
+        if not bool(values.any()):
+            return "it holds zeros only"
+        return "" if best_fit(values) is not None else "it holds too few zeros"
+
+    def of(self, groups: Groups, weights: Mapping[str, Tensor]) -> Mapping[str, StoredWeight[PrunedWeight]]:
+        return {
+            site.name: StoredWeight(self._form(site, weights[site.name]), sampled_digest(weights[site.name]))
+            for group in groups
+            for site in group
+        }
+
+    def summary(self, taken: Sequence[WeightSite]) -> str:
+        patterns = Counter(str(self._forms[site.name].pattern) for site in taken)
+        return f"sparsity: {len(taken)} weights hold zeros" + "".join(f", {n} as {p}" for p, n in patterns.items())
+
+    def _form(self, site: WeightSite, weight: Tensor) -> PrunedWeight:
+        channels, known = site.by_channels(weight), self._forms.get(site.name)
+        values = _last(channels, weight.dtype)
+        if known is not None:
+            return PrunedWeight(values, known.pattern, known.sparsity)
+        fit = best_fit(channels)
+        assert fit is not None, "see refusal"
+        return self._forms.setdefault(site.name, PrunedWeight.existing(values, fit.pattern))
+
+
+def _last(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[out, channels, window…]`` as ``[out, window…, channels]``."""
+    return weight.to(dtype).movedim(1, -1).contiguous()
+
+
+def _refusal(options: Sparsify, site: WeightSite) -> str:
+    if options.skips(site.name):
+        return "option 'skip' names it"
+    if "embedding" in site.kinds:
+        return "an embedding looks its rows up, which takes no time that zeros would save"
+    if site.param.meta["val"].numel() < _LEAST_ELEMENTS:
+        return f"it has fewer than {_LEAST_ELEMENTS} elements"
+    return ""

@@ -1,0 +1,87 @@
+"""``prune``: weights that share one activation, by a pattern, a share of zeros and a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from effc.compiler.compress.compensation import Compensation
+from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.pruning.magnitude import magnitude
+from effc.compiler.compress.pruning.masks import laid_back, laid_out
+from effc.compiler.compress.pruning.sparsegpt import least_energy, sparsegpt
+from effc.compiler.compress.pruning.wanda import wanda
+from effc.compiler.ir.calibration import Statistics
+from effc.compiler.ir.errors import InputError, OptionError
+from effc.compiler.ir.pattern import Pattern
+from effc.passes.sparsity import Method
+
+#: Weights up to here stay finite however the others make up for them.
+_LARGEST = 1e30
+
+
+def prune(
+    weights: Mapping[str, Tensor],
+    pattern: Pattern,
+    sparsity: float,
+    method: Method = "magnitude",
+    statistics: Statistics | None = None,
+) -> dict[str, Tensor]:
+    """Each of ``weights`` by name, floats ``[out, channels, window…]`` that all meet the one activation of ``statistics``, with
+    ``sparsity`` (above 0, below 1; that of an N:M pattern) of its elements zeros: float32 of its shape.
+
+    OptionError: a pattern that does not divide a weight; a method that needs calibration, and ``statistics`` None.
+    InputError: a weight without elements, of zeros alone, or with NaN, infinity or more than 1e30; statistics of another number of
+    channels, or with NaN or infinity.
+    """
+    for name, weight in weights.items():
+        _check(name, weight, pattern)
+    inputs = None if method == "magnitude" else _inputs(weights, method, statistics)
+    compensation = None
+    if method == "sparsegpt" and pattern.kind != "channel":
+        assert inputs is not None
+        compensation = Compensation.of(inputs, ordered=False)
+
+    def pruned(weight: Tensor) -> Tensor:
+        if inputs is None:
+            return magnitude(weight, pattern, sparsity)
+        if method == "wanda":
+            return wanda(weight, pattern, sparsity, inputs)
+        if compensation is None:
+            return least_energy(weight, sparsity, inputs)
+        return sparsegpt(weight, pattern, sparsity, compensation)
+
+    laid = {name: laid_out(weight.detach().float()) for name, weight in weights.items()}
+    return {name: laid_back(pruned(weight), weights[name].shape) for name, weight in laid.items()}
+
+
+def _check(name: str, weight: Tensor, pattern: Pattern) -> None:
+    if weight.dim() < 2 or weight.numel() == 0:
+        raise InputError(
+            f"{name}: a weight to prune has dimensions [out, channels…] and elements, not {list(weight.shape)}"
+        )
+    if not bool((weight.detach().abs() <= _LARGEST).all()):
+        raise InputError(
+            f"{name}: the weight holds NaN, infinity or more than 1e30: leave this layer out, or load the weights again"
+        )
+    if not bool(weight.any()):
+        raise InputError(f"{name}: all of the weight is 0: leave this layer out, or load the weights again")
+    misfit = pattern.misfit(name, weight.shape)
+    if misfit:
+        raise OptionError(f"{misfit}: choose another pattern, or leave this layer out")
+
+
+def _inputs(weights: Mapping[str, Tensor], method: str, statistics: Statistics | None) -> Inputs:
+    names = ", ".join(weights)
+    if statistics is None:
+        raise OptionError(
+            f"{names}: {method} needs to know the activations: give a calibration that these layers ran in (effc.calibrate)"
+        )
+    for name, weight in weights.items():
+        if weight.shape[1] != len(statistics.least):
+            raise InputError(
+                f"{name}: its calibration has {len(statistics.least)} channels and the weight {weight.shape[1]}: "
+                "calibrate this model, and leave out convolutions in groups"
+            )
+    return Inputs.of(statistics, names)

@@ -1,0 +1,91 @@
+"""Sparsity of weights: zeros that are there, or one-shot pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from effc.compiler.ir.compression import Compression, compresses
+from effc.compiler.ir.errors import OptionError
+from effc.compiler.ir.pattern import WRITTEN, Pattern
+
+Method = Literal["magnitude", "wanda", "sparsegpt"]
+
+#: The pattern that prunes nothing.
+EXISTING = "existing"
+#: How far a share of zeros may be from that of N:M and still mean it.
+_SAME = 1e-6
+
+
+@compresses
+@dataclass(frozen=True)
+class Sparsify(Compression):
+    """``passes={"sparsity": {...}}``: every linear layer and convolution that the options fit.
+
+    ``pattern``: the text of a `Pattern`; or ``"existing"``: weights that hold zeros are stored by the pattern that fits them best, and
+    nothing is pruned. ``sparsity``: the share of each weight that becomes zeros, above 0 and below 1; of N:M it follows. ``method``: which
+    elements these are: the smallest (``"magnitude"``), or those that matter least to the output on the activations of ``calibration``,
+    without (``"wanda"``) or with a change of the others that makes up for them (``"sparsegpt"``). OptionError: a value that is none, or
+    values that do not fit together.
+    """
+
+    name: ClassVar[str] = "sparsity"
+    pattern: str = EXISTING
+    sparsity: float | None = None
+    method: Method = "magnitude"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.pattern, str):
+            raise self.wrong("pattern", f"'{EXISTING}', {WRITTEN}")
+        if self.method not in get_args(Method):
+            raise self.wrong("method", f"one of {', '.join(get_args(Method))}")
+        if self.sparsity is not None and not (isinstance(self.sparsity, float) and 0 < self.sparsity < 1):
+            raise self.wrong("sparsity", "the share of zeros, above 0 and below 1")
+        if self.prunes:
+            self._check_pruning(self.chosen)
+        else:
+            self._check_existing()
+
+    @property
+    def prunes(self) -> bool:
+        return self.pattern != EXISTING
+
+    @property
+    def chosen(self) -> Pattern:
+        """The pattern, of options that prune."""
+        try:
+            return Pattern.parse(self.pattern)
+        except OptionError as error:
+            raise self.refused(f"{error}; or '{EXISTING}'") from None
+
+    @property
+    def share(self) -> float:
+        """The share of zeros, of options that prune."""
+        found = self.chosen.sparsity if self.sparsity is None else self.sparsity
+        assert found is not None, "checked at construction"
+        return found
+
+    def _check_existing(self) -> None:
+        given = "sparsity" if self.sparsity is not None else "method" if self.method != "magnitude" else ""
+        if given:
+            raise self.refused(
+                f"'{given}' says how to prune, and pattern='{EXISTING}' prunes nothing: choose a 'pattern' ({WRITTEN}), "
+                f"or leave '{given}' out"
+            )
+
+    def _check_pruning(self, pattern: Pattern) -> None:
+        fixed = pattern.sparsity
+        if fixed is None and self.sparsity is None:
+            raise self.refused(f"pattern='{pattern}' needs 'sparsity', the share of zeros, above 0 and below 1")
+        if fixed == 0:
+            raise self.refused(f"pattern='{pattern}' keeps everything: keep fewer of a group")
+        if fixed is not None and self.sparsity is not None and abs(fixed - self.sparsity) > _SAME:
+            raise self.refused(
+                f"pattern='{pattern}' makes {fixed:g} of a weight zeros, not {self.sparsity:g}: leave 'sparsity' out, "
+                "or choose another pattern"
+            )
+        if self.method != "magnitude" and self.calibration is None:
+            raise self.refused(
+                f"method='{self.method}' needs the activations: give 'calibration', made by effc.calibrate"
+            )

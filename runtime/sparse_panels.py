@@ -1,0 +1,84 @@
+"""Packing of a sparse constant factor: the blocks that are not zero, and where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from effc.compiler.ir.errors import InputError
+
+
+def stored_blocks(matrix: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """For each block of ``rows`` x ``columns`` elements of a matrix, the last of which may reach beyond it, whether it holds one that is
+    not zero; NaN is not. Booleans ``[ceil(N/rows), ceil(K/columns)]``.
+    """
+    whole = F.pad(matrix != 0, (0, -matrix.shape[1] % columns, 0, -matrix.shape[0] % rows))
+    blocks: torch.Tensor = whole.unflatten(1, (-1, columns)).unflatten(0, (-1, rows)).any(3).any(1)
+    return blocks
+
+
+def sparse_panels(
+    tensor: torch.Tensor,
+    *,
+    offset: int,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    block: Sequence[int],
+    stored: int,
+    length: int,
+    shares: int,
+    by: str,
+    places: Sequence[int],
+) -> torch.Tensor:
+    """A float32 matrix of ``sizes`` [N, K], a view of the memory of ``tensor`` by ``strides`` from ``offset`` on (elements), as one tensor
+    of words, of which those of integers are read as int32. InputError: it has more than ``stored`` blocks that are not zero.
+
+    ``block``: its rows and columns; a row of blocks is one of B = ceil(N / rows). ``length``: elements of the sum in one of T parts. Blocks
+    are ordered by parts, then rows. At word 0: the first row of blocks of each of ``shares`` runs with about as many blocks, and B. At
+    ``places[0]``: number of the first block of each row of blocks, ``[T][B]`` (``by`` is ``"rows"``), or of each run, ``[T][shares]``
+    (``"runs"``), and of all blocks. At ``places[1]``: of each block the element of the sum at which it starts, or, where parts are single
+    blocks of runs, its row of blocks. At ``places[2]``: of each block its elements, ``[columns][rows]``. ``places[3]``: words in all.
+    """
+    rows, columns = block
+    matrix = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
+    mask = stored_blocks(matrix, rows, columns)
+    count = int(mask.sum())
+    if count > stored:
+        raise InputError(
+            f"a sparse weight of shape {list(tensor.shape)} has {count} blocks of {rows} x {columns} elements that are not zero, and had "
+            f"{stored} when the model was compiled: torch._dynamo.reset() and compile again"
+        )
+    each = length // columns
+    parts = -(-mask.shape[1] // each)
+    by_part = F.pad(mask, (0, parts * each - mask.shape[1])).unflatten(1, (parts, each)).transpose(0, 1)
+    part, row, inside = by_part.nonzero(as_tuple=True)
+    at = part * each + inside
+    starts = F.pad(by_part.sum(2).flatten().cumsum(0), (1, 0))
+    runs = _even(mask.sum(1), shares)
+    # The last block of a row begins early enough to end with the sum; zeros stand for what the block before it has.
+    rest = sizes[1] % columns
+    lined_up = torch.cat([matrix[:, : sizes[1] - rest], F.pad(matrix[:, sizes[1] - rest :], (-rest % columns, 0))], 1)
+    begins = (at * columns).clamp(max=sizes[1] - columns)
+    whole = F.pad(lined_up, (0, 0, 0, -sizes[0] % rows))
+    values = whole.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))[row, :, at, :].transpose(1, 2)
+
+    words = torch.zeros(places[3])
+    integers = words.view(torch.int32)
+    if by == "runs":
+        lists = torch.arange(parts)[:, None] * mask.shape[0] + runs[:-1]
+        starts = torch.cat([starts[lists.flatten()], starts[-1:]])
+    for place, numbers in ((0, runs), (places[0], starts), (places[1], row if by == "runs" else begins)):
+        integers[place : place + len(numbers)] = numbers.to(torch.int32)
+    words[places[2] : places[2] + values.numel()] = values.flatten()
+    return words
+
+
+def _even(blocks: torch.Tensor, shares: int) -> torch.Tensor:
+    """Ends of ``shares`` runs of rows of blocks with about as many ``blocks`` each, from 0 on; a row of blocks costs one more by itself."""
+    total = (blocks + 1).cumsum(0)
+    wanted = total[-1] * torch.arange(1, shares) / shares
+    inner = torch.searchsorted(total.to(torch.float64), wanted.to(torch.float64)) + 1
+    ends = torch.tensor([0, *inner.tolist(), len(blocks)])
+    return ends.clamp(max=len(blocks))

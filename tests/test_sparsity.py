@@ -1,0 +1,479 @@
+"""``passes={"sparsity": …}``: which weights are pruned or found to hold zeros, what then runs, and what happens when they change.
+
+That the rewritten graph computes what eager PyTorch makes of it is held by ``check=True``, which compares every region.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.utils.parametrize
+import torch.nn.utils.prune
+from test_quantized_plan import by_sites
+from test_sparsity_patterns import holds
+from torch import Tensor, nn
+
+import effc
+from effc.compiler.capture import record
+from effc.compiler.capture.recording import Recording
+from effc.compiler.compress.pruning.prune import prune
+from effc.compiler.compress.pruning.pruned import PrunedWeight
+from effc.compiler.ir.candidate import Latency
+from effc.compiler.ir.pattern import Pattern
+from effc.compiler.ir.program import Program
+from effc.kernel_clock import KernelClock
+from effc.passes.sparsity import Method
+from effc.trial import Trial
+
+
+class Net(nn.Module):
+    """Two linear layers on one activation, one behind them, and a table that is the head too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(100, 128)
+        self.query = nn.Linear(128, 256)
+        self.value = nn.Linear(128, 256, bias=False)
+        self.out = nn.Linear(256, 128)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        y = torch.relu(self.query(x)) * self.value(x)
+        return nn.functional.linear(self.out(y), self.embedding.weight)
+
+
+class Convolutions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, stride=2, padding=1)
+        self.wide = nn.Conv2d(32, 64, 3, padding=1)
+        self.groups = nn.Conv2d(64, 64, 3, padding=1, groups=4)
+        self.point = nn.Conv2d(64, 128, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.groups(torch.relu(self.wide(torch.relu(self.stem(x))))))
+        found: Tensor = self.point(x)
+        return found
+
+
+LAYERS = ("query.weight", "value.weight", "out.weight")
+
+
+def net() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return Net().eval(), torch.randint(0, 100, (2, 7))
+
+
+def convolutions() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return Convolutions().eval(), torch.randn(2, 3, 18, 14)
+
+
+def compiled(model: nn.Module, **options: Any) -> Callable[..., Tensor]:
+    return torch.compile(model, backend="effc", options=options)
+
+
+def run(model: nn.Module, x: Tensor, sparsity: dict[str, Any], **options: Any) -> tuple[Tensor, Recording]:
+    with torch.no_grad(), record() as recording:
+        return compiled(model, passes={"sparsity": sparsity}, **options)(x), recording
+
+
+def forms(recording: Recording) -> dict[str, PrunedWeight]:
+    """By parameter, of the one graph."""
+    (compressed,) = recording.compressed
+    found = {name: w.form for stage in compressed.stages for name, w in stage.weights.items()}
+    assert all(isinstance(form, PrunedWeight) for form in found.values())
+    return found  # type: ignore[return-value]
+
+
+def packed(recording: Recording) -> list[str]:
+    """How constant factors are packed."""
+    return [d.function for program, _ in recording.programs for d in program.derived]
+
+
+def put(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        model.get_parameter(name).data = weight
+
+
+def pruned(model: nn.Module, pattern: str, sparsity: float, names: tuple[str, ...] = LAYERS) -> None:
+    """Prune the model itself, by magnitude."""
+    weights = {name: model.get_parameter(name).detach() for name in names}
+    put(model, prune(weights, Pattern.parse(pattern), sparsity))
+
+
+def same(found: Tensor, model: nn.Module, x: Tensor) -> bool:
+    with torch.no_grad():
+        expected = model(x)
+    return float((found.double() - expected.double()).norm() / expected.double().norm()) < 1e-5
+
+
+# -- pruning ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "method"),
+    [
+        ("unstructured", 0.9, "wanda"),
+        ("2:4", None, "magnitude"),
+        ("2:4", None, "sparsegpt"),
+        ("16x1", 0.8, "magnitude"),
+        ("16x1", 0.8, "wanda"),
+        ("1x16", 0.8, "sparsegpt"),
+        ("channel", 0.4, "magnitude"),
+    ],
+)
+def test_the_pruned_model_runs(pattern: str, sparsity: float | None, method: Method) -> None:
+    """As the model does with weights that are pruned beforehand; the head, which is a table, stays."""
+    model, tokens = net()
+    calibration = effc.calibrate(model, [tokens, tokens.flip(0)])
+    given = {"pattern": pattern, "method": method, "calibration": calibration}
+    given |= {} if sparsity is None else {"sparsity": sparsity}
+    found, recording = run(model, tokens, given, check=True, fallback="error")
+    assert set(forms(recording)) == set(LAYERS)
+    share = Pattern.parse(pattern).sparsity or sparsity
+    assert share is not None
+    for name in LAYERS:
+        weights = {name: model.get_parameter(name).detach()}
+        put(model, prune(weights, Pattern.parse(pattern), share, method, calibration.sites[name]))
+        assert holds(model.get_parameter(name), pattern)
+    assert same(found, model, tokens)
+    assert any("embedding.weight stays as it is: an embedding looks its rows up" in note for note in recording.notes)
+    if share >= 0.8:
+        assert packed(recording).count("sparse_panels") == 3
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "4x1", "1x16", "channel"])
+def test_convolutions(pattern: str) -> None:
+    model, x = convolutions()
+    calibration = effc.calibrate(model, [x])
+    given = {"pattern": pattern, "sparsity": 0.8, "method": "sparsegpt", "calibration": calibration}
+    found, recording = run(model, x, given, check=True)
+    assert set(forms(recording)) == {"wide.weight", "point.weight"}
+    notes = "\n".join(recording.notes)
+    assert "stem.weight stays as it is: it has fewer than 1024 elements" in notes
+    assert "groups.weight stays as it is: of a convolution in groups" in notes
+    for name in ("wide.weight", "point.weight"):
+        weights = {name: model.get_parameter(name).detach()}
+        put(model, prune(weights, Pattern.parse(pattern), 0.8, "sparsegpt", calibration.sites[name]))
+        assert holds(model.get_parameter(name), pattern)
+    assert same(found, model, x)
+    assert pattern == "channel" or "sparse_panels" in packed(recording)
+
+
+class Transposed(nn.Module):
+    """A weight [in, out], as GPT-2's layers hold it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(128, 96) / 8)
+        self.bias = nn.Parameter(torch.randn(96))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 33])
+def test_weights_with_the_sum_first(rows: int) -> None:
+    torch.manual_seed(0)
+    model, x = Transposed().eval(), torch.randn(rows, 128)
+    found, recording = run(model, x, {"pattern": "16x1", "sparsity": 0.75}, check=True)
+    put(model, {"weight": prune({"w": model.weight.detach().T}, Pattern.parse("16x1"), 0.75)["w"].T})
+    assert same(found, model, x)
+    assert packed(recording) == ["sparse_panels"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_models(dtype: torch.dtype) -> None:
+    """Pruned like others, by kernels for dense weights."""
+    model, tokens = net()
+    found, recording = run(model.to(dtype), tokens, {"pattern": "2:4"}, check=True)
+    assert found.dtype == dtype
+    assert {form.weight.dtype for form in forms(recording).values()} == {dtype}
+    assert all(holds(form.weight, "2:4") for form in forms(recording).values())
+
+
+def test_dynamic_sizes() -> None:
+    model, _ = net()
+    options: dict[str, Any] = {"passes": {"sparsity": {"pattern": "16x1", "sparsity": 0.8}}}
+    other, _ = net()
+    pruned(other, "16x1", 0.8)
+    with torch.no_grad():
+        fast = torch.compile(model, backend="effc", dynamic=True, options=options)
+        for length in (7, 1, 19):
+            tokens = torch.randint(0, 100, (2, length))
+            assert same(fast(tokens), other, tokens)
+
+
+def test_pruned_weights_may_be_quantized() -> None:
+    model, tokens = net()
+    with torch.no_grad(), record() as recording:
+        passes = {"sparsity": {"pattern": "2:4"}, "quantize": {"weights": "int8", "skip": ["embed*"]}}
+        found = compiled(model, passes=passes, check=True)(tokens)
+        pruned(model, "2:4", 0.5)
+        expected = model(tokens)
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.02
+    (compressed,) = recording.compressed
+    assert [len(stage.weights) for stage in compressed.stages] == [3, 3]
+
+
+# -- zeros that are there -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("pattern", "sparsity"), [("unstructured", 0.9), ("2:4", 0.5), ("16x1", 0.8), ("1x16", 0.8), ("channel", 0.5)]
+)
+def test_zeros_that_are_there_are_used_exactly(pattern: str, sparsity: float) -> None:
+    model, tokens = net()
+    pruned(model, pattern, sparsity, ("query.weight", "out.weight"))
+    found, recording = run(model, tokens, {}, check=True)
+    assert same(found, model, tokens)
+    assert {name: str(form.pattern) for name, form in forms(recording).items()} == {
+        "query.weight": pattern,
+        "out.weight": pattern,
+    }
+    notes = "\n".join(recording.notes)
+    assert f"sparsity: 2 weights hold zeros, 2 as {pattern}" in notes
+    assert "value.weight stays as it is: it holds too few zeros" in notes
+
+
+class Mask(nn.Module):
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+
+def masked(how: str) -> tuple[nn.Sequential, Tensor]:
+    """A model whose zeros are a mask, in each call."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Conv1d(1, 1, 1), nn.Linear(256, 64)).eval()
+    for place in (0, 3):
+        layer, shape = model[place], model.get_parameter(f"{place}.weight").shape
+        if how == "prune.l1_unstructured":
+            torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.9)
+        elif how == "prune.ln_structured":
+            torch.nn.utils.prune.ln_structured(layer, "weight", 0.5, n=2, dim=0)
+        elif how == "prune.custom_from_mask":
+            blocks = torch.rand(shape[0] // 16, shape[1]) > 0.8
+            torch.nn.utils.prune.custom_from_mask(layer, "weight", blocks.repeat_interleave(16, 0))
+        else:
+            mask = torch.rand(shape) > 0.9
+            torch.nn.utils.parametrize.register_parametrization(layer, "weight", Mask(mask))
+    return model, torch.randn(3, 1, 128)
+
+
+@pytest.mark.parametrize(
+    ("how", "pattern"),
+    [
+        ("prune.l1_unstructured", "unstructured"),
+        ("prune.ln_structured", "channel"),
+        ("prune.custom_from_mask", "16x1"),
+        ("parametrize", "unstructured"),
+    ],
+)
+def test_masks_of_torch_are_zeros_that_are_there(how: str, pattern: str) -> None:
+    model, x = masked(how)
+    found, recording = run(model, x, {}, check=True)
+    assert same(found, model, x)
+    assert {name: str(form.pattern) for name, form in forms(recording).items()} == {
+        "0.weight": pattern,
+        "3.weight": pattern,
+    }
+    if pattern != "channel":
+        assert packed(recording).count("sparse_panels") == 2
+
+
+def test_a_mask_that_changes() -> None:
+    model, x = masked("prune.custom_from_mask")
+    fast = compiled(model, passes={"sparsity": {}})
+    with torch.no_grad():
+        assert same(fast(x), model, x)
+        model.get_buffer("0.weight_mask")[:16] = 0
+        with pytest.warns(UserWarning, match="weights have changed since effc compressed them"):
+            assert same(fast(x), model, x)
+        effc.refresh(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert same(fast(x), model, x)
+
+
+def test_masked_weights_may_be_quantized() -> None:
+    model, x = masked("prune.l1_unstructured")
+    with torch.no_grad(), record() as recording:
+        found = compiled(model, passes={"quantize": {}}, check=True)(x)
+        expected = model(x)
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.02
+    (compressed,) = recording.compressed
+    assert [set(stage.weights) for stage in compressed.stages] == [{"0.weight", "3.weight"}]
+
+
+def test_a_weight_of_a_removed_mask_has_its_zeros() -> None:
+    model, x = masked("prune.custom_from_mask")
+    for place in (0, 3):
+        torch.nn.utils.prune.remove(model.get_submodule(str(place)), "weight")
+    found, recording = run(model, x, {}, check=True)
+    assert same(found, model, x)
+    assert {str(form.pattern) for form in forms(recording).values()} == {"16x1"}
+
+
+def test_three_kinds_of_compression() -> None:
+    """Of factors, of which each is pruned, and then in bytes."""
+    model, tokens = net()
+    passes = {"low_rank": {"rank": 32}, "sparsity": {"pattern": "2:4"}, "quantize": {"skip": ["embed*"]}}
+    with torch.no_grad(), record() as recording:
+        compiled(model, passes=passes, check=True)(tokens)
+    (compressed,) = recording.compressed
+    assert [len(stage.weights) for stage in compressed.stages] == [4, 6, 6]
+
+
+def test_without_the_option_nothing_changes() -> None:
+    model, tokens = net()
+    pruned(model, "16x1", 0.9)
+    with torch.no_grad(), record() as recording:
+        assert same(compiled(model)(tokens), model, tokens)
+    assert recording.compressed == []
+    assert "sparse_panels" not in packed(recording)
+
+
+def test_a_weight_of_zeros_alone_stays() -> None:
+    model, tokens = net()
+    with torch.no_grad():
+        model.get_parameter("value.weight").zero_()
+    found, recording = run(model, tokens, {})
+    with torch.no_grad():
+        assert torch.allclose(found, model(tokens), atol=1e-6)
+    assert any("value.weight stays as it is: it holds zeros only" in note for note in recording.notes)
+
+
+def test_nan_and_infinity_are_no_zeros() -> None:
+    model, tokens = net()
+    pruned(model, "16x1", 0.9, ("out.weight",))
+    with torch.no_grad():
+        model.get_parameter("out.weight")[3, 5] = float("inf")
+        model.get_parameter("out.weight")[40, 7] = float("nan")
+    found, recording = run(model, tokens, {})
+    assert set(forms(recording)) == {"out.weight"}
+    with torch.no_grad():
+        assert torch.allclose(found, model(tokens), equal_nan=True, atol=1e-5)
+
+
+# -- weights that change ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "sparsity", [{"pattern": "16x1", "sparsity": 0.8}, {"pattern": "unstructured", "sparsity": 0.8}, {}]
+)
+def test_after_a_change_the_exact_model_runs_until_refresh(sparsity: dict[str, Any]) -> None:
+    model, tokens = net()
+    if not sparsity:
+        pruned(model, "16x1", 0.8)
+    fast = compiled(model, passes={"sparsity": sparsity})
+    with torch.no_grad():
+        fast(tokens)
+        model.get_parameter("query.weight").mul_(2)
+        with pytest.warns(UserWarning, match="weights have changed since effc compressed them"):
+            assert same(fast(tokens), model, tokens)
+        effc.refresh(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = fast(tokens)
+        pruned(model, "16x1" if not sparsity else sparsity["pattern"], 0.8)
+        assert same(found, model, tokens)
+
+
+def test_fewer_zeros_than_before_are_not_taken() -> None:
+    model, tokens = net()
+    pruned(model, "16x1", 0.8)
+    fast = compiled(model, passes={"sparsity": {}})
+    with torch.no_grad():
+        fast(tokens)
+        model.get_parameter("query.weight").copy_(torch.randn(256, 128))
+        effc.refresh(model)
+        with pytest.warns(UserWarning, match=r"query\.weight has fewer zeros than when it was compiled"):
+            assert same(fast(tokens), model, tokens)
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    model, tokens = net()
+    options = {"passes": {"sparsity": {"pattern": "16x1", "sparsity": 0.8}}}
+    effc.save(model, tokens, tmp_path / "small", options=options)
+    with torch.no_grad():
+        assert torch.equal(effc.load(tmp_path / "small")(tokens), compiled(model, **options)(tokens))
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------
+def test_what_is_skipped_stays_exact() -> None:
+    model, tokens = net()
+    found, recording = run(model, tokens, {"pattern": "2:4", "skip": ["*"]})
+    assert same(found, model, tokens)
+    assert any("option 'skip' names it" in note for note in recording.notes)
+
+
+def test_a_pattern_that_does_not_divide_is_an_error_that_names_layer_pattern_and_shape() -> None:
+    model, tokens = net()
+    with pytest.raises(
+        Exception, match=r"out\.weight: the sparsity pattern '1x160' does not divide a weight of shape \[128, 256\]"
+    ):
+        run(model, tokens, {"pattern": "1x160", "sparsity": 0.5, "skip": ["query*", "value*"]})
+
+
+def test_weights_that_cannot_be_pruned_are_errors_that_name_them() -> None:
+    for value, text in ((float("nan"), "the weight holds NaN"), (0.0, "all of the weight is 0")):
+        model, tokens = net()
+        with torch.no_grad():
+            model.get_parameter("query.weight").fill_(value)
+        with pytest.raises(Exception, match=rf"query\.weight: {text}"):
+            run(model, tokens, {"pattern": "2:4"})
+
+
+def test_a_layer_that_calibration_has_not_seen_stays() -> None:
+    model, tokens = net()
+    calibration = effc.calibrate(nn.Sequential(nn.Linear(4, 4)).eval(), [torch.randn(3, 4)])
+    found, recording = run(model, tokens, {"pattern": "2:4", "method": "wanda", "calibration": calibration})
+    assert same(found, model, tokens)
+    assert any("query.weight stays as it is: the calibration has not seen it" in note for note in recording.notes)
+
+
+def test_gradients_and_pruning_exclude_each_other() -> None:
+    model, tokens = net()
+    with pytest.raises(Exception, match="the rewrite sparsity and gradients exclude each other"):
+        compiled(model, passes={"sparsity": {"pattern": "2:4"}})(tokens)
+
+
+# -- plans --------------------------------------------------------------------------------------------------------
+def by_size(clock: KernelClock, program: Program, call: int) -> Latency:
+    """A kernel takes as long as it has weights."""
+    operands = program.kernels[program.calls[call].kernel].operands
+    return Latency(float(sum(o.size.constant or 0 for o in operands if o.role == "packed")) + 1.0)
+
+
+@pytest.mark.parametrize("sparsity", [{}, {"pattern": "16x1", "sparsity": 0.8, "method": "sparsegpt"}])
+def test_a_plan_with_sparse_weights_is_kept_in_a_file(
+    sparsity: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model that holds zeros without being asked."""
+    monkeypatch.setattr(KernelClock, "latency", by_size)
+    monkeypatch.setattr(Trial, "seconds", by_sites)
+    model, tokens = net()
+    if not sparsity:
+        pruned(model, "16x1", 0.8)
+    calibration = effc.calibrate(model, [tokens, tokens.flip(0)])
+    passes: dict[str, Any] = {"quantize": False, "low_rank": False}
+    if sparsity:
+        passes["sparsity"] = {**sparsity, "calibration": calibration}
+    plan = effc.plan(model, calibration, accuracy_budget=1.0 if sparsity else 1e-5, options={"passes": passes})
+    assert "out.weight" in plan.weights
+    plan.save(tmp_path / "plan")
+    again = effc.Plan.load(tmp_path / "plan")
+    assert again == plan
+    with torch.no_grad(), record() as recording:
+        found = compiled(model, plan=str(tmp_path / "plan"))(tokens)
+        torch._dynamo.reset()
+        assert torch.equal(found, compiled(model, plan=plan)(tokens))
+    assert "sparse_panels" in packed(recording)
+    if not sparsity:
+        assert same(found, model, tokens)

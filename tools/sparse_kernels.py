@@ -1,0 +1,170 @@
+"""Kernels for sparse weights against our own dense one, over the share of zeros: python tools/sparse_kernels.py --threads 1
+
+Each cell is the dense kernel's time over the sparse one's, each the least of some rounds in turn in one process, on random weights of
+which random blocks are zero. The last column is the share of zeros from which on the sparse kernel is as fast (interpolated).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from effc.compiler.codegen.cpu.emit import emit, kernel_name
+from effc.compiler.codegen.cpu.objects import compile_object
+from effc.compiler.codegen.cpu.schedules import Packing, packing
+from effc.compiler.codegen.cpu.sparse.choice import offered
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.expr import as_expr, const
+from effc.compiler.ir.sparsity import Sparsity
+from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
+from effc.runtime import elf
+from effc.runtime.derive import derive
+from effc.runtime.sparse_panels import stored_blocks
+from effc.runtime.threads import threads as thread_pool
+
+SHARES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+#: Input channels, output channels, positions: 1x1 convolutions of MobileNet, V1 and V2; then linear layers of BERT-base, 128 rows.
+CONVOLUTIONS = (
+    *((32, 64, 12544), (24, 144, 3136), (128, 128, 3136), (256, 256, 784), (96, 576, 196)),
+    *((576, 96, 196), (512, 512, 196), (160, 960, 49), (1024, 1024, 49)),
+)
+LINEARS = ((768, 768, 128), (768, 3072, 128), (3072, 768, 128))
+PATTERNS = ("1x1", "4x1", "16x1", "32x1", "1x16")
+
+
+@dataclass(frozen=True)
+class Product:
+    """``relu(x @ w.T + b)`` of ``x`` ``[m][k]`` and a result ``[m][n]``, or, in ``planes``, ``[k][m]`` and ``[n][m]``."""
+
+    k: int
+    n: int
+    m: int
+    planes: bool
+
+    def spec(self) -> KernelSpec:
+        k, n, m = self.k, self.n, self.m
+        left, out = (f"d0 + {m}*d2", f"d0 + {m}*d1") if self.planes else (f"{k}*d0 + d2", f"{n}*d0 + d1")
+        sizes = [
+            Operand("f32", role, const(s))
+            for role, s in zip(("read",) * 3 + ("write",), (m * k, n * k, n, m * n), strict=True)
+        ]
+        load = [("load", (), 0, left), ("load", (), 1, f"{k}*d1 + d2"), ("contract", (0, 1)), ("load", (), 2, "d1")]
+        body = [_instr(*i) for i in (*load, ("arith.addf", (2, 3)))]
+        body += [Instr("constant", (), "f32", (("value", 0.0),)), _instr("arith.maximumf", (4, 5))]
+        body.append(Instr("store", (6,), "", (("address", as_expr(out)), ("operand", 3))))
+        dims = (Dim(const(m)), Dim(const(n)), Dim(const(k), "reduction"))
+        return KernelSpec("contraction", dims, tuple(sizes), tuple(body))
+
+
+def _instr(op: str, args: tuple[int, ...], operand: int = -1, address: str = "") -> Instr:
+    given = (("address", as_expr(address)), ("operand", operand)) if address else ()
+    return Instr(op, args, "f32", given)
+
+
+class Runs:
+    """A compiled kernel with its tensors; a call runs it. ``held``: keeps them alive."""
+
+    def __init__(self, found: Packing, x: torch.Tensor, weight: torch.Tensor, threads: int) -> None:
+        spec, target = found.spec, Target.host()
+        code = elf.load(compile_object(emit(spec, target), target))
+        packed = derive(found.function, weight, dict(found.attributes))
+        sizes = [o.size.constant or 0 for o in spec.operands]
+        tensors = [x, packed, torch.zeros(sizes[2]), *(torch.zeros(s) for s in sizes[3:])]
+        pool, error = thread_pool(), ctypes.c_int64(0)
+        header = (pool.gomp_parallel, pool.thread_num, ctypes.addressof(error), threads)
+        slots = [*header, *(t.data_ptr() for t in tensors)]
+        self.held = (code, tensors, error)
+        self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.symbols[kernel_name(spec)])
+        self._slots = (ctypes.c_int64 * len(slots))(*slots)
+
+    def __call__(self) -> None:
+        self._function(self._slots)
+
+
+def pruned(n: int, k: int, rows: int, columns: int, zeros: float) -> torch.Tensor:
+    """A weight of which just a share ``zeros`` of the blocks is zero."""
+    blocks = torch.zeros(-(-n // rows) * -(-k // columns))
+    blocks[torch.randperm(len(blocks))[: round(len(blocks) * (1 - zeros))]] = 1
+    mask = blocks.view(-(-n // rows), -1).repeat_interleave(rows, 0).repeat_interleave(columns, 1)[:n, :k]
+    return torch.randn(n, k) * mask
+
+
+def compiled(product: Product, pattern: tuple[int, int], threads: int) -> Iterator[Runs]:
+    """The dense kernel, then the sparse one for each of `SHARES`."""
+    spec, target = product.spec(), Target.host()
+    x, dense = torch.randn(product.m * product.k), packing(spec, [1], target)
+    assert isinstance(dense, Packing), dense
+    yield Runs(dense, x, torch.randn(product.n, product.k), threads)
+    for share in SHARES:
+        weight = pruned(product.n, product.k, *pattern, share)
+        known = Sparsity(*pattern, int(stored_blocks(weight, *pattern).sum()))
+        sparse = replace(
+            spec, operands=tuple(replace(o, sparsity=known) if i == 1 else o for i, o in enumerate(spec.operands))
+        )
+        roles = tuple(replace(o, role="packed") if i == 1 else o for i, o in enumerate(sparse.operands))
+        packed = replace(sparse, operands=roles)
+        found = packing(sparse, [1], target, {packed.key(): offered(packed, target)[0]})
+        assert isinstance(found, Packing), found
+        yield Runs(found, x, weight, threads)
+
+
+def least(runs: Sequence[Callable[[], None]], rounds: int) -> list[float]:
+    """Seconds of each, the least of ``rounds`` samples in turn."""
+    counts = []
+    for run in runs:
+        run()
+        started = time.perf_counter()
+        run()
+        counts.append(max(1, int(5e-4 / (time.perf_counter() - started))))
+    best = [float("inf")] * len(runs)
+    for _ in range(rounds):
+        for i, (run, count) in enumerate(zip(runs, counts, strict=True)):
+            started = time.perf_counter()
+            for _ in range(count):
+                run()
+            best[i] = min(best[i], (time.perf_counter() - started) / count)
+    return best
+
+
+def even(ratios: Sequence[float]) -> str:
+    """The share of zeros from which on the ratio is 1."""
+    if ratios[0] >= 1:
+        return f"< {SHARES[0]:.0%}"
+    for i in range(1, len(ratios)):
+        if ratios[i] >= 1:
+            part = (1 - ratios[i - 1]) / (ratios[i] - ratios[i - 1])
+            return f"{SHARES[i - 1] + part * (SHARES[i] - SHARES[i - 1]):.0%}"
+    return f"> {SHARES[-1]:.0%}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument(
+        "--patterns", default=",".join(PATTERNS), help="rows x columns of a block, output channels first"
+    )
+    parser.add_argument("--planes", action="store_true", help="activations of convolutions lie channel by channel")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    shapes = [(s, "conv1x1") for s in CONVOLUTIONS] + ([] if arguments.planes else [(s, "linear") for s in LINEARS])
+    print("| blocks | layer | dense | " + " | ".join(f"{s:.0%}" for s in SHARES[1:]) + " | even at |")
+    print("|---" * (len(SHARES) + 3) + "|")
+    for text in arguments.patterns.split(","):
+        rows, columns = map(int, text.split("x"))
+        for (k, n, m), kind in shapes:
+            runs = list(compiled(Product(k, n, m, arguments.planes), (rows, columns), arguments.threads))
+            dense, *sparse = least(runs, arguments.rounds)
+            ratios = [dense / s for s in sparse]
+            speed = f"{2e-9 * k * n * m / dense:.0f} GFLOP/s"
+            cells = " | ".join(f"{r:.2f}" for r in ratios[1:])
+            print(f"| {text} | {kind} {k} to {n}, {m} | {speed} | {cells} | {even(ratios)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
