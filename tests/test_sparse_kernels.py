@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from contraction_cases import Case, Runner, packed
@@ -12,6 +14,7 @@ from test_contraction_conv import conv_case
 from effc.compiler.codegen.cpu.schedules import Packing, alternatives, packing
 from effc.compiler.codegen.cpu.sparse.choice import offered
 from effc.compiler.codegen.cpu.sparse.form import find
+from effc.compiler.codegen.cpu.sparse.plan import Plan
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import InputError
 from effc.compiler.ir.sparsity import Sparsity
@@ -34,6 +37,10 @@ def methods(pattern: tuple[int, int], by_columns: bool) -> list[str]:
     return found + (["columns"] if rows % 16 == 0 and by_columns else [])
 
 
+def by(method: str) -> Callable[[Plan], bool]:
+    return lambda plan: plan.method == method
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_one_object_serves_every_number_of_rows(pattern: tuple[int, int], layout: str) -> None:
@@ -41,7 +48,7 @@ def test_one_object_serves_every_number_of_rows(pattern: tuple[int, int], layout
     for method in methods(pattern, by_columns):
         product = Product(
             pruned(45, 77, *pattern, 0.3), pattern, None, planes=planes, by_columns=by_columns,
-            choose=lambda plan, method=method: plan.method == method,
+            choose=by(method),
         )  # fmt: skip
         for m in (1, 2, 15, 16, 17, 63, 127, 128, 129, 300):
             product.check(m, threads=1 + m % 3)
@@ -56,7 +63,7 @@ def test_known_numbers_of_rows(m: int, layout: str) -> None:
             if m > 1 or method == "columns":  # a single row is no dimension
                 Product(
                     pruned(33, 64, *pattern, 0.2), pattern, m, planes=planes, by_columns=by_columns,
-                    choose=lambda plan, method=method: plan.method == method,
+                    choose=by(method),
                 ).check(threads=2)  # fmt: skip
 
 

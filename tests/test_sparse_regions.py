@@ -81,8 +81,8 @@ def prune(model: nn.Module, patterns: Patterns, density: float) -> None:
     with torch.no_grad():
         for name, pattern in patterns.items():
             weight = parameters[name]
-            matrix = weight.flatten(1)
-            weight.copy_((pruned(*matrix.shape, *pattern, density) / matrix.shape[1] ** 0.5).view_as(weight))
+            n, k = weight.flatten(1).shape
+            weight.copy_((pruned(n, k, *pattern, density) / k**0.5).view_as(weight))
 
 
 def agree(found: Tensor, model: nn.Module, *inputs: Tensor) -> None:
@@ -119,7 +119,7 @@ def test_nothing_is_left_out_unasked() -> None:
 
 
 def test_a_number_of_rows_that_changes() -> None:
-    model, patterns = nn.Sequential(nn.Linear(96, 128), nn.GELU(), nn.Linear(128, 64)).eval(), {}
+    model = nn.Sequential(nn.Linear(96, 128), nn.GELU(), nn.Linear(128, 64)).eval()
     patterns = {"0.weight": (1, 1), "2.weight": (16, 1)}
     prune(model, patterns, 0.2)
     regions = Regions(model, patterns)
@@ -133,11 +133,12 @@ def test_a_number_of_rows_that_changes() -> None:
 
 def test_weights_that_change() -> None:
     """Other numbers in the same places are taken; a zero that is none any more is an error that says what to do."""
-    model, patterns = nn.Sequential(nn.Linear(96, 128)).eval(), {"0.weight": (1, 1)}
+    model: nn.Module = nn.Sequential(nn.Linear(96, 128)).eval()
+    patterns: Patterns = {"0.weight": (1, 1)}
     prune(model, patterns, 0.2)
     regions = Regions(model, patterns)
     compiled, x = regions.compile(model), torch.randn(40, 96)
-    weight = model[0].weight
+    weight = model.get_parameter("0.weight")
     with torch.no_grad():
         compiled(x)
         weight.mul_(-2.0)

@@ -53,17 +53,22 @@ class Product:
             Operand("f32", role, const(s))
             for role, s in zip(("read",) * 3 + ("write",), (m * k, n * k, n, m * n), strict=True)
         ]
-        load = [("load", (), 0, left), ("load", (), 1, f"{k}*d1 + d2"), ("contract", (0, 1)), ("load", (), 2, "d1")]
-        body = [_instr(*i) for i in (*load, ("arith.addf", (2, 3)))]
-        body += [Instr("constant", (), "f32", (("value", 0.0),)), _instr("arith.maximumf", (4, 5))]
-        body.append(Instr("store", (6,), "", (("address", as_expr(out)), ("operand", 3))))
+        body = [
+            _load(0, left),
+            _load(1, f"{k}*d1 + d2"),
+            Instr("contract", (0, 1), "f32"),
+            _load(2, "d1"),
+            Instr("arith.addf", (2, 3), "f32"),
+            Instr("constant", (), "f32", (("value", 0.0),)),
+            Instr("arith.maximumf", (4, 5), "f32"),
+            Instr("store", (6,), "", (("address", as_expr(out)), ("operand", 3))),
+        ]
         dims = (Dim(const(m)), Dim(const(n)), Dim(const(k), "reduction"))
         return KernelSpec("contraction", dims, tuple(sizes), tuple(body))
 
 
-def _instr(op: str, args: tuple[int, ...], operand: int = -1, address: str = "") -> Instr:
-    given = (("address", as_expr(address)), ("operand", operand)) if address else ()
-    return Instr(op, args, "f32", given)
+def _load(operand: int, address: str) -> Instr:
+    return Instr("load", (), "f32", (("address", as_expr(address)), ("operand", operand)))
 
 
 class Runs:
