@@ -30,13 +30,8 @@ def forms_of(options: Options) -> Sequence[Forms]:
     """Where compressed weights come from, stage by stage; none where the model stays exact. OptionError: a rewrite that has none here."""
     asked = options.compressions()
     if options.plan is None:
-        return [
-            found
-            for stage in (LowRank, Sparsify, Quantize)
-            for c in asked
-            if isinstance(c, stage)
-            for found in [_by(c)]
-        ]
+        by_pass = {type(chosen): chosen for chosen in asked}
+        return [_by(by_pass[stage]) for stage in (LowRank, Sparsify, Quantize) if stage in by_pass]
     if asked:
         raise OptionError(
             "options 'plan' and 'passes' exclude each other where both compress: a plan has its passes in it"
