@@ -17,6 +17,7 @@ from torch.fx import Node
 from effc.compiler.capture import graph as capture_graph
 from effc.compiler.capture.backend import compile_with
 from effc.compiler.capture.importer.region import Region, SymbolSource
+from effc.compiler.capture.nodes import Known
 from effc.compiler.capture.partition import Group, is_scalar
 from effc.compiler.capture.reference import evaluate
 from effc.compiler.ir.options import Options
@@ -109,14 +110,13 @@ class Stand:
         params: Mapping[Node, str],
         mutations: Mapping[Node, Node],
         name: str,
-        ranges: Mapping[Node, tuple[int, int]],
-        tables: Mapping[Node, tuple[float, ...]],
+        known: Known,
     ) -> Region:
         tensors = tuple(n for n in inputs if not is_scalar(n))
-        known = {*nodes, *inputs}
+        present = {*nodes, *inputs}
         for node in nodes:
             for operand in node.all_input_nodes:
-                assert operand in known or is_scalar(operand), (
+                assert operand in present or is_scalar(operand), (
                     f"{node} reads {operand}, which is no input of its region"
                 )
         self.params += [params[n] for n in tensors if n in params]

@@ -1,6 +1,6 @@
 """Attention by tile registers, against float64: sizes around those of tiles and blocks, and eager's results where they are not finite.
 
-Each test runs by emulation of the tile instructions (`amx_emulator`), and natively where the CPU has them.
+Each test runs by emulation and natively (`amx_machine`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from amx_emulator import Emulator
+from amx_machine import AMX, WAYS, needs_vectors, tile_registers
 from kernels import HOST, Kernel
 from test_attention_kernel import attention_spec, check
 from torch.nn.functional import scaled_dot_product_attention
@@ -25,10 +26,7 @@ from effc.compiler.ir.expr import const, var
 from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.elf import load
 
-#: What an Intel CPU with tile registers has, of what this one has.
-AMX = replace(HOST, name="amx", features=HOST.features | {"amx_tile", "amx_bf16"})
-
-pytestmark = pytest.mark.skipif(not HOST.has("avx512f"), reason="code for tile registers has vectors of AVX-512 too")
+pytestmark = needs_vectors
 
 
 @dataclass
@@ -43,16 +41,10 @@ class Machine:
         return kernel
 
 
-@pytest.fixture(params=["emulated", "native"])
+@pytest.fixture(params=WAYS)
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    if request.param == "native":
-        if not HOST.has("amx_bf16"):
-            pytest.skip("this CPU has no tile registers for bf16")
-        yield Machine(None)
-        return
-    emulator = Emulator()
-    yield Machine(emulator)
-    emulator.check()
+    with tile_registers(request.param) as emulator:
+        yield Machine(emulator)
 
 
 def bf16_spec(*sizes: int | str, **options: object) -> KernelSpec:

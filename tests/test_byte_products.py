@@ -184,7 +184,7 @@ def test_a_residual_is_read_in_bytes() -> None:
         for i in program.kernels[c.kernel].body
         if i.op == "store"
     ]
-    assert set(stored[:-1]) == {"i8"}
+    assert set(stored[:-2]) == {"i8"}  # the result is stored in floats, and copied into planes
     steps = (got - function(x)).abs()
     assert (steps > 1e-3 * got.abs().max()).float().mean() < 1e-2  # where a rounding decides a tie
 

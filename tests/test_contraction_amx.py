@@ -1,6 +1,6 @@
 """Products by tile registers, against float64 or integers: heights, widths and lengths around those of the registers.
 
-Each test runs by emulation of the tile instructions (`amx_emulator`), and natively where the CPU has them.
+Each test runs by emulation and natively (`amx_machine`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from amx_emulator import Emulator
+from amx_machine import AMX, WAYS, needs_vectors, tile_registers
 from contraction_cases import Case, Runner
-from kernels import HOST, Kernel
+from kernels import Kernel
 
 from effc.compiler.codegen.cpu import permission
 from effc.compiler.codegen.cpu.contraction import amx_form
@@ -25,10 +26,7 @@ from effc.compiler.codegen.cpu.schedules import packing
 from effc.compiler.codegen.cpu.target import Target
 from effc.runtime.derive import derive
 
-#: What an Intel CPU with tile registers has, of what this one has.
-AMX = replace(HOST, name="amx", features=HOST.features | {"amx_tile", "amx_bf16", "amx_int8"})
-
-pytestmark = pytest.mark.skipif(not HOST.has("avx512f"), reason="code for tile registers has vectors of AVX-512 too")
+pytestmark = needs_vectors
 
 
 @dataclass
@@ -41,18 +39,12 @@ class Machine:
         return Runner(case, 1, AMX, rewrite=self.emulator.rewrite if self.emulator else None)
 
 
-@pytest.fixture(params=["emulated", "native"])
+@pytest.fixture(params=WAYS)
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """Takes tiles wherever they fit, also where they do not pay."""
     monkeypatch.setattr(amx_form, "pays", lambda nest: True)
-    if request.param == "native":
-        if not HOST.has("amx_bf16"):
-            pytest.skip("this CPU has no tile registers for bf16")
-        yield Machine(None)
-        return
-    emulator = Emulator()
-    yield Machine(emulator)
-    emulator.check()
+    with tile_registers(request.param) as emulator:
+        yield Machine(emulator)
 
 
 def linear(m: int | str, n: int, k: int, **more: object) -> Case:

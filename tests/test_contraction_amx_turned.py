@@ -1,6 +1,6 @@
 """Products of two bf16 activations by tile registers, against float64: the kernel packs the right factor itself.
 
-Each test runs by emulation of the tile instructions (`amx_emulator`), and natively where the CPU has them.
+Each test runs by emulation and natively (`amx_machine`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from amx_emulator import Emulator
+from amx_machine import AMX, WAYS, needs_vectors, tile_registers
 from contraction_cases import Case, Runner
-from kernels import HOST
 
 from effc.compiler.codegen.cpu.contraction import amx_form
 from effc.compiler.codegen.cpu.contraction.form import form
 from effc.compiler.codegen.cpu.contraction.roles import find
 
-#: What an Intel CPU with tile registers has, of what this one has.
-AMX = replace(HOST, name="amx", features=HOST.features | {"amx_tile", "amx_bf16", "amx_int8"})
-
-pytestmark = pytest.mark.skipif(not HOST.has("avx512f"), reason="code for tile registers has vectors of AVX-512 too")
+pytestmark = needs_vectors
 
 
 @dataclass
@@ -36,18 +33,12 @@ class Machine:
         return runner
 
 
-@pytest.fixture(params=["emulated", "native"])
+@pytest.fixture(params=WAYS)
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """Takes tiles wherever they fit, also where they do not pay."""
     monkeypatch.setattr(amx_form, "pays", lambda nest: True)
-    if request.param == "native":
-        if not HOST.has("amx_bf16"):
-            pytest.skip("this CPU has no tile registers for bf16")
-        yield Machine(None)
-        return
-    emulator = Emulator()
-    yield Machine(emulator)
-    emulator.check()
+    with tile_registers(request.param) as emulator:
+        yield Machine(emulator)
 
 
 def form_of(case: Case) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fixed_times import by_sites, by_size
 from test_compress_smoothing import inputs_of, outliers
 from test_quantize import Tied, codes_read, compiled, off, tied, weights_read
-from test_quantized_plan import by_sites
 from torch import Tensor, nn
 
 import effc
@@ -20,8 +20,6 @@ from effc.compiler.capture.recording import Recording
 from effc.compiler.compress.low_rank.factors import Factors
 from effc.compiler.compress.low_rank.ranks import MULTIPLE, Curve, allocate
 from effc.compiler.compress.low_rank.spectrum import Spectrum
-from effc.compiler.ir.candidate import Latency
-from effc.compiler.ir.program import Program
 from effc.kernel_clock import KernelClock
 from effc.trial import Trial
 
@@ -335,12 +333,6 @@ def test_what_has_nothing_to_gain_stays() -> None:
 
 
 # -- plans ----------------------------------------------------------------------------------------------------------
-def by_size(clock: KernelClock, program: Program, call: int) -> Latency:
-    """A kernel takes as long as it has weights."""
-    operands = program.kernels[program.calls[call].kernel].operands
-    return Latency(float(sum(o.size.constant or 0 for o in operands if o.role == "packed")) + 1.0)
-
-
 def test_a_plan_with_factors_is_kept_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KernelClock, "latency", by_size)
     monkeypatch.setattr(Trial, "seconds", by_sites)

@@ -12,26 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from fixed_times import by_dtype, by_sites
 from test_quantize import Tied, codes_read, compiled, off, tied
 from torch import nn
 
 import effc
 from effc.compiler.capture import record
-from effc.compiler.ir.candidate import Latency
-from effc.compiler.ir.program import Program
 from effc.kernel_clock import KernelClock
 from effc.plans import Plan
-from effc.trial import Compiled, Trial
-
-
-def by_dtype(clock: KernelClock, program: Program, call: int) -> Latency:
-    """A kernel takes a second, one that reads bytes half."""
-    kernel = program.kernels[program.calls[call].kernel]
-    return Latency(0.5 if any(o.dtype == "i8" for o in kernel.operands) else 1.0, 0.0)
-
-
-def by_sites(trial: Trial, *compiled: Compiled) -> list[float]:
-    return [sum(latency.seconds for latency in one.latencies()) for one in compiled]
+from effc.trial import Trial
 
 
 @pytest.fixture

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.utils.parametrize
-import torch.nn.utils.prune
-from test_quantized_plan import by_sites
+from fixed_times import by_sites, by_size
 from test_sparsity_patterns import holds
 from torch import Tensor, nn
 
@@ -23,9 +21,7 @@ from effc.compiler.capture import record
 from effc.compiler.capture.recording import Recording
 from effc.compiler.compress.pruning.prune import prune
 from effc.compiler.compress.pruning.pruned import PrunedWeight
-from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.pattern import Pattern
-from effc.compiler.ir.program import Program
 from effc.kernel_clock import KernelClock
 from effc.passes.sparsity import Method
 from effc.trial import Trial
@@ -238,90 +234,6 @@ def test_zeros_that_are_there_are_used_exactly(pattern: str, sparsity: float) ->
     assert "value.weight stays as it is: it holds too few zeros" in notes
 
 
-class Mask(nn.Module):
-    mask: Tensor
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mask", mask)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.mask
-
-
-def masked(how: str) -> tuple[nn.Sequential, Tensor]:
-    """A model whose zeros are a mask, in each call."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Conv1d(1, 1, 1), nn.Linear(256, 64)).eval()
-    for place in (0, 3):
-        layer, shape = model[place], model.get_parameter(f"{place}.weight").shape
-        if how == "prune.l1_unstructured":
-            torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.9)
-        elif how == "prune.ln_structured":
-            torch.nn.utils.prune.ln_structured(layer, "weight", 0.5, n=2, dim=0)
-        elif how == "prune.custom_from_mask":
-            blocks = torch.rand(shape[0] // 16, shape[1]) > 0.8
-            torch.nn.utils.prune.custom_from_mask(layer, "weight", blocks.repeat_interleave(16, 0))
-        else:
-            mask = torch.rand(shape) > 0.9
-            torch.nn.utils.parametrize.register_parametrization(layer, "weight", Mask(mask))
-    return model, torch.randn(3, 1, 128)
-
-
-@pytest.mark.parametrize(
-    ("how", "pattern"),
-    [
-        ("prune.l1_unstructured", "unstructured"),
-        ("prune.ln_structured", "channel"),
-        ("prune.custom_from_mask", "16x1"),
-        ("parametrize", "unstructured"),
-    ],
-)
-def test_masks_of_torch_are_zeros_that_are_there(how: str, pattern: str) -> None:
-    model, x = masked(how)
-    found, recording = run(model, x, {}, check=True)
-    assert same(found, model, x)
-    assert {name: str(form.pattern) for name, form in forms(recording).items()} == {
-        "0.weight": pattern,
-        "3.weight": pattern,
-    }
-    if pattern != "channel":
-        assert packed(recording).count("sparse_panels") == 2
-
-
-def test_a_mask_that_changes() -> None:
-    model, x = masked("prune.custom_from_mask")
-    fast = compiled(model, passes={"sparsity": {}})
-    with torch.no_grad():
-        assert same(fast(x), model, x)
-        model.get_buffer("0.weight_mask")[:16] = 0
-        with pytest.warns(UserWarning, match="weights have changed since effc compressed them"):
-            assert same(fast(x), model, x)
-        effc.refresh(model)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert same(fast(x), model, x)
-
-
-def test_masked_weights_may_be_quantized() -> None:
-    model, x = masked("prune.l1_unstructured")
-    with torch.no_grad(), record() as recording:
-        found = compiled(model, passes={"quantize": {}}, check=True)(x)
-        expected = model(x)
-    assert 0 < float((found - expected).norm() / expected.norm()) < 0.02
-    (compressed,) = recording.compressed
-    assert [set(stage.weights) for stage in compressed.stages] == [{"0.weight", "3.weight"}]
-
-
-def test_a_weight_of_a_removed_mask_has_its_zeros() -> None:
-    model, x = masked("prune.custom_from_mask")
-    for place in (0, 3):
-        torch.nn.utils.prune.remove(model.get_submodule(str(place)), "weight")
-    found, recording = run(model, x, {}, check=True)
-    assert same(found, model, x)
-    assert {str(form.pattern) for form in forms(recording).values()} == {"16x1"}
-
-
 def test_three_kinds_of_compression() -> None:
     """Of factors, of which each is pruned, and then in bytes."""
     model, tokens = net()
@@ -445,12 +357,6 @@ def test_gradients_and_pruning_exclude_each_other() -> None:
 
 
 # -- plans --------------------------------------------------------------------------------------------------------
-def by_size(clock: KernelClock, program: Program, call: int) -> Latency:
-    """A kernel takes as long as it has weights."""
-    operands = program.kernels[program.calls[call].kernel].operands
-    return Latency(float(sum(o.size.constant or 0 for o in operands if o.role == "packed")) + 1.0)
-
-
 @pytest.mark.parametrize("sparsity", [{}, {"pattern": "16x1", "sparsity": 0.8, "method": "sparsegpt"}])
 def test_a_plan_with_sparse_weights_is_kept_in_a_file(
     sparsity: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,7 @@ from effc.compiler.capture.culprit import alike, smallest_refused
 from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
 from effc.compiler.capture.layouts import arrange
+from effc.compiler.capture.nodes import Known
 from effc.compiler.capture.normalize import normalize
 from effc.compiler.capture.parameters import integer_ranges, is_looked_up, small_tables, statics_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
@@ -37,7 +38,6 @@ from effc.compiler.compress.watched import watched
 from effc.compiler.ir.errors import LoweringError, UnsupportedError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Call, Program
-from effc.compiler.ir.sparsity import Sparsity
 
 if TYPE_CHECKING:
     from effc.compiler.build import Built
@@ -127,11 +127,13 @@ class _Compilation:
         self.statics = statics_of(gm.graph, owner.names) if facts.kind == "inference" else {}
         self.params = {node: static.name for node, static in self.statics.items()}
         self.compressed: Compressed | None = None
-        known = {node: owner.ranges.get((s.position, s.attributes)) for node, s in self.statics.items()}
-        self.ranges = {node: limits for node, limits in known.items() if limits is not None}
-        tables = {n: owner.tables.get((s.position, s.attributes)) for n, s in self.statics.items() if is_looked_up(n)}
-        self.tables = {node: values for node, values in tables.items() if values is not None}
-        self.sparsities: dict[Node, Sparsity] = {}
+        self.known = Known()
+        for node, static in self.statics.items():
+            place = (static.position, static.attributes)
+            if place in owner.ranges:
+                self.known.ranges[node] = owner.ranges[place]
+            if place in owner.tables and is_looked_up(node):
+                self.known.tables[node] = owner.tables[place]
         self.symints = [
             n
             for n in gm.graph.nodes
@@ -168,9 +170,7 @@ class _Compilation:
         self.compressed = compress(self.gm, {n: s.name for n, s in plain.items()}, values, forms)
         self.params.update(self.compressed.constants)
         for stage in self.compressed.stages:
-            self.ranges.update(stage.rewritten.ranges)
-            self.tables.update(stage.rewritten.codebooks)
-            self.sparsities.update(stage.rewritten.sparsities)
+            self.known.update(stage.rewritten.known)
         self.notes += self.compressed.notes
 
     # -- what goes where --------------------------------------------------------------------------------------------
@@ -231,9 +231,7 @@ class _Compilation:
                 params=self.params,
                 mutations=group.mutations,
                 name=name,
-                ranges=self.ranges,
-                tables=self.tables,
-                sparsities=self.sparsities,
+                known=self.known,
             )
 
     def _build(self, region: Region) -> Built:

@@ -1,12 +1,32 @@
-"""Nodes of an ATen graph, made and dropped."""
+"""Nodes of an ATen graph: made, dropped, and what is known of them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, Node
+
+from effc.compiler.ir.sparsity import Sparsity
+
+
+@dataclass
+class Known:
+    """What kernels may rely on of a graph's parameters; whoever does checks it when weights are derived. ``ranges``: the least and the
+    greatest element of those that hold integers; ``tables``: all elements of some small ones, codebooks; ``sparsities``: of those whose
+    zeros may be left out.
+    """
+
+    ranges: dict[Node, tuple[int, int]] = field(default_factory=dict)
+    tables: dict[Node, tuple[float, ...]] = field(default_factory=dict)
+    sparsities: dict[Node, Sparsity] = field(default_factory=dict)
+
+    def update(self, further: Known) -> None:
+        self.ranges.update(further.ranges)
+        self.tables.update(further.tables)
+        self.sparsities.update(further.sparsities)
 
 
 def made(graph: Graph, target: Any, args: tuple[Any, ...], like: Node | None = None) -> Node:

@@ -51,11 +51,11 @@ class QuantizedRewriter(Rewriter):
     def _held(self, site: WeightSite, weight: QuantizedWeight) -> dict[str, Node]:
         """The constants of a site by role."""
         found = self.hold(site, weight.parts())
-        self.made.ranges[found["codes"]] = weight.scheme.limits
+        self.made.known.ranges[found["codes"]] = weight.scheme.limits
         if "codebook" in found:
-            self.made.codebooks[found["codebook"]] = weight.scheme.codebook
+            self.made.known.tables[found["codebook"]] = weight.scheme.codebook
         if weight.zeros is not None:
-            self.made.ranges[found["zeros"]] = weight.scheme.stored_limits
+            self.made.known.ranges[found["zeros"]] = weight.scheme.stored_limits
         return found
 
     def _dequantized(self, w: Writer, site: WeightSite, weight: QuantizedWeight, held: Mapping[str, Node]) -> Node:

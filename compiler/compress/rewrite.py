@@ -9,24 +9,20 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 
+from effc.compiler.capture.nodes import Known
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.compress.writer import constant
-from effc.compiler.ir.sparsity import Sparsity
 
 
 @dataclass
 class Rewritten:
-    """What a graph holds since it was rewritten: ``constants`` (node -> name), their ``tensors`` by name, the ``ranges`` of those that are
-    codes, the elements of ``codebooks``, and the ``sparsities`` of those whose zeros kernels may leave out.
-    """
+    """What a graph holds since it was rewritten: ``constants`` (node -> name), their ``tensors`` by name, and what is ``known`` of them."""
 
     constants: dict[Node, str] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    ranges: dict[Node, tuple[int, int]] = field(default_factory=dict)
-    codebooks: dict[Node, tuple[float, ...]] = field(default_factory=dict)
-    sparsities: dict[Node, Sparsity] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
 
 
 class Rewriter(ABC):

@@ -22,9 +22,9 @@ from torch.fx import Node
 from effc.compiler.capture.importer.builder import Builder
 from effc.compiler.capture.importer.registry import LOWERINGS, Op
 from effc.compiler.capture.importer.types import Size, Tensor, as_quotient, as_size
+from effc.compiler.capture.nodes import Known
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import Expr, var
-from effc.compiler.ir.sparsity import Sparsity
 from effc.runtime.dtypes import DTYPE_NAMES
 
 
@@ -83,17 +83,15 @@ def import_region(
     params: Mapping[Node, str],
     mutations: Mapping[Node, Node],
     name: str,
-    ranges: Mapping[Node, tuple[int, int]] | None = None,
-    tables: Mapping[Node, tuple[float, ...]] | None = None,
-    sparsities: Mapping[Node, Sparsity] | None = None,
+    known: Known | None = None,
 ) -> Region:
     """Write ``nodes`` (in topological order) as a module named ``name`` with the public function ``@main``.
 
     ``inputs``: the nodes that the region reads: tensors, and SymInts where symbols come from. ``params``: names of those that
     are parameters or buffers. ``mutations``: output node -> the input that it overwrites (an ``aten.copy_`` node, or the node
-    whose value is written). ``ranges``: the least and the greatest element of those that hold integers; ``tables``: all elements of
-    some small ones; ``sparsities``: what is known of zeros. UnsupportedError names the op, its place and the reason.
+    whose value is written). ``known``: of the inputs. UnsupportedError names the op, its place and the reason.
     """
+    known = known or Known()
     b = Builder()
     tensors = [n for n in inputs if not _is_scalar(n)]
     values: dict[Node, Any] = {n: _placeholder(f"%a{i}", n) for i, n in enumerate(tensors)}
@@ -114,12 +112,12 @@ def import_region(
     for node in tensors:
         sizes, strides = _placement(node)
         extra = f', effc.param = "{params[node]}"' if node in params else ""
-        if ranges and node in ranges:
-            extra += f", effc.range = array<i64: {ranges[node][0]}, {ranges[node][1]}>"
-        if tables and node in tables:
-            extra += f", effc.values = array<f64: {', '.join(f'{v:.17e}' for v in tables[node])}>"
-        if sparsities and node in sparsities:
-            found = sparsities[node]
+        if node in known.ranges:
+            extra += f", effc.range = array<i64: {known.ranges[node][0]}, {known.ranges[node][1]}>"
+        if node in known.tables:
+            extra += f", effc.values = array<f64: {', '.join(f'{v:.17e}' for v in known.tables[node])}>"
+        if node in known.sparsities:
+            found = known.sparsities[node]
             extra += f", effc.sparsity = {found.encoding}, effc.stored = {found.stored} : i64"
         v = values[node]
         arguments.append(

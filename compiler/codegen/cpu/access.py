@@ -72,12 +72,10 @@ class Access:
         fill = self.b.constant(0, element, lanes) if other is None else self._to_memory(other)
         if lanes == 1:
             return self._to_value(self._load_scalar(element, fill))
-        align = f"{{alignment = {element_bytes(element)} : i32}}"
         mask = self._mask(lanes)
         if self.pattern.kind == "contiguous":
-            pointer = self._first(element)
-            text = f"llvm.intr.masked.load {pointer.name}, {mask.name}, {fill.name} {align} : "
-            return self._to_value(self.b.emit(f"{text}({PTR}, {mask.type}, {type_}) -> {type_}", type_))
+            return self._to_value(self.b.masked_load(self._first(element), mask, fill))
+        align = f"{{alignment = {element_bytes(element)} : i32}}"
         pointers = self._pointers(element)
         text = f"llvm.intr.masked.gather {pointers.name}, {mask.name}, {fill.name} {align} : "
         return self._to_value(self.b.emit(f"{text}({pointers.type}, {mask.type}, {type_}) -> {type_}", type_))

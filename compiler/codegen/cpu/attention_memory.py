@@ -95,12 +95,7 @@ class Tensors:
         b, dtype = self.b, self.attention.dtype(name)
         type_ = vector_type(split_type(within.type)[0], memory_type(dtype))
         zero = b.emit(f"llvm.mlir.zero : {type_}", type_)
-        loaded = b.emit(
-            f"llvm.intr.masked.load {pointer.name}, {within.name}, {zero.name} "
-            f"{{alignment = {element_bytes(memory_type(dtype))} : i32}} : ({pointer.type}, {within.type}, {type_}) -> {type_}",
-            type_,
-        )
-        return self._widen(loaded, dtype)
+        return self._widen(b.masked_load(pointer, within, zero), dtype)
 
     def added(self, mask: Value) -> Value:
         """What a mask's value adds to a score: 0 or -inf for a bool, true being visible."""

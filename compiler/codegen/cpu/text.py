@@ -237,6 +237,15 @@ class Builder:
         align = element_bytes(split_type(type_)[1])
         return self.emit(f"llvm.load {pointer.name} {{alignment = {align} : i64}} : {PTR} -> {type_}", type_)
 
+    def masked_load(self, pointer: Value, mask: Value, other: Value) -> Value:
+        """A vector from ``pointer`` on where ``mask`` (i1 a lane) holds, ``other`` elsewhere: nothing is read there."""
+        align = element_bytes(split_type(other.type)[1])
+        return self.emit(
+            f"llvm.intr.masked.load {pointer.name}, {mask.name}, {other.name} {{alignment = {align} : i32}} "
+            f": ({PTR}, {mask.type}, {other.type}) -> {other.type}",
+            other.type,
+        )
+
     def store(self, value: Value, pointer: Value) -> None:
         align = element_bytes(split_type(value.type)[1])
         self.line(f"llvm.store {value.name}, {pointer.name} {{alignment = {align} : i64}} : {value.type}, {PTR}")

@@ -21,7 +21,7 @@ class PrunedRewriter(Rewriter):
         form = stored.form
         assert isinstance(form, PrunedWeight), "see Forms.rewriter"
         value = self.hold(site, form.parts())["pruned"]
-        self.made.sparsities[value] = form.sparsity
+        self.made.known.sparsities[value] = form.sparsity
         writer, last = Writer(self.gm, min(site.param.users)), value.meta["val"].dim() - 1
         if site.out == 1 or last > 1:
             value = writer.op(_aten.permute.default, value, [1, 0] if site.out == 1 else [0, last, *range(1, last)])

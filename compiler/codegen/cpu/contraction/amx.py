@@ -29,7 +29,7 @@ from effc.compiler.codegen.cpu.contraction.amx_form import epilogue_cycles, step
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_unsigned
 from effc.compiler.codegen.cpu.contraction.kernel import Kernel
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
-from effc.compiler.codegen.cpu.text import Builder, Value, element_bytes, vector_type
+from effc.compiler.codegen.cpu.text import Builder, Value, element_bytes
 from effc.compiler.codegen.cpu.threads import Share
 from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
 
@@ -187,16 +187,13 @@ class AmxKernel(Kernel):
         """Copy ``count`` elements of each row, and zeros behind them."""
         b = self.b
         mask = b.first_lanes(self.k_step, count)
-        wide = vector_type(self.k_step, self.element)
         zero = b.constant(0, self.element, self.k_step)
         with b.loop(b.index(0), self.height) as loop:
             source = b.element_pointer(left, b.mul(loop.index, self.row_bytes), "i8")
-            values = b.emit(
-                f"llvm.intr.masked.load {source.name}, {mask.name}, {zero.name} "
-                f"{{alignment = {element_bytes(self.element)} : i32}} : ({source.type}, {mask.type}, {wide}) -> {wide}",
-                wide,
+            b.store(
+                b.masked_load(source, mask, zero),
+                b.element_pointer(self.filled, b.mul(loop.index, self.k_step), self.element),
             )
-            b.store(values, b.element_pointer(self.filled, b.mul(loop.index, self.k_step), self.element))
 
     # -- what follows -----------------------------------------------------------------------------------------------
     def _finish(self, outer: dict[str, Value], column: Value, start: Value, skipped: Value) -> None:

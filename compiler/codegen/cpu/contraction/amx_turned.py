@@ -164,15 +164,10 @@ class AmxTurnedKernel(AmxKernel):
             b.store(turned, self._place(b.add(b.mul(number, ROWS), r), j))
 
     def _elements(self, pointer: Value, within: Value | None) -> Value:
-        b, type_ = self.b, vector_type(_SQUARE, "i16")
+        b = self.b
         if within is None:
-            return b.load(pointer, type_)
-        zero = b.constant(0, "i16", _SQUARE)
-        return b.emit(
-            f"llvm.intr.masked.load {pointer.name}, {within.name}, {zero.name} {{alignment = 2 : i32}} "
-            f": ({pointer.type}, {within.type}, {type_}) -> {type_}",
-            type_,
-        )
+            return b.load(pointer, vector_type(_SQUARE, "i16"))
+        return b.masked_load(pointer, within, b.constant(0, "i16", _SQUARE))
 
     def _place(self, pair: Value, j: int) -> Value:
         """Vector ``j`` of a pair of K in the panel."""

@@ -123,14 +123,10 @@ class Step:
         if offsets is None and mask is None:
             return b.load(pointer, type_)
         zero = b.emit(f"llvm.mlir.zero : {type_}", type_)
-        align = f"{{alignment = {element_bytes(element)} : i32}}"
         if offsets is None:
             assert mask is not None
-            return b.emit(
-                f"llvm.intr.masked.load {pointer.name}, {mask.name}, {zero.name} {align} "
-                f": ({PTR}, {mask.type}, {type_}) -> {type_}",
-                type_,
-            )
+            return b.masked_load(pointer, mask, zero)
+        align = f"{{alignment = {element_bytes(element)} : i32}}"
         mask = mask or b.constant(True, "i1", self.lanes)
         pointers = b.element_pointer(pointer, offsets, element)
         return b.emit(

@@ -87,12 +87,6 @@ class Stored:
 
 def vector_at(b: Builder, pointer: Value, lanes: int, mask: Value | None) -> Value:
     """``lanes`` floats, zeros where ``mask`` is off: nothing is read there."""
-    type_ = vector_type(lanes, "f32")
     if mask is None:
-        return b.load(pointer, type_)
-    zero = b.constant(0, "f32", lanes)
-    return b.emit(
-        f"llvm.intr.masked.load {pointer.name}, {mask.name}, {zero.name} {{alignment = 4 : i32}} "
-        f": (!llvm.ptr, {mask.type}, {type_}) -> {type_}",
-        type_,
-    )
+        return b.load(pointer, vector_type(lanes, "f32"))
+    return b.masked_load(pointer, mask, b.constant(0, "f32", lanes))

@@ -1,0 +1,25 @@
+"""Times of kernels that do not depend on the machine, for tests of plans."""
+
+from __future__ import annotations
+
+from effc.compiler.ir.candidate import Latency
+from effc.compiler.ir.program import Program
+from effc.kernel_clock import KernelClock
+from effc.trial import Compiled, Trial
+
+
+def by_dtype(clock: KernelClock, program: Program, call: int) -> Latency:
+    """A kernel takes a second, one that reads bytes half."""
+    kernel = program.kernels[program.calls[call].kernel]
+    return Latency(0.5 if any(o.dtype == "i8" for o in kernel.operands) else 1.0, 0.0)
+
+
+def by_size(clock: KernelClock, program: Program, call: int) -> Latency:
+    """A kernel takes as long as it has weights."""
+    operands = program.kernels[program.calls[call].kernel].operands
+    return Latency(float(sum(o.size.constant or 0 for o in operands if o.role == "packed")) + 1.0)
+
+
+def by_sites(trial: Trial, *compiled: Compiled) -> list[float]:
+    """The model takes as long as its kernels together."""
+    return [sum(latency.seconds for latency in one.latencies()) for one in compiled]
