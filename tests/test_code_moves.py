@@ -127,7 +127,7 @@ def test_concat_that_is_read_in_floats_too() -> None:
     x = torch.randn(2, 6, 9, 7)
     got, program = run(function, x)
     stored = [o.dtype for k in program.kernels for o in k.operands if o.role == "write"]
-    assert stored.count("f32") <= 2
+    assert stored.count("f32") <= 3  # both terms of the result, and its copy into planes
     # A code of y that is one off is 0.05 off, and so at most two codes of z, for no scale is above 1: each times a weight.
     close(got, function(x), (0.05 + 2 * 0.04) * float(WIDE().abs().max()))
 

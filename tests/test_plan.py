@@ -276,7 +276,7 @@ def test_a_plan_in_a_file(planned: tuple[Net, effc.Calibration, Plan], tmp_path:
     [
         (lambda data: data[: len(data) // 2], "is damaged: its header cannot be read"),
         (lambda data: data.replace(b'"budget": 0.01', b'"budget": 0.05'[:14]), "was edited or damaged"),
-        (lambda data: data.replace(b"plan 3", b"plan 1"), "holds 'plan 1', where 'plan 3' is expected"),
+        (lambda data: data.replace(b"plan 4", b"plan 1"), "holds 'plan 1', where 'plan 4' is expected"),
         (lambda data: b"", "cannot be read"),
         (lambda data: b'{"format": "effc plan 1"}', "was not written by this version of effc"),
     ],

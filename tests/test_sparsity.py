@@ -160,6 +160,18 @@ def test_convolutions(pattern: str) -> None:
     assert pattern == "channel" or "sparse_panels" in packed(recording)
 
 
+def test_a_batch_norm_keeps_the_zeros() -> None:
+    """Its scales go into the weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU6()).eval()
+    nn.init.uniform_(model.get_parameter("1.weight"), 0.5, 2)
+    pruned(model, "16x1", 0.9, ("0.weight",))
+    x = torch.randn(1, 64, 28, 28)
+    found, recording = run(model, x, {}, check=True)
+    assert same(found, model, x)
+    assert "sparse_panels" in packed(recording)
+
+
 class Transposed(nn.Module):
     """A weight [in, out], as GPT-2's layers hold it."""
 
@@ -179,7 +191,7 @@ def test_weights_with_the_sum_first(rows: int) -> None:
     found, recording = run(model, x, {"pattern": "16x1", "sparsity": 0.75}, check=True)
     put(model, {"weight": prune({"w": model.weight.detach().T}, Pattern.parse("16x1"), 0.75)["w"].T})
     assert same(found, model, x)
-    assert packed(recording) == ["sparse_panels"]
+    assert "sparse_panels" in packed(recording)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

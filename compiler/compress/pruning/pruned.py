@@ -40,8 +40,14 @@ class PrunedWeight(Form):
         left = max(floor(weight.numel() // whole * (1 - share) + 0.5), 1) * whole // (found.rows * found.columns)
         return PrunedWeight(weight, pattern, Sparsity(found.rows, found.columns, max(left, found.stored)))
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether the window, if there is one, has one position: then the parameter has the same order of elements."""
+        return all(size == 1 for size in self.weight.shape[1:-1])
+
     def parts(self) -> Mapping[str, Tensor]:
-        return {"pruned": self.weight}
+        out, *window, channels = self.weight.shape
+        return {"pruned": self.weight.reshape(out, channels, *window) if self.pointwise else self.weight}
 
     @property
     def kind(self) -> str:
