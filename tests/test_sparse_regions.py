@@ -99,7 +99,7 @@ def agree(found: Tensor, model: nn.Module, *inputs: Tensor) -> None:
 def test_convolutions_and_linears_in_a_model(pattern: tuple[int, int], memory_format: torch.memory_format) -> None:
     """With what stands around them in their kernels: norm, activations, the residual, bias."""
     model, patterns = Block().eval(), dict.fromkeys(("expand.weight", "project.weight", "head.weight"), pattern)
-    prune(model, patterns, 0.15)
+    prune(model, patterns, 0.05)
     regions = Regions(model, patterns)
     x = torch.randn(2, 48, 14, 15).to(memory_format=memory_format)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_weights_that_change() -> None:
     """Other numbers in the same places are taken; a zero that is none any more is an error that says what to do."""
     model: nn.Module = nn.Sequential(nn.Linear(96, 128)).eval()
     patterns: Patterns = {"0.weight": (1, 1)}
-    prune(model, patterns, 0.2)
+    prune(model, patterns, 0.05)
     regions = Regions(model, patterns)
     compiled, x = regions.compile(model), torch.randn(40, 96)
     weight = model.get_parameter("0.weight")
