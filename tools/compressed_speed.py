@@ -29,7 +29,7 @@ from effc.cli.timing import race
 _WARM = 2
 
 
-def passes_of(text: str, calibration: effc.Calibration) -> dict[str, Any]:
+def passes_of(text: str, calibration: effc.Calibration | None) -> dict[str, Any]:
     """The option, calibration put in where it is asked for."""
     found: dict[str, Any] = json.loads(text)
     for options in found.values():
@@ -48,7 +48,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     case = build(args.model, small=False)
     inputs = case.inputs(0, 0)
-    calibration = effc.calibrate(case.module, [case.inputs(seed, 0) for seed in (1, 2, 3)])
+    asked = any('"calibration"' in text for text in args.passes)
+    calibration = effc.calibrate(case.module, [case.inputs(seed, 0) for seed in (1, 2, 3)]) if asked else None
     chosen: dict[str, dict[str, Any]] = {"exact": {}} | {
         text: {"passes": passes_of(text, calibration)} for text in args.passes
     }

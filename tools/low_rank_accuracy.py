@@ -35,7 +35,8 @@ class Row(accuracy_table.Row):
 
     def compress(self, task: Task, calibration: effc.Calibration) -> Mapping[str, Form]:
         options = LowRank(parameters=self.kept, method=self.method, calibration=calibration)
-        groups = [g for names in together(task, calibration) if (g := [n for n in names if n in linear(task)])]
+        weights = set(linear(task))
+        groups = [g for names in together(task, calibration) if (g := [n for n in names if n in weights])]
         spectra = _spectra(task, options)
         chosen = choose(groups, spectra, options).values()
         taken = list(dict.fromkeys(c for c in chosen if c is not None))

@@ -13,14 +13,11 @@ from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.quantized_rewrite import QuantizedRewriter
 from effc.compiler.compress.recipe import quantize
-from effc.compiler.compress.sites import WeightSite
+from effc.compiler.compress.sites import WeightSite, left_out
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
-from effc.compiler.ir.calibration import Statistics
 from effc.compiler.ir.quantization import Recipe
 from effc.passes.quantize import Quantize
 
-#: Fewer elements than this bring nothing.
-_LEAST_ELEMENTS = 1024
 _ACTIVATIONS = {
     "float": "",
     "token": ", activations int8 by rows",
@@ -38,15 +35,18 @@ class ByQuantization:
 
     def refusal(self, site: WeightSite, weight: torch.Tensor) -> str:
         scheme = self.options.scheme
-        if self.options.skips(site.name):
-            return "option 'skip' names it"
-        if site.param.meta["val"].numel() < _LEAST_ELEMENTS:
-            return f"it has fewer than {_LEAST_ELEMENTS} elements"
+        reason = left_out(site, self.options)
+        if reason:
+            return reason
         if "convolution" in site.kinds and scheme.activations != "tensor":
             return "a convolution gains only where its activations are bytes too: activations='tensor'"
         if scheme.group and site.width % scheme.group:
             return f"groups of {scheme.group} do not divide its sums of {site.width}"
-        if scheme.activations == "tensor" and site.kinds != {"embedding"} and self._statistics(site) is None:
+        if (
+            scheme.activations == "tensor"
+            and site.kinds != {"embedding"}
+            and self.options.statistics(site.name) is None
+        ):
             return "the calibration has not seen it"
         if site.in_groups and (self.options.smoothing != "none" or self.options.rounding != "nearest"):
             return "of a convolution in groups, calibration does not tell which channels meet which weights"
@@ -59,7 +59,7 @@ class ByQuantization:
         self, sites: Sequence[WeightSite], weights: Mapping[str, torch.Tensor]
     ) -> Mapping[str, StoredWeight[QuantizedWeight]]:
         channels = {site.name: site.by_channels(weights[site.name]) for site in sites}
-        statistics = None if sites[0].in_groups else self._statistics(sites[0])
+        statistics = None if sites[0].in_groups else self.options.statistics(sites[0].name)
         found = quantize(channels, self.options.scheme, self._recipe(sites), statistics)
         return {
             site.name: StoredWeight(
@@ -81,13 +81,9 @@ class ByQuantization:
         grain = f"groups of {scheme.group}" if scheme.group else "channels"
         return f"quantize: {len(taken)} weights are {scheme.weights} by {grain}{_ACTIVATIONS[scheme.activations]}"
 
-    def _statistics(self, site: WeightSite) -> Statistics | None:
-        calibration = self.options.calibration
-        return calibration.sites.get(site.name) if calibration is not None else None
-
     def _range(self, site: WeightSite, weight: QuantizedWeight) -> ActivationRange | None:
         """Of the activation as it meets ``weight``: divided by its smoothing."""
-        statistics = self._statistics(site) if self.options.scheme.activations == "tensor" else None
+        statistics = self.options.statistics(site.name) if self.options.scheme.activations == "tensor" else None
         if statistics is None:
             return None
         smoothed = Inputs.of(statistics, site.name).over(weight.factors(len(statistics.least)))

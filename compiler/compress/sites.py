@@ -9,12 +9,17 @@ from typing import Any, Literal
 import torch
 from torch.fx import Node
 
+from effc.compiler.ir.compression import Compression
+
 _aten = torch.ops.aten
 _RESHAPES = frozenset({_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default})
 CASTS = frozenset({torch.ops.prims.convert_element_type.default, _aten._to_copy.default})
 _TRANSPOSES = frozenset({_aten.t.default, _aten.permute.default, _aten.transpose.int})
 #: Products of matrices -> position of the activation [rows, sum], of the weight [sum, out].
 _PRODUCTS: Mapping[Any, tuple[int, int]] = {_aten.mm.default: (0, 1), _aten.addmm.default: (1, 2)}
+
+#: Fewer elements than this bring nothing.
+_LEAST_ELEMENTS = 1024
 
 Kind = Literal["linear", "convolution", "embedding"]
 
@@ -49,6 +54,11 @@ class WeightSite:
         """Elements of the sum."""
         shape = self.param.meta["val"].shape
         return int(shape.numel() // shape[self.out])
+
+    @property
+    def rows(self) -> int:
+        """Output channels."""
+        return int(self.param.meta["val"].shape[self.out])
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -102,6 +112,15 @@ def root_of(activation: Node, width: int) -> Node:
             break
         activation = source
     return activation
+
+
+def left_out(site: WeightSite, options: Compression) -> str:
+    """Why ``options`` have the site's weight stay, whatever they make of others, or ``""``."""
+    if options.skips(site.name):
+        return "option 'skip' names it"
+    if site.rows * site.width < _LEAST_ELEMENTS:
+        return f"it has fewer than {_LEAST_ELEMENTS} elements"
+    return ""
 
 
 class _NoSiteError(Exception):

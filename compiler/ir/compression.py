@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from effc.compiler.ir.calibration import Calibration
+from effc.compiler.ir.calibration import Calibration, Statistics
 from effc.compiler.ir.errors import EffcError, OptionError
 
 
@@ -38,6 +38,10 @@ class Compression(ABC):  # what it does depends on torch, which this package doe
     def skips(self, weight: str) -> bool:
         """Whether the weight of this name stays as it is."""
         return any(fnmatch.fnmatchcase(weight, pattern) for pattern in self.skip)
+
+    def statistics(self, weight: str) -> Statistics | None:
+        """Of what meets the weight of this name, where the calibration has seen it."""
+        return None if self.calibration is None else self.calibration.sites.get(weight)
 
     def wrong(self, option: str, expected: str) -> OptionError:
         """The error of an option whose value is none that is ``expected``."""

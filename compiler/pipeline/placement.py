@@ -327,9 +327,8 @@ def _preferred_order(group: Group, layout: Layout) -> list[int]:
     founder = group.ops[0]
     if group.kind == "conv":
         image, weights = ({n for e in founder.maps[i] for n in e.variables()} for i in (0, 1))
-        places = [
-            i for i in parallel[1:] if f"d{i}" in image - weights
-        ]  # phases of a transposed one stay beside theirs
+        # phases of a transposed one stay beside their places
+        places = [i for i in parallel[1:] if f"d{i}" in image - weights]
         channels = [i for i in parallel if f"d{i}" in weights and i < min(places, default=len(group.dims))]
         return [i for i in parallel if i not in channels] + channels
     if group.kind != "loops":

@@ -12,7 +12,7 @@ of context saves 8 KiB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from effc.compiler.codegen.cpu.text import Builder, Value
@@ -65,6 +65,21 @@ def multiply_bytes(b: Builder, total: int, left: int, right: int, unsigned: tupl
     """The same of bytes, summed in i32 as it wraps; ``unsigned``: which factors are."""
     kinds = "".join("u" if u else "s" for u in unsigned)
     _assembly(b, f"tdpb{kinds}d %tmm{right}, %tmm{left}, %tmm{total}")
+
+
+def by_halves(b: Builder, height: Value, products: Callable[[int], None]) -> None:
+    """``products`` of one tile of rows, or of two, as ``height`` rows take."""
+
+    def write(halves: int) -> list[Value]:
+        products(halves)
+        return []
+
+    known = b.integer_of(height)
+    if known is not None:
+        write(2 if known > ROWS else 1)
+        return
+    tall = b.compare("arith.cmpi", "sgt", height, b.index(ROWS))
+    b.choose(tall, (), lambda: write(2), lambda: write(1))
 
 
 def _assembly(b: Builder, text: str, *args: Value) -> None:

@@ -156,27 +156,12 @@ class _Amx:
         b = self.b
         steps = b.div(b.add(count, STEP - 1), STEP)
         q = self.tensors.pointer("q", {**at, "d2": start})
-        self._halves(lambda halves: self._scores(q, steps, halves))
+        amx.by_halves(b, self.height, lambda halves: self._scores(q, steps, halves))
         RowSoftmax(b, self.attention, self.tensors, self.softmax, self.areas, at, start, self.height, key, count).write(
             state
         )
         first = b.compare("arith.cmpi", "eq", key, b.index(0))
-        self._halves(lambda halves: self._accumulate(state, steps, first, halves))
-
-    def _halves(self, products: Callable[[int], None]) -> None:
-        """``products`` of one tile of queries, or of two."""
-        b = self.b
-
-        def write(halves: int) -> list[Value]:
-            products(halves)
-            return []
-
-        height = b.integer_of(self.height)
-        if height is not None:
-            write(2 if height > amx.ROWS else 1)
-            return
-        tall = b.compare("arith.cmpi", "sgt", self.height, b.index(amx.ROWS))
-        b.choose(tall, (), lambda: write(2), lambda: write(1))
+        amx.by_halves(b, self.height, lambda halves: self._accumulate(state, steps, first, halves))
 
     # -- products -----------------------------------------------------------------------------------------------------
     def _scores(self, q: Value, steps: Value, halves: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from effc.compiler.compress.compressor import Groups
-from effc.compiler.compress.low_rank.factorize import Choice, Spectra, choose, factorize, statistics_of
+from effc.compiler.compress.low_rank.factorize import Choice, Spectra, choose, factorize
 from effc.compiler.compress.low_rank.factors import Factors
 from effc.compiler.compress.low_rank.ranks import MULTIPLE
 from effc.compiler.compress.low_rank.rewrite import FactorRewriter
@@ -32,13 +32,10 @@ class ByRank:
             return "option 'skip' names it"
         if "convolution" in site.kinds:
             return "only linear layers and embeddings are factorized"
-        if self.options.rank is None and min(len(site.matrix(weight)), site.width) <= MULTIPLE:
+        if self.options.rank is None and min(site.rows, site.width) <= MULTIPLE:
             return f"its rank is {MULTIPLE} at most"
-        if (
-            self.options.method == "output"
-            and "linear" in site.kinds
-            and statistics_of(site.name, self.options) is None
-        ):
+        seen = self.options.statistics(site.name) is not None
+        if self.options.method == "output" and "linear" in site.kinds and not seen:
             return "the calibration has not seen it"
         return ""
 

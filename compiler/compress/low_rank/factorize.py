@@ -11,7 +11,6 @@ from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.low_rank.factors import Factors
 from effc.compiler.compress.low_rank.ranks import MULTIPLE, Curve, allocate
 from effc.compiler.compress.low_rank.spectrum import Spectrum
-from effc.compiler.ir.calibration import Statistics
 from effc.compiler.ir.errors import InputError, OptionError
 from effc.passes.low_rank import LowRank
 
@@ -35,7 +34,7 @@ class Spectra:
         """Of weights that share a factor."""
         key = tuple(names)
         if key not in self._known:
-            statistics = statistics_of(key[0], self.options)
+            statistics = self.options.statistics(key[0]) if self.options.method == "output" else None
             inputs = None if statistics is None else Inputs.of(statistics, key[0])
             self._known[key] = Spectrum.of([self.matrices[name] for name in key], inputs)
         return self._known[key]
@@ -68,12 +67,6 @@ def factorize(choices: Sequence[Choice], spectra: Spectra, dtypes: Mapping[str, 
     for names, rank in choices:
         found |= zip(names, spectra.of(names).factors(rank, dtypes[names[0]]), strict=True)
     return found
-
-
-def statistics_of(name: str, options: LowRank) -> Statistics | None:
-    """Of what meets the weight; None where only the weight counts."""
-    calibration = options.calibration
-    return None if options.method == "svd" or calibration is None else calibration.sites.get(name)
 
 
 def _fixed(name: str, matrix: Tensor, options: LowRank) -> Choice | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -32,12 +33,15 @@ class Curve:
     def best(self, price: float) -> tuple[float, int, int | None]:
         """Error plus price of the parameters, the parameters, and the rank; None: the weights stay."""
         found: tuple[float, int, int | None] = (price * self.dense, self.dense, None)
-        for rank in range(MULTIPLE, len(self.errors), MULTIPLE):
-            size = rank * self.of_a_rank
-            if size >= self.dense:
-                break
-            found = min(found, (float(self.errors[rank]) + price * size, size, rank), key=lambda f: f[0])
+        for error, size, rank in self._smaller:
+            found = min(found, (error + price * size, size, rank), key=lambda f: f[0])
         return found
+
+    @cached_property
+    def _smaller(self) -> list[tuple[float, int, int]]:
+        """Error, parameters and rank of factors that hold fewer numbers than the weights."""
+        ranks = range(MULTIPLE, min(len(self.errors), -(-self.dense // self.of_a_rank)), MULTIPLE)
+        return [(float(self.errors[rank]), rank * self.of_a_rank, rank) for rank in ranks]
 
 
 #: Ways to factorize weights that meet one activation, each a list of curves: together, or one by one.
@@ -55,7 +59,7 @@ def allocate(groups: Sequence[Ways], kept: float) -> list[tuple[int, list[int | 
     if size > kept * dense:
         raise OptionError(
             f"option 'passes': low_rank: ranks of {MULTIPLE} keep {size / dense:.3f} of the parameters, more than parameters={kept:g}: "
-            "ask for more, or factorize by hand"
+            "ask for more, or name weights in 'skip'"
         )
     for _ in range(_STEPS):
         middle = (low + high) / 2

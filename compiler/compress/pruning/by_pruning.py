@@ -9,17 +9,13 @@ import torch
 from torch import Tensor
 
 from effc.compiler.compress.compressor import Groups
-from effc.compiler.compress.pruning.detect import best_fit
+from effc.compiler.compress.pruning.detect import Fit, best_fit
 from effc.compiler.compress.pruning.prune import prune
 from effc.compiler.compress.pruning.pruned import PrunedWeight, sparsity_of
 from effc.compiler.compress.pruning.rewrite import PrunedRewriter
-from effc.compiler.compress.sites import WeightSite
+from effc.compiler.compress.sites import WeightSite, left_out
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
-from effc.compiler.ir.calibration import Statistics
 from effc.passes.sparsity import Sparsify
-
-#: Fewer elements than this bring nothing.
-_LEAST_ELEMENTS = 1024
 
 
 class ByPruning:
@@ -36,7 +32,7 @@ class ByPruning:
             return reason
         if site.in_groups:
             return "of a convolution in groups, calibration does not tell which channels meet which weights"
-        return "" if self._statistics(site) is not None else "the calibration has not seen it"
+        return "" if self.options.statistics(site.name) is not None else "the calibration has not seen it"
 
     def of(self, groups: Groups, weights: Mapping[str, Tensor]) -> Mapping[str, StoredWeight[PrunedWeight]]:
         return {name: stored for group in groups for name, stored in self._of_group(group, weights).items()}
@@ -50,16 +46,12 @@ class ByPruning:
     ) -> dict[str, StoredWeight[PrunedWeight]]:
         o = self.options
         channels = {site.name: site.by_channels(weights[site.name]) for site in sites}
-        found = prune(channels, o.chosen, o.share, o.method, self._statistics(sites[0]))
+        found = prune(channels, o.chosen, o.share, o.method, self.options.statistics(sites[0].name))
         forms = {
             name: PrunedWeight.made(_last(pruned, weights[name].dtype), o.chosen, o.share)
             for name, pruned in found.items()
         }
         return {name: StoredWeight(form, sampled_digest(weights[name])) for name, form in forms.items()}
-
-    def _statistics(self, site: WeightSite) -> Statistics | None:
-        calibration = self.options.calibration
-        return calibration.sites.get(site.name) if calibration is not None else None
 
 
 class ByZeros:
@@ -69,6 +61,7 @@ class ByZeros:
 
     def __init__(self, options: Sparsify) -> None:
         self.options = options
+        self._fits: dict[str, Fit] = {}
         self._forms: dict[str, PrunedWeight] = {}
 
     def refusal(self, site: WeightSite, weight: Tensor) -> str:
@@ -81,7 +74,11 @@ class ByZeros:
             return "" if fits else f"{site.name} has fewer zeros than when it was compiled: compile the model again"
         if not bool(values.any()):
             return "it holds zeros only"
-        return "" if best_fit(values) is not None else "it holds too few zeros"
+        fit = best_fit(values)
+        if fit is None:
+            return "it holds too few zeros"
+        self._fits[site.name] = fit
+        return ""
 
     def of(self, groups: Groups, weights: Mapping[str, Tensor]) -> Mapping[str, StoredWeight[PrunedWeight]]:
         return {
@@ -99,9 +96,7 @@ class ByZeros:
         values = _last(channels, weight.dtype)
         if known is not None:
             return PrunedWeight(values, known.pattern, known.sparsity)
-        fit = best_fit(channels)
-        assert fit is not None, "see refusal"
-        return self._forms.setdefault(site.name, PrunedWeight.existing(values, fit.pattern))
+        return self._forms.setdefault(site.name, PrunedWeight.existing(values, self._fits[site.name].pattern))
 
 
 def _last(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -110,10 +105,6 @@ def _last(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _refusal(options: Sparsify, site: WeightSite) -> str:
-    if options.skips(site.name):
-        return "option 'skip' names it"
     if "embedding" in site.kinds:
         return "an embedding looks its rows up, which takes no time that zeros would save"
-    if site.param.meta["val"].numel() < _LEAST_ELEMENTS:
-        return f"it has fewer than {_LEAST_ELEMENTS} elements"
-    return ""
+    return left_out(site, options)

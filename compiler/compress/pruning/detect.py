@@ -47,6 +47,8 @@ def fits(weight: Tensor) -> list[Fit]:
     Of N:M the least N for each M of `GROUPS`, of blocks those of `BLOCKS` that divide it. Empty where no element is 0.
     """
     nonzero = laid_out(weight.detach() != 0)
+    if bool(nonzero.all()):
+        return []
     found = [fit for fit in _candidates(nonzero, weight.shape) if fit.stored < 1]
     return sorted(found, key=lambda fit: fit.bits)
 

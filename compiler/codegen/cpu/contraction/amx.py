@@ -16,6 +16,7 @@ from effc.compiler.codegen.cpu.amx import (
     ROW_BYTES,
     ROWS,
     TILES,
+    by_halves,
     clear_tile,
     configured,
     load_tile,
@@ -82,22 +83,8 @@ class AmxKernel(Kernel):
             place[f"d{nest.row}"] = start
         left, right = self._pointer(nest.left.load, place), self._right(outer, panel, place)
         ahead = self._ahead(panel, right)
-        self._by_halves(lambda halves: self._sums(left, right, halves, ahead))
+        by_halves(b, self.height, lambda halves: self._sums(left, right, halves, ahead))
         self._finish(outer, column, start, b.sub(first, start))
-
-    def _by_halves(self, sums: Callable[[int], None]) -> None:
-        """``sums`` of one tile of rows, or of two."""
-        b, height = self.b, self.b.integer_of(self.height)
-
-        def write(halves: int) -> list[Value]:
-            sums(halves)
-            return []
-
-        if height is None:
-            tall = b.compare("arith.cmpi", "sgt", self.height, b.index(ROWS))
-            b.choose(tall, (), lambda: write(2), lambda: write(1))
-        else:
-            write(2 if height > ROWS else 1)
 
     # -- sums -------------------------------------------------------------------------------------------------------
     def _sums(self, left: Value, right: Value, halves: int, ahead: Ahead | None) -> None:

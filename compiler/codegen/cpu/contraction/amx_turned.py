@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from effc.compiler.codegen.cpu.amx import ROW_BYTES, ROWS, load_tile, store_tile
+from effc.compiler.codegen.cpu.amx import ROW_BYTES, ROWS, by_halves, load_tile, store_tile
 from effc.compiler.codegen.cpu.contraction.amx import AmxKernel
 from effc.compiler.codegen.cpu.contraction.amx_form import BLOCK, TURNS, in_blocks, packing_cycles
 from effc.compiler.codegen.cpu.contraction.roles import Nest
@@ -69,7 +69,7 @@ class AmxTurnedKernel(AmxKernel):
                 left = b.element_pointer(self._pointer(nest.left.load, row), k.index, self.element)
                 self.sums = self._waiting(turn.index)
                 first = b.compare("arith.cmpi", "eq", k.index, b.index(0))
-                self._by_halves(partial(self._add, left, count, first))
+                by_halves(b, self.height, partial(self._add, left, count, first))
         with b.loop(b.index(0), turns) as turn:
             first, start = self._rows(b.add(tile, turn.index), rows)
             self.sums = self._waiting(turn.index)

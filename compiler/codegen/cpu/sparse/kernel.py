@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from effc.compiler.codegen.cpu.addresses import scalar_expr
@@ -15,7 +16,7 @@ from effc.compiler.ir.expr import Expr, as_expr, const, product
 from effc.compiler.ir.spec import KernelSpec
 
 
-class SparseKernel:
+class SparseKernel(ABC):
     """Emits ``spec`` by ``plan``. A unit is a tile of rows and a share of the columns."""
 
     def __init__(self, spec: KernelSpec, plan: Plan, target: Target) -> None:
@@ -33,8 +34,9 @@ class SparseKernel:
             self._body(share)
         return self.b.text()
 
+    @abstractmethod
     def _body(self, share: Share) -> None:
-        raise NotImplementedError
+        """All units of a thread."""
 
     def _new_body(self) -> Body:
         share = self.share
