@@ -134,6 +134,21 @@ class Plan:
     def scratch_elements(self) -> int:
         return MOST_THREADS * self.share_elements
 
+    def derivation(self, offset: int, strides: tuple[int, int]) -> tuple[str, dict[str, object]]:
+        """The function of ``runtime/derive.py`` that packs the factor, which lies at ``offset`` with ``strides``, and its attributes."""
+        sparsity = self.form.sparsity
+        return "sparse_panels", {
+            "offset": offset,
+            "sizes": (self.form.columns, self.form.sum),
+            "strides": strides,
+            "block": (sparsity.rows, sparsity.columns),
+            "stored": sparsity.stored,
+            "length": self.part_length,
+            "shares": self.shares,
+            "by": self.listed_by,
+            "places": (self.starts_at, self.indices_at, self.values_at, self.packed_words),
+        }
+
     # -- units ------------------------------------------------------------------------------------------------------
     @property
     def tiles(self) -> Expr:
