@@ -198,9 +198,7 @@ def with_winograd(packed: KernelSpec, plan: Plan, schedule: Schedule) -> KernelS
     return replace(packed, operands=(*operands, scratch), schedule=schedule)
 
 
-def _without_zeros(
-    packed: KernelSpec, operand: int, plan: AnyPlan, offset: int, strides: tuple[int, ...]
-) -> Packing:
+def _without_zeros(packed: KernelSpec, operand: int, plan: AnyPlan, offset: int, strides: tuple[int, ...]) -> Packing:
     """The packing of a sparse factor; ``strides``: of its columns, then of its sums, which lie one inside the other."""
     function, attributes = plan.derivation(offset, (strides[0], strides[-1]))
     return Packing(operand, with_sparse(packed, plan), function, tuple(sorted(attributes.items())))

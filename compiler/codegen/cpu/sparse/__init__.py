@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu.sparse.blocks import BlocksKernel
-from effc.compiler.codegen.cpu.sparse.columns import ColumnsKernel
 from effc.compiler.codegen.cpu.sparse.choice import plan_of
+from effc.compiler.codegen.cpu.sparse.columns import ColumnsKernel
 from effc.compiler.codegen.cpu.sparse.form import find
 from effc.compiler.codegen.cpu.sparse.group_plan import GroupPlan
 from effc.compiler.codegen.cpu.sparse.groups import GroupsKernel
@@ -23,5 +23,7 @@ def emit(spec: KernelSpec, target: Target) -> str:
     if isinstance(form, str):
         raise LoweringError(f"no sparse kernel serves this contraction: {form}")
     plan = plan_of(form, spec.schedule, target)
-    kernel = GroupsKernel(spec, plan, target) if isinstance(plan, GroupPlan) else _KERNELS[plan.method](spec, plan, target)
+    kernel = (
+        GroupsKernel(spec, plan, target) if isinstance(plan, GroupPlan) else _KERNELS[plan.method](spec, plan, target)
+    )
     return kernel.text()
