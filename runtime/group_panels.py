@@ -20,12 +20,14 @@ def group_panels(
     lanes: int,
     vectors: int,
 ) -> torch.Tensor:
-    """A float32 matrix of ``sizes`` [N, K], a view of the memory of ``tensor`` by ``strides`` from ``offset`` on (elements), of which each
-    ``group[1]`` (M) neighbours along K hold at most ``group[0]`` that are not zero, as one tensor of words. InputError: one holds more.
+    """A matrix of float32 or bfloat16 of ``sizes`` [N, K], a view of the memory of ``tensor`` by ``strides`` from ``offset`` on
+    (elements), of which each ``group[1]`` (M) neighbours along K hold at most ``group[0]`` that are not zero, as one tensor of its dtype,
+    of words of 32 bits. InputError: a group holds more.
 
     Panels of ``vectors * lanes`` columns, zeros beyond the last, lie one behind the other; in each, for as many groups as have their
-    positions in one word: a word of positions for each column, then the values, ``[groups][group[0]][columns]``. A position takes the
-    bits of M - 1, one at least; the first group's first is in the lowest ones. A group with fewer values stores zeros of its own too.
+    positions in one word: a word of positions for each column, then words of values, one after the other of all groups; in bfloat16 two
+    in a word. A position takes the bits of M - 1, one at least; the first group's first is in the lowest ones. A group with fewer values
+    stores zeros of its own too.
     """
     n, m = group
     matrix = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
@@ -39,19 +41,15 @@ def group_panels(
     # Those that are not zero stand first, each kind in order.
     positions = torch.sort((grouped == 0).to(torch.int8), dim=2, stable=True).indices[:, :, :n].sort(2).values
     values = grouped.gather(2, positions)
-    bits = max((m - 1).bit_length(), 1)
-    together = 32 // (bits * n)
-    count = positions.shape[1]
+    bits, each = max((m - 1).bit_length(), 1), 4 // matrix.element_size()
+    together, count, width = 32 // (bits * n), grouped.shape[1], vectors * lanes
     shifts = torch.arange(together * n).view(together, n) * bits
     filled = F.pad(positions, (0, 0, 0, -count % together)).unflatten(1, (-1, together))
-    words = (filled << shifts).sum((2, 3)).to(torch.int32)  # of 32 bits the highest is a sign
-
-    def panels(found: torch.Tensor) -> torch.Tensor:
-        """``[columns][...]`` as ``[panel][...][columns of a panel]``."""
-        return found.unflatten(0, (-1, vectors * lanes)).movedim(1, -1)
-
-    heads = panels(words.view(torch.float32))
-    bodies = panels(F.pad(values, (0, 0, 0, -count % together)).flatten(1).unflatten(1, (-1, together * n)))
-    runs = torch.cat([heads.unsqueeze(2), bodies], 2).flatten(1)
-    length = (words.shape[1] + count * n) * vectors * lanes
-    return runs[:, :length].flatten()
+    heads = (filled << shifts).sum((2, 3)).to(torch.int32).view(matrix.dtype)  # of 32 bits the highest is a sign
+    bodies = F.pad(values, (0, 0, 0, -count % together)).flatten(1).unflatten(1, (-1, together * n))
+    slots = F.pad(bodies, (0, -together * n % each)).unflatten(2, (-1, each))
+    runs = torch.cat([heads.view(len(heads), -1, 1, each), slots], 2)
+    panels = runs.unflatten(0, (-1, width)).movedim(1, 3).flatten(1)
+    rest = count % together
+    unused = slots.shape[2] - -(-rest * n // each) if rest else 0
+    return panels[:, : panels.shape[1] - unused * width * each].flatten()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from contraction_cases import Case, packed
+from kernels import HOST, Kernel
 from sparse_cases import Product, with_sparsity
 from torch import Tensor
 
@@ -45,8 +46,8 @@ def product(weight: Tensor, n: int, m: int, rows: int | None, height: int = 0, *
     return Product(weight, Sparsity.of_each(n, m, weight.numel()), rows, choose=choose, **further)
 
 
-def linear(rows: int | str, outputs: int, inputs: int, n: int = 2, m: int = 4) -> KernelSpec:
-    case = Case((rows, outputs, inputs), 1, (inputs, 0, 1), (0, inputs, 1), (outputs, 1, 0))
+def linear(rows: int | str, outputs: int, inputs: int, n: int = 2, m: int = 4, dtype: str = "f32") -> KernelSpec:
+    case = Case((rows, outputs, inputs), 1, (inputs, 0, 1), (0, inputs, 1), (outputs, 1, 0), dtype=dtype)
     return with_sparsity(case.spec(), Sparsity.of_each(n, m, outputs * inputs))
 
 
@@ -93,6 +94,31 @@ def test_one_object_serves_every_number_of_rows(height: int) -> None:
         found.check(rows, threads=1 + rows % 3)
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (1, 8), (3, 8), (4, 16)])
+@pytest.mark.parametrize(("rows", "outputs", "groups"), [(1, 45, 25), (3, 64, 9), (6, 17, 1)])
+@pytest.mark.parametrize("target", [HOST, AVX512, AVX2], ids=["host", "avx512", "avx2"])
+def test_bfloat16(target: Target, rows: int, outputs: int, groups: int, n: int, m: int) -> None:
+    """Two values in a word, of which the last may be half empty; the sum of the exact products is rounded once."""
+    if target.lanes(4) < m:
+        return
+    inputs = groups * m
+    spec, weight = linear(rows, outputs, inputs, n, m, dtype="bf16"), of_groups(outputs, inputs, n, m).bfloat16()
+    form = find(packed(spec, 1), target)
+    assert not isinstance(form, str), form
+    plan = plans(form, target)[0]
+    found = packing(spec, [1], target, {packed(spec, 1).key(): plan.schedule})
+    assert isinstance(found, Packing)
+    assert found.function == "group_panels"
+    held, x = derive(found.function, weight, dict(found.attributes)), torch.randn(rows, inputs).bfloat16()
+    assert held.numel() == plan.packed_elements
+    memory = torch.full((rows * outputs + 32,), float("nan"), dtype=torch.bfloat16)
+    Kernel(found.spec, target)([x, held, memory], threads=2)
+    assert memory[rows * outputs :].isnan().all()
+    expected = x.double() @ weight.double().T
+    bound = 8 * 2.0**-23 * (x.double().abs() @ weight.double().abs().T) + 2.0**-8 * expected.abs() + 1e-30
+    assert ((memory[: rows * outputs].view(rows, outputs).double() - expected).abs() <= bound).all()
+
+
 def test_groups_with_fewer_values_and_none() -> None:
     """Zeros of a group fill its places; negative zero is one."""
     weight = of_groups(40, 64, 2, 4)
@@ -137,28 +163,30 @@ def test_nan_is_stored() -> None:
     assert got.isnan().sum() == 2
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (8, 16), (3, 5)])
-def test_the_packed_factor_holds_what_its_docstring_says(n: int, m: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (8, 16), (3, 5), (3, 8)])
+def test_the_packed_factor_holds_what_its_docstring_says(n: int, m: int, dtype: torch.dtype) -> None:
     """Read back value by value; the matrix is a part of a larger tensor."""
-    rows, columns, width = 13, 7 * m, 8
-    held = torch.full((3 + rows, columns + 5), float("nan"))
+    rows, columns, width, each = 13, 7 * m, 8, 4 // dtype.itemsize
+    held = torch.full((3 + rows, columns + 5), float("nan"), dtype=dtype)
     held[3:, :columns] = of_groups(rows, columns, n, m)
-    words = group_panels(
+    found = group_panels(
         held, offset=3 * (columns + 5), sizes=(rows, columns), strides=(columns + 5, 1), group=(n, m), lanes=4, vectors=2
     )  # fmt: skip
-    bits, found, place = (m - 1).bit_length(), torch.zeros(16, columns), 0
-    together = 32 // (bits * n)
+    words, bits = iter(found.view(-1, width, each)), (m - 1).bit_length()
+    together, matrix = 32 // (bits * n), torch.zeros(16, columns, dtype=dtype)
     for panel in range(2):
+        lanes = torch.arange(panel * width, (panel + 1) * width)
         for first in range(0, 7, together):
-            positions = words[place : place + width].view(torch.int32).to(torch.int64) & 0xFFFFFFFF
-            place += width
+            positions = next(words).contiguous().view(torch.int32).flatten().to(torch.int64) & 0xFFFFFFFF
             for number in range(min(together, 7 - first) * n):
-                group, lanes = first + number // n, torch.arange(panel * width, (panel + 1) * width)
-                found[lanes, group * m + (positions >> bits * number & (1 << bits) - 1)] = words[place : place + width]
-                place += width
-    assert place == len(words)
-    assert torch.equal(found[:rows], held[3:, :columns])
-    assert not found[rows:].any()
+                if number % each == 0:
+                    values = next(words)
+                place = (first + number // n) * m + (positions >> bits * number & (1 << bits) - 1)
+                matrix[lanes, place] = values[:, number % each]
+    assert next(words, None) is None
+    assert torch.equal(matrix[:rows], held[3:, :columns])
+    assert not matrix[rows:].any()
 
 
 # -- weights that change --------------------------------------------------------------------------------------------
@@ -176,11 +204,12 @@ def test_a_group_with_more_values_is_refused() -> None:
 
 
 # -- the choice -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("target", [AVX512, AVX2])
+@pytest.mark.parametrize("target", [HOST, AVX512, AVX2], ids=["host", "avx512", "avx2"])
 def test_few_rows_take_it(target: Target) -> None:
     for rows in (1, 2, 4):
         assert method(linear(rows, 576, 1536), target) == "groups"
         assert method(linear(rows, 4096, 4096), target) == "groups"
+    assert method(linear(1, 576, 1536, dtype="bf16"), target) == "groups"
 
 
 @pytest.mark.parametrize(
@@ -190,6 +219,8 @@ def test_few_rows_take_it(target: Target) -> None:
         linear("s0", 256, 256),  # as many as there may be
         linear(1, 256, 254),  # no whole groups
         linear(1, 256, 256, 7, 8),  # no fewer bytes
+        linear(1, 256, 256, dtype="f16"),  # no kernel
+        linear(8, 256, 256, dtype="bf16"),  # bound by instructions
         linear(1, 256, 256, 8, 32),  # longer than a vector
         linear(1, 256, 256, 15, 16),  # positions of a group fill more than a word
         with_sparsity(linear(1, 256, 256), Sparsity(1, 1, 256 * 128)),  # no groups

@@ -207,7 +207,9 @@ def _without_zeros(packed: KernelSpec, operand: int, plan: AnyPlan, offset: int,
 def with_sparse(packed: KernelSpec, plan: AnyPlan) -> KernelSpec:
     """``packed`` under the schedule of a sparse kernel, with the sizes that it asks for."""
     factor = plan.form.nest.right.operand
-    operands = [replace(o, size=const(plan.packed_words)) if i == factor else o for i, o in enumerate(packed.operands)]
+    operands = [
+        replace(o, size=const(plan.packed_elements)) if i == factor else o for i, o in enumerate(packed.operands)
+    ]
     if plan.scratch_elements:
         operands.append(Operand("f32", "scratch", const(plan.scratch_elements)))
     return replace(packed, operands=tuple(operands), schedule=plan.schedule)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
 from effc.compiler.codegen.cpu.contraction.schedule import estimate as dense_step
 from effc.compiler.codegen.cpu.contraction.schedule import schedule as dense_schedule
 from effc.compiler.codegen.cpu.sparse.form import Form, find
@@ -11,7 +12,7 @@ from effc.compiler.codegen.cpu.sparse.group_plan import GroupPlan, group_plans
 from effc.compiler.codegen.cpu.sparse.plan import Plan, estimate
 from effc.compiler.codegen.cpu.sparse.plan import plans as block_plans
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.spec import KernelSpec, Schedule
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
 
 AnyPlan = Plan | GroupPlan
 
@@ -43,7 +44,8 @@ def offered(packed: KernelSpec, target: Target) -> list[Schedule]:
 
 def plans(form: Form, target: Target) -> list[AnyPlan]:
     """All that are worth trying, the cheapest first."""
-    return sorted([*group_plans(form, target), *block_plans(form, target)], key=_cycles)
+    blocks = block_plans(form, target) if form.dtype == "f32" else []
+    return sorted([*group_plans(form, target), *blocks], key=_cycles)
 
 
 def plan_of(form: Form, schedule: Schedule, target: Target) -> AnyPlan:
@@ -57,8 +59,10 @@ def _cycles(plan: AnyPlan) -> float:
 
 
 def dense_cycles(form: Form, target: Target) -> float:
-    """Cycles of the dense kernel on one thread."""
+    """Cycles of the dense kernel on one thread; in bfloat16 those that its bytes take at least."""
     nest, lanes = form.nest, target.lanes(4)
-    best = dense_schedule(nest, target)
     outer = prod(nest.size(i).constant or 1 for i in nest.outer)
+    if form.dtype == "bf16":
+        return outer * form.sum * form.columns * ITEM_SIZE["bf16"] / FAR_BYTES
+    best = dense_schedule(nest, target)
     return outer * form.sum * dense_step(nest, target, best["mr"], best["nr"] // lanes)

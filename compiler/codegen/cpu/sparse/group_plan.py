@@ -19,7 +19,7 @@ from effc.compiler.codegen.cpu.sparse.form import Form
 from effc.compiler.codegen.cpu.sparse.plan import FMAS, LATENCY, LOADS, UNKNOWN
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
-from effc.compiler.ir.spec import Schedule
+from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 
 #: Bits of a word of positions, and bytes of a word.
 WORD, WORD_BYTES = 32, 4
@@ -89,17 +89,22 @@ class GroupPlan:
         return ceil(self.form.columns / self.width)
 
     @property
-    def run_words(self) -> int:
-        """Words of a panel that hold the groups of one word: the positions, then their values."""
-        return (1 + self.together * self.n) * self.width
+    def each(self) -> int:
+        """Values of a word."""
+        return WORD_BYTES // ITEM_SIZE[self.form.dtype]
+
+    def run_words(self, groups: int) -> int:
+        """Words of a panel that hold groups whose positions share a word: the positions, then the values."""
+        return (1 + ceil(groups * self.n / self.each)) * self.width
 
     @property
     def panel_words(self) -> int:
-        return (ceil(self.groups / self.together) + self.groups * self.n) * self.width
+        whole, rest = divmod(self.groups, self.together)
+        return whole * self.run_words(self.together) + (self.run_words(rest) if rest else 0)
 
     @property
-    def packed_words(self) -> int:
-        return self.panels * self.panel_words
+    def packed_elements(self) -> int:
+        return self.panels * self.panel_words * self.each
 
     @property
     def scratch_elements(self) -> int:
@@ -148,11 +153,15 @@ class GroupPlan:
         return (self.outer.constant or 1) * (self.panels + self.panels % 2) * each  # threads are even in number
 
     def _compute(self, height: int) -> float:
-        """Of a tile: a vector of values takes a shift, and a permutation and a multiply-add for each row; on as many ports as
-        multiply-adds have.
+        """Of a tile: a vector of values takes a shift, and a permutation and a multiply-add for each row, on as many ports as multiply-adds
+        have; in bfloat16 another shift or mask, and the group of a row three instructions.
         """
-        sums = self.n * self.vectors
-        step = max(sums * (1 + 2 * height) / FMAS, (sums + height) / LOADS, self.n * LATENCY / self.sets)
+        sums, widens = self.n * self.vectors, self.each - 1
+        step = max(
+            (sums * (1 + widens + 2 * height) + 3 * widens * height) / FMAS,
+            (sums + height) / LOADS,
+            self.n * LATENCY / self.sets,
+        )
         return self.groups * step
 
 
@@ -173,7 +182,7 @@ def group_plans(form: Form, target: Target) -> Iterator[GroupPlan]:
         if vectors > 1 and vectors * lanes > form.columns:
             break
         for height in range(1, min(max(rows or TALLEST, 1), TALLEST) + 1):
-            sums, beside = height * vectors, height + vectors + 1
+            sums, beside = height * vectors, height + vectors * (1 if form.dtype == "f32" else 2) + 1
             sets = min(ceil(LATENCY * FMAS / sums), (registers - beside) // sums)
             if sets and (rows is None or height == max(h for _, h in split(max(rows, 1), height))):
                 yield GroupPlan(form, lanes, height, vectors, sets)

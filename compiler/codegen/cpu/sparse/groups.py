@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from effc.compiler.codegen.cpu.contraction.ahead import Ahead
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
 from effc.compiler.codegen.cpu.contraction.rows import by_height, heights, place
+from effc.compiler.codegen.cpu.lowp import to_f32
 from effc.compiler.codegen.cpu.permute import permuted
-from effc.compiler.codegen.cpu.sparse.group_plan import WORD_BYTES, GroupPlan
+from effc.compiler.codegen.cpu.sparse.group_plan import WORD, WORD_BYTES, GroupPlan
 from effc.compiler.codegen.cpu.sparse.kernel import ProductKernel
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Value, vector_type
@@ -51,7 +52,7 @@ class GroupsKernel(ProductKernel):
     def _tile(self, outer: dict[str, Value], panel: Value, first: Value, rows: int) -> None:
         """``rows`` rows from ``first`` on."""
         b, plan = self.b, self.plan
-        base = b.element_pointer(self.share.pointer(self.nest.right.operand), b.mul(panel, plan.panel_words), "f32")
+        base = b.element_pointer(self.share.pointer(self.nest.right.operand), b.mul(panel, plan.panel_words), "i32")
         sums = self._sums(self._lines(outer, first, rows), base)
         columns = [b.add(b.mul(panel, plan.width), v * plan.lanes) for v in range(plan.vectors)]
         split = [sums[r * plan.vectors : (r + 1) * plan.vectors] for r in range(rows)]
@@ -76,7 +77,7 @@ class GroupsKernel(ProductKernel):
         """Of the groups of the words of positions from ``first`` to ``end``, which are whole."""
         b, plan = self.b, self.plan
         count = len(lines) * plan.vectors
-        ahead = Ahead.stream(b, base, plan.run_words * WORD_BYTES)
+        ahead = Ahead.stream(b, base, plan.run_words(plan.together) * WORD_BYTES)
         with b.loop(first, end, carried=[b.constant(0, "f32", plan.lanes)] * (count * plan.sets)) as loop:
             ahead.moved(b, loop.index).fetch(b, 1)
             sums = [loop.carried[s * count : (s + 1) * count] for s in range(plan.sets)]
@@ -86,21 +87,16 @@ class GroupsKernel(ProductKernel):
     def _word(self, lines: Sequence[Value], base: Value, word: Value, groups: int, sums: Sums) -> Sums:
         """``sums`` plus the products of the first ``groups`` groups of a word of positions; the sets take turns."""
         b, plan = self.b, self.plan
-        floats, found = vector_type(plan.lanes, "f32"), list(sums)
-        at = b.element_pointer(base, b.mul(word, plan.run_words), "f32")
-        places = [
-            b.load(b.element_pointer(at, b.index(v * plan.lanes), "f32"), vector_type(plan.lanes, "i32"))
-            for v in range(plan.vectors)
-        ]
+        at, found = b.element_pointer(base, b.mul(word, plan.run_words(plan.together)), "i32"), list(sums)
+        places, first = self._vectors(at, 0), b.mul(word, plan.together * plan.m)
         for number in range(groups * plan.n):
             if number % plan.n == 0:
-                k = b.add(b.mul(word, plan.together * plan.m), number // plan.n * plan.m)
-                tables = [self._group(b.element_pointer(line, k, "f32")) for line in lines]
-            values = [
-                b.load(b.element_pointer(at, b.index((1 + number) * plan.width + v * plan.lanes), "f32"), floats)
-                for v in range(plan.vectors)
-            ]
-            indices = [self._shifted(place, number * plan.bits) for place in places]
+                k = b.add(first, number // plan.n * plan.m)
+                tables = [self._group(b.element_pointer(line, k, self.element)) for line in lines]
+            if number % plan.each == 0:
+                words = self._vectors(at, 1 + number // plan.each)
+            values = [self._value_of(w, number % plan.each) for w in words]
+            indices = [self._shifted("arith.shrui", place, number * plan.bits) for place in places]
             factors = [permuted(b, table, index) for table in tables for index in indices]
             turn = number % plan.sets
             found[turn] = [
@@ -109,13 +105,31 @@ class GroupsKernel(ProductKernel):
             ]
         return found
 
+    def _vectors(self, at: Value, number: int) -> list[Value]:
+        """The words number ``number`` of each column of a panel, which lie from ``at`` on."""
+        b, plan = self.b, self.plan
+        places = [b.index(number * plan.width + v * plan.lanes) for v in range(plan.vectors)]
+        return [b.load(b.element_pointer(at, p, "i32"), vector_type(plan.lanes, "i32")) for p in places]
+
+    def _value_of(self, word: Value, number: int) -> Value:
+        """The value of that number in each word: all of it, or the lower or upper half."""
+        b, lanes = self.b, self.plan.lanes
+        if self.plan.each > 1 and number == 0:
+            word = self._shifted("arith.shli", word, WORD // 2)
+        elif number:
+            word = b.op("arith.andi", word, b.constant(-1 << WORD // 2, "i32", lanes))
+        return b.cast("arith.bitcast", word, "f32")
+
     def _group(self, pointer: Value) -> Value:
         """The elements of a group of a row, again and again: whatever the further bits of an index, it finds the one that it names."""
         b, m = self.b, self.plan.m
-        return b.shuffle(b.load(pointer, vector_type(m, "f32")), [i % m for i in range(self.plan.lanes)])
+        found = b.load(pointer, vector_type(m, self.element))
+        if self.form.dtype != "f32":
+            found = to_f32(b, found, self.form.dtype, self.target)
+        return b.shuffle(found, [i % m for i in range(self.plan.lanes)])
 
-    def _shifted(self, word: Value, bits: int) -> Value:
-        return self.b.op("arith.shrui", word, self.b.constant(bits, "i32", self.plan.lanes)) if bits else word
+    def _shifted(self, op: str, word: Value, bits: int) -> Value:
+        return self.b.op(op, word, self.b.constant(bits, "i32", self.plan.lanes)) if bits else word
 
     def _folded(self, sums: Sums) -> list[Value]:
         total = sums[0]

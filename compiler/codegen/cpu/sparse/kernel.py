@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body
 from effc.compiler.codegen.cpu.sparse.form import Form
@@ -22,7 +23,7 @@ class ProductKernel(ABC):
 
     def __init__(self, spec: KernelSpec, form: Form, target: Target) -> None:
         self.spec, self.form, self.target = spec, form, target
-        self.nest = form.nest
+        self.nest, self.element = form.nest, memory_type(form.dtype)
         self.b = Builder()
 
     @abstractmethod
@@ -53,7 +54,7 @@ class ProductKernel(ABC):
         """Where ``rows`` rows of the dense factor lie, from row ``first`` on."""
         base = self._left({**outer, **self._named(self.nest.row, first)})
         stride = self._value(self.nest.stride(self.nest.left.load, self.nest.row))
-        return [self.b.element_pointer(base, self.b.mul(stride, i), "f32") for i in range(rows)]
+        return [self.b.element_pointer(base, self.b.mul(stride, i), self.element) for i in range(rows)]
 
     def _masks(self, columns: Sequence[Value], width: int, lanes: int) -> list[Value] | None:
         """Of the ``lanes`` from each of ``columns`` on those that are columns, where the last panel of ``width`` has others."""
@@ -67,7 +68,7 @@ class ProductKernel(ABC):
         nest, b = self.nest, self.b
         dims = {f"d{i}": b.index(0) for i in range(len(nest.spec.dims))}
         offset = scalar_expr(b, nest.address(nest.left.load), {**self.share.symbols, **dims, **at})
-        return b.element_pointer(self.share.pointer(nest.left.operand), offset, "f32")
+        return b.element_pointer(self.share.pointer(nest.left.operand), offset, self.element)
 
     def _value(self, expr: Expr) -> Value:
         return scalar_expr(self.b, expr, self.share.symbols)

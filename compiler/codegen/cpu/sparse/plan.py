@@ -97,7 +97,7 @@ class Plan:
         return self.indices_at + _lines(self.form.sparsity.stored)
 
     @property
-    def packed_words(self) -> int:
+    def packed_elements(self) -> int:
         return self.values_at + _lines(self.form.sparsity.elements)
 
     # -- scratch memory, in elements --------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class Plan:
             "length": self.part_length,
             "shares": self.shares,
             "by": self.listed_by,
-            "places": (self.starts_at, self.indices_at, self.values_at, self.packed_words),
+            "places": (self.starts_at, self.indices_at, self.values_at, self.packed_elements),
         }
 
     # -- units ------------------------------------------------------------------------------------------------------
