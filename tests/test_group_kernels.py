@@ -21,6 +21,7 @@ from effc.compiler.ir.expr import const
 from effc.compiler.ir.sparsity import Sparsity
 from effc.compiler.ir.spec import KernelSpec, Operand
 from effc.runtime.derive import derive
+from effc.runtime.dtypes import TORCH_DTYPES
 from effc.runtime.group_panels import group_panels
 
 AVX512, AVX2 = Target.named("avx512"), Target.named("avx2")
@@ -244,17 +245,18 @@ def test_groups_across_columns_are_none() -> None:
     assert not any(isinstance(plan, GroupPlan) for plan in plans(form, AVX512))
 
 
-def test_both_kernels_are_offered_to_plans() -> None:
-    spec = linear(1, 256, 256)
-    found = packing(spec, [1], AVX512)
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_both_kernels_are_offered_to_plans(dtype: str) -> None:
+    spec = linear(1, 256, 260, dtype=dtype)
+    found = packing(spec, [1], HOST)
     assert isinstance(found, Packing)
-    specs = alternatives(found.spec, AVX512)
+    specs = alternatives(found.spec, HOST)
     assert specs[0] == found.spec
     assert any(not s.schedule.get("sparse") for s in specs)
     assert len({s.key() for s in specs}) == 1
-    weight = of_groups(256, 256, 2, 4)
+    weight = of_groups(256, 260, 2, 4).to(TORCH_DTYPES[dtype])
     for one in specs:
-        wanted = packing(spec, [1], AVX512, {one.key(): one.schedule})
+        wanted = packing(spec, [1], HOST, {one.key(): one.schedule})
         assert isinstance(wanted, Packing)
         assert wanted.spec == one
         assert derive(wanted.function, weight, dict(wanted.attributes)).numel() == one.operands[1].size.constant

@@ -35,6 +35,17 @@ def test_pruned_weights(pattern: str, rows: int) -> None:
     assert packed(recording).count("group_panels") == len(LAYERS)
 
 
+def test_bfloat16() -> None:
+    model, tokens = decoding()
+    found, recording = run(model.bfloat16(), tokens, TWO_OF_FOUR, check=True)
+    pruned(model, "2:4", 0.5)
+    with torch.no_grad():
+        expected = model.float()(tokens)
+    assert found.dtype == torch.bfloat16
+    assert float((found.float() - expected).norm() / expected.norm()) < 2.0**-7
+    assert packed(recording).count("group_panels") == len(LAYERS)
+
+
 def test_zeros_that_are_there() -> None:
     model, tokens = decoding()
     pruned(model, "2:4", 0.5, ("query.weight", "out.weight"))

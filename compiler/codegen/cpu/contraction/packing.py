@@ -233,8 +233,9 @@ def repacked(spec: KernelSpec, schedule: Schedule, target: Target) -> KernelSpec
     columns = nest.size(nest.column).constant
     assert columns is not None, "only factors of known sizes are packed"
     if spec.schedule.get("sparse"):
-        nr = int(schedule["nr"])
-        whole = product([const(-(-columns // nr) * nr), *(nest.size(k) for k in nest.reduction)])
+        nr, filled = int(schedule["nr"]), filled_to(nest, target)
+        steps = _number(product([nest.size(k) for k in nest.reduction]))
+        whole = const(-(-columns // nr) * nr * -(-steps // filled) * filled)
         operands = tuple(replace(o, size=whole) if o.role == "packed" else o for o in plain.operands)
         return replace(plain, operands=operands, schedule=schedule)
     old, new = (-(-columns // s["nr"]) * s["nr"] for s in (spec.schedule, schedule))
