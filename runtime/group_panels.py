@@ -52,4 +52,5 @@ def group_panels(
     panels = runs.unflatten(0, (-1, width)).movedim(1, 3).flatten(1)
     rest = count % together
     unused = slots.shape[2] - -(-rest * n // each) if rest else 0
-    return panels[:, : panels.shape[1] - unused * width * each].flatten()
+    found: torch.Tensor = panels[:, : panels.shape[1] - unused * width * each].flatten()
+    return found

@@ -21,6 +21,8 @@ from effc.compiler.ir.spec import KernelSpec
 class ProductKernel(ABC):
     """Emits ``spec``, a product that has a ``form``."""
 
+    share: Share
+
     def __init__(self, spec: KernelSpec, form: Form, target: Target) -> None:
         self.spec, self.form, self.target = spec, form, target
         self.nest, self.element = form.nest, memory_type(form.dtype)
