@@ -44,13 +44,11 @@ def encoded(stored: StoredWeight[Form], tensors: Tensors) -> dict[str, Any]:
         parts = (form.left, form.right, form.shift)
         return {**data, "kind": "low rank", "places": [tensors.place(t) for t in parts]}
     if isinstance(form, PrunedWeight):
-        known = form.sparsity
-        room = [known.rows, known.columns, known.stored]
         return {
             **data,
             "kind": "pruned",
             "pattern": str(form.pattern),
-            "sparsity": room,
+            "sparsity": form.sparsity.numbers,
             "places": [tensors.place(form.weight)],
         }
     assert isinstance(form, QuantizedWeight), "plans hold no other form"
@@ -88,8 +86,8 @@ def _pruned(data: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> PrunedW
         raise ValueError("a pruned weight without dimensions")
     pattern, room = Pattern.parse(data["pattern"]), Sparsity(*data["sparsity"])
     found = sparsity_of(weight, pattern)
-    if (found.rows, found.columns) != (room.rows, room.columns) or found.stored > room.stored:
-        raise ValueError(f"{found.stored} blocks of {found.rows} x {found.columns} where {room} is said")
+    if not room.holds(found):
+        raise ValueError(f"{found} where {room} is said")
     return PrunedWeight(weight, pattern, room)
 
 

@@ -10,8 +10,8 @@ from contraction_cases import Case, packed
 from kernels import HOST, Kernel
 
 from effc.compiler.codegen.cpu.schedules import Packing, packing
+from effc.compiler.codegen.cpu.sparse.choice import AnyPlan, plans
 from effc.compiler.codegen.cpu.sparse.form import find
-from effc.compiler.codegen.cpu.sparse.plan import Plan, plans
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.sparsity import Sparsity
 from effc.compiler.ir.spec import KernelSpec
@@ -31,7 +31,8 @@ def sparsity(weight: torch.Tensor, rows: int, columns: int) -> Sparsity:
 
 
 class Product:
-    """``relu(x @ weight.T + bias)``, compiled once for one or any number of rows ``m`` (None).
+    """``relu(x @ weight.T + bias)``, compiled once for one or any number of rows ``m`` (None). ``pattern``: rows and columns of the blocks
+    of ``weight``, or what kernels may rely on.
 
     ``planes``: ``x`` is ``[k][m]`` in memory, else ``[m][k]``; ``by_columns``: the result is ``[m][n]``, else ``[n][m]``. ``choose``: which
     of the plans is used.
@@ -40,19 +41,20 @@ class Product:
     def __init__(
         self,
         weight: torch.Tensor,
-        pattern: tuple[int, int],
+        pattern: tuple[int, int] | Sparsity,
         m: int | None,
         *,
         planes: bool = False,
         by_columns: bool = True,
         target: Target = HOST,
-        choose: Callable[[Plan], bool] = lambda plan: True,
+        choose: Callable[[AnyPlan], bool] = lambda plan: True,
     ) -> None:
         (n, k), rows = weight.shape, "s0" if m is None else m
         self.weight, self.m, self.planes, self.by_columns = weight, m, planes, by_columns
         lhs, out = ((1, 0, rows) if planes else (k, 0, 1)), ((n, 1, 0) if by_columns else (1, rows, 0))
         case = Case((rows, n, k), 1, lhs, (0, k, 1), out, bias=(0, 1, 0), relu=True)
-        self.spec = with_sparsity(case.spec(), sparsity(weight, *pattern))
+        known = pattern if isinstance(pattern, Sparsity) else sparsity(weight, *pattern)
+        self.spec = with_sparsity(case.spec(), known)
         form = find(packed(self.spec, 1), target)
         assert not isinstance(form, str), form
         plan = next(p for p in plans(form, target) if choose(p))

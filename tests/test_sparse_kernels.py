@@ -12,7 +12,7 @@ from sparse_cases import Full, Product, pruned, sparsity, with_sparsity
 from test_contraction_conv import conv_case
 
 from effc.compiler.codegen.cpu.schedules import Packing, alternatives, packing
-from effc.compiler.codegen.cpu.sparse.choice import offered
+from effc.compiler.codegen.cpu.sparse.choice import AnyPlan, offered
 from effc.compiler.codegen.cpu.sparse.form import find
 from effc.compiler.codegen.cpu.sparse.plan import Plan
 from effc.compiler.codegen.cpu.target import Target
@@ -37,7 +37,7 @@ def methods(pattern: tuple[int, int], by_columns: bool) -> list[str]:
     return found + (["columns"] if rows % 16 == 0 and by_columns else [])
 
 
-def by(method: str) -> Callable[[Plan], bool]:
+def by(method: str) -> Callable[[AnyPlan], bool]:
     return lambda plan: plan.method == method
 
 
@@ -72,7 +72,12 @@ def test_known_numbers_of_rows(m: int, layout: str) -> None:
 def test_sums_in_parts(planes: bool, pattern: tuple[int, int]) -> None:
     """Long sums are walked part by part; the last may be shorter."""
     Product(
-        pruned(40, 611, *pattern, 0.2), pattern, 100, planes=planes, by_columns=not planes, choose=lambda p: p.parts > 1
+        pruned(40, 611, *pattern, 0.2),
+        pattern,
+        100,
+        planes=planes,
+        by_columns=not planes,
+        choose=lambda p: isinstance(p, Plan) and p.parts > 1,
     ).check(threads=2)
 
 

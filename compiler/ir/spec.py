@@ -63,7 +63,7 @@ class Operand:
             self.dtype,
             self.role,
             str(self.size),
-            *([] if found is None else [found.rows, found.columns, found.stored]),
+            *([] if found is None else found.numbers),
         ]
 
     @staticmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from effc.compiler.codegen.cpu.lowp import bits_of
+from effc.compiler.codegen.cpu.permute import permuted
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value, split_type, vector_type
 from effc.compiler.ir.formats import Format
@@ -41,11 +42,7 @@ class Decoder:
         if self._permutes and lanes == ENTRIES:
             index = self._shifted("arith.shrui", word, bit)
             table = b.vector_of(self._numbers)
-            return b.emit(
-                f'llvm.call_intrinsic "llvm.x86.avx512.permvar.sf.512"({table.name}, {index.name}) '
-                f": ({table.type}, {index.type}) -> {floats}",
-                floats,
-            )
+            return permuted(b, table, index)
         if self._memory is None:
             top = self._shifted("arith.shli", word, 32 - bit - self.format.bits)
             down = "arith.shrsi" if self.format.signed else "arith.shrui"

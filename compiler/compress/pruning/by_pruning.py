@@ -70,8 +70,9 @@ class ByZeros:
             return reason
         values, known = site.by_channels(weight), self._forms.get(site.name)
         if known is not None:
-            fits = sparsity_of(values.movedim(1, -1), known.pattern).stored <= known.sparsity.stored
-            return "" if fits else f"{site.name} has fewer zeros than when it was compiled: compile the model again"
+            fits = known.sparsity.holds(sparsity_of(values.movedim(1, -1), known.pattern))
+            what = f"lost the zeros of {known.pattern} that it had" if known.sparsity.m else "fewer zeros than"
+            return "" if fits else f"{site.name} has {what} when it was compiled: compile the model again"
         if not bool(values.any()):
             return "it holds zeros only"
         fit = best_fit(values)

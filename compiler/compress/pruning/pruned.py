@@ -10,7 +10,7 @@ from torch import Tensor
 
 from effc.compiler.compress.form import Form
 from effc.compiler.ir.pattern import Pattern
-from effc.compiler.ir.sparsity import Sparsity
+from effc.compiler.ir.sparsity import LONGEST_GROUP, Sparsity
 from effc.runtime.sparse_panels import stored_blocks
 
 #: Blocks by which an output channel that is there is stored, from the best: fewer have fewer indices.
@@ -36,6 +36,8 @@ class PrunedWeight(Form):
     def made(weight: Tensor, pattern: Pattern, share: float) -> PrunedWeight:
         """Of a weight pruned to ``share`` zeros: kernels have room for all that any weight of this shape may keep."""
         found = sparsity_of(weight, pattern)
+        if found.m:
+            return PrunedWeight(weight, pattern, found)
         whole = weight[0].numel() if pattern.kind == "channel" else pattern.rows * pattern.columns
         left = max(floor(weight.numel() // whole * (1 - share) + 0.5), 1) * whole // (found.rows * found.columns)
         return PrunedWeight(weight, pattern, Sparsity(found.rows, found.columns, max(left, found.stored)))
@@ -58,9 +60,12 @@ class PrunedWeight(Form):
 
 
 def sparsity_of(weight: Tensor, pattern: Pattern) -> Sparsity:
-    """How kernels store ``weight``, ``[out, window…, channels]``, whose zeros are by ``pattern``: N:M as single elements, output channels
-    in blocks.
+    """How kernels store ``weight``, ``[out, window…, channels]``, whose zeros are by ``pattern``: N:M with room for N in every group, or
+    for more where one has more; output channels in blocks.
     """
+    if pattern.kind == "n:m" and pattern.m <= LONGEST_GROUP:
+        most = int((weight != 0).unflatten(-1, (-1, pattern.m)).sum(-1).max())
+        return Sparsity.of_each(max(most, pattern.n), pattern.m, weight.numel())
     rows, columns = pattern.rows, pattern.columns
     if pattern.kind == "channel":
         columns = next((c for c in _COLUMNS if weight.shape[-1] % c == 0), 1)

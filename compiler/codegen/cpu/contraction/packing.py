@@ -16,9 +16,9 @@ from effc.compiler.codegen.cpu.contraction.form import filled_to, packed_group
 from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, factors, find
 from effc.compiler.codegen.cpu.contraction.schedule import chosen
 from effc.compiler.codegen.cpu.contraction.sides import Side, read_side, split_groups
+from effc.compiler.codegen.cpu.sparse.choice import AnyPlan, plan_of
 from effc.compiler.codegen.cpu.sparse.choice import chosen as chosen_sparse
 from effc.compiler.codegen.cpu.sparse.form import find as find_sparse
-from effc.compiler.codegen.cpu.sparse.plan import Plan as SparsePlan
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.winograd.choice import chosen as chosen_winograd
 from effc.compiler.codegen.cpu.winograd.form import SIDE, TAPS, Form
@@ -198,30 +198,19 @@ def with_winograd(packed: KernelSpec, plan: Plan, schedule: Schedule) -> KernelS
     return replace(packed, operands=(*operands, scratch), schedule=schedule)
 
 
-def _without_zeros(
-    packed: KernelSpec, operand: int, plan: SparsePlan, offset: int, strides: tuple[int, ...]
-) -> Packing:
+def _without_zeros(packed: KernelSpec, operand: int, plan: AnyPlan, offset: int, strides: tuple[int, ...]) -> Packing:
     """The packing of a sparse factor; ``strides``: of its columns, then of its sums, which lie one inside the other."""
-    sparsity = plan.form.sparsity
-    attributes = {
-        "offset": offset,
-        "sizes": (plan.form.columns, plan.form.sum),
-        "strides": (strides[0], strides[-1]),
-        "block": (sparsity.rows, sparsity.columns),
-        "stored": sparsity.stored,
-        "length": plan.part_length,
-        "shares": plan.shares,
-        "by": plan.listed_by,
-        "places": (plan.starts_at, plan.indices_at, plan.values_at, plan.packed_words),
-    }
-    return Packing(operand, with_sparse(packed, plan), "sparse_panels", tuple(sorted(attributes.items())))
+    function, attributes = plan.derivation(offset, (strides[0], strides[-1]))
+    return Packing(operand, with_sparse(packed, plan), function, tuple(sorted(attributes.items())))
 
 
-def with_sparse(packed: KernelSpec, plan: SparsePlan) -> KernelSpec:
+def with_sparse(packed: KernelSpec, plan: AnyPlan) -> KernelSpec:
     """``packed`` under the schedule of a sparse kernel, with the sizes that it asks for."""
     factor = plan.form.nest.right.operand
-    operands = [replace(o, size=const(plan.packed_words)) if i == factor else o for i, o in enumerate(packed.operands)]
-    if plan.share_elements:
+    operands = [
+        replace(o, size=const(plan.packed_elements)) if i == factor else o for i, o in enumerate(packed.operands)
+    ]
+    if plan.scratch_elements:
         operands.append(Operand("f32", "scratch", const(plan.scratch_elements)))
     return replace(packed, operands=tuple(operands), schedule=plan.schedule)
 
@@ -240,12 +229,13 @@ def repacked(spec: KernelSpec, schedule: Schedule, target: Target) -> KernelSpec
     if schedule.get("sparse"):
         sparse = find_sparse(plain, target)
         assert not isinstance(sparse, str), sparse
-        return with_sparse(plain, SparsePlan.of(sparse, schedule, target))
+        return with_sparse(plain, plan_of(sparse, schedule, target))
     columns = nest.size(nest.column).constant
     assert columns is not None, "only factors of known sizes are packed"
     if spec.schedule.get("sparse"):
-        nr = int(schedule["nr"])
-        whole = product([const(-(-columns // nr) * nr), *(nest.size(k) for k in nest.reduction)])
+        nr, filled = int(schedule["nr"]), filled_to(nest, target)
+        steps = _number(product([nest.size(k) for k in nest.reduction]))
+        whole = const(-(-columns // nr) * nr * -(-steps // filled) * filled)
         operands = tuple(replace(o, size=whole) if o.role == "packed" else o for o in plain.operands)
         return replace(plain, operands=operands, schedule=schedule)
     old, new = (-(-columns // s["nr"]) * s["nr"] for s in (spec.schedule, schedule))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu.sparse.blocks import BlocksKernel
+from effc.compiler.codegen.cpu.sparse.choice import plan_of
 from effc.compiler.codegen.cpu.sparse.columns import ColumnsKernel
 from effc.compiler.codegen.cpu.sparse.form import find
+from effc.compiler.codegen.cpu.sparse.group_plan import GroupPlan
+from effc.compiler.codegen.cpu.sparse.groups import GroupsKernel
 from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
-from effc.compiler.codegen.cpu.sparse.plan import Plan
 from effc.compiler.codegen.cpu.sparse.rows import RowsKernel
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
@@ -20,6 +22,8 @@ def emit(spec: KernelSpec, target: Target) -> str:
     form = find(spec, target)
     if isinstance(form, str):
         raise LoweringError(f"no sparse kernel serves this contraction: {form}")
-    plan = Plan.of(form, spec.schedule, target)
-    kernel = _KERNELS[plan.method]
-    return kernel(spec, plan, target).text()
+    plan = plan_of(form, spec.schedule, target)
+    kernel = (
+        GroupsKernel(spec, plan, target) if isinstance(plan, GroupPlan) else _KERNELS[plan.method](spec, plan, target)
+    )
+    return kernel.text()

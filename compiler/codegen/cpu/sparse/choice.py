@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from math import prod
 
+from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
 from effc.compiler.codegen.cpu.contraction.schedule import estimate as dense_step
 from effc.compiler.codegen.cpu.contraction.schedule import schedule as dense_schedule
 from effc.compiler.codegen.cpu.sparse.form import Form, find
-from effc.compiler.codegen.cpu.sparse.plan import Plan, estimate, plans
+from effc.compiler.codegen.cpu.sparse.group_plan import GroupPlan, group_plans
+from effc.compiler.codegen.cpu.sparse.plan import Plan, estimate
+from effc.compiler.codegen.cpu.sparse.plan import plans as block_plans
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.spec import KernelSpec, Schedule
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
+
+AnyPlan = Plan | GroupPlan
 
 #: Schedules of sparse kernels among a kernel's candidates.
 OFFERED = 8
@@ -17,7 +22,7 @@ OFFERED = 8
 MARGIN = 0.85
 
 
-def chosen(packed: KernelSpec, target: Target, wanted: Schedule | None) -> Plan | None:
+def chosen(packed: KernelSpec, target: Target, wanted: Schedule | None) -> AnyPlan | None:
     """The plan to use, None for the dense kernel. ``packed``: the spec with its constant factor packed."""
     if wanted is not None and not wanted.get("sparse"):
         return None
@@ -28,7 +33,7 @@ def chosen(packed: KernelSpec, target: Target, wanted: Schedule | None) -> Plan 
     asked = next((p for p in found if p.schedule == wanted), None)
     if asked is not None or not found:
         return asked
-    return found[0] if estimate(found[0]) < MARGIN * dense_cycles(form, target) else None
+    return found[0] if _cycles(found[0]) < MARGIN * dense_cycles(form, target) else None
 
 
 def offered(packed: KernelSpec, target: Target) -> list[Schedule]:
@@ -37,9 +42,27 @@ def offered(packed: KernelSpec, target: Target) -> list[Schedule]:
     return [] if isinstance(form, str) else [p.schedule for p in plans(form, target)[:OFFERED]]
 
 
+def plans(form: Form, target: Target) -> list[AnyPlan]:
+    """All that are worth trying, the cheapest first."""
+    blocks = block_plans(form, target) if form.dtype == "f32" else []
+    return sorted([*group_plans(form, target), *blocks], key=_cycles)
+
+
+def plan_of(form: Form, schedule: Schedule, target: Target) -> AnyPlan:
+    """The plan whose schedule this is."""
+    kind = GroupPlan if schedule["sparse"] == "groups" else Plan
+    return kind.of(form, schedule, target)
+
+
+def _cycles(plan: AnyPlan) -> float:
+    return plan.cycles if isinstance(plan, GroupPlan) else estimate(plan)
+
+
 def dense_cycles(form: Form, target: Target) -> float:
-    """Cycles of the dense kernel on one thread."""
+    """Cycles of the dense kernel on one thread; in bfloat16 those that its bytes take at least."""
     nest, lanes = form.nest, target.lanes(4)
-    best = dense_schedule(nest, target)
     outer = prod(nest.size(i).constant or 1 for i in nest.outer)
+    if form.dtype == "bf16":
+        return outer * form.sum * form.columns * ITEM_SIZE["bf16"] / FAR_BYTES
+    best = dense_schedule(nest, target)
     return outer * form.sum * dense_step(nest, target, best["mr"], best["nr"] // lanes)

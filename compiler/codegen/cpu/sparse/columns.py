@@ -30,18 +30,15 @@ class ColumnsKernel(SparseKernel):
 
     def _tiles(self, outer: dict[str, Value], first: Value, rows: int, run: tuple[Value, Value]) -> None:
         """``rows`` rows from ``first`` on, and the panels of a run."""
-        b, plan, nest = self.b, self.plan, self.nest
-        size, lanes = self.form.sparsity.rows, plan.lanes
-        stride = nest.stride(nest.left.load, nest.row)
-        base = self._left({**outer, **self._named(nest.row, first)})
-        pointers = [b.element_pointer(base, b.mul(self._value(stride), i), "f32") for i in range(rows)]
+        b, size, lanes = self.b, self.form.sparsity.rows, self.plan.lanes
+        pointers = self._lines(outer, first, rows)
         indices = [b.add(first, i) for i in range(rows)]
         with b.loop(*run) as loop:
             column = b.mul(loop.index, size)
             sums = self.stored.sums(b.index(0), loop.index, rows * size // lanes, self._adder(pointers))
             columns = [b.add(column, j * lanes) for j in range(size // lanes)]
             split = [sums[i * len(columns) : (i + 1) * len(columns)] for i in range(rows)]
-            self.epilogue.write(outer, indices, columns, self._masks(columns), split)
+            self.epilogue.write(outer, indices, columns, self._masks(columns, size, lanes), split)
 
     def _adder(self, pointers: Sequence[Value]) -> Add:
         b, plan, size = self.b, self.plan, self.form.sparsity.rows
@@ -58,10 +55,3 @@ class ColumnsKernel(SparseKernel):
             return found
 
         return add
-
-    def _masks(self, columns: Sequence[Value]) -> list[Value] | None:
-        """Of the lanes that are columns, where the last panel has others."""
-        b, form = self.b, self.form
-        if form.columns % form.sparsity.rows == 0:
-            return None
-        return [b.first_lanes(self.plan.lanes, b.maximum(b.sub(b.index(form.columns), c), 0)) for c in columns]

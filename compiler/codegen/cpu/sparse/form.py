@@ -27,6 +27,11 @@ class Form:
     by_columns: bool
 
     @property
+    def dtype(self) -> str:
+        """Of both factors."""
+        return self.nest.spec.operands[self.nest.right.operand].dtype
+
+    @property
     def columns(self) -> int:
         return _known(self.nest.size(self.nest.column))
 
@@ -59,9 +64,8 @@ def find(spec: KernelSpec, target: Target) -> Form | str:
         return "no constant factor is known to hold zeros"
     if target.vector_bytes < 32:
         return "it needs fused multiply-adds"
-    sides = (nest.left, nest.right)
-    if any(nest.spec.operands[s.operand].dtype != "f32" or s.chain for s in sides) or nest.right.quantized:
-        return "only float32"
+    if not _fits(nest, "f32") and not (sparsity.m and _fits(nest, "bf16")):
+        return "only float32" if not sparsity.m else "only float32 and bfloat16"
     if (
         nest.spec.body[nest.contract].dtype != "f32"
         or nest.borders
@@ -95,6 +99,14 @@ def find(spec: KernelSpec, target: Target) -> Form | str:
     if not by_columns and not contiguous(nest.row, stores):
         return "neither the rows nor the columns of the result are contiguous"
     return Form(nest, sparsity, planes, by_columns)
+
+
+def _fits(nest: Nest, dtype: str) -> bool:
+    """Whether the product is one of two plain factors of ``dtype``, which at most become float32."""
+    sides, body = (nest.left, nest.right), nest.spec.body
+    if nest.right.quantized or any(nest.spec.operands[s.operand].dtype != dtype for s in sides):
+        return False
+    return all(dtype != "f32" and body[i].op == "arith.extf" for s in sides for i in s.chain)
 
 
 def _step_of_sum(spec: KernelSpec, load: int) -> int | None:

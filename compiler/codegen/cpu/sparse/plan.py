@@ -97,7 +97,7 @@ class Plan:
         return self.indices_at + _lines(self.form.sparsity.stored)
 
     @property
-    def packed_words(self) -> int:
+    def packed_elements(self) -> int:
         return self.values_at + _lines(self.form.sparsity.elements)
 
     # -- scratch memory, in elements --------------------------------------------------------------------------------
@@ -133,6 +133,21 @@ class Plan:
     @property
     def scratch_elements(self) -> int:
         return MOST_THREADS * self.share_elements
+
+    def derivation(self, offset: int, strides: tuple[int, int]) -> tuple[str, dict[str, object]]:
+        """The function of ``runtime/derive.py`` that packs the factor, which lies at ``offset`` with ``strides``, and its attributes."""
+        sparsity = self.form.sparsity
+        return "sparse_panels", {
+            "offset": offset,
+            "sizes": (self.form.columns, self.form.sum),
+            "strides": strides,
+            "block": (sparsity.rows, sparsity.columns),
+            "stored": sparsity.stored,
+            "length": self.part_length,
+            "shares": self.shares,
+            "by": self.listed_by,
+            "places": (self.starts_at, self.indices_at, self.values_at, self.packed_elements),
+        }
 
     # -- units ------------------------------------------------------------------------------------------------------
     @property
