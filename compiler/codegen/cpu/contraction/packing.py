@@ -108,12 +108,12 @@ def _pack(
         return "the sizes and strides of the constant factor are not known numbers"
     offset, whole, strides = view
     request = wanted.get(packed.key())
+    sparse = chosen_sparse(packed, target, request)
+    if sparse is not None:
+        return _without_zeros(packed, operand, sparse, offset)
     winograd = chosen_winograd(packed, target, request)
     if winograd is not None:
         return _transformed(packed, operand, *winograd, offset, target)
-    sparse = chosen_sparse(packed, target, request)
-    if sparse is not None:
-        return _without_zeros(packed, operand, sparse, offset, strides)
     schedule = chosen(nest, target, request)
     nr, reduce = int(schedule["nr"]), len(whole) - len(nest.batch) - 1
     inner = _inner_count(spec, nest)
@@ -198,21 +198,21 @@ def with_winograd(packed: KernelSpec, plan: Plan, schedule: Schedule) -> KernelS
     return replace(packed, operands=(*operands, scratch), schedule=schedule)
 
 
-def _without_zeros(
-    packed: KernelSpec, operand: int, plan: SparsePlan, offset: int, strides: tuple[int, ...]
-) -> Packing:
-    """The packing of a sparse factor; ``strides``: of its columns, then of its sums, which lie one inside the other."""
-    sparsity = plan.form.sparsity
+def _without_zeros(packed: KernelSpec, operand: int, plan: SparsePlan, offset: int) -> Packing:
+    """The packing of a sparse factor, whose sizes and strides are known numbers."""
+    form, sparsity = plan.form, plan.form.sparsity
     attributes = {
         "offset": offset,
-        "sizes": (plan.form.columns, plan.form.sum),
-        "strides": (strides[0], strides[-1]),
+        "sizes": form.sizes,
+        "strides": form.strides,
         "block": (sparsity.rows, sparsity.columns),
         "stored": sparsity.stored,
         "length": plan.part_length,
         "shares": plan.shares,
         "by": plan.listed_by,
         "places": (plan.starts_at, plan.indices_at, plan.values_at, plan.packed_words),
+        "taps": plan.taps,
+        "step": plan.step,
     }
     return Packing(operand, with_sparse(packed, plan), "sparse_panels", tuple(sorted(attributes.items())))
 

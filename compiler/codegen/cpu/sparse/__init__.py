@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from effc.compiler.codegen.cpu.sparse.blocks import BlocksKernel
 from effc.compiler.codegen.cpu.sparse.columns import ColumnsKernel
+from effc.compiler.codegen.cpu.sparse.dots import DotsKernel
 from effc.compiler.codegen.cpu.sparse.form import find
 from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
 from effc.compiler.codegen.cpu.sparse.plan import Plan
@@ -12,7 +13,12 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
 
-_KERNELS: dict[str, type[SparseKernel]] = {"rows": RowsKernel, "blocks": BlocksKernel, "columns": ColumnsKernel}
+_KERNELS: dict[str, type[SparseKernel]] = {
+    "rows": RowsKernel,
+    "blocks": BlocksKernel,
+    "columns": ColumnsKernel,
+    "dots": DotsKernel,
+}
 
 
 def emit(spec: KernelSpec, target: Target) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from math import prod
 
+from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.schedule import estimate as dense_step
 from effc.compiler.codegen.cpu.contraction.schedule import schedule as dense_schedule
-from effc.compiler.codegen.cpu.sparse.form import Form, find
+from effc.compiler.codegen.cpu.sparse.form import find
 from effc.compiler.codegen.cpu.sparse.plan import Plan, estimate, plans
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.codegen.cpu.winograd.choice import chosen as winograd
+from effc.compiler.codegen.cpu.winograd.plan import Plan as WinogradPlan
+from effc.compiler.codegen.cpu.winograd.plan import estimate as winograd_cycles
 from effc.compiler.ir.spec import KernelSpec, Schedule
 
 #: Schedules of sparse kernels among a kernel's candidates.
@@ -28,7 +32,7 @@ def chosen(packed: KernelSpec, target: Target, wanted: Schedule | None) -> Plan 
     asked = next((p for p in found if p.schedule == wanted), None)
     if asked is not None or not found:
         return asked
-    return found[0] if estimate(found[0]) < MARGIN * dense_cycles(form, target) else None
+    return found[0] if estimate(found[0]) < MARGIN * dense_cycles(packed, form.sum, target) else None
 
 
 def offered(packed: KernelSpec, target: Target) -> list[Schedule]:
@@ -37,9 +41,15 @@ def offered(packed: KernelSpec, target: Target) -> list[Schedule]:
     return [] if isinstance(form, str) else [p.schedule for p in plans(form, target)[:OFFERED]]
 
 
-def dense_cycles(form: Form, target: Target) -> float:
-    """Cycles of the dense kernel on one thread."""
-    nest, lanes = form.nest, target.lanes(4)
+def dense_cycles(packed: KernelSpec, products: int, target: Target) -> float:
+    """Cycles on one thread of the kernel that would run if no zeros were known: Winograd's method where it is chosen. ``products``: of
+    each sum.
+    """
+    method = winograd(packed, target, None)
+    if method is not None:
+        return winograd_cycles(WinogradPlan.of(*method, target))
+    nest, lanes = cast(packed, target), target.lanes(4)
+    assert not isinstance(nest, str), "there is a sparse form"
     best = dense_schedule(nest, target)
     outer = prod(nest.size(i).constant or 1 for i in nest.outer)
-    return outer * form.sum * dense_step(nest, target, best["mr"], best["nr"] // lanes)
+    return outer * products * dense_step(nest, target, best["mr"], best["nr"] // lanes)

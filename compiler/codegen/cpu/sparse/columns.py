@@ -30,11 +30,9 @@ class ColumnsKernel(SparseKernel):
 
     def _tiles(self, outer: dict[str, Value], first: Value, rows: int, run: tuple[Value, Value]) -> None:
         """``rows`` rows from ``first`` on, and the panels of a run."""
-        b, plan, nest = self.b, self.plan, self.nest
+        b, plan = self.b, self.plan
         size, lanes = self.form.sparsity.rows, plan.lanes
-        stride = nest.stride(nest.left.load, nest.row)
-        base = self._left({**outer, **self._named(nest.row, first)})
-        pointers = [b.element_pointer(base, b.mul(self._value(stride), i), "f32") for i in range(rows)]
+        pointers = self._pointers(outer, first, rows)
         indices = [b.add(first, i) for i in range(rows)]
         with b.loop(*run) as loop:
             column = b.mul(loop.index, size)
@@ -42,6 +40,13 @@ class ColumnsKernel(SparseKernel):
             columns = [b.add(column, j * lanes) for j in range(size // lanes)]
             split = [sums[i * len(columns) : (i + 1) * len(columns)] for i in range(rows)]
             self.epilogue.write(outer, indices, columns, self._masks(columns), split)
+
+    def _pointers(self, outer: dict[str, Value], first: Value, rows: int) -> list[Value]:
+        """Where ``rows`` rows of the dense factor lie, from ``first`` on."""
+        b, nest = self.b, self.nest
+        stride = self._value(nest.stride(nest.left.load, nest.row))
+        base = self._left({**outer, **self._named(nest.row, first)})
+        return [b.element_pointer(base, b.mul(stride, i), "f32") for i in range(rows)]
 
     def _adder(self, pointers: Sequence[Value]) -> Add:
         b, plan, size = self.b, self.plan, self.form.sparsity.rows

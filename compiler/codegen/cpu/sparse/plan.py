@@ -1,10 +1,13 @@
 """Sizes of a sparse kernel: its register tile, its blocks and shares, where its parts lie in memory; and what it would cost.
 
-Three methods. ``rows``: lanes are rows of the dense factor; an element of the sparse one is a broadcast; the columns come one after the
+Four methods. ``rows``: lanes are rows of the dense factor; an element of the sparse one is a broadcast; the columns come one after the
 other (Elsen, Dukhan, Gale, Simonyan: "Fast Sparse ConvNets", CVPR 2020). It takes any blocks. ``blocks``: likewise, but the columns of a
 block of the sum come one after the other: a vector of rows of it stays in registers, and only the sums move. It takes blocks of several
 elements of the sum. ``columns``: lanes are columns, as in the dense kernel, and a panel has a list of the steps of the sum that it
-stores. It takes blocks whose rows fill vectors.
+stores. It takes blocks whose rows fill vectors. ``dots``: lanes are the elements of a block along the sum, and each sum is a vector that is
+folded at its end. It takes blocks of one row whose columns fill vectors.
+
+A convolution's window is a longer sum to ``columns`` and ``dots``: stored blocks say where their channels are in the image.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ SUM_BYTES = 16 * 1024
 #: Multiply-adds and loads a cycle, the latency of a multiply-add, cycles that a vector takes from L2 beyond those of a load.
 FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
 #: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
-#: of a vector that is transposed, or copied.
-BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES = 12, 4, 8, 3
+#: of a vector that is transposed, copied, or folded.
+BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES, FOLD_CYCLES = 12, 4, 8, 3, 5
 #: Elements of the sum in a block from which on its rows are worth their registers, and chains in which their products are summed.
 LEAST_COLUMNS, BLOCK_SETS = 4, 2
 #: Words to a multiple of which the parts of the packed factor are aligned.
@@ -83,6 +86,26 @@ class Plan:
         return "runs" if self.method == "blocks" else "rows"
 
     @property
+    def taps(self) -> tuple[int, ...]:
+        """Where the packed factor says that the positions of the window are, from that of the first."""
+        return self.form.taps
+
+    @property
+    def step(self) -> int:
+        """Elements between neighbouring channels, as the packed factor says them."""
+        return 1
+
+    @property
+    def width(self) -> int:
+        """Elements of the sum that one addition takes of a block, each in a lane of its own."""
+        return self.lanes if self.method == "dots" else 1
+
+    @property
+    def turns(self) -> int:
+        """Additions that a block takes."""
+        return self.form.sparsity.columns // self.width
+
+    @property
     def starts_at(self) -> int:
         """Where the first stored block of each list is said, part by part, and the end of the last."""
         return _lines(self.shares + 1)
@@ -102,15 +125,20 @@ class Plan:
 
     # -- scratch memory, in elements --------------------------------------------------------------------------------
     @property
+    def in_place(self) -> bool:
+        """Whether the dense factor is read where it lies, row by row."""
+        return self.method in ("columns", "dots")
+
+    @property
     def tile_rows(self) -> int:
-        return self.height if self.method == "columns" else self.height * self.lanes
+        return self.height if self.in_place else self.height * self.lanes
 
     @property
     def staged(self) -> bool:
         """Whether a tile of the dense factor is transposed into scratch memory, or copied there: vectors that cross cache lines take two
         loads, and lines that lie a multiple of 1 KiB apart share few sets of the first-level cache.
         """
-        if self.method == "columns" or (self.method == "blocks" and self.form.planes):
+        if self.in_place or (self.method == "blocks" and self.form.planes):
             return False
         step = self.form.step.constant
         return not self.form.planes or step is None or step % LINE != 0 or step % (16 * LINE) == 0
@@ -159,7 +187,7 @@ def estimate(plan: Plan) -> float:
     rows = plan.form.rows.constant
     count = UNKNOWN if rows is None else max(rows, 1)
     outer = plan.outer.constant or 1
-    if plan.method == "columns":
+    if plan.in_place:
         return outer * sum(tiles * _tile_cycles(plan, height) for tiles, height in split(count, plan.height))
     whole, rest = divmod(ceil(count / plan.lanes), plan.height)
     return outer * (whole * _tile_cycles(plan, plan.height) + (_tile_cycles(plan, rest) if rest else 0))
@@ -173,6 +201,10 @@ def _tile_cycles(plan: Plan, height: int) -> float:
         sums = height * vectors
         step = max(sums / FMAS, (height + vectors) / LOADS, LATENCY / plan.sets)
         return sparsity.stored * (sparsity.columns * step + 0.5) + form.blocks * (BLOCK_CYCLES + 2 * sums)
+    if plan.method == "dots":
+        far = FAR * max(0.0, 1 - L1_BYTES / (4 * form.sum * height))
+        step = max(height / FMAS, (height + 1) / LOADS + far * height, LATENCY / plan.sets)
+        return sparsity.stored * (plan.turns * step + 0.5) + form.columns * (BLOCK_CYCLES + FOLD_CYCLES * height)
     points = sparsity.columns * sparsity.rows
     moved = (form.columns if form.by_columns else 0) + (0 if form.planes else form.sum)
     if plan.method == "blocks":
@@ -201,13 +233,10 @@ def _offered(form: Form, target: Target) -> Iterator[Plan]:
     lanes, registers = target.lanes(4), 32 if target.vector_bytes == 64 else 16
     sparsity, rows = form.sparsity, form.rows.constant
     if form.by_columns and sparsity.rows % lanes == 0:
-        vectors = sparsity.rows // lanes
-        for height in range(1, min(max(rows or 8, 1), 14) + 1):
-            if height * vectors + vectors + 1 <= registers:
-                sets = _sets(height * vectors, registers - vectors - 1, sparsity.columns)
-                if rows is None or height == max(h for _, h in split(max(rows, 1), height)):
-                    yield _shared(form, lanes, "columns", height, 1, sets)
-    if form.nest.row is None:
+        yield from _in_place(form, lanes, registers, "columns", sparsity.rows // lanes, sparsity.columns)
+    if form.by_columns and not form.planes and sparsity.rows == 1 and sparsity.columns % lanes == 0 and form.sum >= lanes:
+        yield from _in_place(form, lanes, registers, "dots", 1, sparsity.columns // lanes)
+    if form.nest.row is None or form.positions:
         return
     widest = ceil((rows or UNKNOWN) / lanes)
     if sparsity.columns >= LEAST_COLUMNS and sparsity.columns + BLOCK_SETS * sparsity.rows + 2 <= registers:
@@ -225,6 +254,16 @@ def _offered(form: Form, target: Target) -> Iterator[Plan]:
                 yield found
 
 
+def _in_place(form: Form, lanes: int, registers: int, method: str, vectors: int, turns: int) -> Iterator[Plan]:
+    """One for each height that occurs. ``vectors``: of sums, for each row; ``turns``: additions that a block takes."""
+    rows = form.rows.constant
+    for height in range(1, min(max(rows or 8, 1), 14) + 1):
+        if height * vectors + vectors + 1 <= registers:
+            sets = _sets(height * vectors, registers - vectors - 1, turns)
+            if rows is None or height == max(h for _, h in split(max(rows, 1), height)):
+                yield _shared(form, lanes, method, height, 1, sets)
+
+
 def _sets(sums: int, registers: int, columns: int) -> int:
     """How many sets of ``sums`` accumulators fill the pipeline, and fit; a divisor of a block's columns where it has several."""
     wanted = min(ceil(LATENCY * FMAS / sums), registers // sums)
@@ -238,7 +277,7 @@ def _shared(form: Form, lanes: int, method: str, height: int, parts: int, sets: 
     shares = ceil(UNITS / max(units, 1))
     if method == "blocks":
         shares = max(shares, ceil(4 * form.columns * plan.tile_rows / SUM_BYTES))
-    if method == "columns":
+    if plan.in_place:
         shares = max(shares, ceil(4 * form.sparsity.elements / NEAR_BYTES))
     return Plan(form, lanes, method, height, parts, max(min(shares, form.blocks), 1), sets)
 
