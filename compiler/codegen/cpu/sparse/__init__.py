@@ -9,6 +9,7 @@ from effc.compiler.codegen.cpu.sparse.form import find
 from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
 from effc.compiler.codegen.cpu.sparse.plan import Plan
 from effc.compiler.codegen.cpu.sparse.rows import RowsKernel
+from effc.compiler.codegen.cpu.sparse.window import WindowKernel
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
@@ -18,6 +19,7 @@ _KERNELS: dict[str, type[SparseKernel]] = {
     "blocks": BlocksKernel,
     "columns": ColumnsKernel,
     "dots": DotsKernel,
+    "window": WindowKernel,
 }
 
 

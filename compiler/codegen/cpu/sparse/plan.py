@@ -1,13 +1,14 @@
 """Sizes of a sparse kernel: its register tile, its blocks and shares, where its parts lie in memory; and what it would cost.
 
-Four methods. ``rows``: lanes are rows of the dense factor; an element of the sparse one is a broadcast; the columns come one after the
+Five methods. ``rows``: lanes are rows of the dense factor; an element of the sparse one is a broadcast; the columns come one after the
 other (Elsen, Dukhan, Gale, Simonyan: "Fast Sparse ConvNets", CVPR 2020). It takes any blocks. ``blocks``: likewise, but the columns of a
 block of the sum come one after the other: a vector of rows of it stays in registers, and only the sums move. It takes blocks of several
 elements of the sum. ``columns``: lanes are columns, as in the dense kernel, and a panel has a list of the steps of the sum that it
 stores. It takes blocks whose rows fill vectors. ``dots``: lanes are the elements of a block along the sum, and each sum is a vector that is
 folded at its end. It takes blocks of one row whose columns fill vectors.
 
-A convolution's window is a longer sum to ``columns`` and ``dots``: stored blocks say where their channels are in the image.
+A convolution's window is a longer sum to ``columns`` and ``dots``: stored blocks say where their channels are in the image. ``window`` is
+``rows`` for it, with a band of the image in scratch memory (`band`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from effc.compiler.codegen.cpu.contraction.rows import split
+from effc.compiler.codegen.cpu.sparse.band import Band
 from effc.compiler.codegen.cpu.sparse.form import Form
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
+from effc.compiler.ir.expr import Expr, as_expr, const, floordiv, product
 from effc.compiler.ir.spec import Schedule
 
 #: Threads that have scratch memory; pages of it that no thread touches cost nothing.
@@ -39,6 +41,8 @@ FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
 #: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
 #: of a vector that is transposed, copied, or folded.
 BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES, FOLD_CYCLES = 12, 4, 8, 3, 5
+#: Loads that a vector at any place takes, most of which cross a cache line; cycles of one whose outputs are written one by one.
+UNALIGNED, WRITE_CYCLES = 1.9, 14
 #: Elements of the sum in a block from which on its rows are worth their registers, and chains in which their products are summed.
 LEAST_COLUMNS, BLOCK_SETS = 4, 2
 #: Words to a multiple of which the parts of the packed factor are aligned.
@@ -62,8 +66,10 @@ class Plan:
 
     @staticmethod
     def of(form: Form, schedule: Schedule, target: Target) -> Plan:
+        method = str(schedule["sparse"])
+        bands = Band.of(form) if method == "window" else None
         return Plan(
-            form, target.lanes(4), str(schedule["sparse"]), int(schedule["height"]), int(schedule["parts"]),
+            form if bands is None else bands.form, target.lanes(4), method, int(schedule["height"]), int(schedule["parts"]),
             int(schedule["shares"]), int(schedule["sets"]),
         )  # fmt: skip
 
@@ -86,14 +92,20 @@ class Plan:
         return "runs" if self.method == "blocks" else "rows"
 
     @property
+    def bands(self) -> Band:
+        found = Band.of(self.form)
+        assert found is not None, "plans by windows are offered where there are bands"
+        return found
+
+    @property
     def taps(self) -> tuple[int, ...]:
         """Where the packed factor says that the positions of the window are, from that of the first."""
-        return self.form.taps
+        return self.bands.taps if self.method == "window" else self.form.taps
 
     @property
     def step(self) -> int:
         """Elements between neighbouring channels, as the packed factor says them."""
-        return 1
+        return self.bands.plane if self.method == "window" else 1
 
     @property
     def width(self) -> int:
@@ -138,6 +150,8 @@ class Plan:
         """Whether a tile of the dense factor is transposed into scratch memory, or copied there: vectors that cross cache lines take two
         loads, and lines that lie a multiple of 1 KiB apart share few sets of the first-level cache.
         """
+        if self.method == "window":
+            return True
         if self.in_place or (self.method == "blocks" and self.form.planes):
             return False
         step = self.form.step.constant
@@ -146,10 +160,12 @@ class Plan:
     @property
     def waits(self) -> bool:
         """Whether sums wait in scratch memory, for further parts or to be transposed."""
-        return self.method == "blocks" or (self.method == "rows" and (self.parts > 1 or self.form.by_columns))
+        return self.method in ("blocks", "window") or (self.method == "rows" and (self.parts > 1 or self.form.by_columns))
 
     @property
     def staged_elements(self) -> int:
+        if self.method == "window":  # the last tile reads beyond the last plane
+            return self.bands.elements + self.tile_rows
         return self.form.sum * self.tile_rows if self.staged else 0
 
     @property
@@ -164,8 +180,15 @@ class Plan:
 
     # -- units ------------------------------------------------------------------------------------------------------
     @property
+    def unit_rows(self) -> int:
+        """Rows of a unit, or lines of outputs of a band."""
+        return self.bands.lines if self.method == "window" else self.tile_rows
+
+    @property
     def tiles(self) -> Expr:
-        """Tiles of rows, of one index of the outer dims."""
+        """Tiles of rows, or bands, of one index of the outer dims."""
+        if self.method == "window":
+            return const(self.bands.count)
         return floordiv(self.form.rows + (self.tile_rows - 1), as_expr(self.tile_rows))
 
     @property
@@ -189,12 +212,14 @@ def estimate(plan: Plan) -> float:
     outer = plan.outer.constant or 1
     if plan.in_place:
         return outer * sum(tiles * _tile_cycles(plan, height) for tiles, height in split(count, plan.height))
+    if plan.method == "window":
+        return outer * plan.bands.count * _tile_cycles(plan, plan.height)
     whole, rest = divmod(ceil(count / plan.lanes), plan.height)
     return outer * (whole * _tile_cycles(plan, plan.height) + (_tile_cycles(plan, rest) if rest else 0))
 
 
 def _tile_cycles(plan: Plan, height: int) -> float:
-    """Of a tile of ``height`` vectors of rows, or rows, and all columns."""
+    """Of a tile of ``height`` vectors of rows, or rows, or of a band in such tiles, and all columns."""
     form, sparsity = plan.form, plan.form.sparsity
     if plan.method == "columns":
         vectors = sparsity.rows // plan.lanes
@@ -216,15 +241,23 @@ def _tile_cycles(plan: Plan, height: int) -> float:
             + plan.parts * height * (BLOCK_CYCLES + sparsity.columns)
             + moved * height * TURN_CYCLES
         )
-    far = FAR * max(0.0, 1 - L1_BYTES / (4 * plan.part_length * height * plan.lanes))
+    near = plan.part_length * height * plan.lanes
+    if plan.method == "window":
+        near = plan.bands.near(plan.tile_rows, plan.parts)
+    crossing = UNALIGNED if plan.method == "window" else 1
+    far = FAR * max(0.0, 1 - L1_BYTES / (4 * near))
     step = max(
         points * height / FMAS,
-        (sparsity.columns * height + points + 1) / LOADS + far * sparsity.columns * height,
+        (sparsity.columns * height * crossing + points + 1) / LOADS + far * sparsity.columns * height,
         LATENCY * sparsity.columns / plan.sets,
     )
     sums = form.blocks * sparsity.rows * height
     passes = 2 * plan.parts - 1 + (1 if plan.waits else 0)
     cycles = sparsity.stored * step + plan.parts * form.blocks * BLOCK_CYCLES + passes * sums * WAITING_CYCLES
+    if plan.method == "window":
+        bands = plan.bands
+        staged = ceil(bands.pixels / plan.lanes) * form.sizes[-1] * TURN_CYCLES
+        return staged + ceil(bands.outputs / plan.tile_rows) * (cycles + height * form.columns * WRITE_CYCLES)
     copied = form.sum if plan.staged and form.planes else 0
     return cycles + height * (moved * TURN_CYCLES + copied * COPY_CYCLES)
 
@@ -236,19 +269,30 @@ def _offered(form: Form, target: Target) -> Iterator[Plan]:
         yield from _in_place(form, lanes, registers, "columns", sparsity.rows // lanes, sparsity.columns)
     if form.by_columns and not form.planes and sparsity.rows == 1 and sparsity.columns % lanes == 0 and form.sum >= lanes:
         yield from _in_place(form, lanes, registers, "dots", 1, sparsity.columns // lanes)
-    if form.nest.row is None or form.positions:
+    if form.positions:
+        bands = Band.of(form)
+        if bands is not None:
+            yield from _in_parts(bands.form, lanes, registers, "window", ceil(bands.outputs / lanes))
+        return
+    if form.nest.row is None:
         return
     widest = ceil((rows or UNKNOWN) / lanes)
     if sparsity.columns >= LEAST_COLUMNS and sparsity.columns + BLOCK_SETS * sparsity.rows + 2 <= registers:
         for height in range(1, min(widest, 4) + 1):
             yield _shared(form, lanes, "blocks", height, ceil(form.sum / sparsity.columns), BLOCK_SETS)
+    yield from _in_parts(form, lanes, registers, "rows", widest)
+
+
+def _in_parts(form: Form, lanes: int, registers: int, method: str, widest: int) -> Iterator[Plan]:
+    """Heights up to ``widest`` vectors, with the sum in as many parts as may pay."""
+    sparsity = form.sparsity
     for height in range(1, min(widest, 8) + 1):
         sums, beside = height * sparsity.rows, (height if sparsity.rows > 1 else 1) + 1
         if sums + beside > registers:
             continue
         sets = _sets(sums, registers - beside, sparsity.columns)
         for parts in range(1, 9):
-            found = _shared(form, lanes, "rows", height, parts, sets)
+            found = _shared(form, lanes, method, height, parts, sets)
             length = found.part_length
             if ceil(form.sum / length) == parts and (parts == 1 or 8 * length * height * lanes > L1_BYTES):
                 yield found
