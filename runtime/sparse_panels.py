@@ -44,8 +44,8 @@ def sparse_panels(
     ``block``: its rows and columns; a row of blocks is one of B = ceil(N / rows). ``length``: elements of the sum in one of T parts. Blocks
     are ordered by parts, then rows. At word 0: the first row of blocks of each of ``shares`` runs with about as many blocks, and B. At
     ``places[0]``: number of the first block of each row of blocks, ``[T][B]`` (``by`` is ``"rows"``), or of each run, ``[T][shares]``
-    (``"runs"``), and of all blocks. At ``places[1]``: of each block where the element of the sum at which it starts is, or, where parts are
-    single blocks of runs, its row of blocks. At ``places[2]``: of each block its elements, ``[columns][rows]``. ``places[3]``: words in all.
+    (``"runs"``), and of all blocks. At ``places[1]``: of each block where its first element of the sum is, or, where parts are single
+    blocks of runs, its row of blocks. At ``places[2]``: of each block its elements, ``[columns][rows]``. ``places[3]``: words in all.
     """
     rows, columns = block
     view = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)

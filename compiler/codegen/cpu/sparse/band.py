@@ -1,8 +1,8 @@
-"""A band of an image in scratch memory, in planes of channels: so the pixels of all its lines are one row, for each tap from another place on.
+"""A band of an image in scratch memory, in planes of channels: so its pixels are one row, for each tap from another place on.
 
-A stride divides an image into phases, one a remainder of each coordinate; each lies as an image of its own. Output ``(y, x)`` of the band is
-number ``y * pitch + x``, and its input under a tap lies as many elements behind a place that depends on the tap alone. Numbers beyond the
-width of a line are no outputs: they are computed, and not written.
+A stride divides an image into phases, one a remainder of each coordinate; each lies as an image of its own. Output ``(y, x)`` of a band
+is number ``y * pitch + x``, and its input under a tap lies as many elements behind a place that depends on the tap alone. Numbers beyond
+the width of a line are no outputs: they are computed, and not written.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, gcd, prod
 
-from effc.compiler.codegen.cpu.sparse.form import Form
+from effc.compiler.codegen.cpu.sparse.form import LINE, Form
 
 #: Bytes of a band: it stays in L2.
 BAND_BYTES = 384 * 1024
 #: Phases of one coordinate, and steps of dilation, at most.
 MOST_STEPS = 8
-#: Elements to a multiple of which planes are aligned.
-_LINE = 16
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Band:
     @property
     def plane(self) -> int:
         """Elements from one channel to the next: an odd number of cache lines, so that they do not fall into few sets of L1."""
-        return (ceil(self.pixels / _LINE) | 1) * _LINE
+        return (ceil(self.pixels / LINE) | 1) * LINE
 
     @property
     def elements(self) -> int:

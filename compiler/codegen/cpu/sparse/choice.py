@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from effc.compiler.codegen.cpu.contraction.cast import cast
@@ -13,7 +14,8 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.winograd.choice import chosen as winograd
 from effc.compiler.codegen.cpu.winograd.plan import Plan as WinogradPlan
 from effc.compiler.codegen.cpu.winograd.plan import estimate as winograd_cycles
-from effc.compiler.ir.spec import KernelSpec, Schedule
+from effc.compiler.ir.expr import const
+from effc.compiler.ir.spec import Dim, KernelSpec, Schedule
 
 #: Schedules of sparse kernels among a kernel's candidates.
 OFFERED = 8
@@ -52,4 +54,9 @@ def dense_cycles(packed: KernelSpec, products: int, target: Target) -> float:
     assert not isinstance(nest, str), "there is a sparse form"
     best = dense_schedule(nest, target)
     outer = prod(nest.size(i).constant or 1 for i in nest.outer)
+    rows = nest.size(nest.row).constant
+    if nest.row is not None and rows is not None:  # a panel stays in L2 while the tiles of all lines pass
+        dims = list(nest.spec.dims)
+        dims[nest.row] = Dim(const(rows * outer))
+        nest, outer = replace(nest, spec=replace(nest.spec, dims=tuple(dims))), 1
     return outer * products * dense_step(nest, target, best["mr"], best["nr"] // lanes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import prod
@@ -12,6 +13,9 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.sparsity import Sparsity
 from effc.compiler.ir.spec import KernelSpec
+
+#: Elements of a cache line, and sets of the first-level cache.
+LINE, SETS = 16, 64
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,19 @@ class Form:
     @property
     def taps(self) -> tuple[int, ...]:
         """Elements from the first position of the window to each in the dense factor, row-major; 0 where there is no window."""
-        steps = [
-            (_known(self.nest.size(k)), _known(self.nest.stride(self.nest.left.load, k))) for k in self.positions
-        ]
+        steps = [(_known(self.nest.size(k)), _known(self.nest.stride(self.nest.left.load, k))) for k in self.positions]
         return tuple(sum(at) for at in product(*(range(0, size * step, step) for size, step in steps)))
+
+    def met(self, rows: int) -> tuple[int, int]:
+        """Elements of the dense factor that so many neighbouring rows meet (windows overlap), and how many of its cache lines, of a few
+        channels, fall into one set of the first-level cache.
+        """
+        step = self.nest.stride(self.nest.left.load, self.nest.row).constant
+        if step is None:
+            return rows * self.sum, 1
+        starts = {i * step + tap for i in range(rows) for tap in self.taps}
+        sets = Counter(line % SETS for line in {start // LINE for start in starts})
+        return self.sizes[-1] * len(starts), max(sets.values())
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from math import ceil, prod
 
 from effc.compiler.codegen.cpu.contraction.rows import split
 from effc.compiler.codegen.cpu.sparse.band import Band
-from effc.compiler.codegen.cpu.sparse.form import Form
+from effc.compiler.codegen.cpu.sparse.form import LINE, Form
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr, const, floordiv, product
 from effc.compiler.ir.spec import Schedule
@@ -40,13 +40,14 @@ SUM_BYTES = 16 * 1024
 FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
 #: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
 #: of a vector that is transposed, copied, or folded.
-BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES, FOLD_CYCLES = 12, 4, 8, 3, 5
+BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES, FOLD_CYCLES = 12, 4, 8, 3, 3.5
+#: Lines in one set of the first-level cache that stay beside those that pass, and cycles of a load where there are more: 3x3 convolutions
+#: of 256 channels, stride 2, by blocks of 16x1 took 0.65 of the time with 7 rows of what they took with 14.
+MOST_LINES, CROWDED = 10, 0.3
 #: Loads that a vector at any place takes, most of which cross a cache line; cycles of one whose outputs are written one by one.
 UNALIGNED, WRITE_CYCLES = 1.9, 14
 #: Elements of the sum in a block from which on its rows are worth their registers, and chains in which their products are summed.
 LEAST_COLUMNS, BLOCK_SETS = 4, 2
-#: Words to a multiple of which the parts of the packed factor are aligned.
-LINE = 16
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,9 @@ class Plan:
     @property
     def waits(self) -> bool:
         """Whether sums wait in scratch memory, for further parts or to be transposed."""
-        return self.method in ("blocks", "window") or (self.method == "rows" and (self.parts > 1 or self.form.by_columns))
+        return self.method in ("blocks", "window") or (
+            self.method == "rows" and (self.parts > 1 or self.form.by_columns)
+        )
 
     @property
     def staged_elements(self) -> int:
@@ -224,11 +227,11 @@ def _tile_cycles(plan: Plan, height: int) -> float:
     if plan.method == "columns":
         vectors = sparsity.rows // plan.lanes
         sums = height * vectors
-        step = max(sums / FMAS, (height + vectors) / LOADS, LATENCY / plan.sets)
+        step = max(sums / FMAS, (height + vectors) / LOADS, LATENCY / plan.sets) + _crowding(form, height)
         return sparsity.stored * (sparsity.columns * step + 0.5) + form.blocks * (BLOCK_CYCLES + 2 * sums)
     if plan.method == "dots":
-        far = FAR * max(0.0, 1 - L1_BYTES / (4 * form.sum * height))
-        step = max(height / FMAS, (height + 1) / LOADS + far * height, LATENCY / plan.sets)
+        far = FAR * max(0.0, 1 - L1_BYTES / (4 * form.met(height)[0]))
+        step = max(height / FMAS, (height + 1) / LOADS + far * height, LATENCY / plan.sets) + _crowding(form, height)
         return sparsity.stored * (plan.turns * step + 0.5) + form.columns * (BLOCK_CYCLES + FOLD_CYCLES * height)
     points = sparsity.columns * sparsity.rows
     moved = (form.columns if form.by_columns else 0) + (0 if form.planes else form.sum)
@@ -262,12 +265,23 @@ def _tile_cycles(plan: Plan, height: int) -> float:
     return cycles + height * (moved * TURN_CYCLES + copied * COPY_CYCLES)
 
 
+def _crowding(form: Form, rows: int) -> float:
+    """Cycles of a step of so many rows whose lines do not stay in the first-level cache, as they share its sets."""
+    return CROWDED * rows if form.met(rows)[1] > MOST_LINES else 0.0
+
+
 def _offered(form: Form, target: Target) -> Iterator[Plan]:
     lanes, registers = target.lanes(4), 32 if target.vector_bytes == 64 else 16
     sparsity, rows = form.sparsity, form.rows.constant
     if form.by_columns and sparsity.rows % lanes == 0:
         yield from _in_place(form, lanes, registers, "columns", sparsity.rows // lanes, sparsity.columns)
-    if form.by_columns and not form.planes and sparsity.rows == 1 and sparsity.columns % lanes == 0 and form.sum >= lanes:
+    if (
+        form.by_columns
+        and not form.planes
+        and sparsity.rows == 1
+        and sparsity.columns % lanes == 0
+        and form.sum >= lanes
+    ):
         yield from _in_place(form, lanes, registers, "dots", 1, sparsity.columns // lanes)
     if form.positions:
         bands = Band.of(form)

@@ -45,9 +45,7 @@ class WindowKernel(RowsKernel):
             self._wait(base, b.index(plan.bands.plane), plan.height, None, run, self.waiting)
             self._write(outer, first, tile.index, end, run)
 
-    def _write(
-        self, outer: dict[str, Value], line: Value, first: Value, end: Value, run: tuple[Value, Value]
-    ) -> None:
+    def _write(self, outer: dict[str, Value], line: Value, first: Value, end: Value, run: tuple[Value, Value]) -> None:
         """What follows the waiting sums of the outputs of a tile from number ``first`` on, of a band from ``line`` on, up to ``end``."""
         b, plan, lanes, band = self.b, self.plan, self.plan.lanes, self.plan.bands
         size = self.form.sparsity.rows
