@@ -172,6 +172,19 @@ def test_a_batch_norm_keeps_the_zeros() -> None:
     assert "sparse_panels" in packed(recording)
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "4x1", "16x1", "1x16"])
+def test_a_batch_norm_keeps_the_zeros_of_a_window(pattern: str) -> None:
+    """Also where blocks lie along channels, which are not innermost in the parameter."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()).eval()
+    nn.init.uniform_(model.get_parameter("1.weight"), 0.5, 2)
+    pruned(model, pattern, 0.95, ("0.weight",))
+    x = torch.randn(2, 32, 23, 20)
+    found, recording = run(model, x, {}, check=True)
+    assert same(found, model, x)
+    assert "sparse_panels" in packed(recording)
+
+
 class Transposed(nn.Module):
     """A weight [in, out], as GPT-2's layers hold it."""
 
@@ -226,6 +239,19 @@ def test_pruned_weights_may_be_quantized() -> None:
     assert 0 < float((found - expected).norm() / expected.norm()) < 0.02
     (compressed,) = recording.compressed
     assert [len(stage.weights) for stage in compressed.stages] == [3, 3]
+
+
+def test_pruned_convolutions_may_be_quantized() -> None:
+    model, x = convolutions()
+    with torch.no_grad(), record() as recording:
+        passes = {"sparsity": {"pattern": "4x1", "sparsity": 0.5}, "quantize": {"weights": "int8"}}
+        found = compiled(model, passes=passes, check=True)(x)
+        pruned(model, "4x1", 0.5, ("wide.weight", "point.weight"))
+        expected = model(x)
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.02
+    (compressed,) = recording.compressed
+    weights = [set(stage.weights) for stage in compressed.stages]
+    assert all(any("wide.weight" in name for name in names) for names in weights)
 
 
 # -- zeros that are there -----------------------------------------------------------------------------------------
