@@ -15,8 +15,8 @@ _aten = torch.ops.aten
 
 
 class PrunedRewriter(Rewriter):
-    """Writes `PrunedWeight`: ``w`` becomes a constant of its shape, which lies ``[out, window…, channels]`` in memory. No view stands
-    before it where both are one: `pipeline.zeros` follows a weight to the scales of a batch norm, not through views.
+    """Writes `PrunedWeight`: ``w`` becomes a constant of its shape, which lies ``[out, window…, channels]`` in memory. A permutation
+    behind it gives the parameter's order, where that is another.
     """
 
     def write(self, site: WeightSite, stored: StoredWeight[Form]) -> None:
