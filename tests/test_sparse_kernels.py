@@ -226,7 +226,7 @@ def test_both_kernels_are_offered_to_plans() -> None:
         ),
         (
             conv_case(1, 16, 32, (9, 9), (3, 3), last=False).spec(),
-            "the channels of a convolution's input are not contiguous",
+            "neither the rows nor the columns of the result are contiguous",
         ),
     ],
 )

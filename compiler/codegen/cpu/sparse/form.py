@@ -129,7 +129,7 @@ def _matrices(spec: KernelSpec, nest: Nest, sparsity: Sparsity) -> Form | str:
 
 
 def _window(spec: KernelSpec, sparsity: Sparsity) -> Form | str:
-    """The form of a convolution whose input's channels are contiguous."""
+    """The form of a convolution, one of whose sums is contiguous in the input: that is taken for its channels."""
     nest = find_nest(spec, merge=False)
     assert isinstance(nest, Nest), "it has a merged nest"
     *positions, channel = sorted(nest.reduction, key=lambda k: _contiguous(nest, k, [nest.left.load]))
