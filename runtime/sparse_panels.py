@@ -31,18 +31,26 @@ def sparse_panels(
     shares: int,
     by: str,
     places: Sequence[int],
+    taps: Sequence[int],
+    step: int,
 ) -> torch.Tensor:
-    """A float32 matrix of ``sizes`` [N, K], a view of the memory of ``tensor`` by ``strides`` from ``offset`` on (elements), as one tensor
-    of words, of which those of integers are read as int32. InputError: it has more than ``stored`` blocks that are not zero.
+    """A float32 matrix [N, K] as one tensor of words, of which those of integers are read as int32. InputError: it has more than ``stored``
+    blocks that are not zero.
+
+    The matrix is a view of the memory of ``tensor`` by ``sizes`` and ``strides`` from ``offset`` on (elements), [N, positions…, C]: K runs
+    through blocks of channels, then the positions of a convolution's window (where there are several, blocks divide C), then the
+    channels of a block. Element K of a position and channel c is at ``taps[position] + step * c`` in what the matrix multiplies.
 
     ``block``: its rows and columns; a row of blocks is one of B = ceil(N / rows). ``length``: elements of the sum in one of T parts. Blocks
     are ordered by parts, then rows. At word 0: the first row of blocks of each of ``shares`` runs with about as many blocks, and B. At
     ``places[0]``: number of the first block of each row of blocks, ``[T][B]`` (``by`` is ``"rows"``), or of each run, ``[T][shares]``
-    (``"runs"``), and of all blocks. At ``places[1]``: of each block the element of the sum at which it starts, or, where parts are single
+    (``"runs"``), and of all blocks. At ``places[1]``: of each block where its first element of the sum is, or, where parts are single
     blocks of runs, its row of blocks. At ``places[2]``: of each block its elements, ``[columns][rows]``. ``places[3]``: words in all.
     """
     rows, columns = block
-    matrix = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
+    view = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
+    out, channels, window = sizes[0], sizes[-1], len(taps)
+    matrix = view.reshape(out, window, -1, columns if window > 1 else 1).transpose(1, 2).reshape(out, -1)
     mask = stored_blocks(matrix, rows, columns)
     count = int(mask.sum())
     if count > stored:
@@ -58,10 +66,12 @@ def sparse_panels(
     starts = F.pad(by_part.sum(2).flatten().cumsum(0), (1, 0))
     runs = _even(mask.sum(1), shares)
     # The last block of a row begins early enough to end with the sum; zeros stand for what the block before it has.
-    rest = sizes[1] % columns
-    lined_up = torch.cat([matrix[:, : sizes[1] - rest], F.pad(matrix[:, sizes[1] - rest :], (-rest % columns, 0))], 1)
-    begins = (at * columns).clamp(max=sizes[1] - columns)
-    whole = F.pad(lined_up, (0, 0, 0, -sizes[0] % rows))
+    k = matrix.shape[1]
+    rest = k % columns
+    lined_up = torch.cat([matrix[:, : k - rest], F.pad(matrix[:, k - rest :], (-rest % columns, 0))], 1)
+    channel = (at.div(window, rounding_mode="floor") * columns).clamp(max=channels - columns)
+    begins = torch.tensor(taps)[at % window] + channel * step
+    whole = F.pad(lined_up, (0, 0, 0, -out % rows))
     values = whole.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))[row, :, at, :].transpose(1, 2)
 
     words = torch.zeros(places[3])

@@ -225,7 +225,14 @@ def test_both_kernels_are_offered_to_plans() -> None:
             "neither the rows nor the columns of the result are contiguous",
         ),
         (Case((64, 48, 32), 1, (32, 0, 1), (0, 32, 1), (48, 1, 0), dtype="bf16").spec(), "only float32"),
-        (conv_case(1, 16, 32, (9, 9), (3, 3)).spec(), "not a product of two matrices: a window, groups, or a border"),
+        (
+            conv_case(1, 32, 64, (9, 9), (3, 3), groups=2).spec(),
+            "neither a product of two matrices nor a convolution: groups, or a border",
+        ),
+        (
+            conv_case(1, 16, 32, (9, 9), (3, 3), last=False).spec(),
+            "neither the rows nor the columns of the result are contiguous",
+        ),
     ],
 )
 def test_what_they_do_not_serve_says_why(spec: KernelSpec, reason: str) -> None:

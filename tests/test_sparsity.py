@@ -172,6 +172,19 @@ def test_a_batch_norm_keeps_the_zeros() -> None:
     assert "sparse_panels" in packed(recording)
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "4x1", "16x1", "1x16"])
+def test_a_batch_norm_keeps_the_zeros_of_a_window(pattern: str) -> None:
+    """Also where blocks lie along channels, which are not innermost in the parameter."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()).eval()
+    nn.init.uniform_(model.get_parameter("1.weight"), 0.5, 2)
+    pruned(model, pattern, 0.95, ("0.weight",))
+    x = torch.randn(2, 32, 23, 20)
+    found, recording = run(model, x, {}, check=True)
+    assert same(found, model, x)
+    assert "sparse_panels" in packed(recording)
+
+
 class Transposed(nn.Module):
     """A weight [in, out], as GPT-2's layers hold it."""
 
@@ -226,6 +239,24 @@ def test_pruned_weights_may_be_quantized() -> None:
     assert 0 < float((found - expected).norm() / expected.norm()) < 0.02
     (compressed,) = recording.compressed
     assert [len(stage.weights) for stage in compressed.stages] == [3, 3]
+
+
+def test_pruned_convolutions_may_be_quantized() -> None:
+    """Pruning leaves a window's weight in another order than the convolution takes it in."""
+    model, x = convolutions()
+    layers = ("wide.weight", "groups.weight", "point.weight")
+    calibration = effc.calibrate(model, [x])
+    with torch.no_grad(), record() as recording:
+        quantized = {"weights": "int8", "activations": "tensor", "calibration": calibration}
+        passes = {"sparsity": {"pattern": "4x1", "sparsity": 0.5}, "quantize": quantized}
+        found = compiled(model, passes=passes, check=True)(x)
+        pruned(model, "4x1", 0.5, layers)
+        expected = model(x)
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.02
+    (compressed,) = recording.compressed
+    first, second = ({name.removesuffix(":pruned") for name in stage.weights} for stage in compressed.stages)
+    assert first == set(layers)
+    assert {"wide.weight", "point.weight"} <= second
 
 
 # -- zeros that are there -----------------------------------------------------------------------------------------

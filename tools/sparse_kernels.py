@@ -34,6 +34,11 @@ CONVOLUTIONS = (
     *((576, 96, 196), (512, 512, 196), (160, 960, 49), (1024, 1024, 49)),
 )
 LINEARS = ((768, 768, 128), (768, 3072, 128), (3072, 768, 128))
+#: Input channels, output channels, outputs a side, stride: 3x3 convolutions of ResNet-50.
+WINDOWS = (
+    *((64, 64, 56, 1), (128, 128, 28, 1), (256, 256, 14, 1), (512, 512, 7, 1)),
+    *((128, 128, 28, 2), (256, 256, 14, 2), (512, 512, 7, 2)),
+)
 PATTERNS = ("1x1", "4x1", "16x1", "32x1", "1x16")
 
 
@@ -46,25 +51,73 @@ class Product:
     m: int
     planes: bool
 
+    @property
+    def sum(self) -> int:
+        return self.k
+
+    @property
+    def inputs(self) -> int:
+        return self.m * self.k
+
+    @property
+    def outputs(self) -> int:
+        return self.m * self.n
+
     def spec(self) -> KernelSpec:
         k, n, m = self.k, self.n, self.m
         left, out = (f"d0 + {m}*d2", f"d0 + {m}*d1") if self.planes else (f"{k}*d0 + d2", f"{n}*d0 + d1")
-        sizes = [
-            Operand("f32", role, const(s))
-            for role, s in zip(("read",) * 3 + ("write",), (m * k, n * k, n, m * n), strict=True)
-        ]
-        body = [
-            _load(0, left),
-            _load(1, f"{k}*d1 + d2"),
-            Instr("contract", (0, 1), "f32"),
-            _load(2, "d1"),
-            Instr("arith.addf", (2, 3), "f32"),
-            Instr("constant", (), "f32", (("value", 0.0),)),
-            Instr("arith.maximumf", (4, 5), "f32"),
-            Instr("store", (6,), "", (("address", as_expr(out)), ("operand", 3))),
-        ]
         dims = (Dim(const(m)), Dim(const(n)), Dim(const(k), "reduction"))
-        return KernelSpec("contraction", dims, tuple(sizes), tuple(body))
+        return _spec(dims, (m * k, n * k, n, m * n), left, f"{k}*d1 + d2", "d1", out)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """``relu(conv(x, w) + b)``, 3x3, channels last: ``x`` has its border, ``w`` is ``[n][3][3][k]``; ``side`` x ``side`` outputs."""
+
+    k: int
+    n: int
+    side: int
+    stride: int
+
+    @property
+    def sum(self) -> int:
+        return 9 * self.k
+
+    @property
+    def width(self) -> int:
+        return self.stride * (self.side - 1) + 3
+
+    @property
+    def inputs(self) -> int:
+        return self.width**2 * self.k
+
+    @property
+    def outputs(self) -> int:
+        return self.side**2 * self.n
+
+    def spec(self) -> KernelSpec:
+        k, n, side, line = self.k, self.n, self.side, self.width * self.k
+        dims = (*(Dim(const(s)) for s in (side, side, n)), *(Dim(const(s), "reduction") for s in (3, 3, k)))
+        left = f"{self.stride * line}*d0 + {self.stride * k}*d1 + {line}*d3 + {k}*d4 + d5"
+        right, out = f"{9 * k}*d2 + {3 * k}*d3 + {k}*d4 + d5", f"{side * n}*d0 + {n}*d1 + d2"
+        return _spec(dims, (self.inputs, n * self.sum, n, self.outputs), left, right, "d2", out)
+
+
+def _spec(dims: tuple[Dim, ...], sizes: tuple[int, ...], left: str, right: str, column: str, out: str) -> KernelSpec:
+    """``relu(left @ right + bias)``; ``sizes``: elements of both, the bias and the result."""
+    roles = (*("read",) * 3, "write")
+    operands = tuple(Operand("f32", role, const(size)) for role, size in zip(roles, sizes, strict=True))
+    body = (
+        _load(0, left),
+        _load(1, right),
+        Instr("contract", (0, 1), "f32"),
+        _load(2, column),
+        Instr("arith.addf", (2, 3), "f32"),
+        Instr("constant", (), "f32", (("value", 0.0),)),
+        Instr("arith.maximumf", (4, 5), "f32"),
+        Instr("store", (6,), "", (("address", as_expr(out)), ("operand", 3))),
+    )
+    return KernelSpec("contraction", dims, operands, body)
 
 
 def _load(operand: int, address: str) -> Instr:
@@ -99,14 +152,14 @@ def pruned(n: int, k: int, rows: int, columns: int, zeros: float) -> torch.Tenso
     return torch.randn(n, k) * mask
 
 
-def compiled(product: Product, pattern: tuple[int, int], threads: int) -> Iterator[Runs]:
+def compiled(product: Product | Convolution, pattern: tuple[int, int], threads: int) -> Iterator[Runs]:
     """The dense kernel, then the sparse one for each of `SHARES`."""
-    spec, target = product.spec(), Target.host()
-    x, dense = torch.randn(product.m * product.k), packing(spec, [1], target)
+    spec, target, n = product.spec(), Target.host(), product.n
+    x, dense = torch.randn(product.inputs), packing(spec, [1], target)
     assert isinstance(dense, Packing), dense
-    yield Runs(dense, x, torch.randn(product.n, product.k), threads)
+    yield Runs(dense, x, torch.randn(n, product.sum), threads)
     for share in SHARES:
-        weight = pruned(product.n, product.k, *pattern, share)
+        weight = pruned(n, product.sum, *pattern, share)
         known = Sparsity(*pattern, int(stored_blocks(weight, *pattern).sum()))
         sparse = replace(
             spec, operands=tuple(replace(o, sparsity=known) if i == 1 else o for i, o in enumerate(spec.operands))
@@ -154,21 +207,31 @@ def main() -> None:
     parser.add_argument(
         "--patterns", default=",".join(PATTERNS), help="rows x columns of a block, output channels first"
     )
-    parser.add_argument("--planes", action="store_true", help="activations of convolutions lie channel by channel")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--planes", action="store_true", help="1x1 convolutions alone, activations channel by channel")
+    kinds.add_argument("--windows", action="store_true", help="3x3 convolutions alone; blocks lie along channels")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    shapes = [(s, "conv1x1") for s in CONVOLUTIONS] + ([] if arguments.planes else [(s, "linear") for s in LINEARS])
     print("| blocks | layer | dense | " + " | ".join(f"{s:.0%}" for s in SHARES[1:]) + " | even at |")
     print("|---" * (len(SHARES) + 3) + "|")
     for text in arguments.patterns.split(","):
         rows, columns = map(int, text.split("x"))
-        for (k, n, m), kind in shapes:
-            runs = list(compiled(Product(k, n, m, arguments.planes), (rows, columns), arguments.threads))
+        for name, product in layers(arguments.windows, arguments.planes):
+            runs = list(compiled(product, (rows, columns), arguments.threads))
             dense, *sparse = least(runs, arguments.rounds)
             ratios = [dense / s for s in sparse]
-            speed = f"{2e-9 * k * n * m / dense:.0f} GFLOP/s"
+            speed = f"{2e-9 * product.outputs * product.sum / dense:.0f} GFLOP/s"
             cells = " | ".join(f"{r:.2f}" for r in ratios[1:])
-            print(f"| {text} | {kind} {k} to {n}, {m} | {speed} | {cells} | {even(ratios)} |", flush=True)
+            print(f"| {text} | {name} | {speed} | {cells} | {even(ratios)} |", flush=True)
+
+
+def layers(windows: bool, planes: bool) -> list[tuple[str, Product | Convolution]]:
+    """What is asked for, by name."""
+    if windows:
+        return [(f"conv3x3 {k} to {n}, {s} x {s}, stride {t}", Convolution(k, n, s, t)) for k, n, s, t in WINDOWS]
+    found: list[tuple[str, Product | Convolution]]
+    found = [(f"conv1x1 {k} to {n}, {m}", Product(k, n, m, planes)) for k, n, m in CONVOLUTIONS]
+    return found if planes else found + [(f"linear {k} to {n}, {m}", Product(k, n, m, False)) for k, n, m in LINEARS]
 
 
 if __name__ == "__main__":

@@ -38,15 +38,15 @@ class QuantizedRewriter(Rewriter):
         assert isinstance(weight, QuantizedWeight), "see Forms.rewriter"
         held = self._held(site, weight)
         if weight.scale_codes is not None:
-            held["scales"] = _scales(Writer(self.gm, min(site.param.users)), weight.scale_codes, held)
+            held["scales"] = _scales(Writer(self.gm, min(site.read.users)), weight.scale_codes, held)
         for use in site.uses:
             if use.kind == "embedding":
                 self._gather(site, use, weight, held)
             else:
                 self._change_activation(site, use, weight, range_, held.get("smoothing"))
-        if site.param.users:
-            writer = Writer(self.gm, min(site.param.users))  # nodes compare by their order in the graph
-            site.param.replace_all_uses_with(self._dequantized(writer, site, weight, held))
+        if site.read.users:
+            writer = Writer(self.gm, min(site.read.users))  # nodes compare by their order in the graph
+            site.read.replace_all_uses_with(self._dequantized(writer, site, weight, held))
 
     def _held(self, site: WeightSite, weight: QuantizedWeight) -> dict[str, Node]:
         """The constants of a site by role."""
@@ -60,7 +60,7 @@ class QuantizedRewriter(Rewriter):
 
     def _dequantized(self, w: Writer, site: WeightSite, weight: QuantizedWeight, held: Mapping[str, Node]) -> Node:
         """The weight of the parameter's shape and dtype."""
-        meta = site.param.meta["val"]
+        meta = site.read.meta["val"]
         value = self._values(w, weight, held)
         if site.out == 1:
             value = w.op(_aten.permute.default, value, [1, 0])
@@ -94,7 +94,7 @@ class QuantizedRewriter(Rewriter):
         value = self._values(w, weight, {**held, **rows})
         if "smoothing" in held:
             value = w.op(_aten.mul.Tensor, value, held["smoothing"])
-        use.node.replace_all_uses_with(w.cast(value, site.param.meta["val"].dtype))
+        use.node.replace_all_uses_with(w.cast(value, site.read.meta["val"].dtype))
         self.gm.graph.erase_node(use.node)
 
     # -- activations ------------------------------------------------------------------------------------------------

@@ -42,23 +42,33 @@ class Use:
 
 @dataclass(frozen=True)
 class WeightSite:
-    """A parameter that contractions and embeddings alone read. ``out``: its dimension of output channels, 0 or 1."""
+    """A parameter that contractions and embeddings alone read. ``read``: the node that they meet, which is the parameter, or its only
+    reader, a permutation by ``order`` that leaves the output channels first (a convolution's weight that lies as kernels read it).
+    ``out``: the dimension of output channels there, 0 or 1.
+    """
 
     name: str
     param: Node
     out: int
     uses: tuple[Use, ...]
+    read: Node
+    order: tuple[int, ...]
+
+    @property
+    def calibrated(self) -> str:
+        """The name by which calibration knows it: a pruned weight meets what the parameter met."""
+        return self.name.removesuffix(":pruned")
 
     @property
     def width(self) -> int:
         """Elements of the sum."""
-        shape = self.param.meta["val"].shape
+        shape = self.read.meta["val"].shape
         return int(shape.numel() // shape[self.out])
 
     @property
     def rows(self) -> int:
         """Output channels."""
-        return int(self.param.meta["val"].shape[self.out])
+        return int(self.read.meta["val"].shape[self.out])
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -71,15 +81,15 @@ class WeightSite:
 
     def by_channels(self, weight: torch.Tensor) -> torch.Tensor:
         """``weight`` as float32 [out, channels, window…]."""
-        return weight.detach().movedim(self.out, 0).float()
+        return weight.detach().permute(self.order).movedim(self.out, 0).float()
 
     def matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """``weight`` as float32 [out, sum]."""
         return self.by_channels(weight).flatten(1)
 
     def tensor(self, matrix: torch.Tensor) -> torch.Tensor:
-        """What ``matrix`` makes [out, sum], in the shape and dtype of the parameter."""
-        value = self.param.meta["val"]
+        """What ``matrix`` makes [out, sum], in the shape and dtype of ``read``."""
+        value = self.read.meta["val"]
         rows = [value.shape[self.out], *(s for d, s in enumerate(value.shape) if d != self.out)]
         return matrix.reshape(rows).movedim(0, self.out).to(value.dtype)
 
@@ -91,14 +101,15 @@ def find_sites(params: Mapping[Node, str]) -> tuple[list[WeightSite], dict[str, 
         value = param.meta["val"]
         if not value.is_floating_point() or value.dim() < 2 or any(not isinstance(s, int) for s in value.shape):
             continue
+        read, order = _reordered(param)
         try:
-            found = list(_uses(param, value.dim() == 2, False))
+            found = list(_uses(read, value.dim() == 2, False))
         except _NoSiteError as reason:
             refused[name] = str(reason)
             continue
         outs = {out for _, out in found}
         if len(outs) == 1:
-            sites.append(WeightSite(name, param, outs.pop(), tuple(use for use, _ in found)))
+            sites.append(WeightSite(name, param, outs.pop(), tuple(use for use, _ in found), read, order))
         elif outs:
             refused[name] = "its output channels are the rows for one operation and the columns for another"
     return sites, refused
@@ -125,6 +136,16 @@ def left_out(site: WeightSite, options: Compression) -> str:
 
 class _NoSiteError(Exception):
     """Why a parameter is no site."""
+
+
+def _reordered(param: Node) -> tuple[Node, tuple[int, ...]]:
+    """What is read of a parameter, and the order of its dimensions there: its own, or that of the permutation that alone reads it."""
+    rank, readers = param.meta["val"].dim(), list(param.users)
+    if rank > 2 and len(readers) == 1 and readers[0].target is _aten.permute.default:
+        order = tuple(int(d) % rank for d in readers[0].args[1])  # type: ignore[union-attr,arg-type]
+        if order[0] == 0:
+            return readers[0], order
+    return param, tuple(range(rank))
 
 
 def _uses(node: Node, matrix: bool, turned: bool) -> Iterator[tuple[Use, int]]:

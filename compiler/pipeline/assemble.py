@@ -107,11 +107,8 @@ class Assembler:
         for i in constant:
             site = kernel.sites[i]
             source = self.graph.inputs[site.base.index]
-            if (
-                source.sparsity is not None
-                and site.offset.constant == 0
-                and source.strides == row_major(source.tensor.sizes)
-            ):
+            dense = source.param == "prepared" or source.strides == row_major(source.tensor.sizes)
+            if source.sparsity is not None and site.offset.constant == 0 and dense:
                 operands[i] = replace(operands[i], sparsity=source.sparsity)
         return replace(kernel.spec, operands=tuple(operands))
 

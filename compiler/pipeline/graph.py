@@ -128,8 +128,8 @@ class JoinedPart:
 class GraphInput:
     """A tensor argument with its placement in elements and, for a parameter, its name in the model; ``range``: of integers, the
     least and the greatest when it was compiled; ``values``: all elements of a small one. Whoever relies on them checks that they stay.
-    ``sparsity``: which of its elements may differ from zero. ``parts``: what it is joined of, one behind the other along its slowest
-    dimension (`merging`).
+    ``sparsity``: which of its elements may differ from zero, of the matrix ``[first dimension, all others as they lie in memory]``.
+    ``parts``: what it is joined of, one behind the other along its slowest dimension (`merging`).
     """
 
     tensor: Tensor

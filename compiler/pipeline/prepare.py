@@ -14,9 +14,10 @@ from effc.compiler.ir.expr import Expr
 from effc.compiler.pipeline.attention import mask_strides
 from effc.compiler.pipeline.fusion import is_free
 from effc.compiler.pipeline.graph import Graph, GraphInput, GraphOutput, Op, Tensor
+from effc.compiler.pipeline.padding import arranged
 from effc.compiler.pipeline.placement import row_major
 from effc.compiler.pipeline.views import chain
-from effc.compiler.pipeline.zeros import kept_sparsity
+from effc.compiler.pipeline.zeros import Zeros, kept_zeros
 
 
 def split_prepared(graph: Graph) -> tuple[Graph | None, list[Tensor]]:
@@ -44,7 +45,7 @@ def split_prepared(graph: Graph) -> tuple[Graph | None, list[Tensor]]:
     if not results:
         return None, []
     ops = [op for op in graph.ops if op in inside or any(t in free for t in op.results)]
-    outputs = [GraphOutput(t, _strides(t), None) for t in results]
+    outputs = [GraphOutput(t, _strides(t, _zeros(graph, t)), None) for t in results]
     read = {t for op in ops for t in op.operands} | set(results)
     inputs = [source for source in graph.inputs if source.tensor in static and source.tensor in read]
     return Graph((), inputs, ops, outputs), results
@@ -77,10 +78,11 @@ def _collect(tensors: list[Tensor], inside: set[Op], results: list[Tensor]) -> N
 
 def cut(graph: Graph, results: list[Tensor]) -> Graph:
     """The region without its static part: ``results`` become inputs, named ``prepared``."""
-    known = {source.tensor: source.sparsity for source in graph.inputs if source.sparsity is not None}
     inputs = list(graph.inputs)
     for tensor in results:
-        inputs.append(GraphInput(tensor, _strides(tensor), "prepared", sparsity=kept_sparsity(tensor, known)))
+        zeros = _zeros(graph, tensor)
+        known = None if zeros is None else zeros.sparsity
+        inputs.append(GraphInput(tensor, _strides(tensor, zeros), "prepared", sparsity=known))
     for tensor in results:
         tensor.producer = None
     alive: set[Tensor] = set()
@@ -99,6 +101,13 @@ def cut(graph: Graph, results: list[Tensor]) -> Graph:
     return Graph(graph.symbols, inputs, kept, graph.outputs)
 
 
-def _strides(tensor: Tensor) -> tuple[Expr, ...]:
-    """Of a prepared tensor: as its reader likes them."""
+def _zeros(graph: Graph, tensor: Tensor) -> Zeros | None:
+    """What is known of the zeros of a prepared tensor."""
+    return kept_zeros(tensor, {i.tensor: i.sparsity for i in graph.inputs if i.sparsity is not None})
+
+
+def _strides(tensor: Tensor, zeros: Zeros | None) -> tuple[Expr, ...]:
+    """Of a prepared tensor: as its reader likes them; blocks of zeros stay blocks in memory."""
+    if zeros is not None:
+        return arranged(tensor.sizes, zeros.order)[0]
     return mask_strides(tensor) or row_major(tensor.sizes)

@@ -56,8 +56,11 @@ def candidates(spec: KernelSpec, target: Target) -> list[Schedule]:
     )
     direct = contraction.variants(nest, target, *tiles[0])
     direct += [contraction.as_schedule(nest, target, *t) for t in tiles[1:]]
-    others = [*winograd.offered(spec, target), *sparse.offered(spec, target)]
-    first = winograd.chosen(spec, target, None) or sparse.chosen(spec, target, None)
+    kept = sparse.chosen(spec, target, None)
+    others = [*sparse.offered(spec, target), *winograd.offered(spec, target)]
+    if kept is None:
+        others = [*winograd.offered(spec, target), *sparse.offered(spec, target)]
+    first = kept or winograd.chosen(spec, target, None)
     found = [*others, *direct] if first else [*direct[:1], *others, *direct[1:]]
     return found[:MOST]
 

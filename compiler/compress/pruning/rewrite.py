@@ -15,8 +15,8 @@ _aten = torch.ops.aten
 
 
 class PrunedRewriter(Rewriter):
-    """Writes `PrunedWeight`: ``w`` becomes a constant of its shape, which lies ``[out, window…, channels]`` in memory. No view stands
-    before it where both are one: `pipeline.zeros` follows a weight to the scales of a batch norm, not through views.
+    """Writes `PrunedWeight`: ``w`` becomes a constant of its shape, which lies ``[out, window…, channels]`` in memory. A permutation
+    behind it gives the parameter's order, where that is another.
     """
 
     def write(self, site: WeightSite, stored: StoredWeight[Form]) -> None:
@@ -24,7 +24,7 @@ class PrunedRewriter(Rewriter):
         assert isinstance(form, PrunedWeight), "see Forms.rewriter"
         value = self.hold(site, form.parts())["pruned"]
         self.made.known.sparsities[value] = form.sparsity
-        writer, last = Writer(self.gm, min(site.param.users)), value.meta["val"].dim() - 1
+        writer, last = Writer(self.gm, min(site.read.users)), value.meta["val"].dim() - 1
         if site.out == 1 or not form.pointwise:
             value = writer.op(_aten.permute.default, value, [1, 0] if site.out == 1 else [0, last, *range(1, last)])
-        site.param.replace_all_uses_with(value)
+        site.read.replace_all_uses_with(value)

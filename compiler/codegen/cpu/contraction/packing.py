@@ -108,12 +108,12 @@ def _pack(
         return "the sizes and strides of the constant factor are not known numbers"
     offset, whole, strides = view
     request = wanted.get(packed.key())
+    sparse = chosen_sparse(packed, target, request)
+    if sparse is not None:
+        return _without_zeros(packed, operand, sparse, offset)
     winograd = chosen_winograd(packed, target, request)
     if winograd is not None:
         return _transformed(packed, operand, *winograd, offset, target)
-    sparse = chosen_sparse(packed, target, request)
-    if sparse is not None:
-        return _without_zeros(packed, operand, sparse, offset, strides)
     schedule = chosen(nest, target, request)
     nr, reduce = int(schedule["nr"]), len(whole) - len(nest.batch) - 1
     inner = _inner_count(spec, nest)
@@ -198,9 +198,9 @@ def with_winograd(packed: KernelSpec, plan: Plan, schedule: Schedule) -> KernelS
     return replace(packed, operands=(*operands, scratch), schedule=schedule)
 
 
-def _without_zeros(packed: KernelSpec, operand: int, plan: AnyPlan, offset: int, strides: tuple[int, ...]) -> Packing:
-    """The packing of a sparse factor; ``strides``: of its columns, then of its sums, which lie one inside the other."""
-    function, attributes = plan.derivation(offset, (strides[0], strides[-1]))
+def _without_zeros(packed: KernelSpec, operand: int, plan: AnyPlan, offset: int) -> Packing:
+    """The packing of a sparse factor, whose sizes and strides are known numbers."""
+    function, attributes = plan.derivation(offset)
     return Packing(operand, with_sparse(packed, plan), function, tuple(sorted(attributes.items())))
 
 

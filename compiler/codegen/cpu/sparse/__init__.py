@@ -5,16 +5,24 @@ from __future__ import annotations
 from effc.compiler.codegen.cpu.sparse.blocks import BlocksKernel
 from effc.compiler.codegen.cpu.sparse.choice import plan_of
 from effc.compiler.codegen.cpu.sparse.columns import ColumnsKernel
+from effc.compiler.codegen.cpu.sparse.dots import DotsKernel
 from effc.compiler.codegen.cpu.sparse.form import find
 from effc.compiler.codegen.cpu.sparse.group_plan import GroupPlan
 from effc.compiler.codegen.cpu.sparse.groups import GroupsKernel
 from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
 from effc.compiler.codegen.cpu.sparse.rows import RowsKernel
+from effc.compiler.codegen.cpu.sparse.window import WindowKernel
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
 
-_KERNELS: dict[str, type[SparseKernel]] = {"rows": RowsKernel, "blocks": BlocksKernel, "columns": ColumnsKernel}
+_KERNELS: dict[str, type[SparseKernel]] = {
+    "rows": RowsKernel,
+    "blocks": BlocksKernel,
+    "columns": ColumnsKernel,
+    "dots": DotsKernel,
+    "window": WindowKernel,
+}
 
 
 def emit(spec: KernelSpec, target: Target) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
+from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
 from effc.compiler.codegen.cpu.contraction.schedule import estimate as dense_step
 from effc.compiler.codegen.cpu.contraction.schedule import schedule as dense_schedule
@@ -12,7 +14,11 @@ from effc.compiler.codegen.cpu.sparse.group_plan import GroupPlan, group_plans
 from effc.compiler.codegen.cpu.sparse.plan import Plan, estimate
 from effc.compiler.codegen.cpu.sparse.plan import plans as block_plans
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
+from effc.compiler.codegen.cpu.winograd.choice import chosen as winograd
+from effc.compiler.codegen.cpu.winograd.plan import Plan as WinogradPlan
+from effc.compiler.codegen.cpu.winograd.plan import estimate as winograd_cycles
+from effc.compiler.ir.expr import const
+from effc.compiler.ir.spec import ITEM_SIZE, Dim, KernelSpec, Schedule
 
 AnyPlan = Plan | GroupPlan
 
@@ -33,7 +39,7 @@ def chosen(packed: KernelSpec, target: Target, wanted: Schedule | None) -> AnyPl
     asked = next((p for p in found if p.schedule == wanted), None)
     if asked is not None or not found:
         return asked
-    return found[0] if _cycles(found[0]) < MARGIN * dense_cycles(form, target) else None
+    return found[0] if _cycles(found[0]) < MARGIN * dense_cycles(packed, form, target) else None
 
 
 def offered(packed: KernelSpec, target: Target) -> list[Schedule]:
@@ -58,11 +64,23 @@ def _cycles(plan: AnyPlan) -> float:
     return plan.cycles if isinstance(plan, GroupPlan) else estimate(plan)
 
 
-def dense_cycles(form: Form, target: Target) -> float:
-    """Cycles of the dense kernel on one thread; in bfloat16 those that its bytes take at least."""
-    nest, lanes = form.nest, target.lanes(4)
-    outer = prod(nest.size(i).constant or 1 for i in nest.outer)
+def dense_cycles(packed: KernelSpec, form: Form, target: Target) -> float:
+    """Cycles on one thread of the kernel that would run if no zeros were known: Winograd's method where it is chosen; in bfloat16 those
+    that its bytes take at least.
+    """
     if form.dtype == "bf16":
+        outer = prod(form.nest.size(i).constant or 1 for i in form.nest.outer)
         return outer * form.sum * form.columns * ITEM_SIZE["bf16"] / FAR_BYTES
+    method = winograd(packed, target, None)
+    if method is not None:
+        return winograd_cycles(WinogradPlan.of(*method, target))
+    nest, lanes = cast(packed, target), target.lanes(4)
+    assert not isinstance(nest, str), "there is a sparse form"
+    outer = prod(nest.size(i).constant or 1 for i in nest.outer)
     best = dense_schedule(nest, target)
+    rows = nest.size(nest.row).constant
+    if nest.row is not None and rows is not None:  # a panel stays in L2 while the tiles of all lines pass
+        dims = list(nest.spec.dims)
+        dims[nest.row] = Dim(const(rows * outer))
+        nest, outer = replace(nest, spec=replace(nest.spec, dims=tuple(dims))), 1
     return outer * form.sum * dense_step(nest, target, best["mr"], best["nr"] // lanes)

@@ -115,12 +115,12 @@ class GroupPlan:
         """Words of positions whose products one chain of additions of each set takes."""
         return max(self.sets * chain_length(packed=True) // (self.together * self.n), 1)
 
-    def derivation(self, offset: int, strides: tuple[int, int]) -> tuple[str, dict[str, object]]:
-        """The function of ``runtime/derive.py`` that packs the factor, which lies at ``offset`` with ``strides``, and its attributes."""
+    def derivation(self, offset: int) -> tuple[str, dict[str, object]]:
+        """The function of ``runtime/derive.py`` that packs the factor, which lies at ``offset``, and its attributes."""
         return "group_panels", {
             "offset": offset,
-            "sizes": (self.form.columns, self.form.sum),
-            "strides": strides,
+            "sizes": self.form.sizes,
+            "strides": self.form.strides,
             "group": (self.n, self.m),
             "lanes": self.lanes,
             "vectors": self.vectors,
@@ -175,7 +175,7 @@ def group_plans(form: Form, target: Target) -> Iterator[GroupPlan]:
     n, m, lanes = form.sparsity.n, form.sparsity.m, target.lanes(4)
     if not n or lanes % m or n * position_bits(m) > WORD or form.sum % m:
         return
-    if form.planes or not form.by_columns:
+    if form.planes or form.positions or not form.by_columns:
         return
     registers, rows = 32 if target.vector_bytes == 64 else 16, form.rows.constant
     for vectors in WIDTHS:

@@ -1,10 +1,14 @@
 """Sizes of a sparse kernel: its register tile, its blocks and shares, where its parts lie in memory; and what it would cost.
 
-Three methods. ``rows``: lanes are rows of the dense factor; an element of the sparse one is a broadcast; the columns come one after the
+Five methods. ``rows``: lanes are rows of the dense factor; an element of the sparse one is a broadcast; the columns come one after the
 other (Elsen, Dukhan, Gale, Simonyan: "Fast Sparse ConvNets", CVPR 2020). It takes any blocks. ``blocks``: likewise, but the columns of a
 block of the sum come one after the other: a vector of rows of it stays in registers, and only the sums move. It takes blocks of several
 elements of the sum. ``columns``: lanes are columns, as in the dense kernel, and a panel has a list of the steps of the sum that it
-stores. It takes blocks whose rows fill vectors.
+stores. It takes blocks whose rows fill vectors. ``dots``: lanes are the elements of a block along the sum, and each sum is a vector that is
+folded at its end. It takes blocks of one row whose columns fill vectors.
+
+A convolution's window is a longer sum to ``columns`` and ``dots``: stored blocks say where their channels are in the image. ``window`` is
+``rows`` for it, with a band of the image in scratch memory (`band`).
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from effc.compiler.codegen.cpu.contraction.rows import split
-from effc.compiler.codegen.cpu.sparse.form import Form
+from effc.compiler.codegen.cpu.sparse.band import Band
+from effc.compiler.codegen.cpu.sparse.form import LINE, Form
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
+from effc.compiler.ir.expr import Expr, as_expr, const, floordiv, product
 from effc.compiler.ir.spec import Schedule
 
 #: Threads that have scratch memory; pages of it that no thread touches cost nothing.
@@ -34,12 +39,15 @@ SUM_BYTES = 16 * 1024
 #: Multiply-adds and loads a cycle, the latency of a multiply-add, cycles that a vector takes from L2 beyond those of a load.
 FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
 #: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
-#: of a vector that is transposed, or copied.
-BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES = 12, 4, 8, 3
+#: of a vector that is transposed, copied, or folded.
+BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES, FOLD_CYCLES = 12, 4, 8, 3, 3.5
+#: Lines in one set of the first-level cache that stay beside those that pass, and cycles of a load where there are more: 3x3 convolutions
+#: of 256 channels, stride 2, by blocks of 16x1 took 0.65 of the time with 7 rows of what they took with 14.
+MOST_LINES, CROWDED = 10, 0.3
+#: Loads that a vector at any place takes, most of which cross a cache line; cycles of one whose outputs are written one by one.
+UNALIGNED, WRITE_CYCLES = 1.9, 14
 #: Elements of the sum in a block from which on its rows are worth their registers, and chains in which their products are summed.
 LEAST_COLUMNS, BLOCK_SETS = 4, 2
-#: Words to a multiple of which the parts of the packed factor are aligned.
-LINE = 16
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,10 @@ class Plan:
 
     @staticmethod
     def of(form: Form, schedule: Schedule, target: Target) -> Plan:
+        method = str(schedule["sparse"])
+        bands = Band.of(form) if method == "window" else None
         return Plan(
-            form, target.lanes(4), str(schedule["sparse"]), int(schedule["height"]), int(schedule["parts"]),
+            form if bands is None else bands.form, target.lanes(4), method, int(schedule["height"]), int(schedule["parts"]),
             int(schedule["shares"]), int(schedule["sets"]),
         )  # fmt: skip
 
@@ -83,6 +93,32 @@ class Plan:
         return "runs" if self.method == "blocks" else "rows"
 
     @property
+    def bands(self) -> Band:
+        found = Band.of(self.form)
+        assert found is not None, "plans by windows are offered where there are bands"
+        return found
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Where the packed factor says that the positions of the window are, from that of the first."""
+        return self.bands.taps if self.method == "window" else self.form.taps
+
+    @property
+    def step(self) -> int:
+        """Elements between neighbouring channels, as the packed factor says them."""
+        return self.bands.plane if self.method == "window" else 1
+
+    @property
+    def width(self) -> int:
+        """Elements of the sum that one addition takes of a block, each in a lane of its own."""
+        return self.lanes if self.method == "dots" else 1
+
+    @property
+    def turns(self) -> int:
+        """Additions that a block takes."""
+        return self.form.sparsity.columns // self.width
+
+    @property
     def starts_at(self) -> int:
         """Where the first stored block of each list is said, part by part, and the end of the last."""
         return _lines(self.shares + 1)
@@ -102,15 +138,22 @@ class Plan:
 
     # -- scratch memory, in elements --------------------------------------------------------------------------------
     @property
+    def in_place(self) -> bool:
+        """Whether the dense factor is read where it lies, row by row."""
+        return self.method in ("columns", "dots")
+
+    @property
     def tile_rows(self) -> int:
-        return self.height if self.method == "columns" else self.height * self.lanes
+        return self.height if self.in_place else self.height * self.lanes
 
     @property
     def staged(self) -> bool:
         """Whether a tile of the dense factor is transposed into scratch memory, or copied there: vectors that cross cache lines take two
         loads, and lines that lie a multiple of 1 KiB apart share few sets of the first-level cache.
         """
-        if self.method == "columns" or (self.method == "blocks" and self.form.planes):
+        if self.method == "window":
+            return True
+        if self.in_place or (self.method == "blocks" and self.form.planes):
             return False
         step = self.form.step.constant
         return not self.form.planes or step is None or step % LINE != 0 or step % (16 * LINE) == 0
@@ -118,10 +161,14 @@ class Plan:
     @property
     def waits(self) -> bool:
         """Whether sums wait in scratch memory, for further parts or to be transposed."""
-        return self.method == "blocks" or (self.method == "rows" and (self.parts > 1 or self.form.by_columns))
+        return self.method in ("blocks", "window") or (
+            self.method == "rows" and (self.parts > 1 or self.form.by_columns)
+        )
 
     @property
     def staged_elements(self) -> int:
+        if self.method == "window":  # the last tile reads beyond the last plane
+            return self.bands.elements + self.tile_rows
         return self.form.sum * self.tile_rows if self.staged else 0
 
     @property
@@ -134,25 +181,34 @@ class Plan:
     def scratch_elements(self) -> int:
         return MOST_THREADS * self.share_elements
 
-    def derivation(self, offset: int, strides: tuple[int, int]) -> tuple[str, dict[str, object]]:
-        """The function of ``runtime/derive.py`` that packs the factor, which lies at ``offset`` with ``strides``, and its attributes."""
+    def derivation(self, offset: int) -> tuple[str, dict[str, object]]:
+        """The function of ``runtime/derive.py`` that packs the factor, which lies at ``offset``, and its attributes."""
         sparsity = self.form.sparsity
         return "sparse_panels", {
             "offset": offset,
-            "sizes": (self.form.columns, self.form.sum),
-            "strides": strides,
+            "sizes": self.form.sizes,
+            "strides": self.form.strides,
             "block": (sparsity.rows, sparsity.columns),
             "stored": sparsity.stored,
             "length": self.part_length,
             "shares": self.shares,
             "by": self.listed_by,
             "places": (self.starts_at, self.indices_at, self.values_at, self.packed_elements),
+            "taps": self.taps,
+            "step": self.step,
         }
 
     # -- units ------------------------------------------------------------------------------------------------------
     @property
+    def unit_rows(self) -> int:
+        """Rows of a unit, or lines of outputs of a band."""
+        return self.bands.lines if self.method == "window" else self.tile_rows
+
+    @property
     def tiles(self) -> Expr:
-        """Tiles of rows, of one index of the outer dims."""
+        """Tiles of rows, or bands, of one index of the outer dims."""
+        if self.method == "window":
+            return const(self.bands.count)
         return floordiv(self.form.rows + (self.tile_rows - 1), as_expr(self.tile_rows))
 
     @property
@@ -174,20 +230,26 @@ def estimate(plan: Plan) -> float:
     rows = plan.form.rows.constant
     count = UNKNOWN if rows is None else max(rows, 1)
     outer = plan.outer.constant or 1
-    if plan.method == "columns":
+    if plan.in_place:
         return outer * sum(tiles * _tile_cycles(plan, height) for tiles, height in split(count, plan.height))
+    if plan.method == "window":
+        return outer * plan.bands.count * _tile_cycles(plan, plan.height)
     whole, rest = divmod(ceil(count / plan.lanes), plan.height)
     return outer * (whole * _tile_cycles(plan, plan.height) + (_tile_cycles(plan, rest) if rest else 0))
 
 
 def _tile_cycles(plan: Plan, height: int) -> float:
-    """Of a tile of ``height`` vectors of rows, or rows, and all columns."""
+    """Of a tile of ``height`` vectors of rows, or rows, or of a band in such tiles, and all columns."""
     form, sparsity = plan.form, plan.form.sparsity
     if plan.method == "columns":
         vectors = sparsity.rows // plan.lanes
         sums = height * vectors
-        step = max(sums / FMAS, (height + vectors) / LOADS, LATENCY / plan.sets)
+        step = max(sums / FMAS, (height + vectors) / LOADS, LATENCY / plan.sets) + _crowding(form, height)
         return sparsity.stored * (sparsity.columns * step + 0.5) + form.blocks * (BLOCK_CYCLES + 2 * sums)
+    if plan.method == "dots":
+        far = FAR * max(0.0, 1 - L1_BYTES / (4 * form.met(height)[0]))
+        step = max(height / FMAS, (height + 1) / LOADS + far * height, LATENCY / plan.sets) + _crowding(form, height)
+        return sparsity.stored * (plan.turns * step + 0.5) + form.columns * (BLOCK_CYCLES + FOLD_CYCLES * height)
     points = sparsity.columns * sparsity.rows
     moved = (form.columns if form.by_columns else 0) + (0 if form.planes else form.sum)
     if plan.method == "blocks":
@@ -199,45 +261,82 @@ def _tile_cycles(plan: Plan, height: int) -> float:
             + plan.parts * height * (BLOCK_CYCLES + sparsity.columns)
             + moved * height * TURN_CYCLES
         )
-    far = FAR * max(0.0, 1 - L1_BYTES / (4 * plan.part_length * height * plan.lanes))
+    near = plan.part_length * height * plan.lanes
+    if plan.method == "window":
+        near = plan.bands.near(plan.tile_rows, plan.parts)
+    crossing = UNALIGNED if plan.method == "window" else 1
+    far = FAR * max(0.0, 1 - L1_BYTES / (4 * near))
     step = max(
         points * height / FMAS,
-        (sparsity.columns * height + points + 1) / LOADS + far * sparsity.columns * height,
+        (sparsity.columns * height * crossing + points + 1) / LOADS + far * sparsity.columns * height,
         LATENCY * sparsity.columns / plan.sets,
     )
     sums = form.blocks * sparsity.rows * height
     passes = 2 * plan.parts - 1 + (1 if plan.waits else 0)
     cycles = sparsity.stored * step + plan.parts * form.blocks * BLOCK_CYCLES + passes * sums * WAITING_CYCLES
+    if plan.method == "window":
+        bands = plan.bands
+        staged = ceil(bands.pixels / plan.lanes) * form.sizes[-1] * TURN_CYCLES
+        return staged + ceil(bands.outputs / plan.tile_rows) * (cycles + height * form.columns * WRITE_CYCLES)
     copied = form.sum if plan.staged and form.planes else 0
     return cycles + height * (moved * TURN_CYCLES + copied * COPY_CYCLES)
+
+
+def _crowding(form: Form, rows: int) -> float:
+    """Cycles of a step of so many rows whose lines do not stay in the first-level cache, as they share its sets."""
+    return CROWDED * rows if form.met(rows)[1] > MOST_LINES else 0.0
 
 
 def _offered(form: Form, target: Target) -> Iterator[Plan]:
     lanes, registers = target.lanes(4), 32 if target.vector_bytes == 64 else 16
     sparsity, rows = form.sparsity, form.rows.constant
     if form.by_columns and sparsity.rows % lanes == 0:
-        vectors = sparsity.rows // lanes
-        for height in range(1, min(max(rows or 8, 1), 14) + 1):
-            if height * vectors + vectors + 1 <= registers:
-                sets = _sets(height * vectors, registers - vectors - 1, sparsity.columns)
-                if rows is None or height == max(h for _, h in split(max(rows, 1), height)):
-                    yield _shared(form, lanes, "columns", height, 1, sets)
+        yield from _in_place(form, lanes, registers, "columns", sparsity.rows // lanes, sparsity.columns)
+    if (
+        form.by_columns
+        and not form.planes
+        and sparsity.rows == 1
+        and sparsity.columns % lanes == 0
+        and form.sum >= lanes
+    ):
+        yield from _in_place(form, lanes, registers, "dots", 1, sparsity.columns // lanes)
+    if form.positions:
+        bands = Band.of(form)
+        if bands is not None:
+            yield from _in_parts(bands.form, lanes, registers, "window", ceil(bands.outputs / lanes))
+        return
     if form.nest.row is None:
         return
     widest = ceil((rows or UNKNOWN) / lanes)
     if sparsity.columns >= LEAST_COLUMNS and sparsity.columns + BLOCK_SETS * sparsity.rows + 2 <= registers:
         for height in range(1, min(widest, 4) + 1):
             yield _shared(form, lanes, "blocks", height, ceil(form.sum / sparsity.columns), BLOCK_SETS)
+    yield from _in_parts(form, lanes, registers, "rows", widest)
+
+
+def _in_parts(form: Form, lanes: int, registers: int, method: str, widest: int) -> Iterator[Plan]:
+    """Heights up to ``widest`` vectors, with the sum in as many parts as may pay."""
+    sparsity = form.sparsity
     for height in range(1, min(widest, 8) + 1):
         sums, beside = height * sparsity.rows, (height if sparsity.rows > 1 else 1) + 1
         if sums + beside > registers:
             continue
         sets = _sets(sums, registers - beside, sparsity.columns)
         for parts in range(1, 9):
-            found = _shared(form, lanes, "rows", height, parts, sets)
+            found = _shared(form, lanes, method, height, parts, sets)
             length = found.part_length
             if ceil(form.sum / length) == parts and (parts == 1 or 8 * length * height * lanes > L1_BYTES):
                 yield found
+
+
+def _in_place(form: Form, lanes: int, registers: int, method: str, vectors: int, turns: int) -> Iterator[Plan]:
+    """One for each height that occurs. ``vectors``: of sums, for each row; ``turns``: additions that a block takes."""
+    rows = form.rows.constant
+    for height in range(1, min(max(rows or 8, 1), 14) + 1):
+        if height * vectors + vectors + 1 <= registers:
+            sets = _sets(height * vectors, registers - vectors - 1, turns)
+            if rows is None or height == max(h for _, h in split(max(rows, 1), height)):
+                yield _shared(form, lanes, method, height, 1, sets)
 
 
 def _sets(sums: int, registers: int, columns: int) -> int:
@@ -253,7 +352,7 @@ def _shared(form: Form, lanes: int, method: str, height: int, parts: int, sets: 
     shares = ceil(UNITS / max(units, 1))
     if method == "blocks":
         shares = max(shares, ceil(4 * form.columns * plan.tile_rows / SUM_BYTES))
-    if method == "columns":
+    if plan.in_place:
         shares = max(shares, ceil(4 * form.sparsity.elements / NEAR_BYTES))
     return Plan(form, lanes, method, height, parts, max(min(shares, form.blocks), 1), sets)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from effc.compiler.codegen.cpu.body import Scope
+from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
 from effc.compiler.codegen.cpu.sparse.form import with_rows_as_lanes
 from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
@@ -26,8 +26,7 @@ class RowsKernel(SparseKernel):
 
     def _body(self, share: Share) -> None:
         b, plan, nest = self.b, self.plan, self.nest
-        body = self._new_body()
-        self.across, self.along = Epilogue(b, with_rows_as_lanes(nest), body), Epilogue(b, nest, body)
+        self._epilogues(self._new_body())
         if plan.share_elements:
             base = share.pointer(len(self.spec.operands) - 1)
             self.staged = b.element_pointer(base, b.mul(share.index, plan.share_elements), "f32")
@@ -39,11 +38,15 @@ class RowsKernel(SparseKernel):
         with b.loop(b.div(share.lo, plan.shares), last) as loop:
             at, unit = self._indices(loop.index, axes), b.mul(loop.index, plan.shares)
             outer = {f"d{i}": at[f"d{i}"] for i in nest.outer}
-            first = b.mul(at["tile"], plan.tile_rows)
+            first = b.mul(at["tile"], plan.unit_rows)
             if plan.staged:
                 self._stage(outer, first)
             shares = b.maximum(b.sub(share.lo, unit), 0), b.minimum(b.sub(share.hi, unit), plan.shares)
             self._shares(outer, first, shares)
+
+    def _epilogues(self, body: Body) -> None:
+        self.across = Epilogue(self.b, with_rows_as_lanes(self.nest), body)
+        self.along = Epilogue(self.b, self.nest, body)
 
     def _shares(self, outer: dict[str, Value], first: Value, shares: tuple[Value, Value]) -> None:
         """The tile whose first row is ``first``, and the columns of ``shares``."""
@@ -142,7 +145,7 @@ class RowsKernel(SparseKernel):
         b, plan, size = self.b, self.plan, self.form.sparsity.rows
 
         def add(sums: Sequence[Value], k: Value, values: Value, column: int) -> list[Value]:
-            at = b.element_pointer(base, b.mul(b.add(k, column), step), "f32")
+            at = b.element_pointer(base, self._offset(k, column, step), "f32")
             rows = [
                 vector_at(
                     b,
@@ -159,6 +162,10 @@ class RowsKernel(SparseKernel):
             return found
 
         return add
+
+    def _offset(self, k: Value, column: int, step: Value) -> Value:
+        """Elements from the start of the sum to a column of a block, of which ``k`` is said."""
+        return self.b.mul(self.b.add(k, column), step)
 
     # -- results ----------------------------------------------------------------------------------------------------
     def _finish(
@@ -225,7 +232,7 @@ class RowsKernel(SparseKernel):
             if self.form.planes:
                 self._copy(outer, row, home)
             else:
-                self._turn(outer, row, home)
+                self._turn(self._lines(outer, row), home, self.plan.tile_rows, self.form.sum)
 
     def _copy(self, outer: dict[str, Value], row: Value, home: Value) -> None:
         """One vector of rows of every plane; zeros beyond the last row."""
@@ -237,24 +244,28 @@ class RowsKernel(SparseKernel):
             value = vector_at(b, b.element_pointer(base, b.mul(loop.index, step), "f32"), lanes, mask)
             b.store(value, b.element_pointer(home, b.mul(loop.index, self.plan.tile_rows), "f32"))
 
-    def _turn(self, outer: dict[str, Value], row: Value, home: Value) -> None:
-        """One vector of rows, transposed; rows beyond the last repeat it."""
-        b, plan, lanes = self.b, self.plan, self.plan.lanes
+    def _lines(self, outer: dict[str, Value], row: Value) -> list[Value]:
+        """Where a vector of rows lies; rows beyond the last repeat it."""
+        b = self.b
         last = b.sub(self._value(self.form.rows), 1)
-        rows = [b.minimum(b.add(row, i), last) for i in range(lanes)]
-        lines = [self._left({**outer, **self._named(self.nest.row, r)}) for r in rows]
-        whole = self.form.sum // lanes * lanes
+        rows = [b.minimum(b.add(row, i), last) for i in range(self.plan.lanes)]
+        return [self._left({**outer, **self._named(self.nest.row, r)}) for r in rows]
+
+    def _turn(self, lines: Sequence[Value], home: Value, pitch: int, length: int) -> None:
+        """The first ``length`` elements of ``lines``, transposed: vectors that lie ``pitch`` elements apart."""
+        b, lanes = self.b, self.plan.lanes
+        whole = length // lanes * lanes
 
         def block(k: Value, count: int) -> None:
             pointers = [b.element_pointer(line, k, "f32") for line in lines]
-            corner = b.element_pointer(home, b.mul(k, plan.tile_rows), "f32")
-            self._transpose(pointers, lambda i: b.element_pointer(corner, b.index(i * plan.tile_rows), "f32"), count)
+            corner = b.element_pointer(home, b.mul(k, pitch), "f32")
+            self._transpose(pointers, lambda i: b.element_pointer(corner, b.index(i * pitch), "f32"), count)
 
         if whole:
             with b.loop(b.index(0), b.index(whole), lanes) as loop:
                 block(loop.index, lanes)
-        if whole < self.form.sum:
-            block(b.index(whole), self.form.sum - whole)
+        if whole < length:
+            block(b.index(whole), length - whole)
 
     def _transpose(self, pointers: Sequence[Value], home: Callable[[int], Value], count: int) -> None:
         """The first ``count`` columns of a square whose rows lie at ``pointers``, each to its place as a vector."""

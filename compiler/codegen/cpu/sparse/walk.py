@@ -8,8 +8,8 @@ from effc.compiler.codegen.cpu.contraction.chains import chain_length, longest
 from effc.compiler.codegen.cpu.sparse.plan import Plan
 from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
 
-#: ``add(sums, k, values, column)``: sums plus the products of one column of a block: ``k`` is the block's first element of the sum, and
-#: ``values`` where its elements lie.
+#: ``add(sums, k, values, column)``: sums plus the products of `Plan.width` columns of a block from one on: ``k`` is where the block's first
+#: element of the sum is, and ``values`` where its elements lie.
 Add = Callable[[Sequence[Value], Value, Value, int], list[Value]]
 
 
@@ -42,10 +42,9 @@ class Stored:
         number = b.add(b.mul(part, plan.form.blocks), row)
         first, end = self.blocks(number, b.add(number, 1))
         zeros = [b.constant(0, "f32", plan.lanes)] * count
-        columns = plan.form.sparsity.columns
-        if plan.part_length <= longest(chain_length(packed=True)):
+        if plan.part_length // plan.width <= longest(chain_length(packed=True)):
             return self._chain(first, end, zeros, add)
-        step = max(plan.sets * chain_length(packed=True) // columns, 1)
+        step = max(plan.sets * chain_length(packed=True) // plan.turns, 1)
         with b.loop(first, end, step, carried=zeros) as loop:
             found = self._chain(loop.index, b.minimum(b.add(loop.index, step), end), zeros, add)
             loop.yield_([b.op("arith.addf", x, y) for x, y in zip(loop.carried, found, strict=True)])
@@ -54,7 +53,7 @@ class Stored:
     def _chain(self, first: Value, end: Value, zeros: list[Value], add: Add) -> list[Value]:
         """Sums over the blocks from ``first`` to ``end``. Sets of accumulators take turns with the columns of a block, or with blocks."""
         b, sets, count = self.b, self.plan.sets, len(zeros)
-        unrolled = sets if self.plan.form.sparsity.columns == 1 else 1
+        unrolled = sets if self.plan.turns == 1 else 1
         whole = b.add(first, b.mul(b.div(b.sub(end, first), unrolled), unrolled))
         with b.loop(first, whole, unrolled, carried=zeros * sets) as loop:
             sums = [loop.carried[i * count : (i + 1) * count] for i in range(sets)]
@@ -76,9 +75,9 @@ class Stored:
     def _block(self, number: Value, turn: int, sums: list[list[Value]], add: Add) -> None:
         """Add the products of a block to ``sums``, its columns to one after the other from ``turn`` on."""
         k, values = self.block(number)
-        for column in range(self.plan.form.sparsity.columns):
-            taken = (turn + column) % len(sums)
-            sums[taken] = add(sums[taken], k, values, column)
+        for i in range(self.plan.turns):
+            taken = (turn + i) % len(sums)
+            sums[taken] = add(sums[taken], k, values, i * self.plan.width)
 
     def _integer(self, pointer: Value, index: Value) -> Value:
         b = self.b
