@@ -18,6 +18,7 @@ from torch import Tensor
 
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.low_rank.factors import Factors
+from effc.compiler.compress.low_rank.ranks import Curve, Ranks
 
 #: Directions of less than this share of the largest energy are rounding errors of float64.
 _NOTHING = 1e-12
@@ -56,8 +57,14 @@ class Spectrum:
         tail = self.energy.flip(0).cumsum(0).flip(0)
         return torch.cat([tail, tail.new_zeros(1)])
 
-    def factors(self, rank: int, dtype: torch.dtype) -> list[Factors]:
+    def curve(self) -> Curve:
+        """Of all ranks."""
+        out, width = len(self.basis), self.weights[0].shape[1]
+        return Curve.of_products(self.errors(), out + width, out * width)
+
+    def factors(self, ranks: Ranks, dtype: torch.dtype) -> list[Factors]:
         """Of each weight, all with one ``right``."""
+        (rank,) = ranks.sizes
         basis, weights = self.basis[:, :rank].double(), [w.double() for w in self.weights]
         right = torch.zeros(basis.shape[1], weights[0].shape[1], dtype=torch.float64)
         lefts = basis.split([len(w) for w in weights])
