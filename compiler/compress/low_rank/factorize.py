@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.inputs import Inputs
@@ -17,6 +19,9 @@ from effc.passes.low_rank import LowRank
 
 #: Weights that share a factor, by name, and their ranks.
 Choice = tuple[tuple[str, ...], Ranks]
+
+#: Channels count as at least this share more than the mean one: gradients are known from few rows.
+_LEAST_SENSITIVITY = 0.01
 
 
 class Spectra:
@@ -36,12 +41,40 @@ class Spectra:
         key = tuple(names)
         if key not in self._known:
             layers, inputs = [self.layers[name] for name in key], self._inputs(key[0])
+            scales = [self._scales[name] for name in key if name in self._scales]
             if layers[0].convolution:
                 (layer,) = layers
-                self._known[key] = ConvolutionSpectrum(layer, inputs)
+                self._known[key] = ConvolutionSpectrum(layer, inputs, *scales)
             else:
-                self._known[key] = Spectrum.of([layer.weight for layer in layers], inputs)
+                weights = [layer.weight for layer in layers]
+                self._known[key] = Spectrum.of(weights, inputs, scales if len(scales) == len(weights) else None)
         return self._known[key]
+
+    @cached_property
+    def _scales(self) -> Mapping[str, Tensor]:
+        """What errors of outputs count, ``[out]``, where their sensitivity is known: such that an output that is lost costs 1 in the mean
+        of these layers, which is what it costs any layer of which nothing is known.
+        """
+        found: dict[str, Tensor] = {}
+        costs = []
+        for name, layer in self.layers.items():
+            inputs, sensitivity = self._inputs(name), self._sensitivity(name)
+            if inputs is not None and sensitivity is not None:
+                found[name] = (sensitivity + _LEAST_SENSITIVITY * sensitivity.mean()).sqrt()
+                costs.append(_squares(layer, inputs, found[name]))
+        return {name: scale / (sum(costs) / len(costs)) ** 0.5 for name, scale in found.items()} if any(costs) else {}
+
+    def _sensitivity(self, name: str) -> Tensor | None:
+        """None too where no output shows an error of the layer."""
+        statistics = self.options.statistics(name)
+        if statistics is None or statistics.sensitivity is None:
+            return None
+        found = torch.from_numpy(statistics.sensitivity).double()
+        if not bool(found.isfinite().all()):
+            raise InputError(
+                f"{name}: the gradients in calibration hold NaN or infinity: look at the batches and at the model in eager"
+            )
+        return found if bool(found.any()) else None
 
     def _inputs(self, name: str) -> Inputs | None:
         statistics = self.options.statistics(name) if self.options.method == "output" else None
@@ -109,6 +142,13 @@ def _ways(group: Sequence[str]) -> list[list[Sequence[str]]]:
     """Which weights of one activation may share a factor: none, or all."""
     apart: list[Sequence[str]] = [[name] for name in group]
     return [apart] if len(group) == 1 else [apart, [group]]
+
+
+def _squares(layer: Layer, inputs: Inputs, scales: Tensor) -> float:
+    """Of the scaled output."""
+    if layer.convolution:
+        return ConvolutionSpectrum(layer, inputs, scales).squares
+    return inputs.error(layer.weight * scales.float()[:, None])
 
 
 def _check(name: str, layer: Layer) -> None:
