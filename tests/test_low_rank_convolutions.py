@@ -209,11 +209,11 @@ def test_a_model_computes_what_eager_makes_of_the_dense_form(low_rank: dict[str,
     assert f"depthwise.weight stays as it is: {reason}" in recording.notes
     for name, chain in made.items():
         module = model.get_submodule(name.removesuffix(".weight"))
+        assert isinstance(module, nn.Conv2d)
         with torch.no_grad():
-            module.get_parameter("weight").copy_(chain.dense().view_as(module.get_parameter("weight")))
+            module.weight.copy_(chain.dense().view_as(module.weight))
             if chain.shift is not None:
-                bias = 0 if module.bias is None else module.bias.detach()
-                module.register_parameter("bias", nn.Parameter(bias + chain.shift))
+                module.bias = nn.Parameter(chain.shift if module.bias is None else module.bias + chain.shift)
     with torch.no_grad():
         expected = model.double()(x.double())
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)

@@ -11,14 +11,14 @@ from effc.compiler.compress.compressor import Groups
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.low_rank.factorize import Choice, Spectra, choose, factorize
 from effc.compiler.compress.low_rank.layer import Layer
-from effc.compiler.compress.low_rank.ranks import MULTIPLE
+from effc.compiler.compress.low_rank.ranks import MULTIPLE, Kind
 from effc.compiler.compress.low_rank.rewrite import FactorRewriter
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
 from effc.passes.low_rank import LowRank
 
 #: What convolutions with a window become.
-_FILTERS = {"tucker": "windows between factors of channels", "separable": "one-way filters"}
+_FILTERS: Mapping[Kind, str] = {"tucker": "windows between factors of channels", "separable": "one-way filters"}
 
 
 class ByRank:

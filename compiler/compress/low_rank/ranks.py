@@ -20,13 +20,16 @@ MULTIPLE = 16
 _STEPS = 60  # of the bisection: more than a double tells apart
 
 
+Kind = Literal["product", "tucker", "separable"]
+
+
 @dataclass(frozen=True)
 class Ranks:
     """Of a weight's factors. ``"product"``: ``(rank,)`` of two matrices; ``"tucker"``: the channels that the window reads and gives, where
     all of a side's channels need no factor; ``"separable"``: ``(rank,)``, the channels between two one-way filters.
     """
 
-    kind: Literal["product", "tucker", "separable"]
+    kind: Kind
     sizes: tuple[int, ...]
 
 
