@@ -31,16 +31,20 @@ from effc.passes.low_rank import LowRank, Method
 
 
 class Row(accuracy_table.Row):
-    """``kept``: the share of the parameters; ``int8``: the factors are quantized too."""
+    """``kept``: the share of the parameters; ``gradients``: errors count as the model's output shows them; ``int8``: the factors are
+    quantized too.
+    """
 
-    def __init__(self, kept: float, method: Method, int8: bool) -> None:
-        self.kept, self.method, self.int8 = kept, method, int8
-        self.cells = (f"{kept:.0%}", method + (", int8" if int8 else ""))
+    def __init__(self, kept: float, method: Method, gradients: bool, int8: bool) -> None:
+        self.kept, self.method, self.gradients, self.int8 = kept, method, gradients, int8
+        self.cells = (f"{kept:.0%}", method + ", gradients" * gradients + ", int8" * int8)
 
     def compress(self, task: Task, calibration: effc.Calibration) -> Mapping[str, Form]:
+        if not self.gradients:
+            calibration = _without_gradients(calibration)
         options = LowRank(parameters=self.kept, method=self.method, calibration=calibration)
         groups = [names for found in together(task, calibration) for names in _sharing(task, found)]
-        spectra = _spectra(task, options)
+        spectra = _spectra(task, options, self.gradients)
         chosen = choose(groups, spectra, options).values()
         taken = list(dict.fromkeys(c for c in chosen if c is not None))
         found = factorize(taken, spectra, dict.fromkeys(spectra.layers, torch.float32))
@@ -66,16 +70,22 @@ def _layer(module: nn.Module) -> Layer:
     return Layer(weight)
 
 
-_made: dict[str, tuple[effc.Calibration, Spectra]] = {}
+def _without_gradients(calibration: effc.Calibration) -> effc.Calibration:
+    sites = {name: replace(statistics, sensitivity=None) for name, statistics in calibration.sites.items()}
+    return replace(calibration, sites=sites, digest=f"{calibration.digest} without gradients")
 
 
-def _spectra(task: Task, options: LowRank) -> Spectra:
+_made: dict[tuple[Method, bool], tuple[effc.Calibration, Spectra]] = {}
+
+
+def _spectra(task: Task, options: LowRank, gradients: bool) -> Spectra:
     """Of all of the task's weights, made once for a method."""
     assert isinstance(options.calibration, effc.Calibration)
-    if options.method not in _made or _made[options.method][0] != options.calibration:
+    key = (options.method, gradients)
+    if key not in _made or _made[key][0] != options.calibration:
         layers = {n: _layer(task.model.get_submodule(n.removesuffix(".weight"))) for n in task.weights()}
-        _made[options.method] = (options.calibration, Spectra(layers, options))
-    return _made[options.method][1]
+        _made[key] = (options.calibration, Spectra(layers, options))
+    return _made[key][1]
 
 
 def _in_bytes(form: Form) -> Form:
@@ -89,8 +99,13 @@ def _in_bytes(form: Form) -> Form:
 
 
 _KEPT = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
-_METHODS: tuple[tuple[Method, bool], ...] = (("svd", False), ("output", False), ("output", True))
-ROWS = tuple(Row(kept, method, int8) for kept, (method, int8) in product(_KEPT, _METHODS))
+_METHODS: tuple[tuple[Method, bool, bool], ...] = (
+    ("svd", False, False),
+    ("output", False, False),
+    ("output", True, False),
+    ("output", True, True),
+)
+ROWS = tuple(Row(kept, *method) for kept, method in product(_KEPT, _METHODS))
 
 
 if __name__ == "__main__":
