@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,14 +15,25 @@ from torch.utils._pytree import tree_map
 
 from effc.compiler.ir import calibration as ir
 from effc.compiler.ir.calibration import Statistics
-from effc.compiler.ir.errors import ArtifactError, InputError
+from effc.compiler.ir.errors import ArtifactError, InputError, OptionError
 from effc.identity import model_digest, original
 from effc.observe import Observer
 from effc.runtime import archive
 from effc.runtime.structure import flatten, unflatten
+from effc.sensitivity import GradientObserver, Probe
 
-KIND = "calibration 3"
-_ARRAYS = ("least", "greatest", "mean", "mean_square", "sample", "second_moment", "weight_absmax", "weight_mean_square")
+KIND = "calibration 4"
+_ARRAYS = (
+    "least",
+    "greatest",
+    "mean",
+    "mean_square",
+    "sample",
+    "second_moment",
+    "weight_absmax",
+    "weight_mean_square",
+    "sensitivity",
+)
 
 
 class Calibration(ir.Calibration):
@@ -42,16 +54,25 @@ class Calibration(ir.Calibration):
 
 
 def calibrate(
-    model: nn.Module, batches: Iterable[Any], *, max_batches: int = 16, rows: int = 128, second_moments: bool = True
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    max_batches: int = 16,
+    rows: int = 128,
+    second_moments: bool = True,
+    sensitivity: Probe | None = None,
 ) -> Calibration:
-    """Run ``model`` in eager, without gradients, on up to ``max_batches`` of ``batches``.
+    """Run ``model`` in eager on up to ``max_batches`` of ``batches``.
 
     A batch is a tensor, a tuple or list of positional arguments, or a dict of named ones. ``rows``: how many rows of the
     activations are kept for each weight. The batches and the outputs are kept too: plans are verified on them.
     ``second_moments``: keep the mean of ``x xᵀ`` over all rows for each activation that meets a weight, once where several weights meet it.
     Quantization by GPTQ needs as many rows as channels and more, and AWQ is the better for them; of the 135 million parameters of SmolLM2
     these matrices take 400 MB, as much as 1,030 rows of each activation would. False saves them: the kept rows then stand for all.
-    InputError: a model in training mode; no batches; a batch that is empty, holds NaN, or that the model does not take.
+    ``sensitivity``: run each batch backwards too, and keep how much of an error of each layer the model's output shows: its first tensor of
+    floats, as ``"logits"`` of classes along the last dimension, or as ``"values"`` that are to be met. Ranks are shared out by it.
+    InputError: a model in training mode; no batches; a batch that is empty, holds NaN, or that the model does not take; outputs without
+    gradients, where sensitivity is asked for.
     """
     module = original(model)
     if not isinstance(module, nn.Module):
@@ -60,18 +81,28 @@ def calibrate(
         raise InputError(
             "the model is in training mode, in which dropout and batch statistics vary: call model.eval() first"
         )
-    observer = Observer(_names(module), rows, second_moments)
+    if sensitivity not in (None, *get_args(Probe)):
+        raise OptionError(f"'sensitivity' is {sensitivity!r}: expected None, or one of {', '.join(get_args(Probe))}")
+    names = _names(module)
+    observer = Observer(names, rows, second_moments)
+    gradients = None if sensitivity is None else GradientObserver(names, sensitivity)
     calls, outputs = [], []
     for number, batch in enumerate(itertools.islice(batches, max_batches)):
         call = call_of(batch)
         _check(f"batch {number}", call, inputs=True)
         output = _run(module, number, call, observer)
         _check(f"the model's output for batch {number}", output, inputs=False)
+        if gradients is not None:
+            args, kwargs = cloned(call)
+            gradients.see(module, args, kwargs)
         calls.append(call)
         outputs.append(output)
     if not calls:
         raise InputError("there are no batches to calibrate with: give at least one, better 8 to 16")
-    return _made(model_digest(module), observer.statistics(), tuple(calls), tuple(outputs))
+    sites = observer.statistics()
+    if gradients is not None:
+        sites |= {n: replace(sites[n], sensitivity=mean) for n, mean in gradients.means().items() if n in sites}
+    return _made(model_digest(module), sites, tuple(calls), tuple(outputs))
 
 
 def cloned(value: Any) -> Any:

@@ -15,7 +15,7 @@ from effc.compiler.ir.calibration import Floats, Statistics
 
 #: Functions that multiply an activation by a weight -> (position of the activation, of the weight, the activation's channel
 #: dimension, the weight's dimension of output channels).
-_CONTRACTIONS: Mapping[Any, tuple[int, int, int, int]] = {
+CONTRACTIONS: Mapping[Any, tuple[int, int, int, int]] = {
     F.linear: (0, 1, -1, 0),
     torch.matmul: (0, 1, -1, -1),
     torch.mm: (0, 1, -1, -1),
@@ -48,7 +48,7 @@ class Observer(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        place = _CONTRACTIONS.get(func)
+        place = CONTRACTIONS.get(func)
         if place is not None:
             self._see(*place, args, kwargs)
         return func(*args, **kwargs)

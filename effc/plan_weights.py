@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from effc.compiler.compress.activations import ActivationRange
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.low_rank.factors import Factors
+from effc.compiler.compress.low_rank.filters import FilterChain
 from effc.compiler.compress.pruning.pruned import PrunedWeight, sparsity_of
 from effc.compiler.compress.quantized import DualScales, QuantizedWeight, ScaleCodes
 from effc.compiler.compress.stored import StoredWeight
@@ -43,6 +45,9 @@ def encoded(stored: StoredWeight[Form], tensors: Tensors) -> dict[str, Any]:
     if isinstance(form, Factors):
         parts = (form.left, form.right, form.shift)
         return {**data, "kind": "low rank", "places": [tensors.place(t) for t in parts]}
+    if isinstance(form, FilterChain):
+        places = [tensors.place(t) for t in (form.shift, *form.kernels)]
+        return {**data, "kind": "filters", "groups": form.groups, "places": places}
     if isinstance(form, PrunedWeight):
         return {
             **data,
@@ -80,6 +85,19 @@ def _factors(data: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> Factor
     return Factors(left, right, shift)
 
 
+def _filters(data: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> FilterChain:
+    shift, *places = _taken(data["places"], tensors)
+    kernels = tuple(kernel for kernel in places if kernel is not None)
+    groups = int(data["groups"])
+    if len(kernels) < len(places) or not kernels or any(k.dim() < 3 or k.dim() != kernels[0].dim() for k in kernels):
+        raise ValueError("filters without dimensions")
+    if any(len(k) % groups for k in kernels) or any(len(a) != groups * b.shape[1] for a, b in pairwise(kernels)):
+        raise ValueError("filters that do not follow one another")
+    if shift is not None and shift.shape != kernels[-1].shape[:1]:
+        raise ValueError(f"a shift of {list(shift.shape)} for outputs of {len(kernels[-1])}")
+    return FilterChain(kernels, groups, shift)
+
+
 def _pruned(data: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> PrunedWeight:
     (weight,) = _taken(data["places"], tensors)
     if weight is None or weight.dim() < 2:
@@ -112,6 +130,7 @@ def _quantized(data: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> Quan
 
 _FORMS: Mapping[str, Callable[[Mapping[str, Any], Sequence[torch.Tensor]], Form]] = {
     "low rank": _factors,
+    "filters": _filters,
     "pruned": _pruned,
     "quantized": _quantized,
 }

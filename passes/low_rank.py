@@ -16,11 +16,15 @@ _KEPT = 0.75
 @compresses
 @dataclass(frozen=True)
 class LowRank(Compression):
-    """``passes={"low_rank": {...}}``: weights ``[out, in]`` of linear layers and embeddings as products ``[out, rank] @ [rank, in]``.
+    """``passes={"low_rank": {...}}``: weights ``[out, in]`` of linear layers and embeddings as products ``[out, rank] @ [rank, in]``, and
+    convolutions as two or three: those of one position as such a product, others by Tucker-2 (``[second, first, window…]`` between
+    ``[first, in]`` and ``[out, second]``) or as one-way filters (``[rank, in, rows, 1]``, ``[out, rank, 1, columns]``); groups alike.
 
     At most one of: ``rank``, of every weight; ``rank_ratio``, as a share of a weight's lesser dimension; ``parameters``, the share of all
-    their parameters that is kept, ranks chosen for the least error of outputs. A weight stays where factors of its rank would hold as many
-    numbers as itself. ``method``: ``"svd"`` looks at weights alone, ``"output"`` at what layers give for the calibration, which it needs.
+    their parameters that is kept, ranks chosen for the least error of outputs. By the first two, windows become Tucker-2: both its ranks
+    are ``rank``, at most the channels of their side, or ``rank_ratio`` of these. A weight stays where factors of its rank would hold as
+    many numbers as itself. ``method``: ``"svd"`` looks at weights alone; ``"output"`` at what layers give for the calibration, which it
+    needs, and at how much the model's output shows of their errors, where the calibration holds sensitivities.
     OptionError: a value that is none, or a calibration that is missing.
     """
 

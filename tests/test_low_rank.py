@@ -18,7 +18,7 @@ import effc
 from effc.compiler.capture import record
 from effc.compiler.capture.recording import Recording
 from effc.compiler.compress.low_rank.factors import Factors
-from effc.compiler.compress.low_rank.ranks import MULTIPLE, Curve, allocate
+from effc.compiler.compress.low_rank.ranks import MULTIPLE, Curve, Ranks, allocate
 from effc.compiler.compress.low_rank.spectrum import Spectrum
 from effc.kernel_clock import KernelClock
 from effc.trial import Trial
@@ -34,6 +34,10 @@ def ranks(recording: Recording) -> dict[str, int]:
     (compressed,) = recording.compressed
     forms = {name: w.form for name, w in compressed.stages[0].weights.items()}
     return {name: f.rank for name, f in forms.items() if isinstance(f, Factors)}
+
+
+def product(rank: int) -> Ranks:
+    return Ranks("product", (rank,))
 
 
 def nearly_low_rank(out: int, width: int, rank: int) -> Tensor:
@@ -54,7 +58,7 @@ def test_without_activations_it_is_the_truncated_decomposition(out: int, width: 
     u, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
     spectrum = Spectrum.of([weight], None)
     for rank in (1, 7, 16):
-        (found,) = spectrum.factors(rank, torch.float64)
+        (found,) = spectrum.factors(product(rank), torch.float64)
         torch.testing.assert_close(found.left @ found.right, u[:, :rank] * s[:rank] @ v[:rank], atol=1e-6, rtol=0)
         assert found.shift is None
         assert float(spectrum.errors()[rank]) == pytest.approx(float((s[rank:] ** 2).sum() / (s**2).sum()), rel=1e-6)
@@ -74,8 +78,8 @@ def test_with_activations_no_other_product_of_the_rank_is_nearer(out: int, width
         return float((found + (0 if f.shift is None else f.shift) - exact).norm() / exact.norm())
 
     spectrum = Spectrum.of([weight], inputs)
-    (ours,) = spectrum.factors(8, torch.float64)
-    (plain,) = Spectrum.of([weight], None).factors(8, torch.float64)
+    (ours,) = spectrum.factors(product(8), torch.float64)
+    (plain,) = Spectrum.of([weight], None).factors(product(8), torch.float64)
     assert error(ours) < 0.7 * error(plain)
     assert all(error(ours) < error(ours, 1e-3) for _ in range(5))
     assert error(ours) ** 2 == pytest.approx(float(spectrum.errors()[8]), rel=0.02, abs=1e-9)
@@ -85,7 +89,7 @@ def test_the_mean_is_kept() -> None:
     """What the projection drops of it is in the shift: outputs are right on average."""
     torch.manual_seed(0)
     rows, weight = torch.randn(1000, 24) + 3 * torch.randn(24), torch.randn(40, 24)
-    (found,) = Spectrum.of([weight], inputs_of(rows)).factors(4, torch.float64)
+    (found,) = Spectrum.of([weight], inputs_of(rows)).factors(product(4), torch.float64)
     assert found.shift is not None
     mean = rows.double().mean(0)
     torch.testing.assert_close(
@@ -98,7 +102,7 @@ def test_a_shared_factor_serves_weights_of_unequal_size() -> None:
     torch.manual_seed(0)
     rows = torch.randn(2000, 32)
     large, small = 1000 * nearly_low_rank(48, 32, 8), nearly_low_rank(16, 32, 8)
-    found = Spectrum.of([large, small], inputs_of(rows)).factors(16, torch.float32)
+    found = Spectrum.of([large, small], inputs_of(rows)).factors(product(16), torch.float32)
     assert found[0].right is found[1].right
     for factors, weight in zip(found, (large, small), strict=True):
         exact = rows @ weight.T
@@ -110,14 +114,14 @@ def test_channels_that_calibration_saw_at_zero() -> None:
     torch.manual_seed(0)
     rows = torch.randn(100, 24)
     rows[:, :10] = 0
-    (found,) = Spectrum.of([torch.randn(40, 24)], inputs_of(rows)).factors(16, torch.float32)
+    (found,) = Spectrum.of([torch.randn(40, 24)], inputs_of(rows)).factors(product(16), torch.float32)
     assert bool(found.dense().isfinite().all())
 
 
 # -- ranks ----------------------------------------------------------------------------------------------------------
 def curve(energies: list[float], out: int, width: int) -> Curve:
     errors = torch.tensor([sum(energies[i:]) for i in range(len(energies) + 1)], dtype=torch.float64)
-    return Curve(errors, out + width, out * width)
+    return Curve.of_products(errors, out + width, out * width)
 
 
 def test_ranks_are_those_of_least_error() -> None:
@@ -126,14 +130,13 @@ def test_ranks_are_those_of_least_error() -> None:
     curves = [curve((torch.rand(64) ** 3).sort(descending=True).values.tolist(), 96, 64) for _ in range(3)]
 
     def options(c: Curve) -> list[tuple[float, int]]:
-        sizes = [(float(c.errors[r]), r * c.of_a_rank) for r in range(MULTIPLE, 65, MULTIPLE)]
-        return [(0.0, c.dense), *(s for s in sizes if s[1] < c.dense)]
+        return [(0.0, c.dense), *((point.error, point.size) for point in c.points)]
 
     total = sum(c.dense for c in curves)
     for kept in (0.45, 0.6, 0.8):
         found = allocate([[[c]] for c in curves], kept)
         taken = [
-            (0.0, c.dense) if r is None else (float(c.errors[r]), r * c.of_a_rank)
+            (0.0, c.dense) if r is None else next((p.error, p.size) for p in c.points if p.ranks == r)
             for c, (_, [r]) in zip(curves, found, strict=True)
         ]
         size = sum(s for _, s in taken)
@@ -146,8 +149,8 @@ def test_ranks_are_those_of_least_error() -> None:
 def test_what_falls_fast_gets_the_smaller_rank() -> None:
     fast, slow = [2.0**-i for i in range(64)], [1 / 64] * 64
     (_, [first]), (_, [second]) = allocate([[[curve(fast, 64, 64)]], [[curve(slow, 64, 64)]]], 0.8)
-    assert first == MULTIPLE
-    assert second is None or second > MULTIPLE
+    assert first == product(MULTIPLE)
+    assert second is None or second.sizes > (MULTIPLE,)
 
 
 def test_sharing_is_chosen_where_it_pays() -> None:
@@ -156,8 +159,8 @@ def test_sharing_is_chosen_where_it_pays() -> None:
     alike = [torch.randn(96, 16) @ common for _ in range(3)]
     other = [nearly_low_rank(96, 96, 16) for _ in range(3)]
     for weights, shared in ((alike, True), (other, False)):
-        apart = [Curve(Spectrum.of([w], None).errors(), 192, 96 * 96) for w in weights]
-        together = [Curve(Spectrum.of(weights, None).errors(), 4 * 96, 3 * 96 * 96)]
+        apart = [Spectrum.of([w], None).curve() for w in weights]
+        together = [Spectrum.of(weights, None).curve()]
         ((way, _),) = allocate([[apart, together]], 0.5)
         assert (way == 1) == shared
 

@@ -26,6 +26,7 @@ from effc.compiler.compress.activations import held
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.low_rank.factors import Factors
+from effc.compiler.compress.low_rank.filters import FilterChain
 from effc.compiler.compress.quantized import QuantizedWeight
 
 
@@ -53,7 +54,7 @@ def measure(kind: Callable[[int], Task], seeds: int, rows: Sequence[Row], headin
     size: dict[str, str] = {}
     for seed in range(seeds):
         task = kind(seed)
-        calibration = effc.calibrate(task.model, task.calibration)
+        calibration = effc.calibrate(task.model, task.calibration, sensitivity=task.sensitivity)
         exact.append(task.cases())
         for row in rows:
             started = time.perf_counter()
@@ -98,7 +99,7 @@ def put_into(task: Task, calibration: effc.Calibration, forms: Mapping[str, Form
         if isinstance(form, QuantizedWeight) and form.scheme.activations != "float":
             weight = form.stored()
             hooks.append(module.register_forward_pre_hook(_rounding(form, Inputs.of(calibration.sites[name], name))))
-        if isinstance(form, Factors) and form.shift is not None:
+        if isinstance(form, Factors | FilterChain) and form.shift is not None:
             hooks.append(module.register_forward_hook(_shifting(form.shift)))
         parameter.data = weight.reshape(parameter.shape)
     yield
@@ -147,5 +148,10 @@ def _rounding(weight: QuantizedWeight, inputs: Inputs) -> Any:
 
 
 def _shifting(shift: Tensor) -> Any:
-    """A hook that adds to the output."""
-    return lambda module, args, output: output + shift
+    """A hook that adds to the output's channels."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        dim = 1 if isinstance(module, nn.Conv2d) else -1
+        return (output.movedim(dim, -1) + shift).movedim(-1, dim)
+
+    return hook

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effc.bench.models.vision import FashionResNet
+from effc.sensitivity import Probe
 
 
 class Task(ABC):
@@ -32,6 +33,8 @@ class Task(ABC):
     figure: str
     #: Elements of a group of a sum, where a format has groups.
     group = 64
+    #: What the model's output is.
+    sensitivity: Probe = "logits"
     model: nn.Module
     calibration: list[Any]
 
@@ -87,6 +90,7 @@ class Embeddings(Task):
     """Pairs of words; calibrated with lines of text that the seed draws."""
 
     figure = "fall of Spearman's correlation"
+    sensitivity: Probe = "values"
 
     def __init__(self, seed: int) -> None:
         self.model = minilm.Embedder().eval()

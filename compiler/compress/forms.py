@@ -9,6 +9,7 @@ from effc.compiler.compress.by_quantization import ByQuantization
 from effc.compiler.compress.compressor import Forms
 from effc.compiler.compress.low_rank.by_rank import ByRank
 from effc.compiler.compress.low_rank.factors import Factors
+from effc.compiler.compress.low_rank.filters import FilterChain
 from effc.compiler.compress.low_rank.rewrite import FactorRewriter
 from effc.compiler.compress.pruning.by_pruning import ByPruning, ByZeros
 from effc.compiler.compress.pruning.pruned import PrunedWeight
@@ -23,7 +24,11 @@ from effc.passes.quantize import Quantize
 from effc.passes.sparsity import Sparsify
 
 #: Kinds of forms and what writes them, in the order in which a graph is rewritten: factors and pruned weights may be quantized.
-_STAGES = ((Factors, FactorRewriter), (PrunedWeight, PrunedRewriter), (QuantizedWeight, QuantizedRewriter))
+_STAGES = (
+    ((Factors, FilterChain), FactorRewriter),
+    (PrunedWeight, PrunedRewriter),
+    (QuantizedWeight, QuantizedRewriter),
+)
 
 
 def forms_of(options: Options) -> Sequence[Forms]:

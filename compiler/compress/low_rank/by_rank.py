@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from effc.compiler.compress.compressor import Groups
+from effc.compiler.compress.form import Form
 from effc.compiler.compress.low_rank.factorize import Choice, Spectra, choose, factorize
-from effc.compiler.compress.low_rank.factors import Factors
-from effc.compiler.compress.low_rank.ranks import MULTIPLE
+from effc.compiler.compress.low_rank.layer import Layer
+from effc.compiler.compress.low_rank.ranks import MULTIPLE, Kind
 from effc.compiler.compress.low_rank.rewrite import FactorRewriter
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
 from effc.passes.low_rank import LowRank
+
+#: What convolutions with a window become.
+_FILTERS: Mapping[Kind, str] = {"tucker": "windows between factors of channels", "separable": "one-way filters"}
 
 
 class ByRank:
@@ -30,28 +35,33 @@ class ByRank:
     def refusal(self, site: WeightSite, weight: Tensor) -> str:
         if self.options.skips(site.name):
             return "option 'skip' names it"
-        if "convolution" in site.kinds:
-            return "only linear layers and embeddings are factorized"
-        if self.options.rank is None and min(site.rows, site.width) <= MULTIPLE:
+        if len(site.kinds) > 1 and "convolution" in site.kinds:
+            return "a convolution and another operation read it"
+        layer = Layer.of(site, weight)
+        if layer.convolution and layer.weight.shape[1] == 1:
+            return "each of its output channels meets one input channel, so there is no rank to lower"
+        if self.options.rank is None and layer.full_rank <= MULTIPLE:
             return f"its rank is {MULTIPLE} at most"
         seen = self.options.statistics(site.name) is not None
-        if self.options.method == "output" and "linear" in site.kinds and not seen:
+        if self.options.method == "output" and site.kinds != {"embedding"} and not seen:
             return "the calibration has not seen it"
         return ""
 
-    def of(self, groups: Groups, weights: Mapping[str, Tensor]) -> Mapping[str, StoredWeight[Factors]]:
-        matrices = {site.name: site.matrix(weights[site.name]) for group in groups for site in group}
-        spectra = Spectra(matrices, self.options)
+    def of(self, groups: Groups, weights: Mapping[str, Tensor]) -> Mapping[str, StoredWeight[Form]]:
+        layers = {site.name: Layer.of(site, weights[site.name]) for group in groups for site in group}
+        spectra = Spectra(layers, self.options)
         new = [g for group in groups if (g := [site.name for site in group if site.name not in self._chosen])]
         if new:
             self._chosen |= choose(new, spectra, self.options)
-        taken = list(dict.fromkeys(c for name in matrices if (c := self._chosen[name]) is not None))
+        taken = list(dict.fromkeys(c for name in layers if (c := self._chosen[name]) is not None))
         found = factorize(taken, spectra, {name: w.dtype for name, w in weights.items()})
         return {name: StoredWeight(form, sampled_digest(weights[name])) for name, form in found.items()}
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         chosen = {c for site in taken if (c := self._chosen[site.name]) is not None}
-        ranks = [rank for _, rank in chosen]
-        spread = f" of ranks {min(ranks)} to {max(ranks)}" if ranks else ""
+        sizes = [size for _, ranks in chosen for size in ranks.sizes]
+        spread = f" of ranks {min(sizes)} to {max(sizes)}" if sizes else ""
         shared = sum(len(names) for names, _ in chosen if len(names) > 1)
-        return f"low_rank: {len(taken)} weights are products{spread}, {shared} of them share a factor"
+        kinds = Counter(ranks.kind for _, ranks in chosen)
+        filters = "".join(f", {kinds[kind]} are {what}" for kind, what in _FILTERS.items() if kinds[kind])
+        return f"low_rank: {len(taken)} weights are products{spread}, {shared} of them share a factor{filters}"

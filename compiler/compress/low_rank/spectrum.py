@@ -18,6 +18,7 @@ from torch import Tensor
 
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.low_rank.factors import Factors
+from effc.compiler.compress.low_rank.ranks import Curve, Ranks
 
 #: Directions of less than this share of the largest energy are rounding errors of float64.
 _NOTHING = 1e-12
@@ -25,48 +26,63 @@ _NOTHING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Of ``weights``, float32 ``[out, in]`` each, that meet one activation and share a factor ``[rank, in]``, by relative squared errors.
+    """Of ``weights``, float32 ``[out, in]`` each, that meet one activation and share a factor ``[rank, in]``.
 
-    ``basis``: float32 ``[sum of out, directions]``, orthonormal columns; ``energy``: ``[directions]``, falling: what each adds to the
-    squared error of the output of the weights, as a share of the output's squares, summed over the weights. ``sizes``: the root of these
-    squares, of each weight. ``mean``: of the activations, ``[in]``; None where they are not known.
+    ``scales``: float64 ``[out]`` of each: what an error of the output counts. ``basis``: float32 ``[sum of out, directions]``, orthonormal
+    columns, of the scaled outputs; ``energy``: ``[directions]``, falling: what each adds to their squared error. ``mean``: of the
+    activations, ``[in]``; None where they are not known.
     """
 
     weights: Sequence[Tensor]
-    sizes: Sequence[float]
+    scales: Sequence[Tensor]
     basis: Tensor
     energy: Tensor
     mean: Tensor | None
 
     @staticmethod
-    def of(weights: Sequence[Tensor], inputs: Inputs | None) -> Spectrum:
-        """Of float32 ``[out, in]`` each, not all zeros; ``inputs`` None: of the weights alone."""
+    def of(weights: Sequence[Tensor], inputs: Inputs | None, scales: Sequence[Tensor] | None = None) -> Spectrum:
+        """Of float32 ``[out, in]`` each, not all zeros; ``inputs`` None: of the weights alone. ``scales`` None: squared errors count as
+        shares of the squares of a weight's outputs.
+        """
         matrices = [w.double() for w in weights]
         if inputs is None:
             moment = mean = covariance = None
         else:
             moment, mean = inputs.moment.double(), inputs.mean.double()
             covariance = moment - mean.outer(mean)
-        sizes = [float(((w if moment is None else w @ moment) * w).sum().clamp(min=0).sqrt()) or 1.0 for w in matrices]
-        stacked = torch.cat([w / size for w, size in zip(matrices, sizes, strict=True)])
-        return Spectrum(weights, sizes, *_directions(stacked, covariance), mean)
+        if scales is None:
+            squares = [float(((w if moment is None else w @ moment) * w).sum()) for w in matrices]
+            scales = [
+                w.new_full((len(w),), max(s, 0) ** -0.5 if s > 0 else 1.0)
+                for w, s in zip(matrices, squares, strict=True)
+            ]
+        stacked = torch.cat([w * scale[:, None] for w, scale in zip(matrices, scales, strict=True)])
+        return Spectrum(weights, scales, *_directions(stacked, covariance), mean)
 
     def errors(self) -> Tensor:
         """The squared error left by rank 0, 1, …: ``[directions + 1]``."""
         tail = self.energy.flip(0).cumsum(0).flip(0)
         return torch.cat([tail, tail.new_zeros(1)])
 
-    def factors(self, rank: int, dtype: torch.dtype) -> list[Factors]:
+    def curve(self) -> Curve:
+        """Of all ranks."""
+        out, width = len(self.basis), self.weights[0].shape[1]
+        return Curve.of_products(self.errors(), out + width, out * width)
+
+    def factors(self, ranks: Ranks, dtype: torch.dtype) -> list[Factors]:
         """Of each weight, all with one ``right``."""
-        basis, weights = self.basis[:, :rank].double(), [w.double() for w in self.weights]
-        right = torch.zeros(basis.shape[1], weights[0].shape[1], dtype=torch.float64)
-        lefts = basis.split([len(w) for w in weights])
-        for left, weight, size in zip(lefts, weights, self.sizes, strict=True):
-            right += left.T @ (weight / size)
+        (rank,) = ranks.sizes
+        weights = [w.double() for w in self.weights]
+        middle = torch.cat(list(self.scales)).mean()  # so that both factors are of the weights' size
+        scales = [scale[:, None] / middle for scale in self.scales]
+        lefts = self.basis[:, :rank].double().split([len(w) for w in weights])
+        each = list(zip(lefts, weights, scales, strict=True))
+        right = torch.stack([left.T @ (weight * scale) for left, weight, scale in each]).sum(0)
         found, shared = [], right.to(dtype)
-        for left, weight, size in zip(lefts, weights, self.sizes, strict=True):
-            shift = None if self.mean is None else weight @ self.mean - size * (left @ (right @ self.mean))
-            found.append(Factors((size * left).to(dtype), shared, None if shift is None else shift.to(dtype)))
+        for left, weight, scale in each:
+            unscaled = left / scale
+            shift = None if self.mean is None else weight @ self.mean - unscaled @ (right @ self.mean)
+            found.append(Factors(unscaled.to(dtype), shared, None if shift is None else shift.to(dtype)))
         return found
 
 

@@ -1,0 +1,92 @@
+"""How much of an error of a layer's output the model's output shows: squares of gradients, taken while the model runs in eager.
+
+For an error ``e`` of a layer's output the model is off by ``½ E (g · e)²``, to second order, with ``g`` the gradient of the logarithm of a
+probability that the model gives to what is drawn by it (Fisher's information), or of the output times random signs (the squares of the
+Jacobian: Hutchinson's estimate). Of ``g gᵀ`` the diagonal is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from effc.compiler.ir.calibration import Floats
+from effc.compiler.ir.errors import InputError
+from effc.observe import CONTRACTIONS
+from effc.runtime.structure import flatten
+
+#: What the output is taken for: logits of classes along the last dimension, or numbers.
+Probe = Literal["logits", "values"]
+
+
+class GradientObserver:
+    """Sums squares of gradients of the outputs of contractions with the parameters ``names`` (parameter object -> its names)."""
+
+    def __init__(self, names: Mapping[int, list[str]], probe: Probe) -> None:
+        self.names, self.probe = names, probe
+        self.squares: dict[int, Tensor] = {}
+        self.rows: dict[int, int] = {}
+        self._draws = torch.Generator().manual_seed(0)
+
+    def see(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Run ``module`` once, forwards and backwards; gradients of its parameters stay as they are. InputError: outputs without
+        gradients, or without floats.
+        """
+        origin = torch.zeros((), requires_grad=True)
+        with torch.enable_grad(), _Tap(self, origin):
+            output = module(*args, **kwargs)
+        target = next((t for t in flatten(output)[1] if t.is_floating_point()), None)
+        if target is None or not target.requires_grad:
+            raise InputError(
+                "the model's outputs carry no gradients, which sensitivity is measured by: take detach() and no_grad() out of its forward, "
+                "or leave 'sensitivity' out"
+            )
+        torch.autograd.grad(self._scalar(target.float()), origin, allow_unused=True)
+
+    def means(self) -> dict[str, Floats]:
+        """The mean square of the gradient by output channel, by parameter name."""
+        found = {key: (squares / self.rows[key]).float().numpy() for key, squares in self.squares.items()}
+        return {name: mean for key, mean in found.items() for name in self.names[key]}
+
+    def _scalar(self, output: Tensor) -> Tensor:
+        if self.probe == "values":
+            signs = torch.randint(0, 2, output.shape, generator=self._draws) * 2 - 1
+            return (output * signs).sum()
+        logits = output.reshape(-1, output.shape[-1])
+        drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=self._draws)
+        return logits.log_softmax(1).gather(1, drawn).sum()
+
+
+class _Tap(TorchFunctionMode):
+    """Adds ``origin``, a zero, to what contractions give, so that the path of gradients to it leads through all of them."""
+
+    def __init__(self, observer: GradientObserver, origin: Tensor) -> None:
+        super().__init__()
+        self.observer, self.origin = observer, origin
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        place = CONTRACTIONS.get(func)
+        if place is None or not isinstance(found, Tensor) or not found.is_floating_point():
+            return found
+        weight = args[place[1]] if len(args) > place[1] else (kwargs or {}).get("weight")
+        if id(weight) not in self.observer.names or found.numel() == 0:
+            return found
+        tapped = found + self.origin.to(found.dtype)
+        observer, key, dim = self.observer, id(weight), place[2]
+        channels = found.shape[dim]
+        observer.squares.setdefault(key, torch.zeros(channels, dtype=torch.float64))
+        observer.rows[key] = observer.rows.get(key, 0) + found.numel() // channels
+
+        def add(gradient: Tensor) -> None:
+            rows = gradient.detach().movedim(dim, -1).reshape(-1, channels).double()
+            observer.squares[key] += rows.square().sum(0)
+
+        tapped.register_hook(add)
+        return tapped

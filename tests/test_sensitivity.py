@@ -1,0 +1,144 @@
+"""``effc.calibrate(sensitivity=…)``: how much of an error of a layer the model's output shows, and ranks that are shared out by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_low_rank import nearly_low_rank, ranks, run
+from test_quantize import off
+from torch import Tensor, nn
+
+import effc
+from effc.compiler.compress.low_rank.convolution import ConvolutionSpectrum
+from effc.compiler.compress.low_rank.layer import Layer
+from effc.compiler.compress.low_rank.ranks import Ranks
+from effc.compiler.compress.low_rank.spectrum import Spectrum
+from effc.compiler.ir.calibration import Floats
+
+
+def sensitivity(calibration: effc.Calibration, name: str) -> Floats:
+    found = calibration.sites[name].sensitivity
+    assert found is not None
+    return found
+
+
+class OneNumber(nn.Module):
+    """Its gradients are known: a sum over positions of products with ``last``, of what is positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 8, 3), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(torch.relu_(self.conv(x)).sum((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_squares_of_gradients_of_a_convolution(frozen: bool) -> None:
+    torch.manual_seed(0)
+    model = OneNumber().eval().requires_grad_(not frozen)
+    batches = [torch.randn(n, 3, 9, 7) for n in (1, 3)]
+    calibration = effc.calibrate(model, batches, sensitivity="values")
+    assert all(p.grad is None for p in model.parameters())
+    with torch.no_grad():
+        positive = torch.cat([(model.conv(b) > 0).movedim(1, -1).reshape(-1, 8) for b in batches]).double()
+    expected = positive.mean(0) * model.last.weight.detach()[0].double().square()
+    np.testing.assert_allclose(sensitivity(calibration, "conv.weight"), expected, rtol=1e-5)
+    np.testing.assert_allclose(sensitivity(calibration, "last.weight"), [1.0])
+
+
+def test_of_logits_it_is_fishers_information() -> None:
+    """Of the last layer ``p (1 - p)``, in the mean."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 5)).eval()
+    x = torch.randn(20000, 6)
+    p = model(x).softmax(1).detach()
+    found = effc.calibrate(model, [x], sensitivity="logits")
+    np.testing.assert_allclose(sensitivity(found, "2.weight"), (p * (1 - p)).mean(0), rtol=0.03)
+
+
+def test_the_statistics_are_the_same_with_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = OneNumber().eval(), torch.randn(2, 3, 9, 7)
+    plain, found = (effc.calibrate(model, [x], sensitivity=s) for s in (None, "values"))
+    assert plain.sites["conv.weight"].sensitivity is None
+    np.testing.assert_array_equal(plain.sites["conv.weight"].mean, found.sites["conv.weight"].mean)
+    assert torch.equal(plain.outputs[0], found.outputs[0])
+    found.save(tmp_path / "calibration")
+    again = effc.Calibration.load(tmp_path / "calibration")
+    assert again == found != plain
+    np.testing.assert_array_equal(sensitivity(again, "conv.weight"), sensitivity(found, "conv.weight"))
+
+
+class Detached(OneNumber):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+def test_refusals() -> None:
+    x = torch.randn(2, 3, 9, 7)
+    with pytest.raises(
+        effc.InputError, match="the model's outputs carry no gradients, which sensitivity is measured by"
+    ):
+        effc.calibrate(Detached().eval(), [x], sensitivity="values")
+    with pytest.raises(effc.OptionError, match="'sensitivity' is 'loss': expected None, or one of logits, values"):
+        effc.calibrate(OneNumber().eval(), [x], sensitivity="loss")  # type: ignore[arg-type]
+
+
+# -- factors by it --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "ranks", [Ranks("product", (8,)), Ranks("tucker", (8, 8)), Ranks("tucker", (8, 40)), Ranks("separable", (8,))]
+)
+def test_channels_that_the_output_shows_are_nearer(ranks: Ranks) -> None:
+    """Errors, weighted, against those of factors that do not know; a convolution's and, of a window of one position, a linear layer's."""
+    torch.manual_seed(0)
+    scales = torch.ones(40, dtype=torch.float64)
+    scales[:10] = 100
+    window = (1, 1) if ranks.kind == "product" else (3, 3)
+    weight = torch.randn(40, 24, *window)
+    layer = Layer(weight, (1, 1), (1, 1))
+
+    def error(spectrum: ConvolutionSpectrum) -> float:
+        (chain,) = spectrum.factors(ranks, torch.float64)
+        return float((scales[:, None] * (chain.dense() - weight.flatten(1))).norm())
+
+    ours = error(ConvolutionSpectrum(layer, None, scales))
+    assert ours < 0.9 * error(ConvolutionSpectrum(layer, None))
+    if ranks.kind == "product":
+        spectrum = Spectrum.of([weight.flatten(1)], None, [scales])
+        (factors,) = spectrum.factors(ranks, torch.float64)
+        found = float((scales[:, None] * (factors.dense() - weight.flatten(1))).norm())
+        assert found == pytest.approx(ours, rel=1e-4)
+        assert found**2 == pytest.approx(float(spectrum.errors()[8]), rel=1e-3)
+
+
+class Quiet(nn.Module):
+    """Of two layers alike, one whose output hardly counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loud, self.quiet = nn.Linear(96, 96), nn.Linear(96, 96)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.tanh(self.loud(x)) + 0.01 * torch.tanh(self.quiet(x.flip(-1)))
+        return y
+
+
+def test_ranks_are_shared_out_by_it() -> None:
+    torch.manual_seed(0)
+    model, x = Quiet().eval(), torch.randn(500, 96)
+    with torch.no_grad():
+        for layer in (model.loud, model.quiet):
+            layer.weight.copy_(nearly_low_rank(96, 96, 32) + 0.02 * torch.randn(96, 96))
+    errors = []
+    for probe in (None, "values"):
+        torch._dynamo.reset()
+        calibration = effc.calibrate(model, [x], sensitivity=probe)
+        found, recording = run(model, x, {"parameters": 0.7, "method": "output", "calibration": calibration})
+        errors.append(off(found, model, x))
+    assert "loud.weight" not in ranks(recording)
+    assert errors[1] < 0.2 * errors[0]
