@@ -52,6 +52,11 @@ class Sparsify(Compression):
         return self.pattern != EXISTING
 
     @property
+    def removes(self) -> bool:
+        """Whether channels go, with all that is coupled with them."""
+        return self.pattern == str(Pattern.channel())
+
+    @property
     def chosen(self) -> Pattern:
         """The pattern, of options that prune."""
         try:

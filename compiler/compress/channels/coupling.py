@@ -16,6 +16,7 @@ import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
@@ -26,8 +27,8 @@ from effc.compiler.compress.channels.tracks import Track, Tracks, all_whole, mer
 
 
 class Coupling:
-    """Of the graph of ``gm``. ``params``: its inputs that may be made smaller, by name; ``products``: operations that multiply an activation
-    with one of them. ``tracks``: of each node (a tuple of those of an operation with several results).
+    """Of the graph of ``gm``. ``params``: its inputs that may be made smaller, by name; ``products``: operations that multiply an
+    activation with one of them. ``tracks``: of each node (a tuple of those of an operation with several results).
     """
 
     def __init__(self, gm: GraphModule, params: Mapping[Node, str], products: Collection[Node]) -> None:
@@ -51,6 +52,14 @@ class Coupling:
     def cut(self, node: Node) -> list[tuple[int, Track]]:
         """Along which dimensions the one tensor of ``node`` may be cut."""
         return [(d, t) for t in self.of(node) if (d := self.dims[t]) is not None]
+
+    def roots(self, track: Track) -> list[int]:
+        """The class of each channel along the dimension in which ``track`` cuts its tensor."""
+        dim = self.dims[track]
+        assert dim is not None, "see cut"
+        labels = np.moveaxis(track.labels, dim, 0)
+        found: list[int] = self.classes.roots(labels.reshape(len(labels), -1)[:, 0]).tolist()
+        return found
 
     def merged(self, node: Node, operands: Sequence[Any], rank: int) -> Tracks:
         """Of corresponding elements of ``operands``, broadcast to ``rank`` dimensions."""

@@ -83,7 +83,8 @@ def _unbind(coupling: Coupling, node: Node) -> tuple[Tracks, ...]:
         t.kept.add(dim)
     places = range(len(node.meta["val"]))
     return tuple(
-        _parts(coupling, node, (t.labels.take(i if t.varies(dim) else 0, axis=dim) for t in coupling.of(x))) for i in places
+        _parts(coupling, node, (t.labels.take(i if t.varies(dim) else 0, axis=dim) for t in coupling.of(x)))
+        for i in places
     )
 
 
@@ -139,7 +140,9 @@ def _cat(coupling: Coupling, node: Node) -> Tracks:
         found = [coupling.of(p) for p in parts]
     made = []
     if along and any(t.varies(dim) for tracks in found for t in tracks):
-        made.append(Track(np.concatenate([_along(coupling, node, p, t, dim) for p, t in zip(parts, found, strict=True)], dim)))
+        made.append(
+            Track(np.concatenate([_along(coupling, node, p, t, dim) for p, t in zip(parts, found, strict=True)], dim))
+        )
     beside = [[Track(t.labels) for t in tracks if not t.varies(dim)] for tracks in found]
     wide = [[d != dim and (not isinstance(s, int) or s != 1) for d, s in enumerate(_shape(p))] for p in parts]
     return made + coupling.joined(node, list(zip(beside, wide, strict=True)))
@@ -216,7 +219,9 @@ def _product(coupling: Coupling, node: Node) -> Tracks:
         coupling.classes.join(sums[0][0].labels.ravel(), sums[1][0].labels.ravel())
     else:
         for tracks in sums:
-            coupling.fix(tracks, f"{coupling.place(node)} multiplies them with an activation, or with a weight that stays whole")
+            coupling.fix(
+                tracks, f"{coupling.place(node)} multiplies them with an activation, or with a weight that stays whole"
+            )
     wide = [True] * (rank - 2) + [False, False]
     made = [t for t in left if t.varies(rank - 2)] + [t for t in right if t.varies(rank - 1)]
     over_batch = [[t for t in tracks if any(t.varies(d) for d in batch)] for tracks in (left, right)]
@@ -292,8 +297,14 @@ def _attention(coupling: Coupling, node: Node) -> tuple[Tracks, ...]:
 
 RULES: Mapping[Any, Rule] = {
     **dict.fromkeys(
-        (_aten.clone.default, _aten._to_copy.default, _aten.alias.default, _aten.detach.default, _aten.hardswish.default,
-         torch.ops.prims.convert_element_type.default),
+        (
+            _aten.clone.default,
+            _aten._to_copy.default,
+            _aten.alias.default,
+            _aten.detach.default,
+            _aten.hardswish.default,
+            torch.ops.prims.convert_element_type.default,
+        ),
         _same,
     ),
     **dict.fromkeys((_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default), _view),
@@ -308,14 +319,27 @@ RULES: Mapping[Any, Rule] = {
     **dict.fromkeys((_aten.split.Tensor, _aten.split_with_sizes.default), _split),
     _aten.cat.default: _cat,
     **dict.fromkeys(
-        (_aten.sum.dim_IntList, _aten.mean.dim, _aten.mean.default, _aten.sum.default, _aten.amax.default, _aten.amin.default,
-         _aten.var_mean.correction, _aten.var.correction),
+        (
+            _aten.sum.dim_IntList,
+            _aten.mean.dim,
+            _aten.mean.default,
+            _aten.sum.default,
+            _aten.amax.default,
+            _aten.amin.default,
+            _aten.var_mean.correction,
+            _aten.var.correction,
+        ),
         _reduction,
     ),
     **dict.fromkeys((_aten._softmax.default, _aten._log_softmax.default), _softmax),
     **dict.fromkeys(
-        (_aten.max_pool2d_with_indices.default, _aten.avg_pool2d.default, _aten._adaptive_avg_pool2d.default,
-         _aten.upsample_nearest2d.default, _aten.upsample_bilinear2d.default),
+        (
+            _aten.max_pool2d_with_indices.default,
+            _aten.avg_pool2d.default,
+            _aten._adaptive_avg_pool2d.default,
+            _aten.upsample_nearest2d.default,
+            _aten.upsample_bilinear2d.default,
+        ),
         _pool(2),
     ),
     **dict.fromkeys(
