@@ -94,7 +94,8 @@ def _size(part: Left, value: torch.Tensor, dim: int) -> int:
 def _evaluate(node: Node) -> None:
     """Its value of the sizes that it has now."""
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    fake = next(v.fake_mode for n in node.all_input_nodes if isinstance(v := n.meta["val"], FakeTensor))
-    with fake:
-        found = node.target(*args, **kwargs)  # type: ignore[operator]
-    node.meta["val"] = found
+    before = node.meta["val"]
+    first = before[0] if isinstance(before, tuple | list) else before
+    assert isinstance(first, FakeTensor), "AOTAutograd traces with fake tensors"
+    with first.fake_mode:
+        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
