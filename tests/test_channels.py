@@ -14,6 +14,7 @@ import torch
 from channel_cases import Random, masked, removed
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import effc
 from effc.compiler.capture import record
@@ -213,3 +214,15 @@ def test_saved(tmp_path: Path) -> None:
     effc.save(model, x, tmp_path / "model", options={"passes": passes})
     loaded, expected = effc.load(tmp_path / "model")(x), run(model, x)[0]
     assert distance(loaded, expected) < 1e-6
+
+
+def test_channels_of_masked_weights() -> None:
+    """Of which `torch.nn.utils.prune` computes the products in each call: those that it masks go first."""
+    model, x = layers()
+    prune.ln_structured(model[0], "weight", 0.25, n=2, dim=0)
+    dead = (model[0].weight == 0).all(1)
+    found, recording = run(model, x, 0.3)
+    assert not (removed(recording).out["0.weight"] & dead.numpy()).any()
+    prune.remove(model[0], "weight")
+    with torch.no_grad():
+        assert distance(found, masked(model, removed(recording))(x.double())) < 1e-5

@@ -17,9 +17,11 @@ _LEAST = 1 / 16
 def choose(
     groups: Sequence[Group], scores: Sequence[Tensor], sites: Sequence[WeightSite], share: float
 ) -> list[Tensor]:
-    """Which units of each group go (bool), so that the share of the elements of ``sites`` that goes with them is as near to ``share`` as can
-    be: of each group a multiple of a vector's channels stays (`_multiple`). ``scores``: of each group's units.
+    """Which units of each group go (bool), so that the share of the elements of ``sites`` that goes with them is as near to ``share`` as
+    can be: of each group a multiple of a vector's channels stays (`_multiple`). ``scores``: of each group's units.
     """
+    if not groups:
+        return []
     orders = [s.argsort(stable=True) for s in scores]
     every, found = torch.cat(list(scores)).sort().values, (0.0, [torch.zeros(len(s), dtype=torch.bool) for s in scores])
     low, high = 0, len(every)

@@ -79,7 +79,7 @@ def _correct(node: Node, parts: list[Left], operand: Left) -> None:
     elif node.target is _aten.slice.Tensor and operand:
         dim = (node.args[1] if len(node.args) > 1 else 0) % node.args[0].meta["val"].dim()  # type: ignore[operator, union-attr]
         if dim in operand:
-            start, end, _ = slice(*node.args[2:4]).indices(len(operand[dim]))  # type: ignore[misc]
+            start, end, _ = slice(*(*node.args[2:4], None, None)[:2]).indices(len(operand[dim]))  # type: ignore[misc]
             before, within = int(operand[dim][:start].sum()), int(operand[dim][start:end].sum())
             node.args = (node.args[0], dim, before, before + within)
     elif node.target is _aten.convolution.default and node.args[8] != 1 and 1 in operand:
