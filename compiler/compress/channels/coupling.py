@@ -108,7 +108,7 @@ class Coupling:
         if node.op == "call_function":
             if node.target is operator.getitem:
                 several, place = self.tracks[node.args[0]], node.args[1]  # type: ignore[index]
-                return several[place] if isinstance(several, tuple) else []  # type: ignore[index, return-value]
+                return several[place] if isinstance(several, tuple) else []  # type: ignore[index]
             rule = RULES.get(node.target)
             if rule is not None:
                 return rule(self, node)

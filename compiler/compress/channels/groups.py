@@ -81,10 +81,10 @@ def find_groups(
                 if not classes.reason(root):
                     members.setdefault(root, []).append((number, dim))
     found: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for root, axes in members.items():
-        reads = {_reads(sites[number], dim) for number, dim in axes}
+    for root, places in members.items():
+        reads = {_reads(sites[number], dim) for number, dim in places}
         if reads == {True, False}:
-            found.setdefault(tuple(axes), []).append(root)
+            found.setdefault(tuple(places), []).append(root)
     groups = []
     for axes, roots in found.items():
         if len(roots) > 1:

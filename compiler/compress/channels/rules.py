@@ -68,13 +68,19 @@ def _expand(coupling: Coupling, node: Node) -> Tracks:
 
 # -- parts ----------------------------------------------------------------------------------------------------------
 def _select(coupling: Coupling, node: Node) -> Tracks:
-    x, dim, index = node.args[:3]
-    dim = dim % _rank(x)  # type: ignore[operator]
+    given: Sequence[Any] = node.args
+    x, dim, index = given[0], given[1] % _rank(given[0]), given[2]
     if not isinstance(index, int):
-        return [Track(t.labels.take(0, axis=dim)) for t in coupling.whole(node, x, [dim])]
+        return [Track(_at(t, 0, dim)) for t in coupling.whole(node, x, [dim])]
     for t in coupling.of(x):
         t.kept.add(dim)
-    return _parts(coupling, node, (t.labels.take(index if t.varies(dim) else 0, axis=dim) for t in coupling.of(x)))
+    return _parts(coupling, node, (_at(t, index, dim) for t in coupling.of(x)))
+
+
+def _at(track: Track, index: int, dim: int) -> Labels:
+    """The labels of one place along ``dim``, without it."""
+    found: Labels = np.asarray(track.labels.take(index if track.varies(dim) else 0, axis=dim))
+    return found
 
 
 def _unbind(coupling: Coupling, node: Node) -> tuple[Tracks, ...]:
@@ -82,10 +88,7 @@ def _unbind(coupling: Coupling, node: Node) -> tuple[Tracks, ...]:
     for t in coupling.of(x):
         t.kept.add(dim)
     places = range(len(node.meta["val"]))
-    return tuple(
-        _parts(coupling, node, (t.labels.take(i if t.varies(dim) else 0, axis=dim) for t in coupling.of(x)))
-        for i in places
-    )
+    return tuple(_parts(coupling, node, (_at(t, i, dim) for t in coupling.of(x))) for i in places)
 
 
 def _slice(coupling: Coupling, node: Node) -> Tracks:
@@ -175,7 +178,8 @@ def _reduction(coupling: Coupling, node: Node) -> Result:
 
 
 def _softmax(coupling: Coupling, node: Node) -> Tracks:
-    return [Track(t.labels) for t in coupling.whole(node, node.args[0], [node.args[1] % _rank(node)])]  # type: ignore[operator]
+    dim = _arg(node, 1, "dim", None) % _rank(node)
+    return [Track(t.labels) for t in coupling.whole(node, node.args[0], [dim])]
 
 
 def _pool(dims: int) -> Rule:
@@ -208,7 +212,7 @@ def _embedding(coupling: Coupling, node: Node) -> Tracks:
 # -- products -------------------------------------------------------------------------------------------------------
 def _product(coupling: Coupling, node: Node) -> Tracks:
     """``[batch…, rows, sum]`` times ``[batch…, sum, columns]``; what is summed over goes only from a weight and what meets it."""
-    offset = {_aten.mm.default: 0, _aten.bmm.default: 0}.get(node.target, 1)  # type: ignore[arg-type]
+    offset = 0 if node.target in (_aten.mm.default, _aten.bmm.default) else 1
     a, b = node.args[offset], node.args[offset + 1]
     rank = _rank(a)
     batch = range(rank - 2)
@@ -240,8 +244,8 @@ def _single(coupling: Coupling, node: Node, operand: Any, order: Sequence[int]) 
 
 
 def _convolution(coupling: Coupling, node: Node) -> Tracks:
-    x, w, bias, *_ = node.args
-    transposed, groups = bool(node.args[6]), int(node.args[8])  # type: ignore[call-overload]
+    given: Sequence[Any] = node.args
+    (x, w, bias), transposed, groups = given[:3], given[6], given[8]
     rank = _rank(x)
     spatial = range(2, rank)
     inputs = [t for t in coupling.whole(node, x, [0, *spatial]) if t.varies(1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,31 +60,26 @@ class Slicing:
 
 def _correct(node: Node, parts: list[Left], operand: Left) -> None:
     """``parts``: what is left of the node's results, ``operand``: of its first operand."""
+    given: Sequence[Any] = node.args
     if node.target in _SIZES and parts[0]:
-        sizes: list[Any] = list(node.args[1])  # type: ignore[arg-type]
+        sizes = list(given[1])
         for dim, left in parts[0].items():
             sizes[dim] = sizes[dim] if sizes[dim] == -1 else int(left.sum())
         node.update_arg(1, sizes)
     elif node.target in _SPLITS and operand:
-        dim = (node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)) % node.args[0].meta["val"].dim()  # type: ignore[operator, union-attr]
+        dim = (given[2] if len(given) > 2 else node.kwargs.get("dim", 0)) % given[0].meta["val"].dim()
         if dim in operand:
-            values = node.meta["val"]
+            sizes = [_size(part, value, dim) for part, value in zip(parts, node.meta["val"], strict=True)]
             node.target = _aten.split_with_sizes.default
-            node.args = (
-                node.args[0],
-                [_size(part, value, dim) for part, value in zip(parts, values, strict=True)],
-                dim,
-            )
-            node.kwargs = {}
+            node.args, node.kwargs = (given[0], sizes, dim), {}
     elif node.target is _aten.slice.Tensor and operand:
-        dim = (node.args[1] if len(node.args) > 1 else 0) % node.args[0].meta["val"].dim()  # type: ignore[operator, union-attr]
+        dim = (given[1] if len(given) > 1 else 0) % given[0].meta["val"].dim()
         if dim in operand:
-            start, end, _ = slice(*(*node.args[2:4], None, None)[:2]).indices(len(operand[dim]))  # type: ignore[misc]
+            start, end, _ = slice(*(*given[2:4], None, None)[:2]).indices(len(operand[dim]))
             before, within = int(operand[dim][:start].sum()), int(operand[dim][start:end].sum())
-            node.args = (node.args[0], dim, before, before + within)
-    elif node.target is _aten.convolution.default and node.args[8] != 1 and 1 in operand:
-        groups = int(node.args[8])  # type: ignore[call-overload]
-        node.update_arg(8, groups * int(operand[1].sum()) // len(operand[1]))
+            node.args = (given[0], dim, before, before + within)
+    elif node.target is _aten.convolution.default and given[8] != 1 and 1 in operand:
+        node.update_arg(8, given[8] * int(operand[1].sum()) // len(operand[1]))
 
 
 def _size(part: Left, value: torch.Tensor, dim: int) -> int:

@@ -28,7 +28,7 @@ class Track:
         return tuple(d for d, size in enumerate(self.labels.shape) if size > 1)
 
     def varies(self, dim: int) -> bool:
-        return self.labels.shape[dim] > 1
+        return bool(self.labels.shape[dim] > 1)
 
 
 #: Of one tensor.
