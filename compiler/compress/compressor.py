@@ -138,6 +138,7 @@ def compress(
     for step in steps:
         if isinstance(step, ByChannel):
             removed = step.remove(gm, names, tensors)
+            drop_unread(gm.graph)
             removals.append(removed)
             notes |= dict.fromkeys(removed.notes)
             names = {n: name for n, name in names.items() if n.op == "get_attr" or n.users} | removed.names
