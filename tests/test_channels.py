@@ -26,7 +26,7 @@ def run(model: nn.Module, x: Any, sparsity: float | None = 0.4, **more: Any) -> 
     given = {"pattern": "channel", **({} if sparsity is None else {"sparsity": sparsity}), **more}
     torch._dynamo.reset()
     with torch.no_grad(), record() as recording:
-        options = {"passes": {"sparsity": given, **passes}, "check": True}
+        options: dict[str, Any] = {"passes": {"sparsity": given, **passes}, "check": True}
         inputs = x if isinstance(x, tuple) else (x,)
         return torch.compile(model, backend="effc", options=options)(*inputs), recording
 
@@ -168,7 +168,7 @@ def test_a_share_is_needed() -> None:
 
 
 # -- with everything else -----------------------------------------------------------------------------------------
-def layers() -> tuple[nn.Module, Tensor]:
+def layers() -> tuple[nn.Sequential, Tensor]:
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 8)
@@ -195,7 +195,8 @@ def test_refresh_keeps_the_structure() -> None:
     given = {"pattern": "channel", "sparsity": 0.4, "method": "sparsegpt", "calibration": calibration}
     torch._dynamo.reset()
     with torch.no_grad(), record() as recording:
-        fast = torch.compile(model, backend="effc", options={"passes": {"sparsity": given}})
+        options: dict[str, Any] = {"passes": {"sparsity": given}}
+        fast = torch.compile(model, backend="effc", options=options)
         before = fast(x)
         for tensor in (model.get_parameter("4.weight"), model.get_parameter("4.bias")):
             tensor.mul_(3)
