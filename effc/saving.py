@@ -24,7 +24,7 @@ from effc.compiler.capture.backend import builder
 from effc.compiler.capture.graph import GraphCompiler
 from effc.compiler.capture.planned import code_options
 from effc.compiler.codegen.cpu.permission import usable
-from effc.compiler.compress.forms import forms_of
+from effc.compiler.compress.forms import steps_of
 from effc.compiler.ir.errors import ArtifactError, InputError, OptionError, UnsupportedError
 from effc.compiler.ir.options import Options
 from effc.costmodel.hardware import flags
@@ -62,7 +62,7 @@ def save(
     exported = export(module, cloned(args), cloned(dict(kwargs or {})), dynamic_shapes)
     with torch.no_grad():
         weights = _by_position(exported)
-        compiler = GraphCompiler(exported.names, chosen, builder(chosen), weights, forms_of(chosen))
+        compiler = GraphCompiler(exported.names, chosen, builder(chosen), weights, steps_of(chosen))
         assembled = compiler.assembled(exported.gm, "inference")
         values, tensors = _Encoder(exported, assembled, chosen).encode()
     _write(Path(directory), values, tensors)

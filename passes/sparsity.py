@@ -26,7 +26,8 @@ class Sparsify(Compression):
     nothing is pruned. ``sparsity``: the share of each weight that becomes zeros, above 0 and below 1; of N:M it follows. ``method``: which
     elements these are: the smallest (``"magnitude"``), or those that matter least to the output on the activations of ``calibration``,
     without (``"wanda"``) or with a change of the others that makes up for them (``"sparsegpt"``). OptionError: a value that is none, or
-    values that do not fit together.
+    values that do not fit together. With ``pattern="channel"`` channels go from the model with all that is coupled with them; ``sparsity``
+    is then the share of the elements of all weights that goes with them.
     """
 
     name: ClassVar[str] = "sparsity"
@@ -50,6 +51,11 @@ class Sparsify(Compression):
     @property
     def prunes(self) -> bool:
         return self.pattern != EXISTING
+
+    @property
+    def removes(self) -> bool:
+        """Whether channels go, with all that is coupled with them."""
+        return self.pattern == str(Pattern.channel())
 
     @property
     def chosen(self) -> Pattern:

@@ -119,7 +119,6 @@ def same(found: Tensor, model: nn.Module, x: Tensor) -> bool:
         ("16x1", 0.8, "magnitude"),
         ("16x1", 0.8, "wanda"),
         ("1x16", 0.8, "sparsegpt"),
-        ("channel", 0.4, "magnitude"),
     ],
 )
 def test_the_pruned_model_runs(pattern: str, sparsity: float | None, method: Method) -> None:
@@ -142,7 +141,7 @@ def test_the_pruned_model_runs(pattern: str, sparsity: float | None, method: Met
         assert packed(recording).count("sparse_panels") == 3
 
 
-@pytest.mark.parametrize("pattern", ["unstructured", "4x1", "1x16", "channel"])
+@pytest.mark.parametrize("pattern", ["unstructured", "4x1", "1x16"])
 def test_convolutions(pattern: str) -> None:
     model, x = convolutions()
     calibration = effc.calibrate(model, [x])
@@ -157,7 +156,7 @@ def test_convolutions(pattern: str) -> None:
         put(model, prune(weights, Pattern.parse(pattern), 0.8, "sparsegpt", calibration.sites[name]))
         assert holds(model.get_parameter(name), pattern)
     assert same(found, model, x)
-    assert pattern == "channel" or "sparse_panels" in packed(recording)
+    assert "sparse_panels" in packed(recording)
 
 
 def test_a_batch_norm_keeps_the_zeros() -> None:

@@ -17,7 +17,7 @@ from effc.compiler.capture.decompositions import decompositions
 from effc.compiler.capture.graph import Build, GraphCompiler
 from effc.compiler.capture.parameters import static_names
 from effc.compiler.capture.planned import code_options
-from effc.compiler.compress.forms import forms_of
+from effc.compiler.compress.forms import steps_of
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options, suggest
 
@@ -50,7 +50,7 @@ def compile_with(
         _warn_eager()
         return gm.forward
     names = static_names(gm)
-    compiler = GraphCompiler(names, options, builder(options), example_inputs, forms_of(options))
+    compiler = GraphCompiler(names, options, builder(options), example_inputs, steps_of(options))
 
     def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
         return lambda graph, inputs: compiler.compile(graph, kind, inputs)

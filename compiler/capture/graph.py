@@ -33,7 +33,7 @@ from effc.compiler.capture.planned import check_kind, plan_notes
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
 from effc.compiler.capture.slower import faster_in_aten
 from effc.compiler.capture.source import op_name, source_of
-from effc.compiler.compress.compressor import Compressed, Forms, compress
+from effc.compiler.compress.compressor import Compressed, Step, compress
 from effc.compiler.compress.watched import watched
 from effc.compiler.ir.errors import LoweringError, UnsupportedError
 from effc.compiler.ir.options import Options
@@ -55,7 +55,7 @@ _dumps = itertools.count()
 
 class GraphCompiler:
     """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``; ``weights``: values of the inputs, of which
-    these are looked at; ``forms``: what they become at inference.
+    these are looked at; ``steps``: what becomes of them at inference.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class GraphCompiler:
         options: Options,
         build: Build,
         weights: Sequence[Any] = (),
-        forms: Sequence[Forms] = (),
+        steps: Sequence[Step] = (),
     ) -> None:
-        self.names, self.weights, self.forms = names, weights, forms
+        self.names, self.weights, self.steps = names, weights, steps
         self.ranges, self.tables = integer_ranges(names, weights), small_tables(names, weights)
         self.options = options
         self.build = build
 
     def compile(self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None = None) -> Boxed:
         """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``. ``inputs``: ``layouts.arrange``."""
-        if not self.forms or kind != "inference":
+        if not self.steps or kind != "inference":
             return self.assembled(gm, kind, inputs).function()
         plain = copy.copy(self)
-        plain.forms = ()
+        plain.steps = ()
         original = copy.deepcopy(gm.graph)
         assembled, compressed = self._assembled(gm, kind, None)
         if compressed is None or not compressed.sources:
@@ -143,9 +143,9 @@ class _Compilation:
         self.dump = _Dump(facts.kind)
 
     def run(self) -> Assembled:
-        if self.owner.forms and self.facts.kind == "inference":
+        if self.owner.steps and self.facts.kind == "inference":
             with self.facts.phase("compress"), unset_fake_temporarily():
-                self._compress(self.owner.forms)
+                self._compress(self.owner.steps)
         normalize(self.gm.graph, self.params)
         self.dump.write("graph.txt", lambda: self.gm.print_readable(print_output=False))
         if self.facts.kind != "inference":
@@ -163,11 +163,11 @@ class _Compilation:
         with self.facts.phase("assemble"):
             return assemble(self.gm, divided, compiled)
 
-    def _compress(self, forms: Sequence[Forms]) -> None:
+    def _compress(self, steps: Sequence[Step]) -> None:
         """Put compressed forms in the place of weights; they are parameters from here on."""
         plain = {node: static for node, static in self.statics.items() if not static.attributes}
         values = {node: self.owner.weights[static.position] for node, static in plain.items()}
-        self.compressed = compress(self.gm, {n: s.name for n, s in plain.items()}, values, forms)
+        self.compressed = compress(self.gm, {n: s.name for n, s in plain.items()}, values, steps)
         self.params.update(self.compressed.constants)
         for stage in self.compressed.stages:
             self.known.update(stage.rewritten.known)

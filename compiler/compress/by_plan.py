@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -11,6 +11,7 @@ from effc.compiler.compress.form import Form
 from effc.compiler.compress.rewrite import Rewriter
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
+from effc.compiler.ir.calibration import Calibration
 
 
 class ByPlan:
@@ -28,6 +29,9 @@ class ByPlan:
 
     def of(self, groups: Groups, weights: Mapping[str, torch.Tensor]) -> Mapping[str, StoredWeight[Form]]:
         return {name: self.stored[name] for name in weights}
+
+    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> ByPlan:
+        return self
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         return f"plan: {len(taken)} of its {len(self.stored)} compressed weights are in this graph"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,7 @@ from effc.compiler.compress.quantized_rewrite import QuantizedRewriter
 from effc.compiler.compress.recipe import quantize
 from effc.compiler.compress.sites import WeightSite, left_out
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
+from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.quantization import Recipe
 from effc.passes.quantize import Quantize
 
@@ -75,6 +77,11 @@ class ByQuantization:
         recipe = self.options.recipe
         unseen = all(site.kinds == {"embedding"} or site.param.op == "get_attr" for site in sites)
         return replace(recipe, smoothing="none", rounding="nearest") if unseen else recipe
+
+    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> ByQuantization:
+        found = copy.copy(self)
+        found.options = self.options.narrowed(narrow)
+        return found
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         scheme = self.options.scheme

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,11 +10,14 @@ import torch
 from torch.fx import GraphModule, Node
 
 from effc.compiler.capture.nodes import drop_unread
+from effc.compiler.compress.channels.by_channel import ByChannel
+from effc.compiler.compress.channels.removed import Removed
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.masked import Masked, fold_masks
 from effc.compiler.compress.rewrite import Rewriter, Rewritten
 from effc.compiler.compress.sites import WeightSite, find_sites, root_of
 from effc.compiler.compress.stored import StoredWeight
+from effc.compiler.ir.calibration import Calibration
 
 #: Sites that read one activation, which their forms may share something of.
 Groups = Sequence[Sequence[WeightSite]]
@@ -40,6 +43,14 @@ class Forms(Protocol):
         """For the report."""
         ...
 
+    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> Forms:
+        """The same for a graph that has lost channels; what has been chosen for weights holds for both."""
+        ...
+
+
+#: What a graph goes through, one after the other.
+Step = Forms | ByChannel
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -58,31 +69,41 @@ class Stage:
 @dataclass(frozen=True)
 class Compressed:
     """A graph's compression, ``stages`` in order, each of what those before have left: ``values`` of the graph's parameters; ``masked``:
-    products of these that became constants first; ``notes``: for the report.
+    products of these that became constants first; ``removed``: what is left of both where channels went then; ``notes``: for the report.
     """
 
     values: Mapping[Node, torch.Tensor]
     masked: Sequence[Masked]
+    removed: Sequence[Removed]
     stages: Sequence[Stage]
     notes: Sequence[str]
 
     @property
     def sources(self) -> list[Node]:
         """The parameters that the compressed forms were made from."""
-        weights = [site.param for stage in self.stages for site in stage.sites if site.param in self.values]
+        weights = [source for removed in self.removed for source in removed.sources]
+        weights += [site.param for stage in self.stages for site in stage.sites]
+        weights = [param for param in weights if param in self.values]
         return list(dict.fromkeys([*(factor for m in self.masked for factor in m.factors), *weights]))
 
     @property
     def constants(self) -> dict[Node, str]:
         """What the graph holds in their place, by name."""
         made = {node: name for stage in self.stages for node, name in stage.rewritten.constants.items()}
-        return {node: name for node, name in ({m.node: m.name for m in self.masked} | made).items() if node.users}
+        first = {m.node: m.name for m in self.masked}
+        for removed in self.removed:
+            first |= removed.names
+        return {node: name for node, name in (first | made).items() if node.users}
 
     def renew(self, tensors: Sequence[torch.Tensor]) -> str:
         """Compress ``tensors``, new values of ``sources``, into the constants that the graph holds; why that cannot be, or ``""``."""
         values = dict(zip(self.sources, tensors, strict=True))
         found = [(m.tensor, m.of(values)) for m in self.masked]
         values |= {m.node: product for m, (_, product) in zip(self.masked, found, strict=True)}
+        for removed in self.removed:
+            made = removed.of(values)
+            found += [(removed.tensors[node], tensor) for node, tensor in made.items()]
+            values |= made
         for stage in self.stages:
             refused = [reason for s in stage.sites if (reason := stage.forms.refusal(s, values[s.param]))]
             if refused:
@@ -95,37 +116,49 @@ class Compressed:
                     return f"{name} has another shape for it: compile the model again"
                 values[node] = parts[name]
                 found.append((held, parts[name]))
-        for held, made in found:
-            held.copy_(made)
+        for held, tensor in found:
+            held.copy_(tensor)
         return ""
 
 
 def compress(
-    gm: GraphModule, params: Mapping[Node, str], values: Mapping[Node, torch.Tensor], stages: Sequence[Forms]
+    gm: GraphModule, params: Mapping[Node, str], values: Mapping[Node, torch.Tensor], steps: Sequence[Step]
 ) -> Compressed:
     """Rewrite ``gm`` in place. ``params``: its inputs that are parameters, by name; ``values``: their tensors.
 
     OptionError: a weight that cannot be compressed (NaN, or groups that do not divide it), or a calibration that is not its model's.
     """
     made: list[Stage] = []
+    removals: list[Removed] = []
     notes: dict[str, None] = {}  # in order, each once: what one stage leaves out, the next may too
     masked = fold_masks(gm, params, values)
     factors = {factor for m in masked for factor in m.factors}
     names = {n: name for n, name in params.items() if n not in factors} | {m.node: m.name for m in masked}
     tensors = dict(values) | {m.node: m.tensor for m in masked}
-    for forms in stages:
-        stage, kept = _stage(gm, names, tensors, forms)
-        made.append(stage)
-        notes[forms.summary(stage.sites)] = None
-        notes |= {f"{name} stays as it is: {reason}": None for name, reason in kept.items() if reason}
+    for step in steps:
+        if isinstance(step, ByChannel):
+            removed = step.remove(gm, names, tensors)
+            drop_unread(gm.graph)
+            removals.append(removed)
+            notes |= dict.fromkeys(removed.notes)
+            names = {n: name for n, name in names.items() if n.op == "get_attr" or n.users} | removed.names
+            tensors |= removed.tensors
+        else:
+            forms = step
+            for removed in removals:
+                forms = forms.narrowed(removed.narrowed)
+            stage, kept = _stage(gm, names, tensors, forms)
+            made.append(stage)
+            notes[forms.summary(stage.sites)] = None
+            notes |= {f"{name} stays as it is: {reason}": None for name, reason in kept.items() if reason}
+            names |= stage.rewritten.constants
+            tensors |= {node: stage.rewritten.tensors[name] for node, name in stage.rewritten.constants.items()}
         for node in [
             n for n in names if n.op == "get_attr" and not n.users
-        ]:  # a stage made it, and this one has replaced it
+        ]:  # one step made it, another has replaced it
             delattr(gm, str(node.target))
             del names[node]
-        names |= stage.rewritten.constants
-        tensors |= {node: stage.rewritten.tensors[name] for node, name in stage.rewritten.constants.items()}
-    return Compressed(values, masked, made, list(notes))
+    return Compressed(values, masked, removals, made, list(notes))
 
 
 def _stage(

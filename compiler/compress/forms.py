@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from effc.compiler.compress.by_plan import ByPlan
 from effc.compiler.compress.by_quantization import ByQuantization
-from effc.compiler.compress.compressor import Forms
+from effc.compiler.compress.channels.by_channel import ByChannel
+from effc.compiler.compress.compressor import Step
 from effc.compiler.compress.low_rank.by_rank import ByRank
 from effc.compiler.compress.low_rank.factors import Factors
 from effc.compiler.compress.low_rank.filters import FilterChain
@@ -31,12 +32,13 @@ _STAGES = (
 )
 
 
-def forms_of(options: Options) -> Sequence[Forms]:
-    """Where compressed weights come from, stage by stage; none where the model stays exact. OptionError: a rewrite that has none here."""
+def steps_of(options: Options) -> Sequence[Step]:
+    """How a graph is compressed, step by step; none where the model stays exact. OptionError: a rewrite that has none here."""
     asked = options.compressions()
     if options.plan is None:
         by_pass = {type(chosen): chosen for chosen in asked}
-        return [_by(by_pass[stage]) for stage in (LowRank, Sparsify, Quantize) if stage in by_pass]
+        steps = [_by(by_pass[stage]) for stage in (LowRank, Sparsify, Quantize) if stage in by_pass]
+        return sorted(steps, key=lambda step: not isinstance(step, ByChannel))  # what is left gets other forms
     if asked:
         raise OptionError(
             "options 'plan' and 'passes' exclude each other where both compress: a plan has its passes in it"
@@ -45,10 +47,12 @@ def forms_of(options: Options) -> Sequence[Forms]:
     return [ByPlan(weights, rewriter) for weights, rewriter in kinds if weights]
 
 
-def _by(chosen: Compression) -> Forms:
+def _by(chosen: Compression) -> Step:
     if isinstance(chosen, LowRank):
         return ByRank(chosen)
     if isinstance(chosen, Sparsify):
+        if chosen.removes:
+            return ByChannel(chosen)
         return ByPruning(chosen) if chosen.prunes else ByZeros(chosen)
     assert isinstance(chosen, Quantize), f"this version of effc cannot compress by '{chosen.name}'"
     return ByQuantization(chosen)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import fnmatch
 from abc import ABC
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypeVar
 
 from effc.compiler.ir.calibration import Calibration, Statistics
 from effc.compiler.ir.errors import EffcError, OptionError
@@ -42,6 +42,10 @@ class Compression(ABC):  # what it does depends on torch, which this package doe
     def statistics(self, weight: str) -> Statistics | None:
         """Of what meets the weight of this name, where the calibration has seen it."""
         return None if self.calibration is None else self.calibration.sites.get(weight)
+
+    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> Self:
+        """The same options for a model that has lost channels: of its calibration too."""
+        return self if self.calibration is None else replace(self, calibration=narrow(self.calibration))
 
     def wrong(self, option: str, expected: str) -> OptionError:
         """The error of an option whose value is none that is ``expected``."""

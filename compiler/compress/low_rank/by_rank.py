@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from effc.compiler.compress.low_rank.ranks import MULTIPLE, Kind
 from effc.compiler.compress.low_rank.rewrite import FactorRewriter
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
+from effc.compiler.ir.calibration import Calibration
 from effc.passes.low_rank import LowRank
 
 #: What convolutions with a window become.
@@ -56,6 +58,11 @@ class ByRank:
         taken = list(dict.fromkeys(c for name in layers if (c := self._chosen[name]) is not None))
         found = factorize(taken, spectra, {name: w.dtype for name, w in weights.items()})
         return {name: StoredWeight(form, sampled_digest(weights[name])) for name, form in found.items()}
+
+    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> ByRank:
+        found = copy.copy(self)
+        found.options = self.options.narrowed(narrow)
+        return found
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         chosen = {c for site in taken if (c := self._chosen[site.name]) is not None}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from effc.compiler.compress.pruning.pruned import PrunedWeight, sparsity_of
 from effc.compiler.compress.pruning.rewrite import PrunedRewriter
 from effc.compiler.compress.sites import WeightSite, left_out
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
+from effc.compiler.ir.calibration import Calibration
 from effc.passes.sparsity import Sparsify
 
 
@@ -36,6 +38,11 @@ class ByPruning:
 
     def of(self, groups: Groups, weights: Mapping[str, Tensor]) -> Mapping[str, StoredWeight[PrunedWeight]]:
         return {name: stored for group in groups for name, stored in self._of_group(group, weights).items()}
+
+    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> ByPruning:
+        found = copy.copy(self)
+        found.options = self.options.narrowed(narrow)
+        return found
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         o = self.options
@@ -87,6 +94,9 @@ class ByZeros:
             for group in groups
             for site in group
         }
+
+    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> ByZeros:
+        return self
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         patterns = Counter(str(self._forms[site.name].pattern) for site in taken)

@@ -36,8 +36,11 @@ def prune(
     channels, or with NaN or infinity.
     """
     for name, weight in weights.items():
-        _check(name, weight, pattern)
-    inputs = None if method == "magnitude" else _inputs(weights, method, statistics)
+        check_weight(name, weight)
+        misfit = pattern.misfit(name, weight.shape)
+        if misfit:
+            raise OptionError(f"{misfit}: choose another pattern, or leave this layer out")
+    inputs = None if method == "magnitude" else inputs_of(weights, method, statistics)
     compensation = None
     if method == "sparsegpt" and pattern.kind != "channel":
         assert inputs is not None
@@ -56,7 +59,8 @@ def prune(
     return {name: laid_back(pruned(weight), weights[name].shape) for name, weight in laid.items()}
 
 
-def _check(name: str, weight: Tensor, pattern: Pattern) -> None:
+def check_weight(name: str, weight: Tensor) -> None:
+    """InputError: a weight that cannot be pruned, by any pattern."""
     if weight.dim() < 2 or weight.numel() == 0:
         raise InputError(
             f"{name}: a weight to prune has dimensions [out, channels…] and elements, not {list(weight.shape)}"
@@ -67,12 +71,10 @@ def _check(name: str, weight: Tensor, pattern: Pattern) -> None:
         )
     if not bool(weight.any()):
         raise InputError(f"{name}: all of the weight is 0: leave this layer out, or load the weights again")
-    misfit = pattern.misfit(name, weight.shape)
-    if misfit:
-        raise OptionError(f"{misfit}: choose another pattern, or leave this layer out")
 
 
-def _inputs(weights: Mapping[str, Tensor], method: str, statistics: Statistics | None) -> Inputs:
+def inputs_of(weights: Mapping[str, Tensor], method: str, statistics: Statistics | None) -> Inputs:
+    """What meets all of ``weights`` ``[out, channels, window…]``, as ``method`` looks at it. Errors: see `prune`."""
     names = ", ".join(weights)
     if statistics is None:
         raise OptionError(
