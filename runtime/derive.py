@@ -10,7 +10,7 @@ import torch
 from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.program import Part
 from effc.runtime.pages import Pages
-from effc.runtime.panels import pack_codes, pack_panels
+from effc.runtime.panels import not_finite, pack_codes, pack_panels
 from effc.runtime.sparse_panels import sparse_panels
 from effc.runtime.winograd import winograd_panels
 
@@ -35,6 +35,7 @@ def as_is(source: torch.Tensor) -> torch.Tensor:
 FUNCTIONS: Mapping[str, Derivation] = {
     "as_is": as_is,
     "contiguous": contiguous,
+    "not_finite": not_finite,
     "pack_codes": pack_codes,
     "pack_panels": pack_panels,
     "sparse_panels": sparse_panels,

@@ -18,6 +18,7 @@ from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
 from effc.compiler.pipeline.placement import Base, Layout, Placement, extent, usual
 from effc.compiler.pipeline.roundings import fold_roundings, read_within
+from effc.compiler.pipeline.vanishing import vanishes
 from effc.compiler.pipeline.views import Index, backward, chain, source_index
 
 
@@ -56,6 +57,7 @@ class KernelBuilder:
     _known: dict[Instr, int] = field(default_factory=dict)
     _members: dict[Op, list[int]] = field(default_factory=dict)
     _implicit: set[int] = field(default_factory=set)  # roundings to bf16 that the model did not ask for
+    _zeros: set[int] = field(default_factory=set)  # operands with zeros that kernels may use
 
     def __post_init__(self) -> None:
         self.ranges = {f"d{i}": size for i, size in enumerate(self.dims)}
@@ -81,6 +83,8 @@ class KernelBuilder:
     def _load(self, tensor: Tensor, place: Placement, index: Index, inside: int | None = None) -> int:
         """``tensor[index]``, or zero where the value ``inside`` is false."""
         operand = self._operand(tensor, place, "read")
+        if self.group is not None and self.group.kind == "contract" and vanishes(tensor):
+            self._zeros.add(operand)
         zero = 0.0 if tensor.dtype[0] in "bf" else 0
         args = () if inside is None else (inside, self.add(Instr("constant", (), tensor.dtype, (("value", zero),))))
         return self.add(Instr("load", args, tensor.dtype, (("address", place.address(index)), ("operand", operand))))
@@ -242,7 +246,8 @@ class KernelBuilder:
         operands = tuple(
             Operand(s.dtype, r, size) for s, r, size in zip(self.sites, self.roles, self.sizes, strict=True)
         )
-        spec = KernelSpec(template, dims, operands, body, (), attributes)
+        zeros = (("zeros", tuple(sorted(self._zeros))),) if self._zeros else ()
+        spec = KernelSpec(template, dims, operands, body, (), (*attributes, *zeros))
         spec, symbols = normalised(spec)
         return Kernel(spec, tuple(self.sites), symbols, name, location)
 
