@@ -15,9 +15,11 @@ from effc.compiler.compress.pruning.pruned import PrunedWeight
 from effc.compiler.compress.pruning.rewrite import PrunedRewriter
 from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.quantized_rewrite import QuantizedRewriter
+from effc.compiler.compress.thresholds.by_sparsity import BySparsity
 from effc.compiler.ir.compression import Compression
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
+from effc.passes.activation_sparsity import SparsifyActivations
 from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
 from effc.passes.sparsity import Sparsify
@@ -31,7 +33,12 @@ def forms_of(options: Options) -> Sequence[Forms]:
     asked = options.compressions()
     if options.plan is None:
         by_pass = {type(chosen): chosen for chosen in asked}
-        return [_by(by_pass[stage]) for stage in (LowRank, Sparsify, Quantize) if stage in by_pass]
+        if SparsifyActivations in by_pass and len(by_pass) > 1:
+            others = ", ".join(type(c).name for c in asked if not isinstance(c, SparsifyActivations))
+            raise by_pass[SparsifyActivations].refused(
+                f"it excludes {others}: kernels of weights in another form read them whole; leave one of them out"
+            )
+        return [_by(by_pass[stage]) for stage in (SparsifyActivations, LowRank, Sparsify, Quantize) if stage in by_pass]
     if asked:
         raise OptionError(
             "options 'plan' and 'passes' exclude each other where both compress: a plan has its passes in it"
@@ -41,6 +48,8 @@ def forms_of(options: Options) -> Sequence[Forms]:
 
 
 def _by(chosen: Compression) -> Forms:
+    if isinstance(chosen, SparsifyActivations):
+        return BySparsity(chosen)
     if isinstance(chosen, LowRank):
         return ByRank(chosen)
     if isinstance(chosen, Sparsify):
