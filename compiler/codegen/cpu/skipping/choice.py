@@ -8,13 +8,15 @@ from effc.compiler.codegen.cpu.skipping.form import Form, find
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import KernelSpec, Schedule
 
-#: Share of zeros that is expected where there are some: what is not known, the data decides.
+#: Share of zeros that is expected where there are some: how many there are, the data decides.
 EXPECTED = 0.5
-#: Cycles that listing a vector takes, those of a run of columns beside its products, and those of a vector of weights from memory (two
-#: cores share 10 to 20 GB/s).
-LIST_CYCLES, RUN_CYCLES, STREAM_CYCLES = 4, 100, 10
-#: Vectors of a panel: wider rows are longer runs of lines, and their sums must fit the registers beside a broadcast and a weight.
-WIDEST = 18
+#: Cycles that a vector takes to list, a run of columns and an entry of the list beside products, and a vector of weights from memory (two
+#: cores share 10 to 20 GB/s) and from L2.
+LIST_CYCLES, RUN_CYCLES, ENTRY_CYCLES, FAR_CYCLES, NEAR_CYCLES = 4, 100, 2, 10, 0.8
+#: Bytes of weights that L2 may hold from one call to the next.
+NEAR_BYTES = 1 << 20
+#: Vectors of a panel: rows of 9 lines are read as fast as those of 18, and more panels serve more threads.
+WIDEST = 9
 #: Columns of a unit whose sums are made one by one.
 OUTPUTS_WIDTH = 256
 #: Units that threads share evenly: a multiple of it.
@@ -26,25 +28,31 @@ def chosen(packed: KernelSpec, target: Target) -> tuple[Form, Schedule] | None:
     form = find(packed, target)
     if isinstance(form, str):
         return None
-    width = _width(form, target.lanes(4))
     lanes = target.lanes(4)
-    runs = ceil(form.columns / width)
-    listed = (form.sum if form.method == "inputs" else form.columns) / lanes * LIST_CYCLES
-    saved = EXPECTED * form.sum * form.columns / lanes * STREAM_CYCLES
-    if listed + runs * RUN_CYCLES >= saved:
+    width = _width(form, lanes)
+    runs, rows, vectors = ceil(form.columns / width), form.sum, ceil(form.columns / lanes)
+    if form.method == "outputs":
+        rows, vectors = form.columns, ceil(form.sum / lanes)
+    dense = rows * vectors * (NEAR_CYCLES if 4 * form.sum * form.columns <= NEAR_BYTES else FAR_CYCLES)
+    entries = (1 - EXPECTED) * rows * ENTRY_CYCLES * (runs if form.method == "inputs" else 1)
+    if rows / lanes * LIST_CYCLES + runs * RUN_CYCLES + entries + (1 - EXPECTED) * dense >= dense:
         return None
     return form, Schedule((("skip", form.method), ("width", width)))
 
 
+def unit_cycles(form: Form, width: int, lanes: int) -> int:
+    """Of a run of ``width`` columns, from memory."""
+    return int((1 - EXPECTED) * FAR_CYCLES * form.sum * width / lanes) + RUN_CYCLES
+
+
 def _width(form: Form, lanes: int) -> int:
-    """Of a run of columns: of the widest panels those that are filled best, in an even number."""
+    """Of a run of columns: of the panels those that are filled best, in an even number, and few."""
     vectors = ceil(form.columns / lanes)
     if form.method == "outputs":
         return min(OUTPUTS_WIDTH, vectors * lanes)
 
-    def cost(width: int) -> float:
+    def cost(width: int) -> tuple[int, int]:
         panels = ceil(vectors / width)
-        even = ceil(panels / EVEN) * EVEN
-        return even * (width + 1)  # a vector's time for the list and the broadcast
+        return ceil(panels / EVEN) * EVEN * (width + 2), panels * width
 
-    return min(range(1, WIDEST + 1), key=lambda w: (cost(w), -w)) * lanes
+    return min(range(1, WIDEST + 1), key=cost) * lanes

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
+from effc.compiler.codegen.cpu.skipping.choice import unit_cycles
 from effc.compiler.codegen.cpu.skipping.form import Form
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value
@@ -26,7 +27,7 @@ class SkippingKernel(ABC):
 
     def text(self) -> str:
         units = -(-self.form.columns // self.width)
-        cycles = self.form.sum * self.width // self.lanes + 64
+        cycles = unit_cycles(self.form, self.width, self.lanes)
         with parallel_kernel(self.b, self.spec, const(units), const(cycles)) as share:
             self.share = share
             self.body = Body(
