@@ -146,8 +146,8 @@ def test_what_is_not_finite_stays(odd: float) -> None:
         assert torch.equal(fast(x).isnan(), model(x).isnan())
         x[0, 3] = 0
         model[1].weight[7, 5] = odd  # an element that meets a zero or not
-        for x in (x, -x):
-            found, expected = fast(x), model(x)
+        for row in (x, -x):
+            found, expected = fast(row), model(row)
             assert torch.equal(found.isfinite(), expected.isfinite())
             near(found[expected.isfinite()], expected[expected.isfinite()])
 
@@ -241,7 +241,9 @@ def test_projections_of_attention() -> None:
 
     with torch.no_grad():
         model.double()
-        value = model.value(zeroed(x.double(), "query.weight")).unflatten(-1, (-1, 16)).repeat_interleave(2, 2).flatten(2)
+        value = (
+            model.value(zeroed(x.double(), "query.weight")).unflatten(-1, (-1, 16)).repeat_interleave(2, 2).flatten(2)
+        )
         y = x + model.out(zeroed(value, "out.weight"))  # attention to one key is its value
         near(found, thresholded(model.mlp, y, limits["mlp.down.weight"]))
     assert methods(recording).count("inputs") >= 2
@@ -293,7 +295,9 @@ def test_nan_exceeds_every_threshold() -> None:
 
 def test_new_weights_get_new_thresholds() -> None:
     model, x = Mlp(256, 320).eval(), torch.randn(1, 256)
-    fast = compiled(model, passes={"activation_sparsity": {"calibration": effc.calibrate(model, [torch.randn(64, 256)])}})
+    fast = compiled(
+        model, passes={"activation_sparsity": {"calibration": effc.calibrate(model, [torch.randn(64, 256)])}}
+    )
     with torch.no_grad(), record() as recording:
         fast(x)
         model.gate.weight.mul_(3)
@@ -334,5 +338,5 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 def test_it_excludes_other_forms_of_weights() -> None:
     model = Mlp(256, 320).eval()
     calibration = effc.calibrate(model, [torch.randn(1, 256)])
-    with pytest.raises(OptionError, match="activation_sparsity: it excludes quantize: .* leave one of them out"):
+    with pytest.raises(OptionError, match=r"activation_sparsity: it excludes quantize: .* leave one of them out"):
         forms_of(Options(passes={"activation_sparsity": {"calibration": calibration}, "quantize": {}}))

@@ -67,7 +67,9 @@ class Compiled:
         derived = {o: derive(f, weight, a) for o, f, a in self.packing.derivations()}
         memory, others = torch.full((n + 64,), float("nan")), iter(given)
         roles = [o.role for o in self.kernel.spec.operands]
-        tensors = [derived[i] if i in derived else memory if r == "write" else next(others) for i, r in enumerate(roles)]
+        tensors = [
+            derived[i] if i in derived else memory if r == "write" else next(others) for i, r in enumerate(roles)
+        ]
         assert self.kernel(tensors, threads=threads) == 0
         assert memory[n:].isnan().all()
         return memory[:n]

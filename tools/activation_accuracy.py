@@ -24,7 +24,11 @@ import effc
 
 #: What is left out for the MLPs alone.
 _ATTENTION = ("*self_attn*",)
-_METHODS = {"cats, MLPs": ("cats", ()), "chess, MLPs": ("chess", _ATTENTION), "chess, MLPs and attention": ("chess", ())}
+_METHODS = {
+    "cats, MLPs": ("cats", ()),
+    "chess, MLPs": ("chess", _ATTENTION),
+    "chess, MLPs and attention": ("chess", ()),
+}
 _SHARES = (0.3, 0.5, 0.7)
 ROWS = {f"{name}, {share:.0%}": (*_METHODS[name], share) for share, name in product(_SHARES, _METHODS)}
 

@@ -1,9 +1,9 @@
 """Kernels that leave out weights as zeros come, against our own dense ones: python tools/skipping_kernels.py --threads 2
 
-One row times a weight, float32. ``inputs``: a share of the row is zero; ``outputs``: of the results, by a condition. Each cell is the dense
-kernel's time over the other's, for each weight the least of some rounds in turn in one process: with as many weights in turn as no cache holds
-(``memory``), as a decode step reads them, or with one (``cache``). The last column is the share of zeros from which on nothing is lost
-(interpolated).
+One row times a weight, float32. ``inputs``: a share of the row is zero; ``outputs``: of the results, by a condition. Each cell is the
+dense kernel's time over the other's, for each weight the least of some rounds in turn in one process: with as many weights in turn as no
+cache holds (``memory``), as a decode step reads them, or with one (``cache``). The last column is the share of zeros from which on nothing
+is lost (interpolated).
 """
 
 from __future__ import annotations
@@ -34,14 +34,24 @@ FAR_BYTES = 640 << 20
 
 def spec_of(method: str, n: int, k: int) -> KernelSpec:
     """``x[k] @ w[n, k].T``, ``x`` with zeros; with zeros among the results (``outputs``); or with none that is known (``dense``)."""
-    operands = [Operand("f32", "read", const(k)), Operand("f32", "read", const(n * k)), Operand("f32", "write", const(n))]
+    operands = [
+        Operand("f32", "read", const(k)),
+        Operand("f32", "read", const(n * k)),
+        Operand("f32", "write", const(n)),
+    ]
     body = [_load("f32", 0, "d1"), _load("f32", 1, f"{k}*d0 + d1"), Instr("contract", (0, 1), "f32")]
     if method == "outputs":
         operands.append(Operand("i1", "read", const(n)))
-        body += [_load("i1", 3, "d0"), Instr("constant", (), "f32", (("value", 0.0),)), Instr("arith.select", (3, 4, 2), "f32")]
+        body += [
+            _load("i1", 3, "d0"),
+            Instr("constant", (), "f32", (("value", 0.0),)),
+            Instr("arith.select", (3, 4, 2), "f32"),
+        ]
     body.append(Instr("store", (len(body) - 1,), "", (("address", as_expr("d0")), ("operand", 2))))
     zeros = (("zeros", (0,)),) if method == "inputs" else ()
-    return KernelSpec("contraction", (Dim(const(n)), Dim(const(k), "reduction")), tuple(operands), tuple(body), (), zeros)
+    return KernelSpec(
+        "contraction", (Dim(const(n)), Dim(const(k), "reduction")), tuple(operands), tuple(body), (), zeros
+    )
 
 
 def _load(dtype: str, operand: int, address: str) -> Instr:
@@ -62,7 +72,10 @@ class Runs:
         self.given = [derived.get(i, torch.zeros(size)) for i, size in enumerate(sizes)]
         self.weights = [derived[1].clone() for _ in range(count)]
         self.held = (code, error)
-        self._header, self._function = header, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.symbols[kernel_name(found.spec)])
+        self._header, self._function = (
+            header,
+            ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.symbols[kernel_name(found.spec)]),
+        )
 
     def seconds(self, row: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Of each weight."""

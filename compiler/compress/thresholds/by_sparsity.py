@@ -60,10 +60,12 @@ class BySparsity:
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         mlps = sum(site.uses[0].node in self._mlps for site in taken) // 3
-        others = f" and the inputs of {len(taken) - 3 * mlps} projections of attention" if self.options.method == "chess" else ""
-        return (
-            f"activation_sparsity: {mlps} gated MLPs{others} have {self.options.sparsity:.0%} zeros by {self.options.method}"
+        others = (
+            f" and the inputs of {len(taken) - 3 * mlps} projections of attention"
+            if self.options.method == "chess"
+            else ""
         )
+        return f"activation_sparsity: {mlps} gated MLPs{others} have {self.options.sparsity:.0%} zeros by {self.options.method}"
 
     def _of_mlp(
         self, mlp: GatedMlp, gate: WeightSite, up: WeightSite, down: WeightSite, weights: Mapping[str, Tensor]

@@ -84,8 +84,12 @@ def _gated(down: Node) -> GatedMlp | None:
         return None
     left, right = product.args
     for activated, other in ((left, right), (right, left)):
-        assert isinstance(activated, Node) and isinstance(other, Node)
-        if activated.meta["val"].shape != product.meta["val"].shape or other.meta["val"].shape != activated.meta["val"].shape:
+        assert isinstance(activated, Node), "seen above"
+        assert isinstance(other, Node), "seen above"
+        if (
+            activated.meta["val"].shape != product.meta["val"].shape
+            or other.meta["val"].shape != activated.meta["val"].shape
+        ):
             continue
         up, found = _product(other), _function(activated)
         if up is None or found is None:

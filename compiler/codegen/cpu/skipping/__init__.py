@@ -1,4 +1,4 @@
-"""Products of one row that leave out the weights which zeros among the activations make needless: a form of the ``contraction`` template."""
+"""Products of one row that leave out the weights which zeros make needless: a form of the ``contraction`` template."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from effc.compiler.codegen.cpu.threads import Share
 
 #: Accumulators that keep both multiply-add units busy: their latency is 4 cycles.
 BUSY = 8
-#: Bytes of panel rows between the one that is multiplied and the one that is fetched, for the processor fetches what is skipped, too.
+#: Bytes of panel rows between the one that is multiplied and the one that is fetched: the list tells which, the processor would not know.
+#: (As in `choice.WIDEST`: 1.53 times as fast as dense by 1 KiB, 1.64 by 4 and by 12.)
 AHEAD_BYTES = 4096
 
 
