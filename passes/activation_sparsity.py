@@ -19,9 +19,9 @@ class SparsifyActivations(Compression):
     ``sparsity``: the share of elements that become zeros over the rows that ``calibration`` has kept, above 0 and below 1. ``method``:
     ``"cats"`` (Lee et al., "CATS: Contextually-Aware Thresholding for Sparsity in Large Language Models", COLM 2024): where
     ``|act(gate(x))|`` is at most one threshold a layer. ``"chess"`` (He et al., "CHESS: Optimizing LLM Inference via Channel-Wise
-    Thresholding and Selective Sparsification", EMNLP 2024): by a threshold a channel, so that it is the products with the mean of ``|up(x)|``
-    that are small; and where an input of an attention projection is at most one threshold a layer. OptionError: a value that is none, or no
-    calibration.
+    Thresholding and Selective Sparsification", EMNLP 2024): by a threshold a channel, so that it is the products with the mean of
+    ``|up(x)|`` that are small; and where an input of an attention projection is at most one threshold a layer. OptionError: a value that is
+    none, or no calibration.
     """
 
     name: ClassVar[str] = "activation_sparsity"
