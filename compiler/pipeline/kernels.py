@@ -57,7 +57,9 @@ class KernelBuilder:
     _known: dict[Instr, int] = field(default_factory=dict)
     _members: dict[Op, list[int]] = field(default_factory=dict)
     _implicit: set[int] = field(default_factory=set)  # roundings to bf16 that the model did not ask for
-    _zeros: set[int] = field(default_factory=set)  # operands with zeros that kernels may use
+    _zeros: set[int] = field(
+        default_factory=set
+    )  # operands of which zeros are to be expected: kernels may use those of a single row
 
     def __post_init__(self) -> None:
         self.ranges = {f"d{i}": size for i, size in enumerate(self.dims)}
@@ -246,7 +248,8 @@ class KernelBuilder:
         operands = tuple(
             Operand(s.dtype, r, size) for s, r, size in zip(self.sites, self.roles, self.sizes, strict=True)
         )
-        zeros = (("zeros", tuple(sorted(self._zeros))),) if self._zeros else ()
+        single = tuple(o for o in sorted(self._zeros) if not _varies(body, o, len(parallel)))
+        zeros = (("zeros", single),) if single else ()
         spec = KernelSpec(template, dims, operands, body, (), (*attributes, *zeros))
         spec, symbols = normalised(spec)
         return Kernel(spec, tuple(self.sites), symbols, name, location)
@@ -294,6 +297,12 @@ class KernelBuilder:
                 ):
                     return _by_falling_stride(summed, instr["address"])
         return summed
+
+
+def _varies(body: Sequence[Instr], operand: int, parallel: int) -> bool:
+    """Whether a load of ``operand`` depends on one of the first ``parallel`` dims."""
+    names = {f"d{i}" for i in range(parallel)}
+    return any(i.op == "load" and i["operand"] == operand and names & i["address"].variables() for i in body)
 
 
 def _divisions(instrs: Sequence[Instr]) -> list[tuple[int, Expr]]:

@@ -14,7 +14,7 @@ from effc.compiler.compress.sites import WeightSite, left_out
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
 from effc.compiler.compress.thresholds.form import Thresholded
 from effc.compiler.compress.thresholds.rewrite import ThresholdRewriter
-from effc.compiler.compress.thresholds.roles import GatedMlp, by_product, gated_mlps, meets_attention
+from effc.compiler.compress.thresholds.roles import GatedMlp, by_product, gated_mlps, projections
 from effc.compiler.compress.thresholds.threshold import cats, chess
 from effc.passes.activation_sparsity import SparsifyActivations
 
@@ -96,7 +96,5 @@ class BySparsity:
         if graph in self._read:
             return
         self._read.add(graph)
-        mlps = by_product(gated_mlps(graph))
-        self._mlps |= mlps
-        linear = (n for n in graph.nodes if n.target in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default))
-        self._attention |= {n for n in linear if n not in mlps and meets_attention(n)}
+        self._mlps |= by_product(gated_mlps(graph))
+        self._attention |= set(projections(graph)) - self._mlps.keys()

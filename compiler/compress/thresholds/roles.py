@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import getitem
 
 import torch
 from torch import Tensor
@@ -51,12 +52,16 @@ def gated_mlps(graph: Graph) -> list[GatedMlp]:
     return [mlp for mlp in found if mlp is not None]
 
 
-def meets_attention(product: Node) -> bool:
-    """Whether a linear layer's result becomes an argument of attention, or its input is attention's result, no other layer between."""
+def projections(graph: Graph) -> list[Node]:
+    """Products whose result becomes an argument of attention, or whose input is attention's result, no other layer between."""
+    return [n for n in graph.nodes if n.target in _LINEAR and (_comes_from_attention(n) or _reaches_attention(n))]
+
+
+def _comes_from_attention(product: Node) -> bool:
     source = product.args[_LINEAR[product.target]]
-    while isinstance(source, Node) and (source.target in _MOVES or "getitem" in str(source.target)):
+    while isinstance(source, Node) and (source.target in _MOVES or source.target is getitem):
         source = source.args[0]
-    return (isinstance(source, Node) and _attends(source)) or _reaches_attention(product)
+    return isinstance(source, Node) and _attends(source)
 
 
 def _reaches_attention(product: Node) -> bool:
