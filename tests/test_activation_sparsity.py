@@ -66,6 +66,12 @@ class Layers(nn.Sequential):
         result: Tensor = self[1](self.function(self[0](x)))
         return result
 
+    @property
+    def last(self) -> nn.Linear:
+        found = self[1]
+        assert isinstance(found, nn.Linear)
+        return found
+
 
 def run(model: nn.Module, x: Tensor, **options: Any) -> tuple[Tensor, Recording]:
     with torch.no_grad(), record() as recording:
@@ -92,7 +98,7 @@ def thresholded(mlp: Mlp, x: Tensor, threshold: Tensor) -> Tensor:
     mlp, x = mlp.double(), x.double()
     activated = mlp.function(mlp.gate(x))
     hidden = torch.where(activated.abs() <= threshold.double(), 0, activated * mlp.up(x))
-    result = x + mlp.down(hidden)
+    result: Tensor = x + mlp.down(hidden)
     mlp.float()
     return result
 
@@ -145,7 +151,7 @@ def test_what_is_not_finite_stays(odd: float) -> None:
         x[0, 3] = odd
         assert torch.equal(fast(x).isnan(), model(x).isnan())
         x[0, 3] = 0
-        model[1].weight[7, 5] = odd  # an element that meets a zero or not
+        model.last.weight[7, 5] = odd  # an element that meets a zero or not
         for row in (x, -x):
             found, expected = fast(row), model(row)
             assert torch.equal(found.isfinite(), expected.isfinite())
@@ -216,7 +222,7 @@ def test_prefill_has_the_zeros_of_decode(method: str) -> None:
     """Any number of rows gives what single rows give."""
     model = Mlp(256, 320).eval()
     calibration = effc.calibrate(model, [torch.randn(64, 256)])
-    options = {"passes": {"activation_sparsity": {"method": method, "calibration": calibration}}}
+    options: dict[str, Any] = {"passes": {"activation_sparsity": {"method": method, "calibration": calibration}}}
     x = torch.randn(12, 256)
     with torch.no_grad():
         single = torch.cat([compiled(model, **options)(row) for row in x.split(1)])

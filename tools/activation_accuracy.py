@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 from itertools import product
+from typing import Any
 
 import torch
 from accuracy_table import interval
@@ -36,10 +37,12 @@ ROWS = {f"{name}, {share:.0%}": (*_METHODS[name], share) for share, name in prod
 def cases(task: Language, calibration: effc.Calibration, row: str) -> Tensor:
     """As `Language.cases`, of the model compiled as ``row`` says."""
     method, skip, share = ROWS[row]
-    options = {"method": method, "skip": skip, "sparsity": share, "calibration": calibration}
+    sparse = {"method": method, "skip": skip, "sparsity": share, "calibration": calibration}
+    options: dict[str, Any] = {"passes": {"activation_sparsity": sparse}}
     exact = task.model
     torch._dynamo.reset()
-    task.model = torch.compile(exact, backend="effc", options={"passes": {"activation_sparsity": options}})
+    compiled: Any = torch.compile(exact, backend="effc", options=options)
+    task.model = compiled
     found = task.cases()
     task.model = exact
     return found

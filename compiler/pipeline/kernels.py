@@ -12,7 +12,7 @@ from typing import Any
 
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Call, Expr, const, floordiv, recombine, var
-from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
+from effc.compiler.ir.spec import ZEROS, Dim, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.borders import bounds
 from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
@@ -249,7 +249,7 @@ class KernelBuilder:
             Operand(s.dtype, r, size) for s, r, size in zip(self.sites, self.roles, self.sizes, strict=True)
         )
         single = tuple(o for o in sorted(self._zeros) if not _varies(body, o, len(parallel)))
-        zeros = (("zeros", single),) if single else ()
+        zeros = ((ZEROS, single),) if single else ()
         spec = KernelSpec(template, dims, operands, body, (), (*attributes, *zeros))
         spec, symbols = normalised(spec)
         return Kernel(spec, tuple(self.sites), symbols, name, location)

@@ -49,13 +49,13 @@ class BySparsity:
         sites = {site.uses[0].node: site for group in groups for site in group}
         forms: dict[str, Thresholded] = {}
         for group in groups:
-            projections = [site for site in group if self._by_input(site.uses[0].node)]
-            if projections:
-                shared = cats(self._rows(projections[0]), self.options.sparsity)
-                forms |= {s.name: Thresholded(s.matrix(weights[s.name]), shared, None) for s in projections}
+            alike = [site for site in group if self._by_input(site.uses[0].node)]
+            if alike:
+                shared = cats(self._rows(alike[0]), self.options.sparsity)
+                forms |= {s.name: Thresholded(s.matrix(weights[s.name]), shared, None) for s in alike}
         for mlp in {self._mlps[product]: None for product in sites if product in self._mlps}:
             if {mlp.gate, mlp.up, mlp.down} <= sites.keys():
-                forms |= self._of_mlp(mlp, *(sites[product] for product in (mlp.gate, mlp.up, mlp.down)), weights)
+                forms |= self._of_mlp(mlp, sites, weights)
         return {name: StoredWeight(form, sampled_digest(weights[name])) for name, form in forms.items()}
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
@@ -68,8 +68,9 @@ class BySparsity:
         return f"activation_sparsity: {mlps} gated MLPs{others} have {self.options.sparsity:.0%} zeros by {self.options.method}"
 
     def _of_mlp(
-        self, mlp: GatedMlp, gate: WeightSite, up: WeightSite, down: WeightSite, weights: Mapping[str, Tensor]
+        self, mlp: GatedMlp, sites: Mapping[Node, WeightSite], weights: Mapping[str, Tensor]
     ) -> dict[str, Thresholded]:
+        gate, up, down = (sites[product] for product in (mlp.gate, mlp.up, mlp.down))
         o, matrices = self.options, {s.name: s.matrix(weights[s.name]) for s in (gate, up, down)}
         rows = self._rows(gate)
         activated = mlp.activation(rows @ matrices[gate.name].T)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.fx import Graph, Node, map_arg
 from effc.compiler.compress.sites import root_of
 
 _aten = torch.ops.aten
-_LINEAR = {_aten.mm.default: 0, _aten.addmm.default: 1}
+_LINEAR: Mapping[Any, int] = {_aten.mm.default: 0, _aten.addmm.default: 1}
 _RESHAPES = frozenset({_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default})
 _MOVES = frozenset({*_RESHAPES, _aten.permute.default, _aten.transpose.int, _aten.clone.default})
 #: Operations of a gate's activation function, decomposed, are some; more are something else.
@@ -41,7 +42,8 @@ class GatedMlp:
         """The pointwise function, of the gate's product."""
         known = {self.entry: values}
         for node in self.steps:
-            args, kwargs = (map_arg(a, known.__getitem__) for a in (node.args, node.kwargs))
+            args: Any = map_arg(node.args, known.__getitem__)
+            kwargs: Any = map_arg(node.kwargs, known.__getitem__)
             known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         return known[self.activated]
 

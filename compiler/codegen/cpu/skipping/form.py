@@ -15,10 +15,8 @@ from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.roles import find as find_nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
-from effc.compiler.ir.spec import Instr, KernelSpec
+from effc.compiler.ir.spec import ZEROS, Instr, KernelSpec
 
-#: The attribute of a spec that names the operands of which many elements are expected to be zero.
-ZEROS = "zeros"
 #: Elements of a row that the list on the stack has room for, 4 bytes each.
 MOST_LISTED = 15_872
 #: Products of a sum in lanes that are one chain each: 128 of them (`contraction.chains`) in 16 lanes.
@@ -65,17 +63,17 @@ def find(spec: KernelSpec, target: Target) -> Form | str:
         return "no constant factor, or not all float32"
     if nest.row is not None or nest.outer or nest.wise or nest.borders or len(nest.reduction) != 1:
         return "not one row times a matrix"
-    sizes = [nest.size(i).constant for i in (nest.column, nest.reduction[0])]
-    if None in sizes or 0 in sizes:
+    columns, length = (nest.size(i).constant for i in (nest.column, nest.reduction[0]))
+    if not columns or not length:
         return "sizes that are not known numbers, or 0"
     if nest.stride(left.load, nest.reduction[0]).constant != 1:
         return "the elements of the row are not contiguous"
     condition = _condition(nest.spec.body, nest.contract)
-    if condition is not None and sizes[1] <= MOST_SUMMED:
+    if condition is not None and length <= MOST_SUMMED:
         return Form(nest, condition)
     if left.operand not in spec.get(ZEROS, ()):
         return "nothing is known of zeros in the row, or in what follows the sum"
-    return Form(nest, None) if sizes[1] <= MOST_LISTED else "the row is too long for a list on the stack"
+    return Form(nest, None) if length <= MOST_LISTED else "the row is too long for a list on the stack"
 
 
 def _condition(body: tuple[Instr, ...], contract: int) -> Condition | None:
