@@ -8,7 +8,7 @@ from effc.compiler.pipeline.evaluation import filled
 from effc.compiler.pipeline.graph import CONTRACTIONS, Op, Tensor
 from effc.compiler.pipeline.views import chain, readers
 
-#: Operations that are zero where one of their arguments is, if the other is finite.
+#: Operations that are zero where one of their arguments is, and the other finite.
 _PRODUCTS = frozenset({"arith.mulf"})
 #: Operations that are zero where their first argument is.
 _KEEPING = frozenset({"arith.divf", "arith.negf", "arith.extf", "arith.truncf", "math.absf"})
