@@ -57,9 +57,7 @@ class KernelBuilder:
     _known: dict[Instr, int] = field(default_factory=dict)
     _members: dict[Op, list[int]] = field(default_factory=dict)
     _implicit: set[int] = field(default_factory=set)  # roundings to bf16 that the model did not ask for
-    _zeros: set[int] = field(
-        default_factory=set
-    )  # operands of which zeros are to be expected: kernels may use those of a single row
+    _zeros: set[int] = field(default_factory=set)  # operands in which zeros are to be expected (`vanishing`)
 
     def __post_init__(self) -> None:
         self.ranges = {f"d{i}": size for i, size in enumerate(self.dims)}
