@@ -11,7 +11,7 @@ from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.program import Part
 from effc.runtime.group_panels import group_panels
 from effc.runtime.pages import Pages
-from effc.runtime.panels import pack_codes, pack_panels
+from effc.runtime.panels import not_finite, pack_codes, pack_panels
 from effc.runtime.sparse_panels import sparse_panels
 from effc.runtime.winograd import winograd_panels
 
@@ -37,6 +37,7 @@ FUNCTIONS: Mapping[str, Derivation] = {
     "as_is": as_is,
     "contiguous": contiguous,
     "group_panels": group_panels,
+    "not_finite": not_finite,
     "pack_codes": pack_codes,
     "pack_panels": pack_panels,
     "sparse_panels": sparse_panels,

@@ -60,3 +60,11 @@ def pack_codes(tensor: torch.Tensor, *, bits: int, limits: Sequence[int], **view
     shifts = torch.arange(0, 8, 32 // group, dtype=torch.uint8)
     packed: torch.Tensor = (codes << shifts).sum(6, dtype=torch.uint8).flatten(4)
     return packed
+
+
+def not_finite(tensor: torch.Tensor, *, offset: int, sizes: Sequence[int], strides: Sequence[int]) -> torch.Tensor:
+    """Whether a view of the memory of ``tensor`` by ``sizes`` and ``strides`` from ``offset`` on (elements) holds NaN or infinity: float32
+    ``[1]``, 1 or 0.
+    """
+    view = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
+    return (~view.isfinite()).any().reshape(1).to(torch.float32)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from effc.compiler.compress.activations import ActivationRange
+from effc.compiler.compress.by_options import ByOptions
 from effc.compiler.compress.compressor import Groups
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.quantized import QuantizedWeight
@@ -16,7 +16,6 @@ from effc.compiler.compress.quantized_rewrite import QuantizedRewriter
 from effc.compiler.compress.recipe import quantize
 from effc.compiler.compress.sites import WeightSite, left_out
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
-from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.quantization import Recipe
 from effc.passes.quantize import Quantize
 
@@ -27,13 +26,10 @@ _ACTIVATIONS = {
 }
 
 
-class ByQuantization:
+class ByQuantization(ByOptions[Quantize]):
     """`Forms` of every weight that ``options`` fit."""
 
     rewriter = QuantizedRewriter
-
-    def __init__(self, options: Quantize) -> None:
-        self.options = options
 
     def refusal(self, site: WeightSite, weight: torch.Tensor) -> str:
         scheme = self.options.scheme
@@ -77,11 +73,6 @@ class ByQuantization:
         recipe = self.options.recipe
         unseen = all(site.kinds == {"embedding"} or site.param.op == "get_attr" for site in sites)
         return replace(recipe, smoothing="none", rounding="nearest") if unseen else recipe
-
-    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> ByQuantization:
-        found = copy.copy(self)
-        found.options = self.options.narrowed(narrow)
-        return found
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         scheme = self.options.scheme

@@ -17,9 +17,11 @@ from effc.compiler.compress.pruning.pruned import PrunedWeight
 from effc.compiler.compress.pruning.rewrite import PrunedRewriter
 from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.quantized_rewrite import QuantizedRewriter
+from effc.compiler.compress.thresholds.by_sparsity import BySparsity
 from effc.compiler.ir.compression import Compression
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
+from effc.passes.activation_sparsity import SparsifyActivations
 from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
 from effc.passes.sparsity import Sparsify
@@ -37,7 +39,13 @@ def steps_of(options: Options) -> Sequence[Step]:
     asked = options.compressions()
     if options.plan is None:
         by_pass = {type(chosen): chosen for chosen in asked}
-        steps = [_by(by_pass[stage]) for stage in (LowRank, Sparsify, Quantize) if stage in by_pass]
+        if SparsifyActivations in by_pass and len(by_pass) > 1:
+            others = ", ".join(type(c).name for c in asked if not isinstance(c, SparsifyActivations))
+            raise by_pass[SparsifyActivations].refused(
+                f"it excludes {others}: kernels of weights in another form read them whole; leave one of them out"
+            )
+        stages = (SparsifyActivations, LowRank, Sparsify, Quantize)
+        steps = [_by(by_pass[stage]) for stage in stages if stage in by_pass]
         return sorted(steps, key=lambda step: not isinstance(step, ByChannel))  # what is left gets other forms
     if asked:
         raise OptionError(
@@ -48,6 +56,8 @@ def steps_of(options: Options) -> Sequence[Step]:
 
 
 def _by(chosen: Compression) -> Step:
+    if isinstance(chosen, SparsifyActivations):
+        return BySparsity(chosen)
     if isinstance(chosen, LowRank):
         return ByRank(chosen)
     if isinstance(chosen, Sparsify):

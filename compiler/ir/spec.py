@@ -33,6 +33,9 @@ ITEM_SIZE: Mapping[str, int] = {
 #: The message of a ``check`` for an integer division by zero: eager's own.
 DIVISION_BY_ZERO = "ZeroDivisionError"
 
+#: The attribute of a ``contraction`` that names the operands, single rows, of which many elements are expected to be zero.
+ZEROS = "zeros"
+
 
 @dataclass(frozen=True)
 class Dim:

@@ -96,8 +96,10 @@ class Assembler:
         if not isinstance(found, Packing):
             return None
         for operand in found.spec.operands[len(kernel.sites) :]:
-            self.layout.buffers.append((operand.dtype, operand.size))
-            site = Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
+            site = kernel.sites[found.operand]
+            if operand.role == "scratch":
+                self.layout.buffers.append((operand.dtype, operand.size))
+                site = Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
             kernel.sites = (*kernel.sites, site)
         return found
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Call, Expr, const, floordiv, recombine, var
-from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
+from effc.compiler.ir.spec import ZEROS, Dim, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.borders import bounds
 from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
 from effc.compiler.pipeline.placement import Base, Layout, Placement, extent, usual
 from effc.compiler.pipeline.roundings import fold_roundings, read_within
+from effc.compiler.pipeline.vanishing import vanishes
 from effc.compiler.pipeline.views import Index, backward, chain, source_index
 
 
@@ -56,6 +57,7 @@ class KernelBuilder:
     _known: dict[Instr, int] = field(default_factory=dict)
     _members: dict[Op, list[int]] = field(default_factory=dict)
     _implicit: set[int] = field(default_factory=set)  # roundings to bf16 that the model did not ask for
+    _zeros: set[int] = field(default_factory=set)  # operands in which zeros are to be expected (`vanishing`)
 
     def __post_init__(self) -> None:
         self.ranges = {f"d{i}": size for i, size in enumerate(self.dims)}
@@ -81,6 +83,8 @@ class KernelBuilder:
     def _load(self, tensor: Tensor, place: Placement, index: Index, inside: int | None = None) -> int:
         """``tensor[index]``, or zero where the value ``inside`` is false."""
         operand = self._operand(tensor, place, "read")
+        if self.group is not None and self.group.kind == "contract" and vanishes(tensor):
+            self._zeros.add(operand)
         zero = 0.0 if tensor.dtype[0] in "bf" else 0
         args = () if inside is None else (inside, self.add(Instr("constant", (), tensor.dtype, (("value", zero),))))
         return self.add(Instr("load", args, tensor.dtype, (("address", place.address(index)), ("operand", operand))))
@@ -242,7 +246,9 @@ class KernelBuilder:
         operands = tuple(
             Operand(s.dtype, r, size) for s, r, size in zip(self.sites, self.roles, self.sizes, strict=True)
         )
-        spec = KernelSpec(template, dims, operands, body, (), attributes)
+        single = tuple(o for o in sorted(self._zeros) if not _varies(body, o, len(parallel)))
+        zeros = ((ZEROS, single),) if single else ()
+        spec = KernelSpec(template, dims, operands, body, (), (*attributes, *zeros))
         spec, symbols = normalised(spec)
         return Kernel(spec, tuple(self.sites), symbols, name, location)
 
@@ -289,6 +295,12 @@ class KernelBuilder:
                 ):
                     return _by_falling_stride(summed, instr["address"])
         return summed
+
+
+def _varies(body: Sequence[Instr], operand: int, parallel: int) -> bool:
+    """Whether a load of ``operand`` depends on one of the first ``parallel`` dims."""
+    names = {f"d{i}" for i in range(parallel)}
+    return any(i.op == "load" and i["operand"] == operand and names & i["address"].variables() for i in body)
 
 
 def _divisions(instrs: Sequence[Instr]) -> list[tuple[int, Expr]]:

@@ -22,6 +22,7 @@ from effc.compiler.ir.expr import Expr, const, product, var
 from effc.compiler.ir.spec import ITEM_SIZE
 from effc.compiler.pipeline.columns import Constants, axis_of, moved_axis, resized
 from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, Op, Tensor
+from effc.compiler.pipeline.vanishing import is_masked
 from effc.compiler.pipeline.views import chain, readers
 
 #: Bytes that are read in the time that a call takes by itself: about 5 µs, on two Emerald Rapids cores that read 25 GB/s.
@@ -111,6 +112,9 @@ def _branch(op: Op, constants: Constants) -> _Branch | None:
     if len(columns) != 1 or not op.dims[columns[0]].constant:
         return None
     (column,) = columns
+    single = product(op.dims[i] for i in op.parallel_dims if i != column).constant == 1
+    if single and all(t.dtype == "f32" for t in op.operands) and is_masked(op):
+        return None  # its kernel makes the sums that are needed
     maps = [*(m for i, m in enumerate(op.maps) if i != left), *op.result_maps]
     if any(axis_of(m, column) == -1 for m in maps) or axis_of(op.result_maps[0], column) is None:
         return None

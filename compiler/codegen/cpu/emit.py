@@ -17,6 +17,7 @@ _EMITTERS = {
     "contraction": "effc.compiler.codegen.cpu.contraction",
     "winograd": "effc.compiler.codegen.cpu.winograd",
     "sparse": "effc.compiler.codegen.cpu.sparse",
+    "skip": "effc.compiler.codegen.cpu.skipping",
     "attention": "effc.compiler.codegen.cpu.attention",
     "scan": "effc.compiler.codegen.cpu.scan",
     "scatter": "effc.compiler.codegen.cpu.scatter",
@@ -27,7 +28,7 @@ def emit(spec: KernelSpec, target: Target) -> str:
     """A module that defines ``k_<digest>(!llvm.ptr)`` by the calling convention in docs/architecture.md."""
     if spec.template not in _EMITTERS:
         raise LoweringError(f"no emitter for template {spec.template!r}: known are {', '.join(_EMITTERS)}")
-    name = next((method for method in ("winograd", "sparse") if spec.schedule.get(method)), spec.template)
+    name = next((method for method in ("winograd", "sparse", "skip") if spec.schedule.get(method)), spec.template)
     emitter: Emitter = import_module(_EMITTERS[name]).emit
     return emitter(spec, target)
 

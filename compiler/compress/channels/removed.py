@@ -88,7 +88,10 @@ class Removed:
     def _narrowed(self, name: str, s: Statistics) -> Statistics:
         out, met = self.out.get(name), self.met.get(name)
         if out is not None:
-            s = replace(s, weight_absmax=s.weight_absmax[out], weight_mean_square=s.weight_mean_square[out])
+            shown = None if s.sensitivity is None else s.sensitivity[out]
+            s = replace(
+                s, weight_absmax=s.weight_absmax[out], weight_mean_square=s.weight_mean_square[out], sensitivity=shown
+            )
         if met is None or len(met) != len(s.least):
             return s
         moment = None if s.second_moment is None else s.second_moment[met][:, met]

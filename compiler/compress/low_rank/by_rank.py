@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from effc.compiler.compress.by_options import ByOptions
 from effc.compiler.compress.compressor import Groups
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.low_rank.factorize import Choice, Spectra, choose, factorize
@@ -16,14 +16,13 @@ from effc.compiler.compress.low_rank.ranks import MULTIPLE, Kind
 from effc.compiler.compress.low_rank.rewrite import FactorRewriter
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
-from effc.compiler.ir.calibration import Calibration
 from effc.passes.low_rank import LowRank
 
 #: What convolutions with a window become.
 _FILTERS: Mapping[Kind, str] = {"tucker": "windows between factors of channels", "separable": "one-way filters"}
 
 
-class ByRank:
+class ByRank(ByOptions[LowRank]):
     """`Forms` of the weights that ``options`` fit. Ranks are chosen once for a weight, by the first graph that holds it: those of other
     graphs, and of new values, are the same.
     """
@@ -31,7 +30,7 @@ class ByRank:
     rewriter = FactorRewriter
 
     def __init__(self, options: LowRank) -> None:
-        self.options = options
+        super().__init__(options)
         self._chosen: dict[str, Choice | None] = {}
 
     def refusal(self, site: WeightSite, weight: Tensor) -> str:
@@ -58,11 +57,6 @@ class ByRank:
         taken = list(dict.fromkeys(c for name in layers if (c := self._chosen[name]) is not None))
         found = factorize(taken, spectra, {name: w.dtype for name, w in weights.items()})
         return {name: StoredWeight(form, sampled_digest(weights[name])) for name, form in found.items()}
-
-    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> ByRank:
-        found = copy.copy(self)
-        found.options = self.options.narrowed(narrow)
-        return found
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         chosen = {c for site in taken if (c := self._chosen[site.name]) is not None}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from effc.compiler.compress.by_options import ByOptions
 from effc.compiler.compress.compressor import Groups
 from effc.compiler.compress.pruning.detect import Fit, best_fit
 from effc.compiler.compress.pruning.prune import prune
@@ -16,17 +16,13 @@ from effc.compiler.compress.pruning.pruned import PrunedWeight, sparsity_of
 from effc.compiler.compress.pruning.rewrite import PrunedRewriter
 from effc.compiler.compress.sites import WeightSite, left_out
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
-from effc.compiler.ir.calibration import Calibration
 from effc.passes.sparsity import Sparsify
 
 
-class ByPruning:
+class ByPruning(ByOptions[Sparsify]):
     """`Forms` of the weights that are pruned."""
 
     rewriter = PrunedRewriter
-
-    def __init__(self, options: Sparsify) -> None:
-        self.options = options
 
     def refusal(self, site: WeightSite, weight: Tensor) -> str:
         reason = _refusal(self.options, site)
@@ -38,11 +34,6 @@ class ByPruning:
 
     def of(self, groups: Groups, weights: Mapping[str, Tensor]) -> Mapping[str, StoredWeight[PrunedWeight]]:
         return {name: stored for group in groups for name, stored in self._of_group(group, weights).items()}
-
-    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> ByPruning:
-        found = copy.copy(self)
-        found.options = self.options.narrowed(narrow)
-        return found
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         o = self.options
@@ -61,13 +52,13 @@ class ByPruning:
         return {name: StoredWeight(form, sampled_digest(weights[name])) for name, form in forms.items()}
 
 
-class ByZeros:
+class ByZeros(ByOptions[Sparsify]):
     """`Forms` of the weights that hold zeros. Patterns are chosen once for a weight: new values must have zeros there too."""
 
     rewriter = PrunedRewriter
 
     def __init__(self, options: Sparsify) -> None:
-        self.options = options
+        super().__init__(options)
         self._fits: dict[str, Fit] = {}
         self._forms: dict[str, PrunedWeight] = {}
 
@@ -94,9 +85,6 @@ class ByZeros:
             for group in groups
             for site in group
         }
-
-    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> ByZeros:
-        return self
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         patterns = Counter(str(self._forms[site.name].pattern) for site in taken)

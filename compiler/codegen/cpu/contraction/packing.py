@@ -16,6 +16,8 @@ from effc.compiler.codegen.cpu.contraction.form import filled_to, packed_group
 from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units, factors, find
 from effc.compiler.codegen.cpu.contraction.schedule import chosen
 from effc.compiler.codegen.cpu.contraction.sides import Side, read_side, split_groups
+from effc.compiler.codegen.cpu.skipping.choice import chosen as chosen_skipping
+from effc.compiler.codegen.cpu.skipping.form import Form as SkippingForm
 from effc.compiler.codegen.cpu.sparse.choice import AnyPlan, plan_of
 from effc.compiler.codegen.cpu.sparse.choice import chosen as chosen_sparse
 from effc.compiler.codegen.cpu.sparse.form import find as find_sparse
@@ -32,19 +34,20 @@ from effc.compiler.ir.spec import KernelSpec, Operand, Schedule
 class Packing:
     """``operand`` of the spec becomes ``packed``. ``spec`` is the contraction with that role, size and schedule, and behind its operands
     the scratch memory that the schedule needs; ``attributes`` are the arguments of ``function`` for the tensor that the operand
-    pointed to (elements from its first). ``grains``: those of ``pack_panels`` for its zero points and scales, ``(operand, attributes)``.
+    pointed to (elements from its first). ``further``: ``(operand, function, attributes)`` of what else is packed: zero points and scales;
+    operands behind those of the contraction are made of the same tensor.
     """
 
     operand: int
     spec: KernelSpec
     function: str
     attributes: tuple[tuple[str, Any], ...]
-    grains: tuple[tuple[int, tuple[tuple[str, Any], ...]], ...] = ()
+    further: tuple[tuple[int, str, tuple[tuple[str, Any], ...]], ...] = ()
 
     def derivations(self) -> list[tuple[int, str, dict[str, Any]]]:
         """``(operand, function, attributes)`` of all packed operands."""
-        found = [(self.operand, self.function, dict(self.attributes))]
-        return found + [(operand, "pack_panels", dict(attributes)) for operand, attributes in self.grains]
+        packed = ((self.operand, self.function, self.attributes), *self.further)
+        return [(operand, function, dict(attributes)) for operand, function, attributes in packed]
 
 
 def packing(
@@ -114,6 +117,10 @@ def _pack(
     winograd = chosen_winograd(packed, target, request)
     if winograd is not None:
         return _transformed(packed, operand, *winograd, offset, target)
+    skipping = chosen_skipping(packed, target)
+    if skipping is not None:
+        source = {"offset": offset, "sizes": whole, "strides": strides}
+        return _skipping(packed, operand, *skipping, source, _inner_count(spec, nest))
     schedule = chosen(nest, target, request)
     nr, reduce = int(schedule["nr"]), len(whole) - len(nest.batch) - 1
     inner = _inner_count(spec, nest)
@@ -144,7 +151,7 @@ def _pack(
             "group": 1,
             "filled": 1,
         }
-        packs.append((grain.operand, tuple(sorted(own.items()))))
+        packs.append((grain.operand, "pack_panels", tuple(sorted(own.items()))))
         sizes[grain.operand] = panels * prod(coarser[1][len(nest.batch) + 1 :])
     operands = tuple(replace(o, size=const(sizes[i])) if i in sizes else o for i, o in enumerate(roles))
     found, function = replace(packed, operands=operands, schedule=schedule), "pack_panels"
@@ -215,12 +222,33 @@ def with_sparse(packed: KernelSpec, plan: AnyPlan) -> KernelSpec:
     return replace(packed, operands=tuple(operands), schedule=plan.schedule)
 
 
+def _skipping(
+    packed: KernelSpec, operand: int, form: SkippingForm, schedule: Schedule, source: Mapping[str, Any], inner: int
+) -> Packing:
+    """The packing of a factor, what ``source`` says of a tensor, of which zeros leave out rows. Panels of one column are the rows of the
+    matrix ``[columns][sum]``. Zeros times weights are zero if these are finite: a further packed operand says so.
+    """
+    by_outputs = form.method == "outputs"
+    nr = 1 if by_outputs else int(schedule["width"])
+    attributes = {**source, "batch": 0, "inner": inner, "nr": nr, "group": 1, "filled": 1}
+    size = const(-(-form.columns // nr) * nr * form.sum)
+    operands = [replace(o, size=size) if i == operand else o for i, o in enumerate(packed.operands)]
+    further: tuple[tuple[int, str, tuple[tuple[str, Any], ...]], ...] = ()
+    if not by_outputs:
+        operands.append(Operand("f32", "packed", const(1)))
+        further = ((len(packed.operands), "not_finite", tuple(sorted(source.items()))),)
+    spec = replace(packed, operands=tuple(operands), schedule=schedule)
+    return Packing(operand, spec, "pack_panels", tuple(sorted(attributes.items())), further)
+
+
 def repacked(spec: KernelSpec, schedule: Schedule, target: Target) -> KernelSpec:
     """``spec`` under another schedule, with the layout of its packed factor and the scratch memory that this one asks for."""
     nest = cast(spec, target)
     assert not isinstance(nest, str), nest
     if not nest.right.packed:
         return replace(spec, schedule=schedule)
+    if spec.schedule.get("skip"):
+        return spec  # the only one that `schedules.candidates` offers
     plain = replace(spec, operands=tuple(o for o in spec.operands if o.role != "scratch"))
     if schedule.get("winograd"):
         form = find_winograd(plain, target)

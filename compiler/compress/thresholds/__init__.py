@@ -1,0 +1,1 @@
+"""Zeros among activations, by thresholds: an algorithm a file, and how they are written."""

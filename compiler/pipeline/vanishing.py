@@ -1,0 +1,81 @@
+"""Which tensors are computed so that many of their elements are exactly zero: by a ReLU, or by a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from effc.compiler.pipeline.evaluation import filled
+from effc.compiler.pipeline.graph import CONTRACTIONS, Op, Tensor
+from effc.compiler.pipeline.views import chain, readers
+
+#: Operations that are zero where one of their arguments is, and the other finite.
+_PRODUCTS = frozenset({"arith.mulf"})
+#: Operations that are zero where their first argument is.
+_KEEPING = frozenset({"arith.divf", "arith.negf", "arith.extf", "arith.truncf", "math.absf"})
+
+
+def vanishes(tensor: Tensor) -> bool:
+    """Whether zeros are to be expected, from how ``tensor`` is computed: how many there are, and where, is seen when it is there."""
+    op = chain(tensor)[0].producer
+    if op is None or op.kind != "generic" or op.reduction_dims or op.body is None or len(op.results) != 1:
+        return False
+    return _vanishes(op, op.body.yields[0])
+
+
+def is_masked(op: Op) -> bool:
+    """Whether what follows a product, ``op``, makes zeros of its results by a condition that these have no part in."""
+    tensor, seen = op.results[0], {op}
+    while len(users := readers(tensor)) == 1:
+        (user,) = users
+        if user.kind != "generic" or user.reduction_dims or user.body is None or len(user.results) != 1:
+            return False
+        seen.add(user)
+        instr = user.body.instrs[user.body.yields[0]]
+        if instr.op == "arith.select" and any(_is_zero(user, a) for a in instr.args[1:]):
+            return not _comes_from(_read(user, instr.args[0]), seen - {user})
+        tensor = user.results[0]
+    return False
+
+
+def _vanishes(op: Op, position: int) -> bool:
+    assert op.body is not None, "checked by vanishes"
+    instr = op.body.instrs[position]
+    if instr.op == "operand":
+        return vanishes(op.operands[instr.get("number")])
+    if instr.op == "arith.select":
+        return any(_is_zero(op, a) for a in instr.args[1:])
+    if instr.op == "arith.maximumf":
+        return any(_is_zero(op, a) for a in instr.args)
+    if instr.op in _PRODUCTS:
+        return any(_vanishes(op, a) for a in instr.args)
+    return instr.op in _KEEPING and _vanishes(op, instr.args[0])
+
+
+def _is_zero(op: Op, position: int) -> bool:
+    assert op.body is not None, "of a generic"
+    instr = op.body.instrs[position]
+    if instr.op == "operand":
+        return filled(op.operands[instr.get("number")]) == 0
+    return instr.op == "constant" and instr.get("value") == 0
+
+
+def _read(op: Op, position: int) -> list[Tensor]:
+    """The operands that a value of ``op`` depends on."""
+    assert op.body is not None, "of a generic"
+    found = (op.body.instrs[i] for i in op.body.behind(position))
+    return [op.operands[i.get("number")] for i in found if i.op == "operand"]
+
+
+def _comes_from(tensors: Sequence[Tensor], ops: set[Op]) -> bool:
+    """Whether one of ``ops`` is behind ``tensors``, not looking behind other products."""
+    pending, seen = list(tensors), set[Op]()
+    while pending:
+        op = chain(pending.pop())[0].producer
+        if op is None or op in seen:
+            continue
+        if op in ops:
+            return True
+        seen.add(op)
+        if op.kind not in CONTRACTIONS:
+            pending += op.operands
+    return False
