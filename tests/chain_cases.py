@@ -30,9 +30,7 @@ def pair(m: int | str, k: int, r: int, n: int, dtype: str = "f32") -> KernelSpec
     first = _stage(rows, k, r, (X, FIRST, FIRST_BIAS, BETWEEN), dtype, dtype, relu)
     second = _stage(rows, r, n, (BETWEEN, SECOND, SECOND_BIAS, RESULT), dtype, "f32", added)
     symbols = tuple(sorted(rows.variables()))
-    stages = tuple(
-        KernelSpec("contraction", dims, operands, tuple(body), symbols) for dims, body in (first, second)
-    )
+    stages = tuple(KernelSpec("contraction", dims, operands, tuple(body), symbols) for dims, body in (first, second))
     return KernelSpec("chain", (Dim(rows),), operands, (), symbols, stages=stages)
 
 

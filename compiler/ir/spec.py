@@ -136,9 +136,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """See the module's docstring. ``template`` names the emitter: ``loops``, ``contraction``, ``chain``, ``attention``, ``scan``, ``scatter``.
-
-    ``stages``: of a ``chain``, whose only dim are the rows; each has a schedule of its own.
+    """See the module's docstring. ``template`` names the emitter: ``loops``, ``contraction``, ``chain``, ``attention``, ``scan`` or
+    ``scatter``. ``stages``: of a ``chain``, whose only dim are the rows; each has a schedule of its own.
     """
 
     template: str

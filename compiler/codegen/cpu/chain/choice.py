@@ -23,7 +23,7 @@ from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES, estimate, tiles, variants
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import const
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
+from effc.compiler.ir.spec import ITEM_SIZE, Dim, KernelSpec, Schedule
 
 #: Cycles of a parallel region on two warm threads: two cost 1.9 us, one with a barrier inside 1.35.
 REGION = 2000
@@ -47,7 +47,9 @@ class Chained:
 
 
 def chained(spec: KernelSpec, constants: Collection[int], target: Target) -> Chained | str:
-    """The chain ``spec`` with those of its operands ``constants`` packed that are factors, or the reason why there is no kernel for it."""
+    """The chain ``spec``, of which ``constants`` are the operands that may be packed, or the reason why there is no kernel for it. Its dim
+    is found, and the size of its scratch memory.
+    """
     packed: list[Packing] = []
     for stage in spec.stages:
         own = packing(stage, constants, target)
@@ -122,4 +124,5 @@ def _joined(spec: KernelSpec, packings: Sequence[Packing], target: Target) -> Ke
     for link in plan.links:
         operands[link.operand] = replace(operands[link.operand], size=const(plan.scratch_elements(link)))
     stages = tuple(replace(stage, operands=tuple(operands)) for stage in stages)
-    return replace(spec, operands=tuple(operands), stages=stages)
+    nest = plan.nests[0]
+    return replace(spec, dims=(Dim(nest.size(nest.row)),), operands=tuple(operands), stages=stages)
