@@ -9,7 +9,7 @@ from kernels import HOST, Kernel, Rewrite
 
 from effc.compiler.codegen.cpu.chain.choice import Chained, chained
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.expr import as_expr
+from effc.compiler.ir.expr import Expr, as_expr
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.runtime.derive import derive
 from effc.runtime.dtypes import TORCH_DTYPES
@@ -35,7 +35,7 @@ def pair(m: int | str, k: int, r: int, n: int, dtype: str = "f32") -> KernelSpec
 
 
 def _stage(
-    rows: object, k: int, n: int, operands: tuple[int, int, int, int], dtype: str, result: str, after: list[Instr]
+    rows: Expr, k: int, n: int, operands: tuple[int, int, int, int], dtype: str, result: str, after: list[Instr]
 ) -> tuple[tuple[Dim, ...], list[Instr]]:
     """Dims and body of a product with a bias; negative arguments of ``after`` count back from the instruction itself."""
     left, right, bias, out = operands
@@ -52,7 +52,6 @@ def _stage(
         body.append(Instr("arith.truncf", (len(body) - 1,), result))
     address = as_expr(f"{n}*d0 + d1")
     body.append(Instr("store", (len(body) - 1,), "", (("address", address), ("operand", out))))
-    assert isinstance(rows, type(address))
     return (Dim(rows), Dim(as_expr(n)), Dim(as_expr(k), "reduction")), body
 
 

@@ -127,7 +127,7 @@ class Factors(nn.Module):
         return torch.tanh(self.left(self.right(x))) + 1
 
 
-def run(model: nn.Module, x: Tensor, **options: object) -> tuple[Any, Program]:
+def run(model: nn.Module, x: Tensor, **options: Any) -> tuple[Any, Program]:
     """The compiled model, and its program."""
     fast: Any = torch.compile(model.eval(), backend="effc", options={"check": True, "fallback": "error", **options})
     with torch.no_grad(), record() as recording:
@@ -177,7 +177,8 @@ class Skipped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         between = self.first(x)
-        return self.second(between) + between
+        result: Tensor = self.second(between) + between
+        return result
 
 
 @pytest.mark.parametrize(

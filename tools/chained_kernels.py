@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from sparse_kernels import least
 
 from effc.compiler.codegen.cpu.chain.choice import Chained, chained, pays
 from effc.compiler.codegen.cpu.emit import emit, kernel_name
@@ -53,8 +53,8 @@ class Pair:
             Operand("f32" if i == _BIAS else self.dtype, role, const(size))
             for i, (size, role) in enumerate(zip(sizes, biased, strict=True))
         )
-        relu = [Instr("constant", (), "f32", (("value", 0.0),)), "arith.maximumf"]
-        added = [Instr("load", (), "f32", (("address", as_expr("d1")), ("operand", _BIAS))), "arith.addf"]
+        relu = (Instr("constant", (), "f32", (("value", 0.0),)), "arith.maximumf")
+        added = (Instr("load", (), "f32", (("address", as_expr("d1")), ("operand", _BIAS))), "arith.addf")
         stages = (
             self._stage(m, k, r, (_X, _FIRST, _BETWEEN), relu),
             self._stage(m, r, n, (_BETWEEN, _SECOND, _RESULT), added),
@@ -65,7 +65,7 @@ class Pair:
         )  # fmt: skip
 
     def _stage(
-        self, m: int, k: int, n: int, operands: tuple[int, int, int], after: Sequence[Instr | str]
+        self, m: int, k: int, n: int, operands: tuple[int, int, int], after: tuple[Instr, str]
     ) -> tuple[tuple[Dim, ...], tuple[Instr, ...]]:
         """``after``: a value, and the op that combines the sum with it."""
         left, right, out = operands
@@ -78,8 +78,7 @@ class Pair:
             factors.append(len(body) - 1)
         body.append(Instr("contract", tuple(factors), "f32"))
         value, op = after
-        assert isinstance(value, Instr)
-        body += [value, Instr(str(op), (len(body) - 1, len(body)), "f32")]
+        body += [value, Instr(op, (len(body) - 1, len(body)), "f32")]
         if self.dtype != "f32":
             body.append(Instr("arith.truncf", (len(body) - 1,), self.dtype))
         body.append(Instr("store", (len(body) - 1,), "", (("address", as_expr(f"{n}*d0 + d1")), ("operand", out))))
@@ -109,8 +108,7 @@ class Runs:
         held = list(tensors)
         for operand, function, attributes in found.derivations():
             held[operand] = derive(function, held[operand], attributes)
-        for operand in spec.operands[len(held) :]:
-            held.append(torch.zeros(operand.size.constant or 0, dtype=TORCH_DTYPES[operand.dtype]))
+        held += [torch.zeros(o.size.constant or 0, dtype=TORCH_DTYPES[o.dtype]) for o in spec.operands[len(held) :]]
         pool, error = thread_pool(), ctypes.c_int64(0)
         header = (pool.gomp_parallel, pool.thread_num, ctypes.addressof(error), threads)
         slots = [*header, *(t.data_ptr() for t in held)]
@@ -120,24 +118,6 @@ class Runs:
 
     def __call__(self) -> None:
         self._function(self._slots)
-
-
-def least(runs: Sequence[Callable[[], None]], rounds: int) -> list[float]:
-    """Seconds of each, the least of ``rounds`` samples in turn."""
-    counts = []
-    for run in runs:
-        run()
-        started = time.perf_counter()
-        run()
-        counts.append(max(1, int(5e-4 / (time.perf_counter() - started))))
-    best = [float("inf")] * len(runs)
-    for _ in range(rounds):
-        for i, (run, count) in enumerate(zip(runs, counts, strict=True)):
-            started = time.perf_counter()
-            for _ in range(count):
-                run()
-            best[i] = min(best[i], (time.perf_counter() - started) / count)
-    return best
 
 
 def compared(pair: Pair, threads: int, rounds: int) -> str:

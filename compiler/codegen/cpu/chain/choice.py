@@ -1,13 +1,13 @@
 """Which chains run as one kernel: where the bytes that it saves are more than those that it reads again.
 
 Apart, two contractions write the intermediate and read it. Together, a block of it stays in L1; but every thread then walks the factors of
-both for its own rows, where kernels whose panels are outside share them out (`contraction.order`). Both in bytes of one thread of two::
+both for its own rows, where kernels whose panels are outside share them out (`contraction.order`). In bytes of each of two threads::
 
-    saved = 2 I / 2                          where the intermediate of I bytes leaves L2, else none of memory
-    again = sum of F / 2                     of each factor that a kernel of its own would share out
+    saved = 2 * I / 2     of an intermediate of I bytes whose half leaves L2, written and read
+    again = F / 2         of each factor of F bytes that a kernel of its own would share out
 
 A cycle brings `FAR_BYTES` of either, and a parallel region less saves `REGION` cycles. So few rows stay with two kernels, and so do factors
-that L2 does not hold together: each block of rows would fetch them anew.
+that L2 does not hold together: each tile of rows would fetch them anew.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.spec import ITEM_SIZE, Dim, KernelSpec, Schedule
 
-#: Cycles of a parallel region on two warm threads: two cost 1.9 us, one with a barrier inside 1.35.
+#: Cycles of an empty parallel region on two warm threads, of which 1000 took 0.95 us each. (A single row needs all threads for each
+#: product: one region with a barrier between them took 1.35 us, two regions 1.9; a pair of a decode step takes 40 to 70.)
 REGION = 2000
 #: Row tiles at least: fewer are not shared out evenly.
 LEAST_TILES = 16
