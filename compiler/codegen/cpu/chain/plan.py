@@ -18,8 +18,9 @@ from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 
 #: Threads that have scratch memory; pages of it that no thread touches cost nothing.
 MOST_THREADS = 32
-#: Bytes of a block's widest intermediate: a third of L1, beside a panel's lines and the rows of the other factor.
-BLOCK_BYTES = 16 * 1024
+#: Bytes of a block's widest intermediate: a third of L1, beside a panel's lines and the rows of the other factor; and in L2 with tile
+#: registers, which each stage configures anew for each block.
+BLOCK_BYTES, TILE_BLOCK_BYTES = 16 * 1024, 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ class Plan:
             return "the stages do not walk the same tiles of rows"
         height = int(schedules[0]["mr"])
         widest = max(link.stride * ITEM_SIZE[spec.operands[link.operand].dtype] for link in links)
-        tiles = max(BLOCK_BYTES // (height * widest), 1)
+        amx = form(nests[0], target) == "amx"
+        tiles = max((TILE_BLOCK_BYTES if amx else BLOCK_BYTES) // (height * widest), 1)
         # Units of tile registers are of one height, and the last one begins among the rows of that before (`contraction.amx`).
-        spare = UNIT_ROWS if form(nests[0], target) == "amx" else 0
+        spare = UNIT_ROWS if amx else 0
         return Plan(nests, links, height, tiles, spare)
 
     def share_elements(self, link: Link) -> int:
