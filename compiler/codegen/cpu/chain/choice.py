@@ -25,8 +25,8 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.spec import ITEM_SIZE, Dim, KernelSpec, Schedule
 
-#: Cycles of an empty parallel region on two warm threads, of which 1000 took 0.95 us each. (A single row needs all threads for each
-#: product: one region with a barrier between them took 1.35 us, two regions 1.9; a pair of a decode step takes 40 to 70.)
+#: Cycles of an empty parallel region on two warm threads, 0.95 us. (A single row needs all threads for each product: one region with a
+#: barrier between them took 1.35 us, two regions 1.9.)
 REGION = 2000
 #: Row tiles at least: fewer are not shared out evenly.
 LEAST_TILES = 16

@@ -90,6 +90,8 @@ def _unfit(nest: Nest, target: Target) -> str | None:
     """Why a contraction cannot be a stage, or None."""
     if any(instr.op == "check" for instr in nest.spec.body):
         return "a stage that may raise an error"
+    if nest.spec.body[nest.contract].dtype != "f32":
+        return "sums that are not float32"
     if not nest.right.packed:
         return "a factor that is not constant"
     kind = form(nest, target)
