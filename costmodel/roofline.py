@@ -42,6 +42,8 @@ def operations(spec: KernelSpec, known: Mapping[str, int]) -> int:
     """Arithmetic of the whole loop nest; a multiply-add counts as two, a transcendental function as `_MATH`."""
     if spec.template == "attention":
         return _attention(spec, known)
+    if spec.stages:
+        return sum(operations(stage, known) for stage in spec.stages)
     sizes = [d.size.evaluate(known) for d in spec.dims]
     total = 0
     for instr, level in zip(spec.body, spec.levels(), strict=True):
@@ -83,6 +85,8 @@ def _attention(spec: KernelSpec, known: Mapping[str, int]) -> int:
 
 def _rate(spec: KernelSpec, hardware: Hardware) -> float:
     """Of the dtype in which the kernel computes."""
+    if spec.stages:
+        return _rate(spec.stages[0], hardware)
     contracts = [i for i in spec.body if i.op == "contract"]
     if not contracts:
         return min((_RATE.get(i.dtype, 1.0) for i in spec.body if i.dtype), default=1.0)

@@ -1,7 +1,8 @@
 """What a kernel should have written: its spec, evaluated by torch on the memory that the kernel read.
 
 Every instruction runs over the whole iteration space at once, in the spec's dtypes or with all floats in float64. The templates
-``loops`` and ``contraction`` are defined by their body; the others are not repeated (``evaluate`` gives None for them).
+``loops`` and ``contraction`` are defined by their body, a ``chain`` by its stages; the others are not repeated (``evaluate`` gives None
+for them).
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ def evaluate(
     ``noise``: what it reads, and every result, has rounding errors (``noise.py``). ``memory``: of each operand before the call,
     in the operand's dtype; a packed one as its source lies in memory.
     """
+    if spec.stages:
+        return _stages(spec, memory, symbols, wide, noise)
     values = dict(zip(spec.symbols, symbols, strict=True))
     sizes = [d.size.evaluate(values) for d in spec.dims]
     points = 1
@@ -88,6 +91,28 @@ def evaluate(
         return _Evaluation(spec, memory, sizes, values, wide, noise).run()
     except _Unknown:
         return None
+
+
+def _stages(
+    spec: KernelSpec, memory: Sequence[Tensor], symbols: Sequence[int], wide: bool, noise: torch.Generator | None
+) -> dict[int, Tensor] | None:
+    """``evaluate`` of a chain, stage by stage; a kernel's scratch memory holds some rows of an intermediate, here it holds all."""
+    values, current = dict(zip(spec.symbols, symbols, strict=True)), list(memory)
+    written: dict[int, Tensor] = {}
+    for stage in spec.stages:
+        for instr in stage.body:
+            if instr.op == "store" and spec.operands[instr["operand"]].role == "scratch":
+                last = {f"d{i}": d.size.evaluate(values) - 1 for i, d in enumerate(stage.dims)}
+                dtype = TORCH_DTYPES[spec.operands[instr["operand"]].dtype]
+                current[instr["operand"]] = torch.zeros(instr["address"].evaluate({**values, **last}) + 1, dtype=dtype)
+        found = evaluate(stage, current, symbols, wide, noise)
+        if found is None:
+            return None
+        for operand, stored in found.items():
+            current[operand] = stored
+            if spec.operands[operand].role != "scratch":
+                written[operand] = stored
+    return written
 
 
 class _Evaluation:

@@ -51,6 +51,9 @@ def kernel_text(spec: KernelSpec) -> str:
     operands = ", ".join(f"{o.role} {o.dtype}" for o in spec.operands)
     lines = [", ".join(head), f"  operands: {operands}"]
     lines += [f"  {_instruction(i, instr)}" for i, instr in enumerate(spec.body)]
+    for i, stage in enumerate(spec.stages):
+        first, _, *body = kernel_text(stage).splitlines()  # its operands are the chain's
+        lines += [f"  stage {i}: {first}", *(f"  {line}" for line in body)]
     return "\n".join(lines) + "\n"
 
 

@@ -23,9 +23,9 @@ from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 
 @dataclass(frozen=True)
 class Site:
-    """``params``: names of the weights in the largest operand that is weights (several where contractions are merged). ``symbols``: the
-    value of each of the kernel's symbols for the sizes seen at compile time; ``flops`` (of contractions) and ``bytes`` (all operands) are
-    for those sizes too.
+    """``params``: names of the weights in the largest operand that is weights (several where contractions are merged or chained).
+    ``symbols``: the value of each of the kernel's symbols for the sizes seen at compile time; ``flops`` (of contractions) and ``bytes``
+    (all operands) are for those sizes too.
     """
 
     name: str
@@ -93,6 +93,9 @@ def _site(program: Program, call: Call, values: Mapping[str, int]) -> Site:
     sizes = [o.size.evaluate(known) * ITEM_SIZE[o.dtype] for o in spec.operands]
     read = [(size, _params(program, p)) for size, p in zip(sizes, call.pointers, strict=True)]
     params = max(((size, names) for size, names in read if names), default=(0, ()))[1]
+    if spec.stages:  # of each stage its factor
+        factors = [names for o, (_, names) in zip(spec.operands, read, strict=True) if o.role == "packed"]
+        params = tuple(dict.fromkeys(name for names in factors for name in names))
     place = f"{call.name or spec.template}@{call.location}" if call.location else call.name or spec.template
     name = f"{params[0]}/{place}" if params else place
     return Site(name, call.name, call.location, params, spec, symbols, call.flops.evaluate(values), sum(sizes))

@@ -10,6 +10,9 @@ loop nest over ``dims`` with a straight-line body in SSA form:
   emitter derives the passes over the reduction dimensions and hoists what does not vary.
 - addresses are ``Expr`` in *elements* from the operand's base pointer, over ``d*``, ``v*`` (gathers) and ``symbols``.
 
+A ``chain`` has ``stages`` in the place of a body: contractions over the chain's operands and symbols, in order. Each but the last stores
+into one scratch operand alone, which only the next one reads, as its left factor: a row of it needs that row of the one before.
+
 Memory holds bool as one byte 0/1; in the body it is ``i1``. Symbols are normalised (``s0, s1, …`` in order of appearance), so
 that equal kernels of different graphs share one object.
 """
@@ -136,7 +139,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """See the module's docstring. ``template`` names the emitter: ``loops``, ``contraction``, ``attention``, ``scan``, ``scatter``."""
+    """See the module's docstring. ``template`` names the emitter: ``loops``, ``contraction``, ``chain``, ``attention``, ``scan`` or
+    ``scatter``. ``stages``: of a ``chain``, whose only dim are the rows; each has a schedule of its own.
+    """
 
     template: str
     dims: tuple[Dim, ...]
@@ -145,6 +150,7 @@ class KernelSpec:
     symbols: tuple[str, ...] = ()
     attributes: tuple[tuple[str, Any], ...] = ()
     schedule: Schedule = field(default=Schedule())
+    stages: tuple[KernelSpec, ...] = ()
 
     def get(self, name: str, default: Any = None) -> Any:
         """A template's attribute."""
@@ -162,6 +168,7 @@ class KernelSpec:
             "symbols": list(self.symbols),
             "attributes": _attributes_out(self.attributes),
             "schedule": _attributes_out(self.schedule.parameters),
+            **({"stages": [s.to_json() for s in self.stages]} if self.stages else {}),
         }
 
     @staticmethod
@@ -175,6 +182,7 @@ class KernelSpec:
             symbols=tuple(data["symbols"]),
             attributes=_attributes_in(data["attributes"]),
             schedule=Schedule(_attributes_in(data["schedule"])),
+            stages=tuple(map(KernelSpec.from_json, data.get("stages", ()))),
         )
 
     def digest(self) -> str:
@@ -183,9 +191,13 @@ class KernelSpec:
 
     def key(self) -> str:
         """A hash that specs of one computation share, whatever their schedule and what follows from it."""
+        return self._unscheduled().digest()
+
+    def _unscheduled(self) -> KernelSpec:
         operands = (o for o in self.operands if o.role != "scratch")
         plain = tuple(replace(o, size=as_expr(0)) if o.role == "packed" else o for o in operands)
-        return replace(self, operands=plain, schedule=Schedule()).digest()
+        stages = tuple(stage._unscheduled() for stage in self.stages)
+        return replace(self, operands=plain, schedule=Schedule(), stages=stages)
 
     def levels(self) -> tuple[int, ...]:
         """For each instruction the number of leading dims it varies with: 0 = invariant, ``len(dims)`` = every point."""

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from effc.compiler.codegen.cpu.chain.choice import Chained, chained
 from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packing
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
+from effc.compiler.pipeline.chains import chain_kernels
 from effc.compiler.pipeline.graph import Graph, GraphInput
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.memory import Life, plan_arena
@@ -44,6 +46,7 @@ class Assembler:
 
     def run(self) -> Program:
         """The program."""
+        self.kernels = chain_kernels(self.kernels, self._is_dense, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives())
@@ -87,13 +90,17 @@ class Assembler:
                     lives[site.base.index] = Life(known.first if known else number, number)
         return lives
 
-    def _packed(self, kernel: Kernel) -> Packing | None:
-        """How a contraction reads a constant factor; scratch memory becomes a buffer that lives for this kernel alone."""
-        if kernel.spec.template != "contraction":
-            return None
+    def _packed(self, kernel: Kernel) -> Packing | Chained | None:
+        """How contractions read constant factors; scratch memory becomes a buffer that lives for this kernel alone."""
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
-        found = packing(self._with_sparsity(kernel, constant), constant, self.target, self.schedules)
-        if not isinstance(found, Packing):
+        found: Packing | Chained | str
+        if kernel.spec.template == "chain":
+            found = chained(kernel.spec, constant, self.target)
+        elif kernel.spec.template == "contraction":
+            found = packing(self._with_sparsity(kernel, constant), constant, self.target, self.schedules)
+        else:
+            return None
+        if isinstance(found, str):
             return None
         for operand in found.spec.operands[len(kernel.sites) :]:
             site = kernel.sites[found.operand]
@@ -114,7 +121,7 @@ class Assembler:
                 operands[i] = replace(operands[i], sparsity=source.sparsity)
         return replace(kernel.spec, operands=tuple(operands))
 
-    def _call(self, kernel: Kernel, found: Packing | None) -> Call:
+    def _call(self, kernel: Kernel, found: Packing | Chained | None) -> Call:
         pointers = [self._pointer(site) for site in kernel.sites]
         spec = kernel.spec
         if found is not None:
@@ -150,6 +157,10 @@ class Assembler:
         """Whether an operand is a parameter, or prepared from parameters, at a known offset."""
         return site.base.kind == "input" and site.offset.constant is not None and site.base.index in self.constants
 
+    def _is_dense(self, site: Site) -> bool:
+        """Whether an operand is constant, and nothing is known of zeros in it."""
+        return self._is_constant(site) and self.graph.inputs[site.base.index].sparsity is None
+
     def _pointer(self, site: Site) -> Pointer:
         offset = site.offset * ITEM_SIZE[site.dtype]
         base = site.base
@@ -162,6 +173,8 @@ class Assembler:
 
 def _flops(kernel: Kernel) -> Expr:
     """Multiplications and additions of a contraction or attention (an elementwise kernel is bound by memory, not by these)."""
+    if kernel.spec.stages:
+        return sum((_flops(replace(kernel, spec=stage)) for stage in kernel.spec.stages), const(0))
     back = {f"s{i}": e for i, e in enumerate(kernel.symbols)}
     sizes = [d.size.substitute(back) for d in kernel.spec.dims]
     if kernel.spec.template == "contraction":

@@ -52,6 +52,10 @@ class Share:
     def pointer(self, operand: int) -> Value:
         return self._pointers[operand]
 
+    def place(self, operand: int, pointer: Value) -> None:
+        """Let this share see ``operand`` at ``pointer``: memory of its own."""
+        self._pointers[operand] = pointer
+
     @property
     def symbols(self) -> dict[str, Value]:
         """Symbol name → ``i64`` value."""

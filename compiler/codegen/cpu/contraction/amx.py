@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from effc.compiler.codegen.cpu.access import memory_type
+from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.amx import (
     GROUP_BYTES,
     ROW_BYTES,
@@ -43,21 +44,29 @@ class AmxKernel(Kernel):
 
     flushes = True
 
-    def _unit_cycles(self) -> Expr:
+    def unit_cycles(self) -> Expr:
         """A panel that only one unit reads comes from memory."""
-        nest, once = self.nest, self._row_tiles().constant == 1
+        nest, once = self.nest, self.row_tiles().constant == 1
         stream = self.shape.vectors * ROWS * ROW_BYTES // FAR_BYTES
         steps = floordiv(self.sizes[-1] + (step_of(nest) - 1), as_expr(step_of(nest)))
         sums = product(self.sizes[:-1]) * steps * max(step_cycles(nest), stream if once else 0)
         return sums + epilogue_cycles(nest)
 
-    def _body(self, share: Share) -> None:
+    def row_of(self, share: Share, tile: Value) -> Value:
+        return self.b.mul(tile, self._height(share))
+
+    def _height(self, share: Share) -> Value:
+        """Of all units."""
+        b, mr = self.b, self.shape.mr
+        rows = scalar_expr(b, self.nest.size(self.nest.row), share.symbols)
+        tiles = b.maximum(b.div(b.add(rows, mr - 1), mr), 1)
+        return b.div(b.add(rows, b.sub(tiles, 1)), tiles)
+
+    def body(self, share: Share) -> None:
         b, nest = self.b, self.nest
         self.share = share
         self.element, self.k_step = memory_type(nest.spec.operands[nest.left.operand].dtype), step_of(nest)
-        rows = self._value(nest.size(nest.row))
-        tiles = b.maximum(b.div(b.add(rows, self.shape.mr - 1), self.shape.mr), 1)
-        self.height = b.div(b.add(rows, b.sub(tiles, 1)), tiles)
+        self.height = self._height(share)
         upper = b.maximum(b.minimum(self.height, ROWS), 1)
         lower = b.maximum(b.sub(self.height, ROWS), 1)
         step_bytes = self.k_step * element_bytes(self.element)
@@ -71,7 +80,7 @@ class AmxKernel(Kernel):
         row = self._value(nest.stride(nest.left.load, nest.row))
         self.row_bytes = b.mul(row, element_bytes(self.element))
         with configured(b, sizes):
-            super()._body(share)
+            super().body(share)
 
     def _unit(self, at: dict[str, Value]) -> None:
         b, nest = self.b, self.nest

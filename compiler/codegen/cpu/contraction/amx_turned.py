@@ -35,8 +35,8 @@ class AmxTurnedKernel(AmxKernel):
     def _rows_of_unit(self) -> int:
         return self.shape.mr * (TURNS if self.in_blocks else 1)
 
-    def _unit_cycles(self) -> Expr:
-        return (super()._unit_cycles() + int(packing_cycles(self.nest))) * (TURNS if self.in_blocks else 1)
+    def unit_cycles(self) -> Expr:
+        return (super().unit_cycles() + int(packing_cycles(self.nest))) * (TURNS if self.in_blocks else 1)
 
     def _prepare(self, share: Share) -> None:
         b = self.b
@@ -102,7 +102,7 @@ class AmxTurnedKernel(AmxKernel):
     def _right(self, outer: dict[str, Value], panel: Value, start: dict[str, Value]) -> Value:
         """The panel, packed where it is the share's first one or another than the unit before had."""
         b = self.b
-        turn = b.rem(self.unit, b.maximum(self._value(self._row_tiles()), 1))
+        turn = b.rem(self.unit, b.maximum(self._value(self.row_tiles()), 1))
         other = b.compare("arith.cmpi", "eq", turn, b.index(0))
         first = b.compare("arith.cmpi", "eq", self.unit, self.share.lo)
         with b.when(b.op("arith.ori", other, first)):

@@ -90,7 +90,7 @@ class CodesKernel(TurnedKernel):
                 write(self._value(rows))
         return held
 
-    def _unit_cycles(self) -> Expr:
+    def unit_cycles(self) -> Expr:
         rows = minimum(self.nest.size(self.nest.row), const(super()._rows_of_unit()))
         return product(self.sizes) * (rows + DECODING) * self.shape.vectors
 

@@ -41,32 +41,38 @@ class Kernel:
     #: Whether the sums take subnormal numbers for zeros, so that what follows them may too.
     flushes = False
 
-    def __init__(self, nest: Nest, shape: Shape, target: Target) -> None:
+    def __init__(self, nest: Nest, shape: Shape, target: Target, builder: Builder | None = None) -> None:
+        """``builder``: of the module that the code is a part of, where it is not one of its own."""
         self.nest, self.shape, self.target = nest, shape, target
-        self.b = Builder()
+        self.b = builder or Builder()
         self.sizes = [nest.spec.dims[k].size for k in nest.reduction]
         self.accumulator = nest.spec.body[nest.contract].dtype
 
     def text(self) -> str:
         nest, shape = self.nest, self.shape
-        units = product([*(nest.spec.dims[i].size for i in nest.outer), self._panels(), self._row_tiles()])
-        cycles = self._unit_cycles() + 64
+        units = product([*(nest.spec.dims[i].size for i in nest.outer), self.panels(), self.row_tiles()])
+        cycles = self.unit_cycles() + 64
         # The kernel is named for the spec that was asked for; the merged one has the same operands and symbols.
         with parallel_kernel(self.b, shape.spec, units, cycles) as share:
-            self._body(share)
+            self.body(share)
         return self.b.text()
 
     # -- units ------------------------------------------------------------------------------------------------------
-    def _panels(self) -> Expr:
+    def panels(self) -> Expr:
         return _ceildiv(self.nest.size(self.nest.column), self.shape.nr)
 
-    def _row_tiles(self) -> Expr:
+    def row_tiles(self) -> Expr:
         return _ceildiv(self.nest.size(self.nest.row), self._rows_of_unit())
+
+    def row_of(self, share: Share, tile: Value) -> Value:
+        """The first row of a tile."""
+        rows, tiles = (scalar_expr(self.b, e, share.symbols) for e in (self.nest.size(self.nest.row), self.row_tiles()))
+        return place(self.b, rows, tiles, tile)[0]
 
     def _rows_of_unit(self) -> int:
         return self.shape.mr
 
-    def _unit_cycles(self) -> Expr:
+    def unit_cycles(self) -> Expr:
         """An estimate of all steps of K of a unit."""
         return self.shape.steps(product(self.sizes)) * (
             self.shape.cycles_per_step * self._rows_of_unit() // self.shape.mr
@@ -75,7 +81,8 @@ class Kernel:
     def _prepare(self, share: Share) -> None:
         """Reserve what all units of a share use."""
 
-    def _body(self, share: Share) -> None:
+    def body(self, share: Share) -> None:
+        """The code of a share of the units, in a function of its own."""
         b, nest = self.b, self.nest
         self.share = share
         ops = OpEmitter(b, self.target)
@@ -112,7 +119,7 @@ class Kernel:
         nest = self.nest
         batch = [(f"d{i}", nest.spec.dims[i].size) for i in nest.outer if i in nest.batch]
         rest = [(f"d{i}", nest.spec.dims[i].size) for i in nest.outer if i not in nest.batch]
-        panel, rows = ("panel", self._panels()), ("tile", self._row_tiles())
+        panel, rows = ("panel", self.panels()), ("tile", self.row_tiles())
         if self.shape.rows_outside:
             outer = [*rest, *batch] if batches_inside(nest, self.shape.nr) else [*batch, *rest]
             axes = [*outer, rows, panel]
@@ -126,7 +133,7 @@ class Kernel:
         outer, panel, column = self._corner(at)
         rows = nest.size(nest.row)
         turn = at.get("tile", b.index(0))
-        first, height = place(b, self._value(rows), self._value(self._row_tiles()), turn)
+        first, height = place(b, self._value(rows), self._value(self.row_tiles()), turn)
 
         def tile(n: int, outside: Outside = frozenset()) -> None:
             self._tile(outer, panel, first, column, n, outside)
@@ -238,12 +245,12 @@ class Kernel:
         b, index = self.b, self.b.index(0)
         for i in self.nest.batch:
             index = b.add(b.mul(index, self._value(self.nest.spec.dims[i].size)), outer[f"d{i}"])
-        return b.add(b.mul(index, self._value(self._panels())), panel)
+        return b.add(b.mul(index, self._value(self.panels())), panel)
 
     def _ahead(self, panel: Value, right: Value) -> Ahead | None:
         """Where the right factor is packed, and several tiles in turn share a panel: all of them share in fetching the next one."""
         nest, b = self.nest, self.b
-        turns = product([self._row_tiles(), *(nest.spec.dims[i].size for i in nest.outer if i not in nest.batch)])
+        turns = product([self.row_tiles(), *(nest.spec.dims[i].size for i in nest.outer if i not in nest.batch)])
         if not nest.right.packed or self.shape.rows_outside or turns.constant == 1:
             return None
         elements = self._value(self.shape.panel_elements(self.sizes))
