@@ -16,6 +16,7 @@ from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir.candidate import Candidate, Latency, dense
 from effc.compiler.ir.compression import Compression, compressions
 from effc.compiler.ir.options import Options
+from effc.compiler.ir.pattern import Pattern
 from effc.compiler.ir.site import Site
 from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
@@ -23,6 +24,8 @@ from effc.passes.sparsity import Sparsify
 from effc.proxies import Sensitivity, output_error
 from effc.trial import Compiled, Trial
 
+#: Patterns that a trial prunes by, and their share of zeros.
+_PATTERNS: Sequence[tuple[str, float | None]] = (("16x1", 0.5), ("2:4", None))
 #: How one candidate is told from another of the same pass.
 Pairs = tuple[tuple[str, Any], ...]
 
@@ -45,7 +48,7 @@ def _worth_a_trial(trial: Trial) -> Mapping[str, list[Compression]]:
     zeros = tuple(name for name, p in trial.model.named_parameters() if not bool(p.any()))
     held = any(p.dim() > 1 and best_fit(p) is not None for p in trial.model.parameters())
     return {
-        Sparsify.name: [Sparsify()] if held else [],
+        Sparsify.name: [Sparsify()] if held else _pruning(trial, zeros),
         Quantize.name: [
             Quantize("int8"),
             Quantize("int8", activations="token", smoothing="smoothquant", calibration=calibration),
@@ -56,6 +59,18 @@ def _worth_a_trial(trial: Trial) -> Mapping[str, list[Compression]]:
             LowRank(rank_ratio=ratio, method="output", calibration=calibration, skip=zeros) for ratio in (0.375, 0.25)
         ],
     }
+
+
+def _pruning(trial: Trial, skip: Sequence[str]) -> list[Compression]:
+    """By each pattern that divides a weight, of the weights that it divides."""
+    weights = {name: p.shape for name, p in trial.model.named_parameters() if p.dim() > 1 and name not in skip}
+    found: list[Compression] = []
+    for pattern, share in _PATTERNS:
+        undivided = [name for name, shape in weights.items() if Pattern.parse(pattern).misfit(name, shape)]
+        if len(undivided) < len(weights):
+            skipped = (*skip, *undivided)
+            found.append(Sparsify(pattern, share, "sparsegpt", calibration=trial.calibration, skip=skipped))
+    return found
 
 
 @dataclass(frozen=True)

@@ -23,3 +23,9 @@ def by_size(clock: KernelClock, program: Program, call: int) -> Latency:
 def by_sites(trial: Trial, *compiled: Compiled) -> list[float]:
     """The model takes as long as its kernels together."""
     return [sum(latency.seconds for latency in one.latencies()) for one in compiled]
+
+
+def by_zeros(clock: KernelClock, program: Program, call: int) -> Latency:
+    """A kernel takes a second, one that may leave zeros out half."""
+    kernel = program.kernels[program.calls[call].kernel]
+    return Latency(0.5 if any(o.sparsity for o in kernel.operands) else 1.0, 0.0)

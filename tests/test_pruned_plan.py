@@ -1,0 +1,69 @@
+"""Plans that prune: patterns only where they divide a weight, taken where the zeros cost little, kept in files.
+
+Times are not the machine's: kernels that leave zeros out are said to be faster.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fixed_times import by_sites, by_zeros
+from test_quantize import Tied, compiled, off, tied
+from torch import nn
+
+import effc
+from effc.compiler.ir.options import Options
+from effc.kernel_clock import KernelClock
+from effc.passes.sparsity import Sparsify
+from effc.trial import Trial
+from effc.variants import offered
+
+#: What else a plan would try.
+_OTHERS = {"quantize": False, "low_rank": False}
+
+
+def nearly_in_blocks(weight: torch.Tensor) -> None:
+    """Half of its blocks of 16 x 1 become a thousandth of themselves."""
+    rows, columns = len(weight) // 16, weight.shape[1]
+    kept = torch.rand(rows, columns).argsort(1) < columns // 2
+    weight.mul_(torch.where(kept.repeat_interleave(16, 0), 1.0, 1e-3))
+
+
+def test_a_plan_prunes_where_it_costs_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KernelClock, "latency", by_zeros)
+    monkeypatch.setattr(Trial, "seconds", by_sites)
+    model, tokens = tied()
+    assert isinstance(model, Tied)
+    with torch.no_grad():
+        nearly_in_blocks(model.out.weight)
+    calibration = effc.calibrate(model, [tokens, torch.randint(0, 100, (16, 7))])
+    plan = effc.plan(model, calibration, accuracy_budget=0.02, options={"passes": _OTHERS})
+    assert {name: str(stored.form.pattern) for name, stored in plan.weights.items()} == {"out.weight": "16x1"}
+    assert plan.measured is not None
+    assert 1e-6 < plan.measured <= 0.02
+    plan.save(tmp_path / "plan")
+    again = effc.Plan.load(tmp_path / "plan")
+    assert again == plan
+    with torch.no_grad():
+        found = compiled(model, plan=str(tmp_path / "plan"))(tokens)
+    assert 1e-6 < off(found, model, tokens) <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "patterns"),
+    [(32, 48, ["16x1", "2:4"]), (32, 40, ["2:4"]), (30, 48, ["16x1"]), (30, 40, [])],
+)
+def test_patterns_are_offered_that_divide_a_weight(channels: int, outputs: int, patterns: list[str]) -> None:
+    model = nn.Linear(channels, outputs).eval()
+    trial = Trial(model, effc.calibrate(model, [torch.randn(4, channels)]))
+    assert [v.pattern for v in offered(Options(), trial) if isinstance(v, Sparsify)] == patterns
+
+
+def test_a_model_with_zeros_is_not_pruned() -> None:
+    model = nn.Linear(64, 64).eval()
+    with torch.no_grad():
+        model.weight[:, ::2] = 0
+    trial = Trial(model, effc.calibrate(model, [torch.randn(4, 64)]))
+    assert [v.prunes for v in offered(Options(), trial) if isinstance(v, Sparsify)] == [False]
