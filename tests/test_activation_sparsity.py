@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import effc
 from effc.compiler.capture import record
 from effc.compiler.capture.recording import Recording
-from effc.compiler.compress.forms import forms_of
+from effc.compiler.compress.forms import steps_of
 from effc.compiler.compress.thresholds.form import Thresholded
 from effc.compiler.compress.thresholds.threshold import cats, chess
 from effc.compiler.ir.errors import OptionError
@@ -345,4 +345,4 @@ def test_it_excludes_other_forms_of_weights() -> None:
     model = Mlp(256, 320).eval()
     calibration = effc.calibrate(model, [torch.randn(1, 256)])
     with pytest.raises(OptionError, match=r"activation_sparsity: it excludes quantize: .* leave one of them out"):
-        forms_of(Options(passes={"activation_sparsity": {"calibration": calibration}, "quantize": {}}))
+        steps_of(Options(passes={"activation_sparsity": {"calibration": calibration}, "quantize": {}}))

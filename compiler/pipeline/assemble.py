@@ -103,10 +103,12 @@ class Assembler:
         if isinstance(found, str):
             return None
         for operand in found.spec.operands[len(kernel.sites) :]:
-            site = kernel.sites[found.operand]
             if operand.role == "scratch":
                 self.layout.buffers.append((operand.dtype, operand.size))
                 site = Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
+            else:
+                assert isinstance(found, Packing), "of a chain, only scratch memory is new"
+                site = kernel.sites[found.operand]
             kernel.sites = (*kernel.sites, site)
         return found
 

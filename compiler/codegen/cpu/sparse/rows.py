@@ -232,7 +232,7 @@ class RowsKernel(SparseKernel):
             if self.form.planes:
                 self._copy(outer, row, home)
             else:
-                self._turn(self._lines(outer, row), home, self.plan.tile_rows, self.form.sum)
+                self._turn(self._clamped_lines(outer, row), home, self.plan.tile_rows, self.form.sum)
 
     def _copy(self, outer: dict[str, Value], row: Value, home: Value) -> None:
         """One vector of rows of every plane; zeros beyond the last row."""
@@ -244,7 +244,7 @@ class RowsKernel(SparseKernel):
             value = vector_at(b, b.element_pointer(base, b.mul(loop.index, step), "f32"), lanes, mask)
             b.store(value, b.element_pointer(home, b.mul(loop.index, self.plan.tile_rows), "f32"))
 
-    def _lines(self, outer: dict[str, Value], row: Value) -> list[Value]:
+    def _clamped_lines(self, outer: dict[str, Value], row: Value) -> list[Value]:
         """Where a vector of rows lies; rows beyond the last repeat it."""
         b = self.b
         last = b.sub(self._value(self.form.rows), 1)
