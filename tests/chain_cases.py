@@ -21,7 +21,7 @@ X, FIRST, FIRST_BIAS, SECOND, SECOND_BIAS, RESULT, RESIDUAL, BETWEEN = range(8)
 def pair(m: int | str, k: int, r: int, n: int, dtype: str = "f32") -> KernelSpec:
     """``relu(x @ a.T + p) @ b.T + q + residual``: ``x`` ``[m][k]``, ``a`` ``[r][k]``, ``b`` ``[n][r]``; sums and biases are f32."""
     rows = as_expr(m)
-    sizes = [rows * k, r * k, r, n * r, n, rows * n, rows * n, 0]
+    sizes: list[Expr | int] = [rows * k, r * k, r, n * r, n, rows * n, rows * n, 0]
     dtypes = [dtype, dtype, "f32", dtype, "f32", "f32", "f32", dtype]
     roles = ["read"] * 5 + ["write", "read", "scratch"]
     operands = tuple(Operand(d, role, as_expr(s)) for d, role, s in zip(dtypes, roles, sizes, strict=True))

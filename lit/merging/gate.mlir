@@ -1,11 +1,10 @@
 // RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
 // RUN: sed s/4096/4/g %s | effc-opt - --emit kernels --target avx512 | filecheck %s --check-prefix=FEW
 
-// A gate and what it gates, of many rows: the product is computed where one of the two contractions ends, which saves more than a call.
+// A gate and what it gates, of many rows: the product is computed where one of the two contractions ends, which saves more than a call, and is a chain with the next.
 // CHECK-NOT: {{ and }}
 // CHECK: call 0: k0 "contract"
-// CHECK-NEXT: call 1: k1 "contract+mulf"
-// CHECK-NEXT: call 2: k2 "contract"
+// CHECK-NEXT: call 1: k1 "contract+mulf+contract"
 // CHECK: kernel k0: contraction, d0: 4096, d1: 16, reduction d2: 8
 
 // Of few rows: one contraction, and a kernel that multiplies its halves.
