@@ -50,7 +50,6 @@ _SHARES = (
     ("2:4", 0.5),
     ("4:8", 0.5),
     *product(("4x1", "16x1", "1x16"), (0.3, 0.5)),
-    ("channel", 0.1),
 )
 _METHODS: tuple[Method, ...] = ("magnitude", "wanda", "sparsegpt")
 ROWS = [Row(pattern, share, method) for (pattern, share), method in product(_SHARES, _METHODS)]

@@ -1,5 +1,5 @@
 """Magnitude pruning (Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NIPS 2015): the smallest elements
-of a weight go; of blocks and channels, those of the least sum of magnitudes (Mao et al., "Exploring the Granularity of Sparsity in
+of a weight go; of blocks, those of the least sum of magnitudes (Mao et al., "Exploring the Granularity of Sparsity in
 Convolutional Neural Networks", CVPR 2017 workshops).
 """
 

@@ -24,16 +24,14 @@ def laid_back(weight: Tensor, shape: torch.Size) -> Tensor:
 def kept(scores: Tensor, pattern: Pattern, sparsity: float, by_output: bool = False) -> Tensor:
     """True where ``scores``, floats ``[out, positions, channels]`` that the pattern divides, are largest: bool of that shape.
 
-    A block's score is the sum of its elements', an output channel's likewise. ``sparsity``: the share of False, exact to half a block in
-    all of the weight (N:M says it itself). ``by_output``: scores are compared within the output channels of a block, each losing the same
-    share (and its row of whole channels, which has but one, with all others), else in all of the weight. Something always stays.
+    Not of whole channels, which `compress.channels` removes. A block's score is the sum of its elements'. ``sparsity``: the share of
+    False, exact to half a block in all of the weight (N:M says it itself). ``by_output``: scores are compared within the output channels
+    of a block, each losing the same share, else in all of the weight. Something always stays.
     """
     if pattern.kind == "n:m":
         groups = scores.unflatten(-1, (-1, pattern.m))
         best = groups.topk(pattern.n, dim=-1).indices
         return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, best, True).reshape(scores.shape)
-    if pattern.kind == "channel":
-        return _largest(scores.sum((1, 2))[None], sparsity)[0][:, None, None].expand(scores.shape)
     tiles = scores.unflatten(-1, (-1, pattern.columns)).unflatten(0, (-1, pattern.rows)).sum((1, -1))
     pools = tiles.flatten(1) if by_output else tiles.reshape(1, -1)
     chosen = _largest(pools, sparsity).reshape(tiles.shape)

@@ -10,7 +10,7 @@ from effc.compiler.compress.compensation import Compensation
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.pruning.magnitude import magnitude
 from effc.compiler.compress.pruning.masks import laid_back, laid_out
-from effc.compiler.compress.pruning.sparsegpt import least_energy, sparsegpt
+from effc.compiler.compress.pruning.sparsegpt import sparsegpt
 from effc.compiler.compress.pruning.wanda import wanda
 from effc.compiler.ir.calibration import Statistics
 from effc.compiler.ir.errors import InputError, OptionError
@@ -42,17 +42,15 @@ def prune(
             raise OptionError(f"{misfit}: choose another pattern, or leave this layer out")
     inputs = None if method == "magnitude" else inputs_of(weights, method, statistics)
     compensation = None
-    if method == "sparsegpt" and pattern.kind != "channel":
+    if method == "sparsegpt":
         assert inputs is not None
         compensation = Compensation.of(inputs, ordered=False)
 
     def pruned(weight: Tensor) -> Tensor:
         if inputs is None:
             return magnitude(weight, pattern, sparsity)
-        if method == "wanda":
-            return wanda(weight, pattern, sparsity, inputs)
         if compensation is None:
-            return least_energy(weight, sparsity, inputs)
+            return wanda(weight, pattern, sparsity, inputs)
         return sparsegpt(weight, pattern, sparsity, compensation)
 
     laid = {name: laid_out(weight.detach().float()) for name, weight in weights.items()}

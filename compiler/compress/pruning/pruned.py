@@ -38,8 +38,8 @@ class PrunedWeight(Form):
         found = sparsity_of(weight, pattern)
         if found.m:
             return PrunedWeight(weight, pattern, found)
-        whole = weight[0].numel() if pattern.kind == "channel" else pattern.rows * pattern.columns
-        left = max(floor(weight.numel() // whole * (1 - share) + 0.5), 1) * whole // (found.rows * found.columns)
+        blocks = weight.numel() // (found.rows * found.columns)
+        left = max(floor(blocks * (1 - share) + 0.5), 1)
         return PrunedWeight(weight, pattern, Sparsity(found.rows, found.columns, max(left, found.stored)))
 
     @property

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from effc.compiler.compress.compensation import BLOCK, Compensation
-from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.pruning.masks import kept
 from effc.compiler.ir.pattern import Pattern
 
@@ -19,7 +18,6 @@ from effc.compiler.ir.pattern import Pattern
 def sparsegpt(weight: Tensor, pattern: Pattern, sparsity: float, compensation: Compensation) -> Tensor:
     """``weight``, float32 ``[out, positions, channels]``, with ``sparsity`` of it zeros by ``pattern`` and the rest changed.
     ``compensation``: of what it meets, its channels as they are. Elements that meet nothing but 0 go first, and none makes up for them.
-    ``pattern``: not of whole output channels, in whose place no other can stand: see `least_energy`.
     """
     out, positions, channels = weight.shape
     rest = weight.reshape(-1, channels).T.contiguous()
@@ -49,12 +47,3 @@ def _saliency(rest: Tensor, diagonal: Tensor) -> Tensor:
     """
     ratio = (rest / diagonal[:, None]).abs()
     return (ratio / ratio.max().clamp(min=torch.finfo(torch.float32).tiny)).square()
-
-
-def least_energy(weight: Tensor, sparsity: float, inputs: Inputs) -> Tensor:
-    """``weight``, float32 ``[out, positions, channels]``, with ``sparsity`` of its output channels zeros: those whose mean square is least
-    when they meet ``inputs``.
-    """
-    scaled = weight / weight.abs().max()
-    energy = ((scaled @ inputs.moment) * scaled).sum((1, 2), keepdim=True)
-    return weight * kept(energy, Pattern.channel(), sparsity)
