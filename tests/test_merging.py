@@ -33,7 +33,9 @@ def compiled(model: Any, *inputs: Any, **options: Any) -> tuple[Any, Any, Progra
 
 
 def contractions(program: Program) -> int:
-    return sum(any(i.op == "contract" for i in program.kernels[c.kernel].body) for c in program.calls)
+    """Those of chains one by one."""
+    kernels = [program.kernels[call.kernel] for call in program.calls]
+    return sum(len(k.stages) or k.template == "contraction" for k in kernels)
 
 
 class Codes(nn.Module):
