@@ -66,7 +66,8 @@ def _pruning(trial: Trial, skip: Sequence[str]) -> list[Compression]:
     weights = {name: p.shape for name, p in trial.model.named_parameters() if p.dim() > 1 and name not in skip}
     found: list[Compression] = []
     for pattern, share in _PATTERNS:
-        undivided = [name for name, shape in weights.items() if Pattern.parse(pattern).misfit(name, shape)]
+        parsed = Pattern.parse(pattern)
+        undivided = [name for name, shape in weights.items() if parsed.misfit(name, shape)]
         if len(undivided) < len(weights):
             skipped = (*skip, *undivided)
             found.append(Sparsify(pattern, share, "sparsegpt", calibration=trial.calibration, skip=skipped))

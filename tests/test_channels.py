@@ -221,7 +221,7 @@ def test_channels_of_masked_weights() -> None:
     """Of which `torch.nn.utils.prune` computes the products in each call: those that it masks go first."""
     model, x = layers()
     prune.ln_structured(model[0], "weight", 0.25, n=2, dim=0)
-    dead = ~model.get_parameter("0.weight").bool().any(1)
+    dead = ~model.get_buffer("0.weight_mask").bool().any(1)
     found, recording = run(model, x, 0.3)
     assert not (removed(recording).out["0.weight"] & dead.numpy()).any()
     prune.remove(model[0], "weight")

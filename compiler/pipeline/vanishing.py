@@ -16,10 +16,24 @@ _KEEPING = frozenset({"arith.divf", "arith.negf", "arith.extf", "arith.truncf", 
 
 def vanishes(tensor: Tensor) -> bool:
     """Whether zeros are to be expected, from how ``tensor`` is computed: how many there are, and where, is seen when it is there."""
-    op = chain(tensor)[0].producer
-    if op is None or op.kind != "generic" or op.reduction_dims or op.body is None or len(op.results) != 1:
-        return False
-    return _vanishes(op, op.body.yields[0])
+    pending, seen = _yielded(tensor), set[tuple[Op, int]]()
+    while pending:
+        op, position = place = pending.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        assert op.body is not None, "see _yielded"
+        instr = op.body.instrs[position]
+        candidates = {"arith.select": instr.args[1:], "arith.maximumf": instr.args}.get(instr.op, ())
+        if any(_is_zero(op, a) for a in candidates):
+            return True
+        if instr.op == "operand":
+            pending += _yielded(op.operands[instr.get("number")])
+        elif instr.op in _PRODUCTS:
+            pending += [(op, a) for a in instr.args]
+        elif instr.op in _KEEPING:
+            pending.append((op, instr.args[0]))
+    return False
 
 
 def is_masked(op: Op) -> bool:
@@ -37,18 +51,12 @@ def is_masked(op: Op) -> bool:
     return False
 
 
-def _vanishes(op: Op, position: int) -> bool:
-    assert op.body is not None, "checked by vanishes"
-    instr = op.body.instrs[position]
-    if instr.op == "operand":
-        return vanishes(op.operands[instr.get("number")])
-    if instr.op == "arith.select":
-        return any(_is_zero(op, a) for a in instr.args[1:])
-    if instr.op == "arith.maximumf":
-        return any(_is_zero(op, a) for a in instr.args)
-    if instr.op in _PRODUCTS:
-        return any(_vanishes(op, a) for a in instr.args)
-    return instr.op in _KEEPING and _vanishes(op, instr.args[0])
+def _yielded(tensor: Tensor) -> list[tuple[Op, int]]:
+    """Where the body of a pointwise operation has what ``tensor`` is; nothing of another."""
+    op = chain(tensor)[0].producer
+    if op is None or op.kind != "generic" or op.reduction_dims or op.body is None or len(op.results) != 1:
+        return []
+    return [(op, op.body.yields[0])]
 
 
 def _is_zero(op: Op, position: int) -> bool:

@@ -107,8 +107,9 @@ class Coupling:
             return self._own(node)
         if node.op == "call_function":
             if node.target is operator.getitem:
-                several, place = self.tracks[node.args[0]], node.args[1]  # type: ignore[index]
-                return several[place] if isinstance(several, tuple) else []  # type: ignore[index]
+                source, place = _operands(node)
+                several = self.tracks[source]
+                return several[place] if isinstance(several, tuple) else []
             rule = RULES.get(node.target)
             if rule is not None:
                 return rule(self, node)
@@ -130,6 +131,10 @@ class Coupling:
                 shape[dim] = size
                 found.append(Track(self.classes.new(size).reshape(shape)))
         return found
+
+
+def _operands(node: Node) -> Sequence[Any]:
+    return node.args
 
 
 def flat(result: Result) -> Tracks:

@@ -51,14 +51,14 @@ def _permute(coupling: Coupling, node: Node) -> Tracks:
 
 
 def _transpose(coupling: Coupling, node: Node) -> Tracks:
-    first, second = (0, 1) if node.target is _aten.t.default else node.args[1:3]
+    first, second = (0, 1) if node.target is _aten.t.default else (_arg(node, 1, "dim0", 0), _arg(node, 2, "dim1", 1))
     if _rank(node) < 2:
         return _same(coupling, node)
-    return [Track(t.labels.swapaxes(first, second)) for t in coupling.of(node.args[0])]  # type: ignore[arg-type]
+    return [Track(t.labels.swapaxes(first, second)) for t in coupling.of(node.args[0])]
 
 
 def _unsqueeze(coupling: Coupling, node: Node) -> Tracks:
-    return [Track(np.expand_dims(t.labels, node.args[1])) for t in coupling.of(node.args[0])]  # type: ignore[arg-type]
+    return [Track(np.expand_dims(t.labels, _arg(node, 1, "dim", 0))) for t in coupling.of(node.args[0])]
 
 
 def _expand(coupling: Coupling, node: Node) -> Tracks:
@@ -128,7 +128,7 @@ def _parts(coupling: Coupling, node: Node, labels: Iterable[Labels]) -> Tracks:
 
 def _cat(coupling: Coupling, node: Node) -> Tracks:
     """Along its dimension the channels of one operand behind those of the other; along others they stay or go together."""
-    parts = list(node.args[0])  # type: ignore[arg-type]
+    parts = list(_arg(node, 0, "tensors", ()))
     rank = _rank(node)
     dim = _arg(node, 1, "dim", 0) % rank
     if any(_rank(p) != rank for p in parts):  # empty ones of one dimension, which torch lets pass
@@ -195,7 +195,7 @@ def _pool(dims: int) -> Rule:
 
 
 def _pad(coupling: Coupling, node: Node) -> Tracks:
-    pads: list[Any] = list(node.args[1])  # type: ignore[arg-type]
+    pads: list[Any] = list(_arg(node, 1, "pad", ()))
     rank = _rank(node)
     padded = [rank - 1 - i // 2 for i, p in enumerate(pads) if p != 0]
     return [Track(t.labels) for t in coupling.whole(node, node.args[0], padded)]

@@ -123,18 +123,25 @@ def _check_levels(spec: KernelSpec, at: int, sides: Sequence[Side]) -> str | Non
             return f"{instr.op} (v{i}) runs inside the reduction"
         elif instr.op == "reduce":
             return "a reduce beside the contract"
-        elif instr.op == "store" and not _after(spec.body, i, at):
+        elif instr.op == "store" and not depends(spec.body, i, at):
             return "a store of a value that does not come from the contract"
     return None
 
 
 def _with_arguments(body: Sequence[Instr], values: Sequence[int]) -> set[int]:
     """``values`` and all that they are computed from."""
-    return {*values, *(i for v in values for i in _with_arguments(body, body[v].args))}
+    found, pending = set[int](), list(values)
+    while pending:
+        value = pending.pop()
+        if value not in found:
+            found.add(value)
+            pending += body[value].args
+    return found
 
 
-def _after(body: Sequence[Instr], value: int, source: int) -> bool:
-    return value == source or any(_after(body, arg, source) for arg in body[value].args)
+def depends(body: Sequence[Instr], value: int, source: int) -> bool:
+    """Whether ``value`` is ``source``, or computed from it."""
+    return source in _with_arguments(body, [value])
 
 
 def _has(address: Expr, dim: int) -> bool:

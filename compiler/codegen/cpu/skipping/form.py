@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.contraction.roles import Nest, depends
 from effc.compiler.codegen.cpu.contraction.roles import find as find_nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
@@ -82,17 +82,13 @@ def _condition(body: tuple[Instr, ...], contract: int) -> Condition | None:
     if len(stores) != 1 or len(stores[0].args) != 1 or any(i.op == "check" for i in body):
         return None
     value = body[stores[0].args[0]]
-    if value.op != "arith.select" or _needs(body, value.args[0], contract):
+    if value.op != "arith.select" or depends(body, value.args[0], contract):
         return None
     for place, skipped in ((1, True), (2, False)):
         chosen = body[value.args[place]]
         if chosen.op == "constant" and chosen["value"] == 0:
             return Condition(value.args[0], skipped)
     return None
-
-
-def _needs(body: tuple[Instr, ...], value: int, source: int) -> bool:
-    return value == source or any(_needs(body, a, source) for a in body[value].args)
 
 
 def _known(size: Expr) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from effc.compiler.codegen.cpu.contraction.chains import chain_length
 from effc.compiler.codegen.cpu.skipping.kernel import SkippingKernel
 from effc.compiler.codegen.cpu.skipping.nonzero import IndexList
+from effc.compiler.codegen.cpu.sums import added, folded
 from effc.compiler.codegen.cpu.text import Value
 from effc.compiler.codegen.cpu.threads import Share
 
@@ -54,7 +55,7 @@ class InputsKernel(SkippingKernel):
         with b.loop(b.index(0), count, chain, zeros) as loop:
             end = b.minimum(b.add(loop.index, chain), count)
             found = self._chain(panel, loop.index, end, zeros)
-            loop.yield_([b.op("arith.addf", x, y) for x, y in zip(loop.carried, found, strict=True)])
+            loop.yield_(added(b, loop.carried, found))
         return loop.results
 
     @property
@@ -70,10 +71,7 @@ class InputsKernel(SkippingKernel):
             for i in range(sets):
                 found += self._add(panel, b.add(loop.index, i), loop.carried[i * n : (i + 1) * n])
             loop.yield_(found)
-        total = loop.results[:n]
-        for i in range(1, sets):
-            one = loop.results[i * n : (i + 1) * n]
-            total = [b.op("arith.addf", x, y) for x, y in zip(total, one, strict=True)]
+        total = folded(b, loop.results, sets)
         if sets == 1:
             return total
         with b.loop(whole, end, carried=total) as loop:

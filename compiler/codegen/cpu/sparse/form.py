@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import pairwise
+from itertools import product as every
 from math import prod
 
 from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units
 from effc.compiler.codegen.cpu.contraction.roles import find as find_nest
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.expr import Expr
+from effc.compiler.ir.expr import Expr, product
 from effc.compiler.ir.sparsity import Sparsity
 from effc.compiler.ir.spec import KernelSpec
 
@@ -58,7 +59,7 @@ class Form:
     def taps(self) -> tuple[int, ...]:
         """Elements from the first position of the window to each in the dense factor, row-major; 0 where there is no window."""
         steps = [(_known(self.nest.size(k)), _known(self.nest.stride(self.nest.left.load, k))) for k in self.positions]
-        return tuple(sum(at) for at in product(*(range(0, size * step, step) for size, step in steps)))
+        return tuple(sum(at) for at in every(*(range(0, size * step, step) for size, step in steps)))
 
     def met(self, rows: int) -> tuple[int, int]:
         """Elements of the dense factor that so many neighbouring rows meet (windows overlap), and how many of its cache lines, of a few
@@ -76,6 +77,11 @@ class Form:
         """Of the sparse factor's tensor, as ``strides``."""
         nest = self.nest
         return tuple(_known(nest.size(i)) for i in (nest.column, *self.positions, self.channel))
+
+    @property
+    def outer(self) -> Expr:
+        """Of how many products it is made: indices of the dims outside."""
+        return product([self.nest.size(i) for i in self.nest.outer])
 
     @property
     def rows(self) -> Expr:

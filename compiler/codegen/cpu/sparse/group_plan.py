@@ -18,7 +18,7 @@ from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES, L2_BYTES, 
 from effc.compiler.codegen.cpu.sparse.form import Form
 from effc.compiler.codegen.cpu.sparse.plan import FMAS, LATENCY, LOADS, UNKNOWN
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.expr import Expr, as_expr, floordiv, product
+from effc.compiler.ir.expr import Expr, as_expr, floordiv
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 
 #: Bits of a word of positions, and bytes of a word.
@@ -133,10 +133,6 @@ class GroupPlan:
         return floordiv(self.form.rows + (self.height - 1), as_expr(self.height))
 
     @property
-    def outer(self) -> Expr:
-        return product([self.form.nest.size(i) for i in self.form.nest.outer])
-
-    @property
     def unit_cycles(self) -> int:
         return int(max(self._compute(self.height), WORD_BYTES * self.panel_words / FAR_BYTES)) + TILE_CYCLES
 
@@ -150,7 +146,7 @@ class GroupPlan:
         stream = far * size / FAR_BYTES + (tiles - far) * size / L2_BYTES
         compute = sum(count * self._compute(height) for count, height in cut)
         each = max(compute, stream) + min(compute, stream) / 4 + tiles * TILE_CYCLES
-        return (self.outer.constant or 1) * (self.panels + self.panels % 2) * each  # threads are even in number
+        return (self.form.outer.constant or 1) * (self.panels + self.panels % 2) * each  # threads are even in number
 
     def _compute(self, height: int) -> float:
         """Of a tile: a vector of values takes a shift, and a permutation and a multiply-add for each row, on as many ports as multiply-adds

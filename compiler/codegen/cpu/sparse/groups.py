@@ -11,6 +11,7 @@ from effc.compiler.codegen.cpu.lowp import to_f32
 from effc.compiler.codegen.cpu.permute import permuted
 from effc.compiler.codegen.cpu.sparse.group_plan import WORD, WORD_BYTES, GroupPlan
 from effc.compiler.codegen.cpu.sparse.kernel import ProductKernel
+from effc.compiler.codegen.cpu.sums import added, folded
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Value, vector_type
 from effc.compiler.codegen.cpu.threads import Share, parallel_kernel
@@ -30,7 +31,7 @@ class GroupsKernel(ProductKernel):
 
     def text(self) -> str:
         plan = self.plan
-        units = product([plan.outer, plan.tiles, const(plan.panels)])
+        units = product([plan.form.outer, plan.tiles, const(plan.panels)])
         with parallel_kernel(self.b, self.spec, units, as_expr(plan.unit_cycles)) as share:
             self.share = share
             self._body(share)
@@ -67,11 +68,11 @@ class GroupsKernel(ProductKernel):
         whole, rest = divmod(plan.groups, plan.together)
         with b.loop(b.index(0), b.index(whole), plan.chain, carried=zeros) as loop:
             found = self._chain(lines, base, loop.index, b.minimum(b.add(loop.index, plan.chain), whole))
-            loop.yield_(self._plus(loop.carried, found))
+            loop.yield_(added(b, loop.carried, found))
         if not rest:
             return loop.results
         last = self._word(lines, base, b.index(whole), rest, [zeros] * plan.sets)
-        return self._plus(loop.results, self._folded(last))
+        return added(b, loop.results, folded(b, [v for one in last for v in one], plan.sets))
 
     def _chain(self, lines: Sequence[Value], base: Value, first: Value, end: Value) -> list[Value]:
         """Of the groups of the words of positions from ``first`` to ``end``, which are whole."""
@@ -82,7 +83,7 @@ class GroupsKernel(ProductKernel):
             ahead.moved(b, loop.index).fetch(b, 1)
             sums = [loop.carried[s * count : (s + 1) * count] for s in range(plan.sets)]
             loop.yield_([v for one in self._word(lines, base, loop.index, plan.together, sums) for v in one])
-        return self._folded([loop.results[s * count : (s + 1) * count] for s in range(plan.sets)])
+        return folded(b, loop.results, plan.sets)
 
     def _word(self, lines: Sequence[Value], base: Value, word: Value, groups: int, sums: Sums) -> Sums:
         """``sums`` plus the products of the first ``groups`` groups of a word of positions; the sets take turns."""
@@ -130,12 +131,3 @@ class GroupsKernel(ProductKernel):
 
     def _shifted(self, op: str, word: Value, bits: int) -> Value:
         return self.b.op(op, word, self.b.constant(bits, "i32", self.plan.lanes)) if bits else word
-
-    def _folded(self, sums: Sums) -> list[Value]:
-        total = sums[0]
-        for one in sums[1:]:
-            total = self._plus(total, one)
-        return total
-
-    def _plus(self, total: Sequence[Value], more: Sequence[Value]) -> list[Value]:
-        return [self.b.op("arith.addf", x, y) for x, y in zip(total, more, strict=True)]

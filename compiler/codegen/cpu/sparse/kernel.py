@@ -88,7 +88,7 @@ class SparseKernel(ProductKernel):
 
     def text(self) -> str:
         plan = self.plan
-        units = product([plan.outer, plan.tiles, const(plan.shares)])
+        units = product([plan.form.outer, plan.tiles, const(plan.shares)])
         most = MOST_THREADS if plan.share_elements else None
         with parallel_kernel(self.b, self.spec, units, as_expr(plan.unit_cycles), most=most) as share:
             self.share = share

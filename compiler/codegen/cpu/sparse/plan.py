@@ -21,7 +21,7 @@ from effc.compiler.codegen.cpu.contraction.rows import split
 from effc.compiler.codegen.cpu.sparse.band import Band
 from effc.compiler.codegen.cpu.sparse.form import LINE, Form
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.expr import Expr, as_expr, const, floordiv, product
+from effc.compiler.ir.expr import Expr, as_expr, const, floordiv
 from effc.compiler.ir.spec import Schedule
 
 #: Threads that have scratch memory; pages of it that no thread touches cost nothing.
@@ -212,10 +212,6 @@ class Plan:
         return floordiv(self.form.rows + (self.tile_rows - 1), as_expr(self.tile_rows))
 
     @property
-    def outer(self) -> Expr:
-        return product([self.form.nest.size(i) for i in self.form.nest.outer])
-
-    @property
     def unit_cycles(self) -> int:
         return int(_tile_cycles(self, self.height)) // self.shares + 1
 
@@ -229,7 +225,7 @@ def estimate(plan: Plan) -> float:
     """Cycles of the whole product on one thread."""
     rows = plan.form.rows.constant
     count = UNKNOWN if rows is None else max(rows, 1)
-    outer = plan.outer.constant or 1
+    outer = plan.form.outer.constant or 1
     if plan.in_place:
         return outer * sum(tiles * _tile_cycles(plan, height) for tiles, height in split(count, plan.height))
     if plan.method == "window":
@@ -348,7 +344,7 @@ def _sets(sums: int, registers: int, columns: int) -> int:
 def _shared(form: Form, lanes: int, method: str, height: int, parts: int, sets: int) -> Plan:
     """The plan with as many shares as make units enough; and that stay in L2 while tiles of rows pass them."""
     plan = Plan(form, lanes, method, height, parts, 1, sets)
-    units = prod(e.constant or 1 for e in (plan.outer, plan.tiles))
+    units = prod(e.constant or 1 for e in (plan.form.outer, plan.tiles))
     shares = ceil(UNITS / max(units, 1))
     if method == "blocks":
         shares = max(shares, ceil(4 * form.columns * plan.tile_rows / SUM_BYTES))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from effc.compiler.codegen.cpu.contraction.chains import chain_length, longest
 from effc.compiler.codegen.cpu.sparse.plan import Plan
+from effc.compiler.codegen.cpu.sums import added, folded
 from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
 
 #: ``add(sums, k, values, column)``: sums plus the products of `Plan.width` columns of a block from one on: ``k`` is where the block's first
@@ -47,7 +48,7 @@ class Stored:
         step = max(plan.sets * chain_length(packed=True) // plan.turns, 1)
         with b.loop(first, end, step, carried=zeros) as loop:
             found = self._chain(loop.index, b.minimum(b.add(loop.index, step), end), zeros, add)
-            loop.yield_([b.op("arith.addf", x, y) for x, y in zip(loop.carried, found, strict=True)])
+            loop.yield_(added(b, loop.carried, found))
         return loop.results
 
     def _chain(self, first: Value, end: Value, zeros: list[Value], add: Add) -> list[Value]:
@@ -60,10 +61,7 @@ class Stored:
             for u in range(unrolled):
                 self._block(b.add(loop.index, u), u, sums, add)
             loop.yield_([v for one in sums for v in one])
-        total = loop.results[:count]
-        for i in range(1, sets):
-            one = loop.results[i * count : (i + 1) * count]
-            total = [b.op("arith.addf", x, y) for x, y in zip(total, one, strict=True)]
+        total = folded(b, loop.results, sets)
         if unrolled == 1:
             return total
         with b.loop(whole, end, carried=total) as loop:
