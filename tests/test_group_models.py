@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_sparsity import LAYERS, Net, Transposed, compiled, forms, packed, pruned, put, run, same
-from torch import Tensor, nn
+from pruned_models import LAYERS, Net, Transposed, compiled, forms, packed, pruned, put, run, same
+from torch import Tensor
 
 import effc
 from effc.compiler.capture import record
@@ -63,18 +63,6 @@ def test_a_weight_with_the_sum_first() -> None:
     model, x = Transposed().eval(), torch.randn(1, 128)
     found, recording = run(model, x, TWO_OF_FOUR, check=True)
     put(model, {"weight": prune({"w": model.weight.detach().T}, Pattern.parse("2:4"), 0.5)["w"].T})
-    assert same(found, model, x)
-    assert "group_panels" in packed(recording)
-
-
-def test_a_batch_norm_keeps_the_groups() -> None:
-    """Its scales go into the weights of a convolution of one position."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(64, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU6()).eval()
-    nn.init.uniform_(model.get_parameter("1.weight"), 0.5, 2)
-    pruned(model, "2:4", 0.5, ("0.weight",))
-    x = torch.randn(1, 64, 1, 1)
-    found, recording = run(model, x, {}, check=True)
     assert same(found, model, x)
     assert "group_panels" in packed(recording)
 

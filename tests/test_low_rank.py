@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fixed_times import by_sites, by_size
+from plan_files import kept_in_a_file
 from test_compress_smoothing import inputs_of, outliers
 from test_quantize import Tied, codes_read, compiled, off, tied, weights_read
 from torch import Tensor, nn
@@ -351,11 +352,5 @@ def test_a_plan_with_factors_is_kept_in_a_file(tmp_path: Path, monkeypatch: pyte
     assert "out.weight" in plan.weights
     assert plan.measured is not None
     assert 1e-5 < plan.measured <= 0.1
-    plan.save(tmp_path / "plan")
-    again = effc.Plan.load(tmp_path / "plan")
-    assert again == plan
-    with torch.no_grad():
-        found = compiled(model, plan=str(tmp_path / "plan"))(tokens)
-        torch._dynamo.reset()
-        assert torch.equal(found, compiled(model, plan=plan)(tokens))
+    found = kept_in_a_file(plan, model, tokens, tmp_path / "plan")
     assert 1e-5 < off(found, model, tokens) <= 0.1

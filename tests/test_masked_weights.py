@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.utils.parametrize
 import torch.nn.utils.prune
-from test_sparsity import compiled, forms, packed, run, same
+from pruned_models import compiled, forms, packed, run, same
 from torch import Tensor, nn
 
 import effc

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from fixed_times import by_sites, by_zeros
-from test_quantize import Tied, compiled, off, tied
+from plan_files import kept_in_a_file
+from test_quantize import Tied, off, tied
 from torch import nn
 
 import effc
@@ -43,11 +44,7 @@ def test_a_plan_prunes_where_it_costs_little(tmp_path: Path, monkeypatch: pytest
     assert {name: str(stored.form.pattern) for name, stored in plan.weights.items()} == {"out.weight": "16x1"}
     assert plan.measured is not None
     assert 1e-6 < plan.measured <= 0.02
-    plan.save(tmp_path / "plan")
-    again = effc.Plan.load(tmp_path / "plan")
-    assert again == plan
-    with torch.no_grad():
-        found = compiled(model, plan=str(tmp_path / "plan"))(tokens)
+    found = kept_in_a_file(plan, model, tokens, tmp_path / "plan")
     assert 1e-6 < off(found, model, tokens) <= 0.02
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from fixed_times import by_dtype, by_sites
+from plan_files import kept_in_a_file
 from test_quantize import Tied, codes_read, compiled, off, tied
 from torch import nn
 
@@ -97,14 +98,7 @@ def test_what_is_not_faster_as_a_whole_stays_exact(planned: Planned, monkeypatch
 
 def test_in_a_file(planned: Planned, tmp_path: Path) -> None:
     model, tokens, _, plan = planned
-    plan.save(tmp_path / "plan")
-    again = effc.Plan.load(tmp_path / "plan")
-    assert again == plan
-    assert hash(again) == hash(plan)
-    with torch.no_grad():
-        found = compiled(model, plan=str(tmp_path / "plan"))(tokens)
-        torch._dynamo.reset()
-        assert torch.equal(found, compiled(model, plan=plan)(tokens))
+    kept_in_a_file(plan, model, tokens, tmp_path / "plan")
 
 
 @pytest.mark.usefixtures("fixed_times")

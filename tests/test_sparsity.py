@@ -6,107 +6,24 @@ That the rewritten graph computes what eager PyTorch makes of it is held by ``ch
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fixed_times import by_sites, by_size
+from plan_files import kept_in_a_file
+from pruned_models import LAYERS, Transposed, compiled, convolutions, forms, net, packed, pruned, put, run, same
 from test_sparsity_patterns import holds
-from torch import Tensor, nn
+from torch import nn
 
 import effc
 from effc.compiler.capture import record
-from effc.compiler.capture.recording import Recording
 from effc.compiler.compress.pruning.prune import prune
-from effc.compiler.compress.pruning.pruned import PrunedWeight
 from effc.compiler.ir.pattern import Pattern
 from effc.kernel_clock import KernelClock
 from effc.passes.sparsity import Method
 from effc.trial import Trial
-
-
-class Net(nn.Module):
-    """Two linear layers on one activation, one behind them, and a table that is the head too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(100, 128)
-        self.query = nn.Linear(128, 256)
-        self.value = nn.Linear(128, 256, bias=False)
-        self.out = nn.Linear(256, 128)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embedding(tokens)
-        y = torch.relu(self.query(x)) * self.value(x)
-        return nn.functional.linear(self.out(y), self.embedding.weight)
-
-
-class Convolutions(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 32, 3, stride=2, padding=1)
-        self.wide = nn.Conv2d(32, 64, 3, padding=1)
-        self.groups = nn.Conv2d(64, 64, 3, padding=1, groups=4)
-        self.point = nn.Conv2d(64, 128, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.groups(torch.relu(self.wide(torch.relu(self.stem(x))))))
-        found: Tensor = self.point(x)
-        return found
-
-
-LAYERS = ("query.weight", "value.weight", "out.weight")
-
-
-def net() -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    return Net().eval(), torch.randint(0, 100, (2, 7))
-
-
-def convolutions() -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    return Convolutions().eval(), torch.randn(2, 3, 18, 14)
-
-
-def compiled(model: nn.Module, **options: Any) -> Callable[..., Tensor]:
-    return torch.compile(model, backend="effc", options=options)
-
-
-def run(model: nn.Module, x: Tensor, sparsity: dict[str, Any], **options: Any) -> tuple[Tensor, Recording]:
-    with torch.no_grad(), record() as recording:
-        return compiled(model, passes={"sparsity": sparsity}, **options)(x), recording
-
-
-def forms(recording: Recording) -> dict[str, PrunedWeight]:
-    """By parameter, of the one graph."""
-    (compressed,) = recording.compressed
-    found = {name: w.form for stage in compressed.stages for name, w in stage.weights.items()}
-    assert all(isinstance(form, PrunedWeight) for form in found.values())
-    return found  # type: ignore[return-value]
-
-
-def packed(recording: Recording) -> list[str]:
-    """How constant factors are packed."""
-    return [d.function for program, _ in recording.programs for d in program.derived]
-
-
-def put(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    for name, weight in weights.items():
-        model.get_parameter(name).data = weight
-
-
-def pruned(model: nn.Module, pattern: str, sparsity: float, names: tuple[str, ...] = LAYERS) -> None:
-    """Prune the model itself, by magnitude."""
-    weights = {name: model.get_parameter(name).detach() for name in names}
-    put(model, prune(weights, Pattern.parse(pattern), sparsity))
-
-
-def same(found: Tensor, model: nn.Module, x: Tensor) -> bool:
-    with torch.no_grad():
-        expected = model(x)
-    return float((found.double() - expected.double()).norm() / expected.double().norm()) < 1e-5
 
 
 # -- pruning ------------------------------------------------------------------------------------------------------
@@ -159,16 +76,19 @@ def test_convolutions(pattern: str) -> None:
     assert "sparse_panels" in packed(recording)
 
 
-def test_a_batch_norm_keeps_the_zeros() -> None:
-    """Its scales go into the weights."""
+@pytest.mark.parametrize(
+    ("pattern", "share", "size", "function"), [("16x1", 0.9, 28, "sparse_panels"), ("2:4", 0.5, 1, "group_panels")]
+)
+def test_a_batch_norm_keeps_the_zeros(pattern: str, share: float, size: int, function: str) -> None:
+    """Its scales go into the weights of a convolution of one position."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(64, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU6()).eval()
     nn.init.uniform_(model.get_parameter("1.weight"), 0.5, 2)
-    pruned(model, "16x1", 0.9, ("0.weight",))
-    x = torch.randn(1, 64, 28, 28)
+    pruned(model, pattern, share, ("0.weight",))
+    x = torch.randn(1, 64, size, size)
     found, recording = run(model, x, {}, check=True)
     assert same(found, model, x)
-    assert "sparse_panels" in packed(recording)
+    assert function in packed(recording)
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "4x1", "16x1", "1x16"])
@@ -182,18 +102,6 @@ def test_a_batch_norm_keeps_the_zeros_of_a_window(pattern: str) -> None:
     found, recording = run(model, x, {}, check=True)
     assert same(found, model, x)
     assert "sparse_panels" in packed(recording)
-
-
-class Transposed(nn.Module):
-    """A weight [in, out], as GPT-2's layers hold it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(128, 96) / 8)
-        self.bias = nn.Parameter(torch.randn(96))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x, self.weight)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 33])
@@ -415,13 +323,8 @@ def test_a_plan_with_sparse_weights_is_kept_in_a_file(
         passes["sparsity"] = {**sparsity, "calibration": calibration}
     plan = effc.plan(model, calibration, accuracy_budget=1.0 if sparsity else 1e-5, options={"passes": passes})
     assert "out.weight" in plan.weights
-    plan.save(tmp_path / "plan")
-    again = effc.Plan.load(tmp_path / "plan")
-    assert again == plan
-    with torch.no_grad(), record() as recording:
-        found = compiled(model, plan=str(tmp_path / "plan"))(tokens)
-        torch._dynamo.reset()
-        assert torch.equal(found, compiled(model, plan=plan)(tokens))
+    with record() as recording:
+        found = kept_in_a_file(plan, model, tokens, tmp_path / "plan")
     assert "sparse_panels" in packed(recording)
     if not sparsity:
         assert same(found, model, tokens)

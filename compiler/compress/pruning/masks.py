@@ -28,6 +28,7 @@ def kept(scores: Tensor, pattern: Pattern, sparsity: float, by_output: bool = Fa
     False, exact to half a block in all of the weight (N:M says it itself). ``by_output``: scores are compared within the output channels
     of a block, each losing the same share, else in all of the weight. Something always stays.
     """
+    assert pattern.kind != "channel", "channels are removed, not masked"
     if pattern.kind == "n:m":
         groups = scores.unflatten(-1, (-1, pattern.m))
         best = groups.topk(pattern.n, dim=-1).indices
