@@ -25,6 +25,7 @@ from compressed_speed import passes_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 import effc
 from effc.bench.spread import Spread
@@ -62,13 +63,18 @@ def points(kind: str, rows: Sequence[str], seeds: int, rounds: int) -> tuple[str
         for row in rows:
             torch._dynamo.reset()  # or the models of other rows count as recompilations of this one
             fast = compiled(model, {"passes": passes_of(row, calibration)})
-            if not seed:
-                times[row] = timed({"exact": compiled(model, {}), "row": fast}, task.calibration[0], rounds)
-            task.model = fast
-            found[row].append(task.cases())
-            task.model = model
+            try:
+                if not seed:
+                    times[row] = timed({"exact": compiled(model, {}), "row": fast}, task.calibration[0], rounds)
+                task.model = fast
+                found[row].append(task.cases())
+            except BackendCompilerFailed as err:  # a pattern that does not divide a weight, say
+                print(f"{kind}, seed {seed}  refused    {row}: {err.inner_exception}", flush=True)
+                continue
+            finally:
+                task.model = model
             print(f"{kind}, seed {seed}  {task.loss(exact[-1], found[row][-1]):9.3f}  {row}", flush=True)
-    return task.figure, {row: Point(interval(task, exact, found[row]), *times[row]) for row in rows}
+    return task.figure, {row: Point(interval(task, exact, found[row]), *times[row]) for row in rows if found[row]}
 
 
 def compiled(model: nn.Module, options: dict[str, Any]) -> nn.Module:

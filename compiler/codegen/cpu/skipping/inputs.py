@@ -88,6 +88,6 @@ class InputsKernel(SkippingKernel):
         found = []
         for j, total in enumerate(sums):
             place = b.index(j * self.lanes)
-            b.prefetch(b.element_pointer(later, place, "f32"), 1)
+            b.prefetch(b.element_pointer(later, place, "f32"), self.target.near_level)
             found.append(b.op("math.fma", x, b.load(b.element_pointer(row, place, "f32"), total.type), total))
         return found

@@ -65,7 +65,7 @@ class OutputsKernel(SkippingKernel):
         whole = size // lanes * lanes
         with b.loop(b.index(0), b.index(whole), lanes, [zero] * together) as loop:
             for pointer in later:
-                b.prefetch(b.element_pointer(pointer, loop.index, "f32"), 1)
+                b.prefetch(b.element_pointer(pointer, loop.index, "f32"), self.target.near_level)
             loop.yield_(self._add(weights, loop.index, None, loop.carried))
         totals = loop.results
         if size % lanes:
