@@ -12,11 +12,12 @@ import pytest
 from effc.compiler.ir.expr import const, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.costmodel import hardware, roofline
-from effc.costmodel.hardware import Hardware, Speed
+from effc.costmodel.hardware import Hardware, Speed, Speeds
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
 
-MACHINE = Hardware("host/64/", "a cpu", ("avx512f",), 64, 2, 1 << 15, 1 << 20, 1 << 25, Speed(1e11, 1e10), True)
+MACHINE = Hardware("host/64/", "a cpu", ("avx512f",), 64, 2, 1 << 15, 1 << 20, 1 << 25, Speed(1e11, 1e10), Speed(6e10, 8e9), (2e11, 1e11, 4e10), True)
+SPEEDS = Speeds(MACHINE.speed, MACHINE.one, MACHINE.caches)
 
 
 def loops(
@@ -117,7 +118,7 @@ def test_the_host_is_measured_once(tmp_path: Path) -> None:
 
 
 def test_a_measurement_that_is_none_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effc.speed.measure", lambda target: Speed(1e11, 1e10))
+    monkeypatch.setattr("effc.speed.measure", lambda target: SPEEDS)
     cache = Cache(tmp_path)
     kept = host_hardware(cache)
     (path,) = (cache.root / "hardware").glob("*/*")

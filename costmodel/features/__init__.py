@@ -1,0 +1,50 @@
+"""Features of a kernel on a machine: a fixed list of named numbers, from the spec alone, without building MLIR.
+
+``matrix`` is the whole interface: a row a kernel, a column a name in `COLUMNS`. Sizes, counts and times are logarithms to base 2 (of one
+more, where zero is possible); shares and ratios are plain; flags are 0 or 1; NaN says that a column has no meaning for this template.
+`VERSION` changes with every change of a column's name, place or meaning: models and feature files carry it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effc.compiler.ir.spec import KernelSpec
+from effc.costmodel.features import bounds, fit, machine, nest, work
+from effc.costmodel.features.nest import Sizes
+from effc.costmodel.features.work import Work
+from effc.costmodel.hardware import Hardware
+
+VERSION = 1
+
+#: Columns that a schedule leaves as they are come first.
+COLUMNS: tuple[str, ...] = (*machine.COLUMNS, *work.COLUMNS, *nest.COLUMNS, *fit.COLUMNS, *bounds.COLUMNS)
+
+#: ``(spec, values of its symbols)``.
+Kernel = tuple[KernelSpec, Sequence[int]]
+
+
+def matrix(kernels: Iterable[Kernel], hardware: Hardware, threads: int) -> NDArray[np.float32]:
+    """``[kernels, len(COLUMNS)]``, for calls with so many threads. What the schedules of one kernel share is computed once, where they
+    hold the same loop nest (as ``dataclasses.replace`` leaves it).
+    """
+    listed = list(kernels)
+    known: dict[tuple[object, ...], tuple[Work, Sizes, list[float]]] = {}
+    host = machine.row(hardware, threads)
+    rows = []
+    for spec, symbols in listed:
+        key = (spec.template, id(spec.body), id(spec.dims), id(spec.attributes), id(spec.stages), tuple(symbols))
+        found = known.get(key)
+        if found is None:
+            values = dict(zip(spec.symbols, symbols, strict=True))
+            done = Work.of(spec, values)
+            sizes = Sizes.of(spec, values)
+            found = known[key] = done, sizes, [*host, *done.row(), *sizes.row()]
+        done, sizes, shared = found
+        touched = done.bytes_of(spec)
+        fitted = fit.Fit.of(spec, sizes, hardware, threads)
+        rows.append([*shared, *fitted.row(), *bounds.row(spec, done, touched, fitted, hardware, threads)])
+    return np.asarray(rows, np.float32).reshape(len(rows), len(COLUMNS))
