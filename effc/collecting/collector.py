@@ -1,0 +1,271 @@
+"""Collecting: subject by subject, every kernel under a sample of its schedules, into part files that are kept whatever happens next."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from effc.collecting import code_facts, windows
+from effc.collecting.found import Found, kernels
+from effc.collecting.native import Cursor, Timed
+from effc.collecting.operands import Store
+from effc.collecting.reference import reference
+from effc.collecting.shapes import Subject
+from effc.compiler.build import objects
+from effc.compiler.codegen.cpu import schedules
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.errors import ArtifactError, EffcError
+from effc.compiler.ir.options import Options
+from effc.compiler.ir.spec import KernelSpec
+from effc.compiler.toolchain import toolchain
+from effc.costmodel.hardware import Hardware
+from effc.costmodel.traces import Part, Trace, files, read, write
+from effc.runtime.cache import Cache
+from effc.runtime.elf import load
+from effc.speed import host_hardware
+
+#: Records, or seconds, after which a part is written.
+_PART, _PART_SECONDS = 200, 60.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to collect. ``threads``: each kernel is measured with each of these; ``schedules``: at most, of one kernel, the template's own
+    among them; ``seconds``: no subject is begun after these.
+    """
+
+    folder: Path
+    threads: tuple[int, ...]
+    schedules: int
+    seed: int
+    seconds: float = float("inf")
+    cache_dir: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What happened. ``lost``: by reason, what could not be measured; ``unreadable``: files that an earlier collection left."""
+
+    subjects: int = 0
+    records: int = 0
+    known: int = 0
+    windows: int = 0
+    contaminated: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+
+
+class Bench(Protocol):
+    """Compiles and measures on a machine; another one stands in for it in tests."""
+
+    hardware: Hardware
+
+    def kernels(self, subject: Subject) -> list[Found]: ...
+
+    def traces(self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int) -> list[Trace | None]: ...
+
+    def alternatives(self, spec: KernelSpec) -> list[KernelSpec]: ...
+
+
+def collect(
+    subjects: Iterable[Subject],
+    request: Request,
+    bench: Bench,
+    watch: Callable[[str, Outcome], None] = lambda text, outcome: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Measure what the files of ``request.folder`` do not hold yet. ``watch(text, outcome)`` is told what begins. An interruption loses at most
+    the kernel in progress.
+    """
+    outcome = Outcome()
+    finished, known = _held(request.folder, bench.hardware, outcome)
+    sink = _Sink(request.folder, bench.hardware, clock)
+    stop = clock() + request.seconds
+    with sink:
+        for subject in subjects:
+            if clock() >= stop:
+                break
+            name = f"{subject.name} {','.join(map(str, request.threads))}x{request.schedules}"
+            if name in finished:
+                continue
+            watch(subject.name, outcome)
+            whole = _measure(subject, request, bench, known, sink, outcome, lambda: clock() >= stop)
+            if whole:
+                sink.finished.append(name)
+            outcome.subjects += 1
+    return outcome
+
+
+def _measure(
+    subject: Subject,
+    request: Request,
+    bench: Bench,
+    known: set[str],
+    sink: _Sink,
+    outcome: Outcome,
+    late: Callable[[], bool],
+) -> bool:
+    """One subject's kernels; whether all were reached."""
+    try:
+        found = bench.kernels(subject)
+    except EffcError as error:
+        outcome.lost[f"{type(error).__name__}: {_line(error)}"] += 1
+        return True
+    for kernel in found:
+        draw = random.Random(f"{request.seed} {kernel.computation}")
+        chosen = sampled(bench.alternatives(kernel.spec), request.schedules, draw)
+        for threads in request.threads:
+            new = [spec for spec in chosen if _key(kernel, spec, threads) not in known]
+            outcome.known += len(chosen) - len(new)
+            if not new:
+                continue
+            if late():
+                return False
+            known.update(_key(kernel, spec, threads) for spec in new)
+            try:
+                traces = bench.traces(subject, kernel, new, threads)
+            except (EffcError, IndexError) as error:
+                outcome.lost[f"{type(error).__name__}: {_line(error)}"] += len(new)
+                continue
+            for trace in traces:
+                if trace is None:
+                    outcome.lost["too few clean windows"] += 1
+                    continue
+                outcome.records += 1
+                outcome.windows += trace.rounds + trace.contaminated
+                outcome.contaminated += trace.contaminated
+                sink.add(replace(trace, own_choice=trace.kernel.schedule == kernel.spec.schedule))
+    return True
+
+
+def sampled(alternatives: Sequence[KernelSpec], most: int, draw: random.Random) -> list[KernelSpec]:
+    """The first, which is the template's own choice, and others at random, in their order."""
+    rest = range(1, len(alternatives))
+    return [alternatives[0], *(alternatives[i] for i in sorted(draw.sample(rest, min(most - 1, len(rest)))))]
+
+
+def _key(kernel: Found, spec: KernelSpec, threads: int) -> str:
+    return f"{kernel.computation} {spec.schedule.parameters} {kernel.symbols} {threads}"
+
+
+def _held(folder: Path, hardware: Hardware, outcome: Outcome) -> tuple[set[str], set[str]]:
+    """Subjects that are finished, and keys of what is measured, on this kind of machine."""
+    finished: set[str] = set()
+    known: set[str] = set()
+    for path in files([folder]) if any(folder.glob("*.parquet")) else []:
+        try:
+            part = read(path)
+        except ArtifactError as error:
+            outcome.unreadable.append(str(error))
+            continue
+        if part.hardware.digest() == hardware.digest():
+            finished.update(part.finished)
+            known.update(
+                f"{t.computation} {t.kernel.schedule.parameters} {t.symbols} {t.threads}" for t in part.traces
+            )
+    return finished, known
+
+
+class _Sink:
+    """Gathers records and writes them in parts; what is left when it closes, too."""
+
+    def __init__(self, folder: Path, hardware: Hardware, clock: Callable[[], float]) -> None:
+        self.finished: list[str] = []
+        self._folder, self._hardware, self._clock = folder, hardware, clock
+        self._traces: list[Trace] = []
+        self._written = clock()
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._write()
+
+    def add(self, trace: Trace) -> None:
+        self._traces.append(trace)
+        if len(self._traces) >= _PART or self._clock() - self._written >= _PART_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._traces or self.finished:
+            write(self._folder, Part(self._hardware, tuple(self._traces), tuple(self.finished)))
+        self._traces, self.finished, self._written = [], [], self._clock()
+
+
+class HostBench:
+    """This machine. Measures by `windows.measure`, one kernel's schedules against each other."""
+
+    def __init__(self, request: Request, plan: windows.Plan = windows.Plan()) -> None:
+        self._options = Options(cache_dir=request.cache_dir, fallback="eager")
+        self._cache, self._target, self._plan = Cache(request.cache_dir), Target.host(), plan
+        self.hardware = host_hardware(self._cache)
+        self._store = Store(self.hardware, request.seed)
+        self._references = {threads: reference(self._cache, threads) for threads in request.threads}
+
+    def kernels(self, subject: Subject) -> list[Found]:
+        torch._dynamo.reset()
+        model, inputs = subject.make()
+        return kernels(model, inputs, self._options)
+
+    def alternatives(self, spec: KernelSpec) -> list[KernelSpec]:
+        """Those whose weights can be laid out without the model: where zeros are left out, only the schedule that the model runs."""
+        try:
+            found = schedules.alternatives(spec, self._target)
+        except EffcError:
+            return [spec]
+        return [spec, *(s for s in found if s.schedule != spec.schedule and not s.schedule.get("sparse"))]
+
+    def traces(self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int) -> list[Trace | None]:
+        code, _ = objects({s.digest(): s for s in chosen}, self._target, self._cache, toolchain())
+        seen, cursor = found.seen, Cursor()
+        memory = self._store.activations(found.spec, found.symbols, seen)
+        rivals = []
+        for spec in chosen:
+            known = seen if spec.schedule == found.spec.schedule else {}
+            placed = {**{i: [t] for i, t in memory.items()}, **self._store.scheduled(spec, found.symbols, known)}
+            operands = [placed[i] for i in range(len(spec.operands))]
+            rivals.append(Timed(load(code[spec.digest()]), spec, operands, found.symbols, threads, cursor))
+        timings = windows.measure([r.run for r in rivals], self._references[threads], self._plan)
+        when = datetime.now(UTC)
+        return [
+            timing
+            and Trace(
+                computation=found.computation,
+                family=subject.family,
+                subject=subject.name,
+                op=found.op,
+                spec=json.dumps(spec.to_json()),
+                own_choice=spec.schedule == found.spec.schedule,
+                symbols=found.symbols,
+                threads=threads,
+                median=timing.median,
+                low=timing.low,
+                high=timing.high,
+                least=timing.least,
+                rounds=timing.rounds,
+                contaminated=timing.contaminated,
+                calls=timing.calls,
+                when=when,
+                code=code_facts.facts(code[spec.digest()]),
+            )
+            for spec, timing in zip(chosen, timings, strict=True)
+        ]
+
+
+def limited(subjects: Iterator[Subject], most: int) -> Iterator[Subject]:
+    """The first ``most``."""
+    for _, subject in zip(range(most), subjects, strict=False):
+        yield subject
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:120]
