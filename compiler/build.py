@@ -128,7 +128,9 @@ class _Compiler:
         with self.report.phase("emit"):
             objects = self._objects(specs)
         with self.report.phase("driver"):
-            drivers = self.tools.map([("driver", {"program": p.to_json(), "target": _plain(self.target)}) for p in programs])
+            drivers = self.tools.map(
+                [("driver", {"program": p.to_json(), "target": _plain(self.target)}) for p in programs]
+            )
         artifacts = [
             Artifact(p, tuple(objects[spec.digest()] for spec in p.kernels), base64.b64decode(driver))
             for p, driver in zip(programs, drivers, strict=True)
@@ -141,6 +143,7 @@ class _Compiler:
         found, missing = objects(specs, self.target, self.cache, self.tools)
         self.report.kernels, self.report.compiled = len(specs), missing
         return found
+
 
 def objects(
     specs: Mapping[str, KernelSpec], target: Target, cache: Cache | None, tools: Toolchain

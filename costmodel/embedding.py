@@ -1,13 +1,15 @@
 """Embeddings of a dataflow graph by fast random projection.
 
-FastRP (Chen, Sultan, Tian, Chen, Skiena: "Fast and Accurate Network Embeddings via Very Sparse Random Projection", CIKM 2019) adds up powers of
-the normalised adjacency matrix times a very sparse random matrix, without ever building a power. Here a node's row of that matrix depends on
-its label alone, so that embeddings of different graphs can be compared: alike neighbourhoods of alike kernels lie near each other.
+FastRP (Chen, Sultan, Tian, Chen, Skiena: "Fast and Accurate Network Embeddings via Very Sparse Random Projection", CIKM 2019) adds up
+powers of the normalised adjacency matrix times a very sparse random matrix, without ever building a power. Here a node's row of that
+matrix depends on its label alone, so that embeddings of different graphs can be compared: alike neighbourhoods of alike kernels lie
+near each other.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import networkx as nx
@@ -57,7 +59,8 @@ def _projected(label: str, dimensions: int) -> NDArray[np.float64]:
     """A label's row of the random matrix: the same everywhere and always."""
     seed = int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "little")
     draws = np.random.default_rng(seed).integers(0, 2 * _SPARSENESS, dimensions)
-    return np.sqrt(_SPARSENESS) * ((draws == 0).astype(np.float64) - (draws == 1))
+    signs: NDArray[np.float64] = (draws == 0).astype(np.float64) - (draws == 1)
+    return math.sqrt(_SPARSENESS) * signs
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:

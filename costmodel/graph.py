@@ -29,8 +29,8 @@ class _Written:
 
 
 def dataflow(program: Program, values: Mapping[str, int]) -> nx.DiGraph:
-    """A node a call, with ``name`` and ``template``; an edge to each call that reads what it wrote. Memory that the arena uses again belongs to
-    its last writer. ``values``: of the program's symbols.
+    """A node a call, with ``name`` and ``template``; an edge to each call that reads what it wrote. Memory that the arena uses again
+    belongs to its last writer. ``values``: of the program's symbols.
     """
     graph = nx.DiGraph()
     memory: dict[tuple[str, int], list[_Written]] = {}

@@ -1,7 +1,8 @@
 """Traces: measured times of kernels, in Parquet files that anyone can collect on his machine and train on.
 
-A file holds the records of one machine, whose description lies in its metadata; docs/cost_model.md has the schema. Files are written whole, to
-a temporary name that is then replaced: a collection that is killed leaves no half file. Needs the extra ``costmodel`` (pyarrow).
+A file holds the records of one machine, whose description lies in its metadata; docs/cost_model.md has the schema. Files are written
+whole, to a temporary name that is then replaced: a collection that is killed leaves no half file. Needs the extra ``costmodel``
+(pyarrow).
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ class Code:
 class Trace:
     """One kernel under one schedule, measured. Times are seconds of one call: ``median``, quartiles ``low`` and ``high``, and ``least``.
 
-    ``computation``: `equality.computation` of the spec; ``family``: kind of shapes, or model, that can be held out; ``subject``: what was
-    compiled; ``op``: what the kernel computes, readable; ``spec``: JSON of `KernelSpec`, with its schedule; ``own_choice``: whether that is the
-    template's own. ``rounds``: windows that the times are of, of ``calls`` calls each; ``contaminated``: windows that were rejected, because
-    the machine did something else.
+    ``computation``: `equality.computation` of the spec; ``family``: kind of shapes, or model, that can be held out; ``subject``: what
+    was compiled; ``op``: what the kernel computes, readable; ``spec``: JSON of `KernelSpec`, with its schedule; ``own_choice``: whether
+    that is the template's own. ``rounds``: windows that the times are of, of ``calls`` calls each; ``contaminated``: windows that were
+    rejected, because the machine did something else.
     """
 
     computation: str

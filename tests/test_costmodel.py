@@ -16,7 +16,20 @@ from effc.costmodel.hardware import Hardware, Speed, Speeds
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
 
-MACHINE = Hardware("host/64/", "a cpu", ("avx512f",), 64, 2, 1 << 15, 1 << 20, 1 << 25, Speed(1e11, 1e10), Speed(6e10, 8e9), (2e11, 1e11, 4e10), True)
+MACHINE = Hardware(
+    "host/64/",
+    "a cpu",
+    ("avx512f",),
+    64,
+    2,
+    1 << 15,
+    1 << 20,
+    1 << 25,
+    Speed(1e11, 1e10),
+    Speed(6e10, 8e9),
+    (2e11, 1e11, 4e10),
+    True,
+)
 SPEEDS = Speeds(MACHINE.speed, MACHINE.one, MACHINE.caches)
 
 

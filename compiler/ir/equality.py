@@ -3,9 +3,10 @@
 It does not depend on the order of commutative arguments, of dimensions of one kind and of operands, on the names of values and symbols,
 on instructions that nothing uses or that stand twice, on dimensions of size 1, and on the schedule and what follows from it.
 
-Every dimension, symbol and operand is given a colour, first by what it is, then by the digest of the whole spec in which it alone is marked;
-of those that are still alike, one is marked for good, until all differ: then their order, and so the text that is hashed, is fixed. Where
-several are alike, each is tried and the least digest taken, as long as there are few: so equal digests are always of equal computations.
+Every dimension, symbol and operand is given a colour, first by what it is, then by the digest of the whole spec in which it alone is
+marked; of those that are still alike, one is marked for good, until all differ: then their order, and so the text that is hashed, is
+fixed. Where several are alike, each is tried and the least digest taken, as long as there are few: so equal digests are always of equal
+computations.
 """
 
 from __future__ import annotations
@@ -99,7 +100,14 @@ class _Drawing:
         spec = self.spec
         dims = [_hash("dim", marks[f"d{i}"], d.kind, _expr(d.size, marks)) for i, d in enumerate(spec.dims)]
         operands = [
-            _hash("operand", marks[f"@{i}"], o.dtype, o.role, "" if o.role == "packed" else _expr(o.size, marks), o.sparsity)
+            _hash(
+                "operand",
+                marks[f"@{i}"],
+                o.dtype,
+                o.role,
+                "" if o.role == "packed" else _expr(o.size, marks),
+                o.sparsity,
+            )
             for i, o in enumerate(spec.operands)
             if f"@{i}" in marks
         ]
@@ -120,8 +128,8 @@ def _stage(stage: KernelSpec, marks: _Colours) -> list[Any]:
 
 
 def _body(spec: KernelSpec, marks: _Colours) -> list[str]:
-    """Digests of what the body leaves behind: its stores and checks. A value is the digest of what makes it, so names, repetitions and what is
-    not used vanish. Loads and stores of one operand keep their order where it is also written, checks always.
+    """Digests of what the body leaves behind: its stores and checks. A value is the digest of what makes it, so names, repetitions and
+    what is not used vanish. Loads and stores of one operand keep their order where it is also written, checks always.
     """
     values: list[str] = []
     effects: list[str] = []

@@ -1,4 +1,6 @@
-"""How a schedule fits a kernel: its parameters, what of tiles and vectors is wasted on borders, and how much there is for threads to share."""
+"""How a schedule fits a kernel: its parameters, what of tiles and vectors is wasted on borders, and how much there is for threads to
+share.
+"""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ COLUMNS: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """``window``: whether an address takes steps of rows and sums together, as a convolution's does; ``items``: bytes of an element of the left
-    and of the right factor; ``right``: number of the operand, -1 where there is no product; ``stored``: share of the right one's elements that
-    may differ from zero, ``block``: elements of a block of them.
+    """``window``: whether an address takes steps of rows and sums together, as a convolution's does; ``items``: bytes of an element of
+    the left and of the right factor; ``right``: number of the operand, -1 where there is no product; ``stored``: share of the right
+    one's elements that may differ from zero, ``block``: elements of a block of them.
     """
 
     rows: int
@@ -51,9 +51,7 @@ class Sizes:
             batch, heads, queries, keys, channels, _ = sizes
             item = ITEM_SIZE[spec.operands[0].dtype]
             masked = spec.get("mask") is not None or bool(spec.get("causal"))
-            return Sizes(
-                queries, keys, channels, batch * heads, False, (item, item), -1, False, False, masked, 1.0, 1
-            )
+            return Sizes(queries, keys, channels, batch * heads, False, (item, item), -1, False, False, masked, 1.0, 1)
         product = next((i for i in spec.body if i.op == "contract"), None)
         if product is None:
             return _without_product(spec, sizes)

@@ -15,7 +15,20 @@ from effc.costmodel.features.scale import NAN, log, share
 TEMPLATES = ("loops", "contraction", "chain", "attention", "scan", "scatter")
 
 #: Kinds of instructions that are counted, each at every point where it runs.
-_KINDS = ("contract", "add", "multiply", "divide", "math", "compare", "integer", "convert", "reduce", "decode", "load", "store")
+_KINDS = (
+    "contract",
+    "add",
+    "multiply",
+    "divide",
+    "math",
+    "compare",
+    "integer",
+    "convert",
+    "reduce",
+    "decode",
+    "load",
+    "store",
+)
 
 #: How an access moves: along which dimension its address takes steps of one element, or why along none.
 _WALKS = ("inner", "reduction", "outer", "strided", "broadcast", "gathered")
@@ -25,7 +38,14 @@ _FLOATS = ("f64", "f32", "bf16", "f16")
 
 COLUMNS: tuple[str, ...] = (
     *(f"is_{name}" for name in TEMPLATES),
-    *("parallel_dims", "reduction_dims", "log_parallel_points", "log_reduction_points", "log_innermost", "log_outermost"),
+    *(
+        "parallel_dims",
+        "reduction_dims",
+        "log_parallel_points",
+        "log_reduction_points",
+        "log_innermost",
+        "log_outermost",
+    ),
     *("instructions", "symbolic"),
     *(f"log_{kind}" for kind in _KINDS),
     "log_operations",
@@ -157,7 +177,9 @@ def _along(dim: int, spec: KernelSpec) -> str:
 
 
 def steps(address: Expr, values: Mapping[str, int]) -> list[tuple[str, int]]:
-    """``(variable, step)`` of the terms of an address over loop dimensions (``d*``) and values (``v*``); a step of 0 where it is not linear."""
+    """``(variable, step)`` of the terms of an address over loop dimensions (``d*``) and values (``v*``); a step of 0 where it is not
+    linear.
+    """
     found: list[tuple[str, int]] = []
     for mono, coefficient in address.terms:
         step, names = coefficient, []

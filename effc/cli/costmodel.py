@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effc.cli import target
 from effc.cli.command import Command
@@ -23,13 +23,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     collect = actions.add_parser("collect", help="measure kernels under many schedules", description=_COLLECT)
     collect.set_defaults(action=_collect)
     cores = len(os.sched_getaffinity(0))
-    collect.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for trace files; goes on where it holds some")
-    collect.add_argument("--model", action="append", default=[], metavar="TARGET", help=f"its kernels too: {target.HELP}")
-    collect.add_argument("--shapes", type=int, metavar="N", help="layers of the built-in spread (default: 200; with --model 0)")
+    collect.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="for trace files; goes on where it holds some"
+    )
+    collect.add_argument(
+        "--model", action="append", default=[], metavar="TARGET", help=f"its kernels too: {target.HELP}"
+    )
+    collect.add_argument(
+        "--shapes", type=int, metavar="N", help="layers of the built-in spread (default: 200; with --model 0)"
+    )
     collect.add_argument("--families", metavar="A,B", help="only these of the spread (default: all)")
     collect.add_argument("--schedules", type=int, default=8, metavar="N", help="at most, of one kernel (default 8)")
     collect.add_argument("--threads", metavar="A,B", help=f"numbers of threads to measure with (default: {cores})")
-    collect.add_argument("--budget", type=float, metavar="MINUTES", help="stop after these (default: when all is measured)")
+    collect.add_argument(
+        "--budget", type=float, metavar="MINUTES", help="stop after these (default: when all is measured)"
+    )
     collect.add_argument("--seed", type=int, default=0, help="of the shapes and schedules (default 0)")
 
 
@@ -73,7 +81,6 @@ def _threads(text: str | None) -> tuple[int, ...]:
 
 
 def _subjects(args: argparse.Namespace) -> Iterator[Subject]:
-    from effc.collecting.collector import limited
     from effc.collecting.shapes import FAMILIES, Subject, spread
 
     families = list(FAMILIES) if args.families is None else args.families.split(",")
@@ -82,9 +89,15 @@ def _subjects(args: argparse.Namespace) -> Iterator[Subject]:
             raise OptionError(f"unknown family '{name}': there are {', '.join(FAMILIES)}")
     models = []
     for name in args.model:
-        loaded = target.load(name)  # a wrong name is an error now, not after an hour
-        models.append(Subject(f"model:{name}", name.rpartition(":")[2], lambda loaded=loaded: loaded))
-    return itertools.chain(models, limited(spread(families, args.seed), args.shapes))
+        given = target.load(name)  # a wrong name is an error now, not after an hour
+        models.append(Subject(f"model:{name}", name.rpartition(":")[2], _made(given)))
+    return itertools.chain(models, itertools.islice(spread(families, args.seed), args.shapes))
+
+
+def _made(
+    given: tuple[Callable[..., Any], tuple[Any, ...]],
+) -> Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]:
+    return lambda: given
 
 
 def _watched(subjects: Iterator[Subject], count: int, request: Request) -> Outcome:
@@ -96,7 +109,13 @@ def _watched(subjects: Iterator[Subject], count: int, request: Request) -> Outco
 
     from effc.collecting.collector import HostBench, collect
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     began = time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("measuring the machine", total=1.0)

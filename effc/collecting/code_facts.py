@@ -1,7 +1,9 @@
-"""What the machine code of a kernel shows: instructions, spills of vector registers, use of vectors, size. By capstone, from the object file.
+"""What the machine code of a kernel shows: instructions, spills of vector registers, use of vectors, size. By capstone, from the object
+file.
 
-A spill is a move of a whole vector register to a place on the stack at a fixed distance from its top, from which a vector is read again, by a
-move or as an operand. A small array that a kernel keeps on the stack and whose places are known numbers looks the same, and counts too.
+A spill is a move of a whole vector register to a place on the stack at a fixed distance from its top, from which a vector is read
+again, by a move or as an operand. A small array that a kernel keeps on the stack and whose places are known numbers looks the same, and
+counts too.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ from effc.collecting.native import Cursor, Timed
 from effc.collecting.operands import Store
 from effc.collecting.reference import reference
 from effc.collecting.shapes import Subject
+from effc.collecting.windows import Timing
 from effc.compiler.build import objects
 from effc.compiler.codegen.cpu import schedules
 from effc.compiler.codegen.cpu.target import Target
@@ -28,7 +29,7 @@ from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.toolchain import toolchain
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.traces import Part, Trace, files, read, write
+from effc.costmodel.traces import Code, Part, Trace, files, read, write
 from effc.runtime.cache import Cache
 from effc.runtime.elf import load
 from effc.speed import host_hardware
@@ -71,7 +72,9 @@ class Bench(Protocol):
 
     def kernels(self, subject: Subject) -> list[Found]: ...
 
-    def traces(self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int) -> list[Trace | None]: ...
+    def traces(
+        self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int
+    ) -> list[Trace | None]: ...
 
     def alternatives(self, spec: KernelSpec) -> list[KernelSpec]: ...
 
@@ -83,8 +86,8 @@ def collect(
     watch: Callable[[str, Outcome], None] = lambda text, outcome: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Measure what the files of ``request.folder`` do not hold yet. ``watch(text, outcome)`` is told what begins. An interruption loses at most
-    the kernel in progress.
+    """Measure what the files of ``request.folder`` do not hold yet. ``watch(text, outcome)`` is told what begins. An interruption loses
+    at most the kernel in progress.
     """
     outcome = Outcome()
     finished, known = _held(request.folder, bench.hardware, outcome)
@@ -143,7 +146,7 @@ def _measure(
                 outcome.records += 1
                 outcome.windows += trace.rounds + trace.contaminated
                 outcome.contaminated += trace.contaminated
-                sink.add(replace(trace, own_choice=trace.kernel.schedule == kernel.spec.schedule))
+                sink.add(trace)
     return True
 
 
@@ -169,9 +172,7 @@ def _held(folder: Path, hardware: Hardware, outcome: Outcome) -> tuple[set[str],
             continue
         if part.hardware.digest() == hardware.digest():
             finished.update(part.finished)
-            known.update(
-                f"{t.computation} {t.kernel.schedule.parameters} {t.symbols} {t.threads}" for t in part.traces
-            )
+            known.update(f"{t.computation} {t.kernel.schedule.parameters} {t.symbols} {t.threads}" for t in part.traces)
     return finished, known
 
 
@@ -204,7 +205,7 @@ class _Sink:
 class HostBench:
     """This machine. Measures by `windows.measure`, one kernel's schedules against each other."""
 
-    def __init__(self, request: Request, plan: windows.Plan = windows.Plan()) -> None:
+    def __init__(self, request: Request, plan: windows.Plan = windows.USUAL) -> None:
         self._options = Options(cache_dir=request.cache_dir, fallback="eager")
         self._cache, self._target, self._plan = Cache(request.cache_dir), Target.host(), plan
         self.hardware = host_hardware(self._cache)
@@ -237,34 +238,27 @@ class HostBench:
         timings = windows.measure([r.run for r in rivals], self._references[threads], self._plan)
         when = datetime.now(UTC)
         return [
-            timing
-            and Trace(
-                computation=found.computation,
-                family=subject.family,
-                subject=subject.name,
-                op=found.op,
-                spec=json.dumps(spec.to_json()),
-                own_choice=spec.schedule == found.spec.schedule,
-                symbols=found.symbols,
-                threads=threads,
-                median=timing.median,
-                low=timing.low,
-                high=timing.high,
-                least=timing.least,
-                rounds=timing.rounds,
-                contaminated=timing.contaminated,
-                calls=timing.calls,
-                when=when,
-                code=code_facts.facts(code[spec.digest()]),
-            )
+            timing and _trace(subject, found, spec, threads, timing, code_facts.facts(code[spec.digest()]), when)
             for spec, timing in zip(chosen, timings, strict=True)
         ]
 
 
-def limited(subjects: Iterator[Subject], most: int) -> Iterator[Subject]:
-    """The first ``most``."""
-    for _, subject in zip(range(most), subjects, strict=False):
-        yield subject
+def _trace(
+    subject: Subject, found: Found, spec: KernelSpec, threads: int, timing: Timing, code: Code, when: datetime
+) -> Trace:
+    return Trace(
+        computation=found.computation,
+        family=subject.family,
+        subject=subject.name,
+        op=found.op,
+        spec=json.dumps(spec.to_json()),
+        own_choice=spec.schedule == found.spec.schedule,
+        symbols=found.symbols,
+        threads=threads,
+        **asdict(timing),
+        when=when,
+        code=code,
+    )
 
 
 def _line(error: Exception) -> str:

@@ -42,8 +42,8 @@ module {
 
 @dataclass
 class Cursor:
-    """How many bytes of weights have been read by all kernels that share their memory: each goes on where the one before it stopped, so that
-    none finds in a cache what another has just read.
+    """How many bytes of weights have been read by all kernels that share their memory: each goes on where the one before it stopped, so
+    that none finds in a cache what another has just read.
     """
 
     read: int = 0

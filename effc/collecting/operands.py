@@ -1,7 +1,8 @@
 """Memory for a kernel's operands: what a model leaves in the caches lies in one place, weights in as many as no cache holds.
 
-Between two calls of a layer a model reads the weights of all others, so a kernel finds its own in memory, but what the kernel before it wrote
-in a cache. Hence activations are the same at each call, and packed weights take turns among copies that together exceed the last cache.
+Between two calls of a layer a model reads the weights of all others, so a kernel finds its own in memory, but what the kernel before it
+wrote in a cache. Hence activations are the same at each call, and packed weights take turns among copies that together exceed the last
+cache.
 """
 
 from __future__ import annotations

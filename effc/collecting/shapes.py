@@ -22,8 +22,8 @@ _PLANES = (7, 13, 14, 17, 28, 35, 56, 65)
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to compile. ``name``: what it is, the same in every collection; ``family``: what can be held out; ``make()``: the module and
-    its inputs.
+    """Something to compile. ``name``: what it is, the same in every collection; ``family``: what can be held out; ``make()``: the
+    module and its inputs.
     """
 
     name: str
@@ -158,7 +158,8 @@ def _subject(
 
 
 def _activation(name: str) -> list[nn.Module]:
-    return {"": [], "relu": [nn.ReLU()], "gelu": [nn.GELU()]}[name]
+    kinds: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+    return [kinds[name]()] if name else []
 
 
 def _rows(draw: random.Random) -> int:

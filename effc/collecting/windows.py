@@ -1,7 +1,8 @@
-"""Timing rivals robustly on a noisy machine: in turn, in short windows, of which those are rejected in which the machine did something else.
+"""Timing rivals robustly on a noisy machine: in turn, in short windows, of which those are rejected in which the machine did something
+else.
 
-A window is contaminated if the system took a core from this process meanwhile, or if the reference, a fixed piece of work on as many threads,
-ran slower beside it than it can. Nothing is concluded from a rejected window; the turn is repeated later, after a pause.
+A window is contaminated if the system took a core from this process meanwhile, or if the reference, a fixed piece of work on as many
+threads, ran slower beside it than it can. Nothing is concluded from a rejected window; the turn is repeated later, after a pause.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class Plan:
     patience: int = 3
     pause: float = 5e-3
     most_calls: int = 2000
+
+
+USUAL = Plan()
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Reference:
 def measure(
     rivals: Sequence[Run],
     reference: Reference,
-    plan: Plan = Plan(),
+    plan: Plan = USUAL,
     preempted: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Timing | None]:
