@@ -191,6 +191,17 @@ def test_what_cannot_be_measured_is_counted_by_its_reason(tmp_path: Path) -> Non
     assert outcome.records == 12
 
 
+def test_what_was_too_noisy_is_tried_again(tmp_path: Path) -> None:
+    class Quiet(FakeBench):
+        def traces(
+            self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int
+        ) -> list[Trace | None]:
+            return super().traces(replace(subject, name="quiet"), found, chosen, threads)
+
+    assert collect(subjects("noisy"), request_of(tmp_path), FakeBench()).records == 0
+    assert collect(subjects("noisy"), request_of(tmp_path), Quiet()).records == 12
+
+
 def test_a_budget_ends_it_between_kernels(tmp_path: Path) -> None:
     seconds = itertools.count()
     bench = FakeBench()

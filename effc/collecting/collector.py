@@ -36,6 +36,7 @@ from effc.speed import host_hardware
 
 #: Records, or seconds, after which a part is written.
 _PART, _PART_SECONDS = 200, 60.0
+_NOISE = "too few clean windows"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def _measure(
     outcome: Outcome,
     late: Callable[[], bool],
 ) -> bool:
-    """One subject's kernels; whether all were reached."""
+    """One subject's kernels; whether nothing is left to measure."""
+    whole = True
     try:
         found = bench.kernels(subject)
     except EffcError as error:
@@ -141,13 +143,14 @@ def _measure(
                 continue
             for trace in traces:
                 if trace is None:
-                    outcome.lost["too few clean windows"] += 1
+                    outcome.lost[_NOISE] += 1
+                    whole = False
                     continue
                 outcome.records += 1
                 outcome.windows += trace.rounds + trace.contaminated
                 outcome.contaminated += trace.contaminated
                 sink.add(trace)
-    return True
+    return whole
 
 
 def sampled(alternatives: Sequence[KernelSpec], most: int, draw: random.Random) -> list[KernelSpec]:

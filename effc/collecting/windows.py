@@ -20,7 +20,8 @@ Run = Callable[[int], float]
 @dataclass(frozen=True)
 class Plan:
     """``rounds``: windows of each rival that count, ``fewest`` where a window takes long; ``window``: seconds that one lasts at least;
-    ``patience``: windows for each that counts, before a rival is given up; ``pause``: seconds after a rejected one.
+    ``patience``: windows for each that counts, before a rival is given up; ``pause``: seconds after a
+    rejected one, which double while windows are rejected, up to ``longest_pause``.
     """
 
     rounds: int = 9
@@ -29,6 +30,7 @@ class Plan:
     long: float = 5e-2
     patience: int = 3
     pause: float = 5e-3
+    longest_pause: float = 0.2
     most_calls: int = 2000
 
 
@@ -77,7 +79,7 @@ def measure(
     wanted = [plan.rounds if seconds < plan.long else plan.fewest for _, seconds in counts]
     kept: list[list[float]] = [[] for _ in rivals]
     rejected = [0] * len(rivals)
-    turn, before = 0, reference.clean()
+    turn, before, pause = 0, reference.clean(), plan.pause
     while True:
         open_ = [
             i for i, k in enumerate(kept) if len(k) < wanted[i] and len(k) + rejected[i] < plan.patience * wanted[i]
@@ -94,9 +96,11 @@ def measure(
             after = reference.clean()
             if before and after and undisturbed:
                 kept[i].append(seconds / calls)
+                pause = plan.pause
             else:
                 rejected[i] += 1
-                sleep(plan.pause)
+                sleep(pause)
+                pause = min(2 * pause, plan.longest_pause)
                 after = reference.clean()
             before = after
     return [
