@@ -7,12 +7,14 @@ more, where zero is possible); shares and ratios are plain; flags are 0 or 1; Na
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effc.compiler.ir.spec import KernelSpec
+from effc.costmodel import roofline
 from effc.costmodel.features import bounds, fit, machine, nest, work
 from effc.costmodel.features.nest import Sizes
 from effc.costmodel.features.work import Work
@@ -32,19 +34,30 @@ def matrix(kernels: Iterable[Kernel], hardware: Hardware, threads: int) -> NDArr
     hold the same loop nest (as ``dataclasses.replace`` leaves it).
     """
     listed = list(kernels)
-    known: dict[tuple[object, ...], tuple[Work, Sizes, list[float]]] = {}
-    host = machine.row(hardware, threads)
+    known: dict[tuple[object, ...], _Shared] = {}
+    host, speed = machine.row(hardware, threads), hardware.speed_of(threads)
     rows = []
     for spec, symbols in listed:
         key = (spec.template, id(spec.body), id(spec.dims), id(spec.attributes), id(spec.stages), tuple(symbols))
-        found = known.get(key)
-        if found is None:
-            values = dict(zip(spec.symbols, symbols, strict=True))
-            done = Work.of(spec, values)
-            sizes = Sizes.of(spec, values)
-            found = known[key] = done, sizes, [*host, *done.row(), *sizes.row()]
-        done, sizes, shared = found
-        touched = done.bytes_of(spec)
-        fitted = fit.Fit.of(spec, sizes, hardware, threads)
-        rows.append([*shared, *fitted.row(), *bounds.row(spec, done, touched, fitted, hardware, threads)])
+        shared = known.get(key)
+        if shared is None:
+            shared = known[key] = _Shared.of(spec, dict(zip(spec.symbols, symbols, strict=True)), hardware)
+        fitted = fit.Fit.of(spec, shared.sizes, hardware, threads)
+        bounded = bounds.row(shared.work, shared.work.bytes_of(spec), fitted, hardware, speed, shared.rate)
+        rows.append([*host, *shared.row, *fitted.row(), *bounded])
     return np.asarray(rows, np.float32).reshape(len(rows), len(COLUMNS))
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What schedules of one kernel have in common; ``row``: their columns of `work` and `nest`."""
+
+    work: Work
+    sizes: Sizes
+    rate: float
+    row: list[float]
+
+    @staticmethod
+    def of(spec: KernelSpec, values: Mapping[str, int], hardware: Hardware) -> _Shared:
+        done, sizes = Work.of(spec, values), Sizes.of(spec, values)
+        return _Shared(done, sizes, roofline.rate(spec, hardware), [*done.row(), *sizes.row()])

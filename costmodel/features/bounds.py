@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import roofline
 from effc.costmodel.features.fit import Fit
 from effc.costmodel.features.scale import log, ratio
 from effc.costmodel.features.work import Work
-from effc.costmodel.hardware import Hardware
+from effc.costmodel.hardware import Hardware, Speed
 
 _ROLES = ("read", "write", "packed", "scratch")
 #: Operands, by falling size, that have columns of their own.
@@ -32,10 +31,10 @@ _NANO = 1e9
 
 
 def row(
-    spec: KernelSpec, work: Work, touched: Sequence[tuple[str, int, float]], fit: Fit, hardware: Hardware, threads: int
+    work: Work, touched: Sequence[tuple[str, int, float]], fit: Fit, hardware: Hardware, speed: Speed, rate: float
 ) -> list[float]:
-    """In the order of `COLUMNS`; ``touched``: `Work.bytes_of` the spec."""
-    speed, rate = hardware.speed_of(threads), roofline.rate(spec, hardware)
+    """In the order of `COLUMNS`. ``touched``: `Work.bytes_of` the spec; ``speed``: of all its threads, ``rate``: of its dtype."""
+    threads = fit.threads
     by_role = dict.fromkeys(_ROLES, 0)
     for role, size, _ in touched:
         if role == "readwrite":

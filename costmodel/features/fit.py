@@ -4,9 +4,10 @@ share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from effc.compiler.ir.spec import KernelSpec, Schedule
+from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.features.nest import Sizes
 from effc.costmodel.features.scale import NAN, log, ratio, share
 from effc.costmodel.hardware import Hardware
@@ -31,63 +32,53 @@ COLUMNS: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Fit:
-    """``padded``: points computed over points needed; ``streamed``: bytes of factors that pass from L2 or beyond, with repeats."""
+    """``tile``: rows and columns of one; ``grid``: tiles along the rows and along ``width``, which lanes run along: the columns, or the
+    batch where there are none (depthwise convolutions); ``units``: parts of the work that threads can share; ``padded``: points
+    computed over points needed; ``streamed``: bytes of factors that pass from L2 or beyond, with repeats.
+    """
 
     sizes: Sizes
-    schedule: Schedule
+    parameters: Mapping[str, int | str]
     hardware: Hardware
     threads: int
     lanes: int
     tile: tuple[int, int]
+    width: int
+    grid: tuple[int, int]
+    units: int
+    padded: float
+    streamed: float
 
     @staticmethod
     def of(spec: KernelSpec, sizes: Sizes, hardware: Hardware, threads: int) -> Fit:
-        """Of a chain by the schedule of its stage with the most work; without a tile, a row of one vector."""
+        """Of a chain by the schedule of its stage with the most parameters; without a tile, a row of one vector."""
         schedule = spec.schedule
         if spec.stages:
             schedule = max(spec.stages, key=lambda s: len(s.schedule.parameters)).schedule
         parameters = dict(schedule.parameters)
-        item = max(sizes.items[1] or sizes.items[0], 1)
-        lanes = max(hardware.vector_bytes // max(item, 4), 1)  # low precision is summed in 4 bytes
-        rows, columns = parameters.get("mr", 1), parameters.get("nr", lanes)
-        return Fit(sizes, schedule, hardware, threads, lanes, (int(rows) or 1, int(columns) or 1))
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Tiles along the rows and along the columns."""
-        return -(-self.sizes.rows // self.tile[0]), -(-self._width // self.tile[1])
-
-    @property
-    def _width(self) -> int:
-        """Of what lanes run along: columns, or the batch where there are none (depthwise convolutions)."""
-        return self.sizes.columns if self.sizes.columns > 1 else self.sizes.batches
-
-    @property
-    def units(self) -> int:
-        """Parts of the work that threads can share."""
-        rows, columns = self.grid
-        return max(rows * columns * (self.sizes.batches if self.sizes.columns > 1 else 1), 1)
-
-    @property
-    def padded(self) -> float:
-        rows, columns = self.grid
-        needed = max(self.sizes.rows * self._width, 1)
-        return max(rows * self.tile[0] * columns * self.tile[1] / needed, 1.0)
-
-    @property
-    def streamed(self) -> float:
-        """Of a product; where row tiles are outside, each reads all columns again, else each panel all rows."""
-        left_item, right_item = self.sizes.items
-        rows, columns = self.grid
-        left = self.sizes.rows * self.sizes.sums * left_item
-        right = self.sizes.columns * self.sizes.sums * right_item * self.sizes.stored
-        if self.schedule.get("order") == "rows":
-            return self.sizes.batches * (left + rows * right)
-        return self.sizes.batches * (columns * left + right)
+        item = max(sizes.items[1] or sizes.items[0], 4)  # low precision is summed in 4 bytes
+        lanes = max(hardware.vector_bytes // item, 1)
+        mr, nr = int(parameters.get("mr", 1)) or 1, int(parameters.get("nr", lanes)) or 1
+        wise = sizes.columns <= 1
+        width = sizes.batches if wise else sizes.columns
+        rows, columns = -(-sizes.rows // mr), -(-width // nr)
+        return Fit(
+            sizes,
+            parameters,
+            hardware,
+            threads,
+            lanes,
+            (mr, nr),
+            width,
+            (rows, columns),
+            units=max(rows * columns * (1 if wise else sizes.batches), 1),
+            padded=max(rows * mr * columns * nr / max(sizes.rows * width, 1), 1.0),
+            streamed=_streamed(sizes, rows, columns, parameters.get("order") == "rows"),
+        )
 
     def row(self) -> list[float]:
         """In the order of `COLUMNS`."""
-        parameters, host, sizes = dict(self.schedule.parameters), self.hardware, self.sizes
+        parameters, host, sizes, width = self.parameters, self.hardware, self.sizes, self.width
         method = next((name for name in _METHODS if parameters.get(name)), "direct")
         numbers = [parameters.get(name) for name in _PARAMETERS]
         mr, nr = self.tile
@@ -108,9 +99,9 @@ class Fit:
             float(mr * vectors) if tiled else NAN,
             (mr * vectors + vectors + 1) / registers if tiled else NAN,
             share(rows * mr - sizes.rows, sizes.rows),
-            share(columns * nr - self._width, self._width),
+            share(columns * nr - width, width),
             share(-sizes.sums % unroll, sizes.sums),
-            share(-self._width % self.lanes, self._width),
+            share(-width % self.lanes, width),
             log(rows * columns * sizes.batches),
             log(columns),
             log(each),
@@ -121,3 +112,10 @@ class Fit:
             ratio(block, host.l2),
             log(self.streamed),
         ]
+
+
+def _streamed(sizes: Sizes, rows: int, columns: int, rows_outside: bool) -> float:
+    """Where row tiles are outside, each reads all columns again, else each panel all rows."""
+    left = sizes.rows * sizes.sums * sizes.items[0]
+    right = sizes.columns * sizes.sums * sizes.items[1] * sizes.stored
+    return sizes.batches * (left + rows * right if rows_outside else columns * left + right)
