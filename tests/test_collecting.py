@@ -328,7 +328,7 @@ def test_the_command_collects_and_goes_on(
 
 
 def test_what_was_lost_is_printed() -> None:
-    from effc.cli.costmodel import summary
+    from effc.cli.costmodel_collect import summary
 
     outcome = Outcome(2, 10, 0, 40, 10)
     outcome.lost["too few clean windows"] = 3

@@ -1,44 +1,21 @@
-"""``effc costmodel``: collect measurements of kernels on this machine, for a cost model of one's own."""
+"""``effc costmodel``: measurements of kernels, and cost models made of them."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from effc.cli import target
+from effc.cli import costmodel_collect, costmodel_model
 from effc.cli.command import Command
-from effc.compiler.ir.errors import OptionError
 
-if TYPE_CHECKING:
-    from effc.collecting.collector import Outcome, Request
-    from effc.collecting.shapes import Subject
+_ACTIONS = (costmodel_collect.COMMAND, *costmodel_model.COMMANDS)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    collect = actions.add_parser("collect", help="measure kernels under many schedules", description=_COLLECT)
-    collect.set_defaults(action=_collect)
-    cores = len(os.sched_getaffinity(0))
-    collect.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="for trace files; goes on where it holds some"
-    )
-    collect.add_argument(
-        "--model", action="append", default=[], metavar="TARGET", help=f"its kernels too: {target.HELP}"
-    )
-    collect.add_argument(
-        "--shapes", type=int, metavar="N", help="layers of the built-in spread (default: 200; with --model 0)"
-    )
-    collect.add_argument("--families", metavar="A,B", help="only these of the spread (default: all)")
-    collect.add_argument("--schedules", type=int, default=8, metavar="N", help="at most, of one kernel (default 8)")
-    collect.add_argument("--threads", metavar="A,B", help=f"numbers of threads to measure with (default: {cores})")
-    collect.add_argument(
-        "--budget", type=float, metavar="MINUTES", help="stop after these (default: when all is measured)"
-    )
-    collect.add_argument("--seed", type=int, default=0, help="of the shapes and schedules (default 0)")
+    for command in _ACTIONS:
+        action = actions.add_parser(command.name, help=command.help, description=command.help)
+        command.add_arguments(action)
+        action.set_defaults(action=command.run)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -46,108 +23,4 @@ def _run(args: argparse.Namespace) -> int:
     return status
 
 
-def _collect(args: argparse.Namespace) -> int:
-    threads = _threads(args.threads)
-    if args.shapes is None:
-        args.shapes = 0 if args.model else 200
-    if args.shapes < 0 or args.schedules < 1 or (args.budget is not None and not args.budget > 0):
-        raise OptionError("--shapes must not be negative, --schedules at least 1, and --budget positive")
-    if not args.shapes and not args.model:
-        raise OptionError("there is nothing to collect: give --model, or --shapes above 0")
-    if args.out.exists() and not args.out.is_dir():
-        raise OptionError(f"--out {args.out} is no folder")
-    from effc.collecting.collector import Request
-    from effc.costmodel.traces import schema
-
-    schema()  # without pyarrow, nothing is worth measuring
-    subjects = _subjects(args)
-    args.out.mkdir(parents=True, exist_ok=True)
-    seconds = float("inf") if args.budget is None else 60 * args.budget
-    request = Request(args.out, threads, args.schedules, args.seed, seconds)
-    outcome = _watched(subjects, len(args.model) + args.shapes, request)
-    print(summary(outcome, args.out))
-    return 0 if outcome.records or outcome.known or not outcome.subjects else 1
-
-
-def _threads(text: str | None) -> tuple[int, ...]:
-    cores = len(os.sched_getaffinity(0))
-    try:
-        found = tuple(dict.fromkeys(int(t) for t in text.split(","))) if text else (cores,)
-    except ValueError:
-        raise OptionError(f"--threads {text}: write numbers, as 1,{cores}") from None
-    if not all(1 <= t <= cores for t in found):
-        raise OptionError(f"--threads must be between 1 and {cores}, the cores that this process may use")
-    return found
-
-
-def _subjects(args: argparse.Namespace) -> Iterator[Subject]:
-    from effc.collecting.shapes import FAMILIES, Subject, spread
-
-    families = list(FAMILIES) if args.families is None else args.families.split(",")
-    for name in families:
-        if name not in FAMILIES:
-            raise OptionError(f"unknown family '{name}': there are {', '.join(FAMILIES)}")
-    models = []
-    for name in args.model:
-        given = target.load(name)  # a wrong name is an error now, not after an hour
-        models.append(Subject(f"model:{name}", name.rpartition(":")[2], _made(given)))
-    return itertools.chain(models, itertools.islice(spread(families, args.seed), args.shapes))
-
-
-def _made(
-    given: tuple[Callable[..., Any], tuple[Any, ...]],
-) -> Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]:
-    return lambda: given
-
-
-def _watched(subjects: Iterator[Subject], count: int, request: Request) -> Outcome:
-    """Collect with a bar: by subjects, or by minutes where a budget will end it sooner."""
-    import time
-
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from effc.collecting.collector import HostBench, collect
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    began = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("measuring the machine", total=1.0)
-
-        def watch(text: str, outcome: Outcome) -> None:
-            spent = (time.monotonic() - began) / request.seconds
-            progress.update(
-                task,
-                completed=max(outcome.subjects / count, spent),
-                description=f"{outcome.records} records, {outcome.contaminated} windows rejected; {text}",
-            )
-
-        outcome = collect(subjects, request, HostBench(request), watch)
-        progress.update(task, completed=1.0, description=f"{outcome.records} records")
-    return outcome
-
-
-def summary(outcome: Outcome, folder: Path) -> str:
-    """What happened, for people."""
-    share = outcome.contaminated / outcome.windows if outcome.windows else 0.0
-    lines = [
-        f"{outcome.records} records of {outcome.subjects} subjects in {folder}; {outcome.known} were there already",
-        f"{share:.1%} of {outcome.windows} windows rejected, because the machine did something else",
-        *(f"not measured, {count} times: {reason}" for reason, count in outcome.lost.most_common()),
-        *(f"skipped: {text}" for text in outcome.unreadable),
-    ]
-    return "\n".join(lines)
-
-
-_COLLECT = (
-    "Compile layers and models, run each of their kernels under a sample of schedules, and write what they took. "
-    "An interrupted collection goes on where it stopped, with the same command."
-)
-
-COMMAND = Command("costmodel", "collect measurements of kernels for a cost model", _add_arguments, _run)
+COMMAND = Command("costmodel", "collect measurements of kernels, and train and judge cost models", _add_arguments, _run)
