@@ -19,7 +19,7 @@ from effc.collecting import code_facts, shapes, windows
 from effc.collecting.collector import HostBench, Outcome, Request, collect, sampled
 from effc.collecting.found import Found
 from effc.collecting.shapes import Subject, spread
-from effc.collecting.windows import Plan, Reference, measure
+from effc.collecting.windows import Plan, Reference, Timing, TooNoisy, measure
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.hardware import Hardware
@@ -46,25 +46,29 @@ class Machine:
     def sleep(self, seconds: float) -> None:
         self.slept += seconds
 
-    def measure(self, costs: Sequence[float], plan: Plan) -> list[windows.Timing | None]:
+    def measure(self, costs: Sequence[float], plan: Plan) -> list[Timing | TooNoisy]:
         reference = Reference([(self.rival(1e-4), 1.15)])
         return measure([self.rival(c) for c in costs], reference, plan, lambda: self.taken, self.sleep)
+
+    def timings(self, costs: Sequence[float], plan: Plan) -> list[Timing]:
+        found = self.measure(costs, plan)
+        assert all(isinstance(t, Timing) for t in found)
+        return [t for t in found if isinstance(t, Timing)]
 
 
 def test_a_quiet_machine_gives_the_time_itself() -> None:
     machine = Machine()
-    found = machine.measure([1e-5, 2e-4], Plan())
-    assert [t and t.median for t in found] == pytest.approx([1e-5, 2e-4])
-    assert [t and (t.rounds, t.contaminated) for t in found] == [(9, 0), (9, 0)]
-    assert [t and t.calls for t in found] == [40, 2]
+    short, long = machine.timings([1e-5, 2e-4], Plan())
+    assert [short.median, long.median] == pytest.approx([1e-5, 2e-4])
+    assert (short.rounds, short.contaminated, short.calls) == (9, 0, 40)
+    assert (long.rounds, long.contaminated, long.calls) == (9, 0, 2)
     assert machine.slept == 0
 
 
 def test_windows_beside_a_slow_reference_do_not_count() -> None:
     # Everything between two moments is slower, the reference too: a burst of other work.
     machine = Machine(dict.fromkeys(range(15, 30), 1.7))
-    (found,) = machine.measure([1e-4], Plan())
-    assert found is not None
+    (found,) = machine.timings([1e-4], Plan())
     assert found.contaminated > 0
     assert [found.low, found.high] == pytest.approx([1e-4, 1e-4])
     assert machine.slept > 0
@@ -80,20 +84,21 @@ def test_windows_in_which_a_core_was_taken_do_not_count() -> None:
 
     reference = Reference([(machine.rival(1e-4), 1.15)])
     (found,) = measure([run], reference, Plan(), lambda: machine.taken, machine.sleep)
-    assert found is not None
+    assert isinstance(found, Timing)
     assert found.contaminated > 0
     assert found.rounds == 9
 
 
 def test_a_machine_that_is_never_quiet_gives_nothing() -> None:
     noise = {n: 1.0 + (n % 2) for n in range(1000)}
-    assert Machine(noise).measure([1e-4, 1e-3], Plan()) == [None, None]
+    for found in Machine(noise).measure([1e-4, 1e-3], Plan()):
+        assert isinstance(found, TooNoisy)
+        assert found.kept < 5
+        assert found.kept + found.contaminated == 27
 
 
 def test_long_windows_are_fewer() -> None:
-    short, long = Machine().measure([1e-4, 0.2], Plan())
-    assert short is not None
-    assert long is not None
+    short, long = Machine().timings([1e-4, 0.2], Plan())
     assert (short.rounds, long.rounds) == (9, 5)
 
 
@@ -113,13 +118,15 @@ class FakeBench:
     def alternatives(self, spec: KernelSpec) -> list[KernelSpec]:
         return [spec, *(spec.with_schedule(mr=mr) for mr in (1, 2))]
 
-    def traces(self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int) -> list[Trace | None]:
+    def traces(
+        self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int
+    ) -> list[Trace | TooNoisy]:
         if not self._left:
             raise KeyboardInterrupt
         self._left -= 1
         self.measured += [(found.computation, str(s.schedule.parameters), threads) for s in chosen]
         if "noisy" in subject.name:
-            return [None] * len(chosen)
+            return [TooNoisy(2, 20)] * len(chosen)
         common = replace(TRACE, computation=found.computation, symbols=(), threads=threads, when=datetime.now(UTC))
         own = found.spec.schedule
         return [replace(common, spec=json.dumps(s.to_json()), own_choice=s.schedule == own) for s in chosen]
@@ -189,13 +196,14 @@ def test_what_cannot_be_measured_is_counted_by_its_reason(tmp_path: Path) -> Non
     outcome = collect(subjects("broken", "noisy", "a"), request_of(tmp_path), FakeBench())
     assert outcome.lost == {"LoweringError: this subject does not compile": 1, "too few clean windows": 12}
     assert outcome.records == 12
+    assert outcome.windows == 12 * 22 + 12 * (TRACE.rounds + TRACE.contaminated)
 
 
 def test_what_was_too_noisy_is_tried_again(tmp_path: Path) -> None:
     class Quiet(FakeBench):
         def traces(
             self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int
-        ) -> list[Trace | None]:
+        ) -> list[Trace | TooNoisy]:
             return super().traces(replace(subject, name="quiet"), found, chosen, threads)
 
     assert collect(subjects("noisy"), request_of(tmp_path), FakeBench()).records == 0

@@ -34,6 +34,7 @@ def _add_traces(parser: argparse.ArgumentParser) -> None:
         "--traces", type=Path, nargs="+", required=True, metavar="PLACE", help="trace files, or folders"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that train (default: all)")
+    parser.add_argument("--rounds", type=int, default=600, help="trees of each quantile (default 600)")
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -59,10 +60,10 @@ def _train(args: argparse.Namespace) -> int:
     from effc.costmodel.model.evaluation import held_out
     from effc.costmodel.model.training import train
 
-    data = dataset(_parts(args.traces))
+    data = dataset(_parts(args))
     with _progress() as watch:
-        judged = held_out(data, (args.seed,), args.workers, watch=watch) if len(set(data.families)) > 1 else {}
-        predictor = train(data, args.seed, args.workers, watch=watch)
+        judged = held_out(data, (args.seed,), args.workers, args.rounds, watch) if len(set(data.families)) > 1 else {}
+        predictor = train(data, args.seed, args.workers, args.rounds, watch)
     found = {family: {who: e.to_json() for who, e in by.items()} for family, by in judged.items()}
     files.save(args.out, predictor, data, found)
     print(f"{args.out}: a model of {len(data)} records of {len(set(data.families))} families")
@@ -80,10 +81,10 @@ def _eval(args: argparse.Namespace) -> int:
 
     if args.seeds < 1:
         raise OptionError("--seeds must be at least 1")
-    parts = list(_parts(args.traces))
+    parts = list(_parts(args))
     data = dataset(parts)
     with _progress() as watch:
-        judged = held_out(data, range(args.seeds), args.workers, watch=watch)
+        judged = held_out(data, range(args.seeds), args.workers, args.rounds, watch)
     _skipped(data.skipped)
     _print(judged)
     count, mean, median = repeated(parts)
@@ -118,10 +119,12 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parts(places: list[Path]) -> Iterator[Part]:
+def _parts(args: argparse.Namespace) -> Iterator[Part]:
     from effc.costmodel.traces import files, read
 
-    return map(read, files(places))
+    if min(args.workers, args.rounds) < 1:
+        raise OptionError("--workers and --rounds must be at least 1")
+    return map(read, files(args.traces))
 
 
 def _skipped(reasons: Mapping[str, int]) -> None:

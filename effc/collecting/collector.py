@@ -20,7 +20,7 @@ from effc.collecting.native import Cursor, Timed
 from effc.collecting.operands import Store
 from effc.collecting.reference import reference
 from effc.collecting.shapes import Subject
-from effc.collecting.windows import Timing
+from effc.collecting.windows import Timing, TooNoisy
 from effc.compiler.build import objects
 from effc.compiler.codegen.cpu import schedules
 from effc.compiler.codegen.cpu.target import Target
@@ -75,7 +75,7 @@ class Bench(Protocol):
 
     def traces(
         self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int
-    ) -> list[Trace | None]: ...
+    ) -> list[Trace | TooNoisy]: ...
 
     def alternatives(self, spec: KernelSpec) -> list[KernelSpec]: ...
 
@@ -142,13 +142,14 @@ def _measure(
                 outcome.lost[f"{type(error).__name__}: {_line(error)}"] += len(new)
                 continue
             for trace in traces:
-                if trace is None:
+                outcome.contaminated += trace.contaminated
+                if isinstance(trace, TooNoisy):
+                    outcome.windows += trace.kept + trace.contaminated
                     outcome.lost[_NOISE] += 1
                     whole = False
                     continue
-                outcome.records += 1
                 outcome.windows += trace.rounds + trace.contaminated
-                outcome.contaminated += trace.contaminated
+                outcome.records += 1
                 sink.add(trace)
     return whole
 
@@ -228,7 +229,9 @@ class HostBench:
             return [spec]
         return [spec, *(s for s in found if s.schedule != spec.schedule and not s.schedule.get("sparse"))]
 
-    def traces(self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int) -> list[Trace | None]:
+    def traces(
+        self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int
+    ) -> list[Trace | TooNoisy]:
         code, _ = objects({s.digest(): s for s in chosen}, self._target, self._cache, toolchain())
         seen, cursor = found.seen, Cursor()
         memory = self._store.activations(found.spec, found.symbols, seen)
@@ -241,7 +244,9 @@ class HostBench:
         timings = windows.measure([r.run for r in rivals], self._references[threads], self._plan)
         when = datetime.now(UTC)
         return [
-            timing and _trace(subject, found, spec, threads, timing, code_facts.facts(code[spec.digest()]), when)
+            timing
+            if isinstance(timing, TooNoisy)
+            else _trace(subject, found, spec, threads, timing, code_facts.facts(code[spec.digest()]), when)
             for spec, timing in zip(chosen, timings, strict=True)
         ]
 

@@ -50,6 +50,14 @@ class Timing:
     calls: int
 
 
+@dataclass(frozen=True)
+class TooNoisy:
+    """Of a rival that was given up: windows that were ``kept``, too few, and ``contaminated`` ones."""
+
+    kept: int
+    contaminated: int
+
+
 class Reference:
     """Fixed pieces of work, each with how much slower than its fastest it may be. ``clean()`` runs them and tells whether all were fast."""
 
@@ -71,8 +79,8 @@ def measure(
     plan: Plan = USUAL,
     preempted: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[Timing | None]:
-    """The timing of each rival, None for those of which too few windows were clean. ``preempted()``: how often the system has taken a core
+) -> list[Timing | TooNoisy]:
+    """The timing of each rival, where enough of its windows were clean. ``preempted()``: how often the system has taken a core
     from this process so far.
     """
     counts = [_calls(run, plan) for run in rivals]
@@ -104,7 +112,9 @@ def measure(
                 after = reference.clean()
             before = after
     return [
-        _timing(seconds, rejected[i], counts[i][0]) if len(seconds) >= plan.fewest else None
+        _timing(seconds, rejected[i], counts[i][0])
+        if len(seconds) >= plan.fewest
+        else TooNoisy(len(seconds), rejected[i])
         for i, seconds in enumerate(kept)
     ]
 
