@@ -78,6 +78,11 @@ class Trace:
         """KeyError, TypeError or ValueError where the text is no spec."""
         return KernelSpec.from_json(json.loads(self.spec))
 
+    @cached_property
+    def schedule(self) -> str:
+        """That of the spec, as text that equal ones share."""
+        return schedule_text(json.loads(self.spec))
+
     @property
     def spread(self) -> float:
         """The range between the quartiles, as a share of the median."""
@@ -90,7 +95,12 @@ class Trace:
             return "an absurd time"
         if list(times) != sorted(times):
             return "quartiles out of order"
-        return "a count below 1" if min(self.rounds, self.calls, self.threads) < 1 or self.contaminated < 0 else ""
+        if min(self.rounds, self.calls, self.threads) < 1 or self.contaminated < 0:
+            return "a count below 1"
+        try:
+            return "" if self.schedule else "no spec"
+        except (KeyError, TypeError, ValueError):
+            return "no spec"
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class Part:
 
 
 def write(folder: Path, part: Part) -> Path:
-    """A new file in ``folder``, under a name of its own."""
+    """A new file in ``folder``, under a name of its own. ArtifactError: it cannot be written."""
     pa, pq = _arrow()
     columns = {name: [_cell(trace, name) for trace in part.traces] for name in _names()}
     metadata = {
@@ -118,6 +128,8 @@ def write(folder: Path, part: Part) -> Path:
     try:
         pq.write_table(table, temporary, compression="zstd")
         os.replace(temporary, path)
+    except OSError as error:
+        raise ArtifactError(f"{len(part.traces)} records could not be written to {folder}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -156,6 +168,11 @@ def read(path: Path) -> Part:
         else:
             kept.append(trace)
     return Part(hardware, tuple(kept), finished, skipped)
+
+
+def schedule_text(spec: Mapping[str, Any]) -> str:
+    """Of a spec in JSON's form."""
+    return json.dumps(spec["schedule"], sort_keys=True)
 
 
 def files(places: Iterable[Path]) -> list[Path]:

@@ -60,9 +60,17 @@ def test_a_quiet_machine_gives_the_time_itself() -> None:
     machine = Machine()
     short, long = machine.timings([1e-5, 2e-4], Plan())
     assert [short.median, long.median] == pytest.approx([1e-5, 2e-4])
-    assert (short.rounds, short.contaminated, short.calls) == (9, 0, 40)
-    assert (long.rounds, long.contaminated, long.calls) == (9, 0, 2)
+    assert (short.rounds, short.contaminated) == (long.rounds, long.contaminated) == (9, 0)
+    assert short.calls * short.median >= 4e-4
+    assert long.calls * long.median >= 4e-4
+    assert short.calls > 10 * long.calls > 0
     assert machine.slept == 0
+
+
+def test_a_window_is_long_enough_for_what_a_call_from_python_costs() -> None:
+    (found,) = measure([lambda calls: 2e-6 + calls * 2e-8], Reference([]), Plan(), lambda: 0, lambda s: None)
+    assert isinstance(found, Timing)
+    assert found.median == pytest.approx(2e-8, rel=0.02)
 
 
 def test_windows_beside_a_slow_reference_do_not_count() -> None:
@@ -338,7 +346,7 @@ def test_the_command_collects_and_goes_on(
 def test_what_was_lost_is_printed() -> None:
     from effc.cli.costmodel_collect import summary
 
-    outcome = Outcome(2, 10, 0, 40, 10)
+    outcome = Outcome(subjects=2, records=10, windows=40, contaminated=10)
     outcome.lost["too few clean windows"] = 3
     text = summary(outcome, Path("traces"))
     assert "25.0% of 40 windows rejected" in text

@@ -85,9 +85,11 @@ def test_an_edited_description_of_the_hardware_is_refused(tmp_path: Path, text: 
         ({"low": 3e-5}, "quartiles out of order"),
         ({"rounds": 0}, "a count below 1"),
         ({"contaminated": -1}, "a count below 1"),
+        ({"spec": "{}"}, "no spec"),
+        ({"spec": "[1"}, "no spec"),
     ],
 )
-def test_absurd_records_are_skipped_and_counted(tmp_path: Path, change: dict[str, float], fault: str) -> None:
+def test_absurd_records_are_skipped_and_counted(tmp_path: Path, change: dict[str, object], fault: str) -> None:
     absurd = replace(TRACE, **change)  # type: ignore[arg-type]
     found = read(write(tmp_path, Part(MACHINE, (absurd, TRACE, absurd))))
     assert found.traces == (TRACE,)

@@ -51,11 +51,8 @@ class Fit:
 
     @staticmethod
     def of(spec: KernelSpec, sizes: Sizes, hardware: Hardware, threads: int) -> Fit:
-        """Of a chain by the schedule of its stage with the most parameters; without a tile, a row of one vector."""
-        schedule = spec.schedule
-        if spec.stages:
-            schedule = max(spec.stages, key=lambda s: len(s.schedule.parameters)).schedule
-        parameters = dict(schedule.parameters)
+        """Of a chain by the stage that ``sizes`` are of; without a tile, a row of one vector."""
+        parameters = dict((spec.stages[sizes.stage] if spec.stages else spec).schedule.parameters)
         item = max(sizes.items[1] or sizes.items[0], 4)  # low precision is summed in 4 bytes
         lanes = max(hardware.vector_bytes // item, 1)
         mr, nr = int(parameters.get("mr", 1)) or 1, int(parameters.get("nr", lanes)) or 1

@@ -7,7 +7,7 @@ summed is the reduction dimensions. The packed factor is the right one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
@@ -25,7 +25,7 @@ COLUMNS: tuple[str, ...] = (
 class Sizes:
     """``window``: whether an address takes steps of rows and sums together, as a convolution's does; ``items``: bytes of an element of
     the left and of the right factor; ``right``: number of the operand, -1 where there is no product; ``stored``: share of the right
-    one's elements that may differ from zero, ``block``: elements of a block of them.
+    one's elements that may differ from zero, ``block``: elements of a block of them; ``stage``: number of the chain's stage that this is.
     """
 
     rows: int
@@ -40,12 +40,14 @@ class Sizes:
     masked: bool
     stored: float
     block: int
+    stage: int = 0
 
     @staticmethod
     def of(spec: KernelSpec, values: Mapping[str, int]) -> Sizes:
         """Of a chain those of the stage with the most multiply-adds; where there is no product, points are rows and columns."""
         if spec.stages:
-            return max((Sizes.of(stage, values) for stage in spec.stages), key=lambda s: s.points)
+            each = [replace(Sizes.of(stage, values), stage=i) for i, stage in enumerate(spec.stages)]
+            return max(each, key=lambda s: s.points)
         sizes = [d.size.evaluate(values) for d in spec.dims]
         if spec.template == "attention":
             batch, heads, queries, keys, channels, _ = sizes

@@ -64,7 +64,7 @@ def dataset(parts: Iterable[Part]) -> Dataset:
             if reason or spec is None:
                 skipped[reason] += 1
                 continue
-            key = (machine, *site_key(trace), str(spec.schedule.parameters))
+            key = (machine, *site_key(trace), trace.schedule)
             if key not in best or trace.median < best[key][0].median:
                 best[key] = trace, spec
     if not best:

@@ -81,8 +81,7 @@ def repeated(parts: Iterable[Part]) -> tuple[int, float, float]:
     times: dict[tuple[str, ...], list[float]] = {}
     for part in parts:
         for trace in part.traces:
-            schedule = str(trace.kernel.schedule.parameters)
-            times.setdefault((part.hardware.digest(), *site_key(trace), schedule), []).append(trace.median)
+            times.setdefault((part.hardware.digest(), *site_key(trace), trace.schedule), []).append(trace.median)
     pairs = [abs(b - a) / min(a, b) for found in times.values() for a, b in itertools.pairwise(found)]
     return (
         len(pairs),

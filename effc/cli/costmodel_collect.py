@@ -56,7 +56,11 @@ def _collect(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     seconds = float("inf") if args.budget is None else 60 * args.budget
     request = Request(args.out, threads, args.schedules, args.seed, seconds)
-    outcome = _watched(subjects, len(args.model) + args.shapes, request)
+    try:
+        outcome = _watched(subjects, len(args.model) + args.shapes, request)
+    except KeyboardInterrupt:
+        print(f"interrupted: what was measured is in {args.out}, and the same command goes on from there")
+        return 130
     print(summary(outcome, args.out))
     return 0 if outcome.records or outcome.known or not outcome.subjects else 1
 
@@ -116,7 +120,7 @@ def _watched(subjects: Iterator[Subject], count: int, request: Request) -> Outco
             spent = (time.monotonic() - began) / request.seconds
             progress.update(
                 task,
-                completed=max(outcome.subjects / count, spent),
+                completed=max((outcome.reached - 1) / count, spent),
                 description=f"{outcome.records} records, {outcome.contaminated} windows rejected; {text}",
             )
 

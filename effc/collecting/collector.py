@@ -29,7 +29,7 @@ from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.toolchain import toolchain
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.traces import Code, Part, Trace, files, read, write
+from effc.costmodel.traces import Code, Part, Trace, files, read, schedule_text, write
 from effc.runtime.cache import Cache
 from effc.runtime.elf import load
 from effc.speed import host_hardware
@@ -55,8 +55,12 @@ class Request:
 
 @dataclass
 class Outcome:
-    """What happened. ``lost``: by reason, what could not be measured; ``unreadable``: files that an earlier collection left."""
+    """What happened. ``reached``: subjects, with those that an earlier collection has finished; ``subjects``: those compiled now;
+    ``known``: records that were there already; ``lost``: by reason, what could not be measured; ``unreadable``: files that an earlier
+    collection left.
+    """
 
+    reached: int = 0
     subjects: int = 0
     records: int = 0
     known: int = 0
@@ -99,6 +103,7 @@ def collect(
             if clock() >= stop:
                 break
             name = f"{subject.name} {','.join(map(str, request.threads))}x{request.schedules}"
+            outcome.reached += 1
             if name in finished:
                 continue
             watch(subject.name, outcome)
@@ -161,7 +166,7 @@ def sampled(alternatives: Sequence[KernelSpec], most: int, draw: random.Random) 
 
 
 def _key(kernel: Found, spec: KernelSpec, threads: int) -> str:
-    return f"{kernel.computation} {spec.schedule.parameters} {kernel.symbols} {threads}"
+    return f"{kernel.computation} {schedule_text(spec.to_json())} {kernel.symbols} {threads}"
 
 
 def _held(folder: Path, hardware: Hardware, outcome: Outcome) -> tuple[set[str], set[str]]:
@@ -176,7 +181,7 @@ def _held(folder: Path, hardware: Hardware, outcome: Outcome) -> tuple[set[str],
             continue
         if part.hardware.digest() == hardware.digest():
             finished.update(part.finished)
-            known.update(f"{t.computation} {t.kernel.schedule.parameters} {t.symbols} {t.threads}" for t in part.traces)
+            known.update(f"{t.computation} {t.schedule} {t.symbols} {t.threads}" for t in part.traces)
     return finished, known
 
 

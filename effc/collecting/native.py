@@ -79,18 +79,24 @@ class Timed:
 
     def run(self, calls: int) -> float:
         """IndexError: a check of the kernel failed."""
-        listed = self._lists.setdefault(calls, (ctypes.c_int64 * calls)())
-        first = self.cursor.read // max(self._bytes, 1)
-        for i in range(calls):
-            listed[i] = ctypes.addressof(self._frames[(first + i) % len(self._frames)])
+        first = self.cursor.read // max(self._bytes, 1) % len(self._frames)
         self.cursor.read += calls * self._bytes
-        repeat, frames = _repeat(), ctypes.addressof(listed)
+        repeat, frames = _repeat(), ctypes.addressof(self._list(calls)) + 8 * first
         started = time.perf_counter()
         repeat(self._kernel, frames, calls)
         seconds = time.perf_counter() - started
         if self._error.value:
             raise IndexError("an index of the operands is out of range")
         return seconds
+
+    def _list(self, calls: int) -> ctypes.Array[ctypes.c_int64]:
+        """Addresses of so many frames in turn, from whichever of them on."""
+        known = self._lists.get(calls)
+        if known is None:
+            turns = len(self._frames)
+            addresses = [ctypes.addressof(self._frames[i % turns]) for i in range(calls + turns)]
+            known = self._lists[calls] = (ctypes.c_int64 * len(addresses))(*addresses)
+        return known
 
 
 class _Repeat:

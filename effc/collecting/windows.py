@@ -31,7 +31,7 @@ class Plan:
     patience: int = 3
     pause: float = 5e-3
     longest_pause: float = 0.2
-    most_calls: int = 2000
+    most_calls: int = 20_000
 
 
 USUAL = Plan()
@@ -120,10 +120,14 @@ def measure(
 
 
 def _calls(run: Run, plan: Plan) -> tuple[int, float]:
-    """How many calls fill a window, and the seconds of one; after a call that warms up."""
+    """How many calls fill a window, and the seconds of one; after calls that warm up."""
     run(1)
-    seconds = max(min(run(1), run(1)), 1e-9)
-    return min(max(1, round(plan.window / seconds)), plan.most_calls), seconds
+    calls, seconds = 1, run(1)
+    while seconds < plan.window and calls < plan.most_calls:
+        more = calls * plan.window / max(seconds, 1e-9)
+        calls = min(max(2 * calls, round(1.1 * more)), plan.most_calls)
+        seconds = run(calls)
+    return calls, seconds / calls
 
 
 def _timing(seconds: list[float], contaminated: int, calls: int) -> Timing:
