@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from trace_cases import MACHINE, TRACE
 
 from effc import cli
 from effc.collecting import code_facts, shapes, windows
+from effc.collecting.assignments import Assignment
+from effc.collecting.cluster import ClusterError, spread_out
 from effc.collecting.collector import HostBench, Outcome, Request, collect, sampled
 from effc.collecting.found import Found
 from effc.collecting.shapes import Subject, spread
@@ -256,6 +260,54 @@ def test_every_family_makes_modules_that_run(family: str) -> None:
         assert subject.family == family
         with torch.no_grad():
             assert model(*inputs) is not None
+
+
+# -- many machines ----------------------------------------------------------------------------------------------------
+ASSIGNED = [Assignment("", ("linear",), 0, index) for index in range(4)]
+
+
+def fake(request: Request) -> FakeBench:
+    return FakeBench()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed", reason="needs the extra 'cluster'")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, scheduler_port=0, protocol="tcp"
+    ) as made:
+        yield made
+
+
+def test_a_scheduler_spreads_subjects_and_goes_on(cluster: Any, tmp_path: Path) -> None:
+    first = spread_out(cluster.scheduler_address, ASSIGNED[:2], request_of(tmp_path), bench=fake)
+    assert (first.records, first.subjects) == (24, 2)
+    assert len(held(tmp_path)) == 24
+    again = spread_out(cluster.scheduler_address, ASSIGNED, request_of(tmp_path), bench=fake)
+    assert (again.records, again.subjects, again.reached) == (24, 2, 4)
+    assert len(held(tmp_path)) == 48
+    assert {p.suffix for p in tmp_path.iterdir()} == {".parquet"}
+
+
+def test_a_scheduler_that_goes_away_loses_nothing_that_came_back(cluster: Any, tmp_path: Path) -> None:
+    def leave(text: str, outcome: Outcome) -> None:
+        cluster.close()
+
+    with pytest.raises(ClusterError, match=r"went away; 12 records are kept .* goes on"):
+        spread_out(cluster.scheduler_address, ASSIGNED, request_of(tmp_path), leave, slow)
+    assert len(held(tmp_path)) == 12
+
+
+def slow(request: Request) -> FakeBench:
+    time.sleep(0.5)
+    return FakeBench()
+
+
+def test_no_scheduler_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="needs the extra 'cluster'")
+    monkeypatch.setattr("effc.collecting.cluster._ANSWER", 0.5)
+    with pytest.raises(ClusterError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9"):
+        spread_out("tcp://127.0.0.1:9", ASSIGNED, request_of(tmp_path), bench=fake)
 
 
 # -- this machine -----------------------------------------------------------------------------------------------------

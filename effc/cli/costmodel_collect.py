@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effc.cli import target
 from effc.cli.command import Command
 from effc.compiler.ir.errors import OptionError
 
 if TYPE_CHECKING:
+    from effc.collecting.assignments import Assignment
     from effc.collecting.collector import Outcome, Request
-    from effc.collecting.shapes import Subject
 
 
 def _add_arguments(collect: argparse.ArgumentParser) -> None:
@@ -35,6 +33,9 @@ def _add_arguments(collect: argparse.ArgumentParser) -> None:
     collect.add_argument(
         "--budget", type=float, metavar="MINUTES", help="stop after these (default: when all is measured)"
     )
+    collect.add_argument(
+        "--scheduler", metavar="ADDRESS", help="spread over the workers of a Dask scheduler (default: this machine)"
+    )
     collect.add_argument("--seed", type=int, default=0, help="of the shapes and schedules (default 0)")
 
 
@@ -52,12 +53,12 @@ def _collect(args: argparse.Namespace) -> int:
     from effc.costmodel.traces import schema
 
     schema()  # without pyarrow, nothing is worth measuring
-    subjects = _subjects(args)
+    assignments = _assignments(args)
     args.out.mkdir(parents=True, exist_ok=True)
     seconds = float("inf") if args.budget is None else 60 * args.budget
     request = Request(args.out, threads, args.schedules, args.seed, seconds)
     try:
-        outcome = _watched(subjects, len(args.model) + args.shapes, request)
+        outcome = _watched(assignments, request, args.scheduler)
     except KeyboardInterrupt:
         print(f"interrupted: what was measured is in {args.out}, and the same command goes on from there")
         return 130
@@ -76,33 +77,28 @@ def _threads(text: str | None) -> tuple[int, ...]:
     return found
 
 
-def _subjects(args: argparse.Namespace) -> Iterator[Subject]:
-    from effc.collecting.shapes import FAMILIES, Subject, spread
+def _assignments(args: argparse.Namespace) -> list[Assignment]:
+    from effc.collecting.assignments import Assignment
+    from effc.collecting.shapes import FAMILIES
 
-    families = list(FAMILIES) if args.families is None else args.families.split(",")
+    families = tuple(FAMILIES) if args.families is None else tuple(args.families.split(","))
     for name in families:
         if name not in FAMILIES:
             raise OptionError(f"unknown family '{name}': there are {', '.join(FAMILIES)}")
-    models = []
-    for name in args.model:
-        given = target.load(name)  # a wrong name is an error now, not after an hour
-        models.append(Subject(f"model:{name}", name.rpartition(":")[2], _made(given)))
-    return itertools.chain(models, itertools.islice(spread(families, args.seed), args.shapes))
+    models = [Assignment(model=name) for name in args.model]
+    for model in models:
+        model.subject()  # a wrong name is an error now, not after an hour
+    return [*models, *(Assignment("", families, args.seed, index) for index in range(args.shapes))]
 
 
-def _made(
-    given: tuple[Callable[..., Any], tuple[Any, ...]],
-) -> Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]:
-    return lambda: given
-
-
-def _watched(subjects: Iterator[Subject], count: int, request: Request) -> Outcome:
+def _watched(assignments: list[Assignment], request: Request, scheduler: str | None) -> Outcome:
     """Collect with a bar: by subjects, or by minutes where a budget will end it sooner."""
     import time
 
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from effc.collecting.cluster import spread_out
     from effc.collecting.collector import HostBench, collect
 
     columns = (
@@ -120,11 +116,14 @@ def _watched(subjects: Iterator[Subject], count: int, request: Request) -> Outco
             spent = (time.monotonic() - began) / request.seconds
             progress.update(
                 task,
-                completed=max((outcome.reached - 1) / count, spent),
+                completed=max((outcome.reached - 1) / len(assignments), spent),
                 description=f"{outcome.records} records, {outcome.contaminated} windows rejected; {text}",
             )
 
-        outcome = collect(subjects, request, HostBench(request), watch)
+        if scheduler is not None:
+            outcome = spread_out(scheduler, assignments, request, watch)
+        else:
+            outcome = collect((a.subject() for a in assignments), request, HostBench(request), watch)
         progress.update(task, completed=1.0, description=f"{outcome.records} records")
     return outcome
 

@@ -102,7 +102,7 @@ def collect(
         for subject in subjects:
             if clock() >= stop:
                 break
-            name = f"{subject.name} {','.join(map(str, request.threads))}x{request.schedules}"
+            name = finished_name(subject.name, request)
             outcome.reached += 1
             if name in finished:
                 continue
@@ -112,6 +112,11 @@ def collect(
                 sink.finished.append(name)
             outcome.subjects += 1
     return outcome
+
+
+def finished_name(subject: str, request: Request) -> str:
+    """By which a subject is noted as finished: with other threads or more schedules there is more to measure."""
+    return f"{subject} {','.join(map(str, request.threads))}x{request.schedules}"
 
 
 def _measure(

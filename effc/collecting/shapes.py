@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,10 +34,13 @@ class Subject:
 
 def spread(families: Sequence[str], seed: int) -> Iterator[Subject]:
     """Endless, in turn of each of ``families``; the same for the same seed."""
-    draws = {family: random.Random(f"{family} {seed}") for family in families}
-    while True:
-        for family in families:
-            yield FAMILIES[family](draws[family])
+    return (layer_at(families, seed, index) for index in itertools.count())
+
+
+def layer_at(families: Sequence[str], seed: int, index: int) -> Subject:
+    """One of the spread, by its place."""
+    turn, which = divmod(index, len(families))
+    return FAMILIES[families[which]](random.Random(f"{families[which]} {seed} {turn}"))
 
 
 def _linear(draw: random.Random) -> Subject:
