@@ -1,159 +1,31 @@
-"""The collector: windows that are contaminated do not count, a killed collection goes on, and what it measures is what ran."""
+"""The collector: nothing is measured twice, a killed collection goes on, and what it measures is what ran."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from collecting_cases import FakeBench, held, request_of, subjects
 from kernels import Kernel, LoopsBuilder
 from trace_cases import MACHINE, TRACE
 
 from effc import cli
-from effc.collecting import code_facts, shapes, windows
-from effc.collecting.assignments import Assignment
-from effc.collecting.cluster import ClusterError, spread_out
-from effc.collecting.collector import HostBench, Outcome, Request, collect, sampled
+from effc.collecting import code_facts, shapes
+from effc.collecting.collector import Outcome, Request, collect, sampled
 from effc.collecting.found import Found
+from effc.collecting.host import HostBench
 from effc.collecting.shapes import Subject, spread
-from effc.collecting.windows import Plan, Reference, Timing, TooNoisy, measure
-from effc.compiler.ir.errors import LoweringError
+from effc.collecting.windows import Plan, TooNoisy
 from effc.compiler.ir.spec import KernelSpec
-from effc.costmodel.hardware import Hardware
-from effc.costmodel.traces import Trace, files, read
+from effc.costmodel.traces import Trace
 
+pytest.importorskip("pyarrow", reason="traces need the extra 'costmodel'")
 pytest.importorskip("capstone", reason="the collector needs the extra 'costmodel'")
-
-
-# -- windows ----------------------------------------------------------------------------------------------------------
-class Machine:
-    """A machine in which a call takes ``cost`` seconds of its own, and ``slow(n)`` tells how much slower the n-th piece of work is."""
-
-    def __init__(self, slow: dict[int, float] | None = None) -> None:
-        self.done, self.taken, self.slow = 0, 0, slow or {}
-        self.slept = 0.0
-
-    def rival(self, cost: float) -> windows.Run:
-        def run(calls: int) -> float:
-            self.done += 1
-            return calls * cost * self.slow.get(self.done, 1.0)
-
-        return run
-
-    def sleep(self, seconds: float) -> None:
-        self.slept += seconds
-
-    def measure(self, costs: Sequence[float], plan: Plan) -> list[Timing | TooNoisy]:
-        reference = Reference([(self.rival(1e-4), 1.15)])
-        return measure([self.rival(c) for c in costs], reference, plan, lambda: self.taken, self.sleep)
-
-    def timings(self, costs: Sequence[float], plan: Plan) -> list[Timing]:
-        found = self.measure(costs, plan)
-        assert all(isinstance(t, Timing) for t in found)
-        return [t for t in found if isinstance(t, Timing)]
-
-
-def test_a_quiet_machine_gives_the_time_itself() -> None:
-    machine = Machine()
-    short, long = machine.timings([1e-5, 2e-4], Plan())
-    assert [short.median, long.median] == pytest.approx([1e-5, 2e-4])
-    assert (short.rounds, short.contaminated) == (long.rounds, long.contaminated) == (9, 0)
-    assert short.calls * short.median >= 4e-4
-    assert long.calls * long.median >= 4e-4
-    assert short.calls > 10 * long.calls > 0
-    assert machine.slept == 0
-
-
-def test_a_window_is_long_enough_for_what_a_call_from_python_costs() -> None:
-    (found,) = measure([lambda calls: 2e-6 + calls * 2e-8], Reference([]), Plan(), lambda: 0, lambda s: None)
-    assert isinstance(found, Timing)
-    assert found.median == pytest.approx(2e-8, rel=0.02)
-
-
-def test_windows_beside_a_slow_reference_do_not_count() -> None:
-    # Everything between two moments is slower, the reference too: a burst of other work.
-    machine = Machine(dict.fromkeys(range(15, 30), 1.7))
-    (found,) = machine.timings([1e-4], Plan())
-    assert found.contaminated > 0
-    assert [found.low, found.high] == pytest.approx([1e-4, 1e-4])
-    assert machine.slept > 0
-
-
-def test_windows_in_which_a_core_was_taken_do_not_count() -> None:
-    machine = Machine()
-    plain, turn = machine.rival(1e-4), itertools.count()
-
-    def run(calls: int) -> float:
-        machine.taken += next(turn) % 5 == 0
-        return plain(calls)
-
-    reference = Reference([(machine.rival(1e-4), 1.15)])
-    (found,) = measure([run], reference, Plan(), lambda: machine.taken, machine.sleep)
-    assert isinstance(found, Timing)
-    assert found.contaminated > 0
-    assert found.rounds == 9
-
-
-def test_a_machine_that_is_never_quiet_gives_nothing() -> None:
-    noise = {n: 1.0 + (n % 2) for n in range(1000)}
-    for found in Machine(noise).measure([1e-4, 1e-3], Plan()):
-        assert isinstance(found, TooNoisy)
-        assert found.kept < 5
-        assert found.kept + found.contaminated == 27
-
-
-def test_long_windows_are_fewer() -> None:
-    short, long = Machine().timings([1e-4, 0.2], Plan())
-    assert (short.rounds, long.rounds) == (9, 5)
-
-
-# -- collecting -------------------------------------------------------------------------------------------------------
-class FakeBench:
-    """Kernels of two computations a subject, under three schedules each."""
-
-    def __init__(self, stop_after: int = 10**9, hardware: Hardware = MACHINE) -> None:
-        self.hardware, self.measured, self._left = hardware, list[tuple[str, str, int]](), stop_after
-
-    def kernels(self, subject: Subject) -> list[Found]:
-        if subject.name == "broken":
-            raise LoweringError("this subject does not compile\nat all")
-        spec = KernelSpec.from_json(json.loads(TRACE.spec))
-        return [Found(f"{subject.name} {i}", "f", spec, (), {}) for i in range(2)]
-
-    def alternatives(self, spec: KernelSpec) -> list[KernelSpec]:
-        return [spec, *(spec.with_schedule(mr=mr) for mr in (1, 2))]
-
-    def traces(
-        self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int
-    ) -> list[Trace | TooNoisy]:
-        if not self._left:
-            raise KeyboardInterrupt
-        self._left -= 1
-        self.measured += [(found.computation, str(s.schedule.parameters), threads) for s in chosen]
-        if "noisy" in subject.name:
-            return [TooNoisy(2, 20)] * len(chosen)
-        common = replace(TRACE, computation=found.computation, symbols=(), threads=threads, when=datetime.now(UTC))
-        own = found.spec.schedule
-        return [replace(common, spec=json.dumps(s.to_json()), own_choice=s.schedule == own) for s in chosen]
-
-
-def subjects(*names: str) -> Iterator[Subject]:
-    return (Subject(name, "linear", lambda: (torch.nn.ReLU(), ())) for name in names)
-
-
-def request_of(folder: Path, **changes: object) -> Request:
-    return replace(Request(folder, (1, 2), 8, 0), **changes)  # type: ignore[arg-type]
-
-
-def held(folder: Path) -> list[Trace]:
-    return [trace for path in files([folder]) for trace in read(path).traces]
 
 
 def test_everything_is_measured_once(tmp_path: Path) -> None:
@@ -262,54 +134,6 @@ def test_every_family_makes_modules_that_run(family: str) -> None:
             assert model(*inputs) is not None
 
 
-# -- many machines ----------------------------------------------------------------------------------------------------
-ASSIGNED = [Assignment("", ("linear",), 0, index) for index in range(4)]
-
-
-def fake(request: Request) -> FakeBench:
-    return FakeBench()
-
-
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    distributed = pytest.importorskip("distributed", reason="needs the extra 'cluster'")
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, scheduler_port=0, protocol="tcp"
-    ) as made:
-        yield made
-
-
-def test_a_scheduler_spreads_subjects_and_goes_on(cluster: Any, tmp_path: Path) -> None:
-    first = spread_out(cluster.scheduler_address, ASSIGNED[:2], request_of(tmp_path), bench=fake)
-    assert (first.records, first.subjects) == (24, 2)
-    assert len(held(tmp_path)) == 24
-    again = spread_out(cluster.scheduler_address, ASSIGNED, request_of(tmp_path), bench=fake)
-    assert (again.records, again.subjects, again.reached) == (24, 2, 4)
-    assert len(held(tmp_path)) == 48
-    assert {p.suffix for p in tmp_path.iterdir()} == {".parquet"}
-
-
-def test_a_scheduler_that_goes_away_loses_nothing_that_came_back(cluster: Any, tmp_path: Path) -> None:
-    def leave(text: str, outcome: Outcome) -> None:
-        cluster.close()
-
-    with pytest.raises(ClusterError, match=r"went away; 12 records are kept .* goes on"):
-        spread_out(cluster.scheduler_address, ASSIGNED, request_of(tmp_path), leave, slow)
-    assert len(held(tmp_path)) == 12
-
-
-def slow(request: Request) -> FakeBench:
-    time.sleep(0.5)
-    return FakeBench()
-
-
-def test_no_scheduler_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed", reason="needs the extra 'cluster'")
-    monkeypatch.setattr("effc.collecting.cluster._ANSWER", 0.5)
-    with pytest.raises(ClusterError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9"):
-        spread_out("tcp://127.0.0.1:9", ASSIGNED, request_of(tmp_path), bench=fake)
-
-
 # -- this machine -----------------------------------------------------------------------------------------------------
 def test_a_layer_is_measured_on_this_machine(tmp_path: Path) -> None:
     def small() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
@@ -387,7 +211,7 @@ def test_a_wrong_argument_is_one_clear_error(
 def test_the_command_collects_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("effc.collecting.collector.HostBench", lambda request: FakeBench())
+    monkeypatch.setattr("effc.collecting.host.HostBench", lambda request: FakeBench())
     command = ["costmodel", "collect", "--out", str(tmp_path), "--shapes", "3", "--threads", "1"]
     assert cli.main(command) == 0
     assert "18 records of 3 subjects" in capsys.readouterr().out

@@ -99,7 +99,8 @@ def _watched(assignments: list[Assignment], request: Request, scheduler: str | N
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from effc.collecting.cluster import spread_out
-    from effc.collecting.collector import HostBench, collect
+    from effc.collecting.collector import collect
+    from effc.collecting.host import HostBench
 
     columns = (
         TextColumn("{task.description}"),

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from effc.collecting.assignments import Assignment
-from effc.collecting.collector import Bench, HostBench, Outcome, Request, collect, finished_name
+from effc.collecting.collector import Bench, Outcome, Request, collect, finished_name
+from effc.collecting.host import HostBench
 from effc.compiler.ir.errors import ArtifactError, EffcError, OptionError
 from effc.costmodel.traces import SUFFIX, files, read, write
 
