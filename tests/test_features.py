@@ -95,7 +95,7 @@ def test_a_product_counts_its_rows_columns_and_sums(m: int, n: int, k: int) -> N
     sizes = (2 ** made[name] - 1 for name in ("log_rows", "log_columns", "log_sums", "log_contract"))
     assert list(sizes) == pytest.approx([m, n, k, m * n * k], rel=1e-4)
     assert 2 ** made["log_bytes"] - 1 == pytest.approx(4 * (m * k + k * n + m * n), rel=1e-4)
-    assert made["intensity"] == pytest.approx(math.log2(2 * m * n * k / (4 * (m * k + k * n + m * n))), rel=1e-4)
+    assert made["ratio_intensity"] == pytest.approx(math.log2(2 * m * n * k / (4 * (m * k + k * n + m * n))), rel=1e-4)
 
 
 def test_tiles_that_do_not_divide_waste_their_borders() -> None:

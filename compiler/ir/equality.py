@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,7 +112,7 @@ class _Drawing:
             if f"@{i}" in marks
         ]
         zeros = sorted(marks[f"@{i}"] for i in spec.get(ZEROS, ()))
-        others = [(k, _value(v, marks)) for k, v in spec.attributes if k != ZEROS]
+        others = _texts(((k, v) for k, v in spec.attributes if k != ZEROS), marks)
         body = [_stage(stage, marks) for stage in spec.stages] or _body(spec, marks)
         return _hash(spec.template, sorted(dims), sorted(operands), zeros, others, body)
 
@@ -137,7 +137,7 @@ def _body(spec: KernelSpec, marks: _Colours) -> list[str]:
     checks = 0
     names = dict(marks)
     for number, instr in enumerate(spec.body):
-        attributes = [(k, _value(v, names)) for k, v in instr.attributes if k not in ("operand", "predicate")]
+        attributes = _texts(((k, v) for k, v in instr.attributes if k not in ("operand", "predicate")), names)
         args = [values[a] for a in instr.args]
         predicate: str | None = instr.get("predicate")
         if instr.op in _COMMUTATIVE:
@@ -166,8 +166,9 @@ def _exchanged(predicate: str) -> str:
     return predicate
 
 
-def _value(value: Any, marks: _Colours) -> Any:
-    return _expr(value, marks) if isinstance(value, Expr) else value
+def _texts(attributes: Iterable[tuple[str, Any]], marks: _Colours) -> list[tuple[str, str]]:
+    """Names and values, in the order of names."""
+    return sorted((k, _expr(v, marks) if isinstance(v, Expr) else repr(v)) for k, v in attributes)
 
 
 def _expr(expr: Expr, marks: _Colours) -> str:

@@ -1,8 +1,8 @@
 """Features of a kernel on a machine: a fixed list of named numbers, from the spec alone, without building MLIR.
 
-``matrix`` is the whole interface: a row a kernel, a column a name in `COLUMNS`. Sizes, counts and times are logarithms to base 2 (of one
-more, where zero is possible); shares and ratios are plain; flags are 0 or 1; NaN says that a column has no meaning for this template.
-`VERSION` changes with every change of a column's name, place or meaning: models and feature files carry it.
+``matrix`` is the whole interface: a row a kernel, a column a name in `COLUMNS`. What begins with ``log_`` is ``log2(1 + x)`` of a size,
+a count or nanoseconds, with ``ratio_`` the logarithm of a quotient; shares are plain, flags 0 or 1; NaN says that a column has no
+meaning here. `VERSION` changes with every change of a column's name, place or meaning: models and feature files carry it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import roofline
 from effc.costmodel.features import bounds, fit, machine, nest, work
 from effc.costmodel.features.nest import Sizes
+from effc.costmodel.features.scale import scaled
 from effc.costmodel.features.work import Work
 from effc.costmodel.hardware import Hardware
 
@@ -45,7 +46,7 @@ def matrix(kernels: Iterable[Kernel], hardware: Hardware, threads: int) -> NDArr
         fitted = fit.Fit.of(spec, shared.sizes, hardware, threads)
         bounded = bounds.row(shared.work, shared.work.bytes_of(spec), fitted, hardware, speed, shared.rate)
         rows.append([*host, *shared.row, *fitted.row(), *bounded])
-    return np.asarray(rows, np.float32).reshape(len(rows), len(COLUMNS))
+    return scaled(np.array(rows, np.float64).reshape(len(rows), len(COLUMNS)), COLUMNS)
 
 
 @dataclass(frozen=True)

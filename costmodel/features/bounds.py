@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from effc.costmodel import roofline
 from effc.costmodel.features.fit import Fit
-from effc.costmodel.features.scale import log, ratio
+from effc.costmodel.features.scale import share
 from effc.costmodel.features.work import Work
 from effc.costmodel.hardware import Hardware, Speed
 
@@ -18,15 +18,15 @@ COLUMNS: tuple[str, ...] = (
     "log_bytes",
     *(f"log_bytes_{role}" for role in _ROLES),
     *(f"log_bytes_{rank}" for rank in range(_LARGEST)),
-    *(f"reuse_{rank}" for rank in range(_LARGEST)),
-    *("bytes_in_l1", "bytes_in_l2", "bytes_in_l3"),
-    "intensity",
+    *(f"ratio_reuse_{rank}" for rank in range(_LARGEST)),
+    *("ratio_bytes_l1", "ratio_bytes_l2", "ratio_bytes_l3"),
+    "ratio_intensity",
     "dtype_rate",
-    *("log_compute_time", "log_memory_time", "log_stream_time", "log_roof", "balance"),
-    *("log_padded_time", "log_dispatch_share"),
+    *("log_compute_time", "log_memory_time", "log_stream_time", "log_roof", "ratio_balance"),
+    *("log_padded_time", "ratio_dispatch"),
 )
 
-#: Times are logarithms of nanoseconds.
+#: Times are in nanoseconds.
 _NANO = 1e9
 
 
@@ -50,17 +50,17 @@ def row(
     stream = fit.streamed / (hardware.caches[1] * threads)
     roof = max(compute, memory)
     return [
-        log(total),
-        *(log(size) for size in by_role.values()),
-        *(log(size) for size, _ in largest),
-        *(ratio(often, 1.0) for _, often in largest),
-        ratio(total, hardware.l1 * threads),
-        ratio(total, hardware.l2 * threads),
-        ratio(total, hardware.l3),
-        ratio(work.operations, total),
+        total,
+        *by_role.values(),
+        *(size for size, _ in largest),
+        *(often for _, often in largest),
+        share(total, hardware.l1 * threads),
+        share(total, hardware.l2 * threads),
+        share(total, hardware.l3),
+        share(work.operations, total),
         rate,
-        *(log(seconds * _NANO) for seconds in (compute, memory, stream, roof)),
-        ratio(compute, memory),
-        log(max(compute * fit.padded, memory, stream) * _NANO),
-        ratio(roofline.OVERHEAD, roof),
+        *(seconds * _NANO for seconds in (compute, memory, stream, roof)),
+        share(compute, memory),
+        max(compute * fit.padded, memory, stream) * _NANO,
+        share(roofline.OVERHEAD, roof),
     ]

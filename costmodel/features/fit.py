@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.features.nest import Sizes
-from effc.costmodel.features.scale import NAN, log, ratio, share
+from effc.costmodel.features.scale import NAN, share
 from effc.costmodel.hardware import Hardware
 
 #: Methods of a contraction, by the parameter of the schedule that names one, and its value where there are several.
@@ -26,7 +26,7 @@ COLUMNS: tuple[str, ...] = (
     *("tile_vectors", "accumulators", "register_share"),
     *("row_waste", "column_waste", "unroll_waste", "vector_waste"),
     *("log_tiles", "log_panels", "log_units_per_thread", "thread_waste"),
-    *("panel_in_l1", "panel_in_l2", "rows_in_l1", "rows_in_l2", "log_streamed"),
+    *("ratio_panel_l1", "ratio_panel_l2", "ratio_rows_l1", "ratio_rows_l2", "log_streamed"),
 )
 
 
@@ -99,15 +99,15 @@ class Fit:
             share(columns * nr - width, width),
             share(-sizes.sums % unroll, sizes.sums),
             share(-width % self.lanes, width),
-            log(rows * columns * sizes.batches),
-            log(columns),
-            log(each),
+            rows * columns * sizes.batches,
+            columns,
+            each,
             share(each * self.threads - self.units, self.units),
-            ratio(panel, host.l1),
-            ratio(panel, host.l2),
-            ratio(block, host.l1),
-            ratio(block, host.l2),
-            log(self.streamed),
+            share(panel, host.l1),
+            share(panel, host.l2),
+            share(block, host.l1),
+            share(block, host.l2),
+            self.streamed,
         ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effc.costmodel.features.scale import log, ratio
+from effc.costmodel.features.scale import share
 from effc.costmodel.hardware import Hardware
 
 #: Instruction sets that change the code of a kernel, by their flags.
@@ -15,7 +15,7 @@ COLUMNS: tuple[str, ...] = (
     *("log_l1_bytes", "log_l2_bytes", "log_l3_bytes"),
     *("log_flops", "log_bandwidth", "log_thread_flops"),
     *("log_l1_bandwidth", "log_l2_bandwidth", "log_l3_bandwidth"),
-    "flops_per_byte",
+    "ratio_flops_bytes",
 )
 
 
@@ -26,10 +26,10 @@ def row(hardware: Hardware, threads: int) -> list[float]:
         float(hardware.vector_bytes),
         float(threads),
         *(float(usable(hardware, name)) for name in _SETS),
-        *(log(size) for size in (hardware.l1, hardware.l2, hardware.l3)),
-        *(log(rate) for rate in (speed.flops, speed.bandwidth, hardware.one.flops)),
-        *(log(rate) for rate in hardware.caches),
-        ratio(speed.flops, speed.bandwidth),
+        *(float(size) for size in (hardware.l1, hardware.l2, hardware.l3)),
+        *(speed.flops, speed.bandwidth, hardware.one.flops),
+        *hardware.caches,
+        share(speed.flops, speed.bandwidth),
     ]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
-from effc.costmodel.features.scale import NAN, log
+from effc.costmodel.features.scale import NAN
 from effc.costmodel.features.work import steps
 
 COLUMNS: tuple[str, ...] = (
@@ -92,7 +92,7 @@ class Sizes:
         """In the order of `COLUMNS`."""
         product = bool(self.items[1])
         return [
-            *(log(n) for n in (self.rows, self.columns, self.sums, self.batches)),
+            *(float(n) for n in (self.rows, self.columns, self.sums, self.batches)),
             float(self.window),
             float(product and self.columns == 1 and self.batches > 1),
             float(self.items[0]),

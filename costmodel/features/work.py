@@ -10,7 +10,7 @@ from math import prod
 from effc.compiler.ir.expr import Call, Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
 from effc.costmodel import roofline
-from effc.costmodel.features.scale import NAN, log, share
+from effc.costmodel.features.scale import NAN, share
 
 TEMPLATES = ("loops", "contraction", "chain", "attention", "scan", "scatter")
 
@@ -108,7 +108,7 @@ class Work:
         return tuple(found)
 
     def row(self) -> list[float]:
-        """In the order of `COLUMNS`."""
+        """In the order of `COLUMNS`, before `scale.scaled`."""
         spec = self.spec
         kinds = [d.kind for d in spec.dims]
         parallel = [size for size, kind in zip(self.sizes, kinds, strict=True) if kind == "parallel"]
@@ -120,14 +120,14 @@ class Work:
             *(float(spec.template == name) for name in TEMPLATES),
             float(len(parallel)),
             float(len(reduced)),
-            log(prod(parallel)),
-            log(prod(reduced)) if reduced else 0.0,
-            log(parallel[-1]) if parallel else NAN,
-            log(parallel[0]) if parallel else NAN,
+            prod(parallel),
+            prod(reduced) if reduced else 0.0,
+            parallel[-1] if parallel else NAN,
+            parallel[0] if parallel else NAN,
             float(len(spec.body) + sum(len(s.body) for s in spec.stages)),
             float(bool(spec.symbols)),
-            *(log(self.counts.get(kind, 0)) for kind in _KINDS),
-            log(self.operations),
+            *(float(self.counts.get(kind, 0)) for kind in _KINDS),
+            float(self.operations),
             *(share(walks.get(w, 0), sum(walks.values())) for walks in self.walks for w in _WALKS),
             float(min(items, default=0)),
             float(max(items, default=0)),
