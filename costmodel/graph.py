@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import networkx as nx
 
 from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import ITEM_SIZE
-from effc.costmodel.features.scale import log, share
+from effc.costmodel.features.scale import share
 
 COLUMNS = (
     *("log_calls", "log_edges", "depth", "width", "parallelism"),
@@ -71,8 +72,8 @@ def row(graph: nx.DiGraph, seconds: Sequence[float]) -> list[float]:
     out = [degree for _, degree in graph.out_degree()]
     calls = len(graph)
     return [
-        log(calls),
-        log(graph.number_of_edges()),
+        math.log2(1 + calls),
+        math.log2(1 + graph.number_of_edges()),
         float(depth),
         float(width),
         calls / depth,
