@@ -16,6 +16,7 @@ from trace_cases import MACHINE, TRACE
 
 from effc import cli
 from effc.collecting import code_facts, shapes
+from effc.collecting.assignments import Assignment
 from effc.collecting.collector import Outcome, Request, collect, sampled
 from effc.collecting.found import Found
 from effc.collecting.host import HostBench
@@ -78,7 +79,7 @@ def test_traces_of_another_machine_do_not_count_as_measured(tmp_path: Path) -> N
 
 def test_what_cannot_be_measured_is_counted_by_its_reason(tmp_path: Path) -> None:
     outcome = collect(subjects("broken", "noisy", "a"), request_of(tmp_path), FakeBench())
-    assert outcome.lost == {"LoweringError: this subject does not compile": 1, "too few clean windows": 12}
+    assert outcome.lost == {"broken: LoweringError: this subject does not compile": 1, "too few clean windows": 12}
     assert outcome.records == 12
     assert outcome.windows == 12 * 22 + 12 * (TRACE.rounds + TRACE.contaminated)
 
@@ -217,6 +218,24 @@ def test_the_command_collects_and_goes_on(
     assert "18 records of 3 subjects" in capsys.readouterr().out
     assert cli.main(command) == 0
     assert "0 records of 0 subjects" in capsys.readouterr().out
+
+
+def test_an_interruption_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("effc.collecting.host.HostBench", lambda request: FakeBench(stop_after=2))
+    assert cli.main(["costmodel", "collect", "--out", str(tmp_path), "--shapes", "3", "--threads", "1"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().out
+    assert len(held(tmp_path)) == 6
+
+
+def test_a_users_model_is_a_subject(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\ndef model():\n    return torch.nn.ReLU(), (torch.ones(3),)\n")
+    subject = Assignment(model=f"{file}:model").subject()
+    assert (subject.family, subject.name) == ("model", f"model:{file}:model")
+    model, inputs = subject.make()
+    assert torch.equal(model(*inputs), torch.ones(3))
 
 
 def test_what_was_lost_is_printed() -> None:

@@ -99,8 +99,8 @@ def collect(
 
 
 def finished_name(subject: str, request: Request) -> str:
-    """By which a subject is noted as finished: with other threads or more schedules there is more to measure."""
-    return f"{subject} {','.join(map(str, request.threads))}x{request.schedules}"
+    """By which a subject is noted as finished: with other threads, more schedules or another seed there is more to measure."""
+    return f"{subject} {','.join(map(str, request.threads))}x{request.schedules} seed {request.seed}"
 
 
 def _measure(
@@ -116,9 +116,9 @@ def _measure(
     whole = True
     try:
         found = bench.kernels(subject)
-    except EffcError as error:
-        outcome.lost[f"{type(error).__name__}: {_line(error)}"] += 1
-        return True
+    except Exception as error:  # also what a user's model raises: the other subjects are measured all the same
+        outcome.lost[f"{subject.name}: {type(error).__name__}: {_line(error)}"] += 1
+        return False
     for kernel in found:
         draw = random.Random(f"{request.seed} {kernel.computation}")
         chosen = sampled(bench.alternatives(kernel.spec), request.schedules, draw)

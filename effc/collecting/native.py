@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.toolchain import toolchain
 from effc.runtime.elf import LoadedObject, load
@@ -51,7 +52,9 @@ class Cursor:
 
 @dataclass
 class Timed:
-    """A kernel, ready to be timed: ``run(calls)`` in seconds. ``operands``: the memory of each, several where calls take turns."""
+    """A kernel, ready to be timed: ``run(calls)`` in seconds. ``operands``: the memory of each, several where calls take turns.
+    OptionError: there are no threads.
+    """
 
     code: LoadedObject
     spec: KernelSpec
@@ -63,7 +66,7 @@ class Timed:
     def __post_init__(self) -> None:
         pool = thread_pool()
         if self.threads > 1 and not pool.gomp_parallel:
-            raise RuntimeError(f"kernels run on one thread here: {pool.why_serial()}")
+            raise OptionError(f"{self.threads} threads are asked for, but kernels run on one here: {pool.why_serial()}")
         self._error = ctypes.c_int64(0)
         header = (pool.gomp_parallel, pool.thread_num, ctypes.addressof(self._error), self.threads)
         longest = max(self.operands, key=len)

@@ -35,6 +35,8 @@ class Plan:
 
 
 USUAL = Plan()
+#: Runs, of which the fastest tells how many calls fill a window: one in which a core was taken tells nothing.
+_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,11 @@ def measure(
 def _calls(run: Run, plan: Plan) -> tuple[int, float]:
     """How many calls fill a window, and the seconds of one; after calls that warm up."""
     run(1)
-    calls, seconds = 1, run(1)
+    calls, seconds = 1, min(run(1) for _ in range(_LOOKS))
     while seconds < plan.window and calls < plan.most_calls:
         more = calls * plan.window / max(seconds, 1e-9)
         calls = min(max(2 * calls, round(1.1 * more)), plan.most_calls)
-        seconds = run(calls)
+        seconds = min(run(calls) for _ in range(_LOOKS))
     return calls, seconds / calls
 
 
