@@ -23,7 +23,7 @@ _VECTOR = re.compile(r"\b[xyz]mm\d+|\btmm\d")
 
 def facts(code: bytes) -> Code:
     """Of an object file. ArtifactError: it is none. OptionError: capstone is not installed."""
-    lines = [line for section in code_of(code) for line in _disassembler().disasm_lite(section, 0)]
+    lines = [line for section in code_of(code) for line in disassembler().disasm_lite(section, 0)]
     texts = [(mnemonic, operands) for _, _, mnemonic, operands in lines]
     stores = [m["at"] for name, ops in texts if name.startswith("vmov") and (m := _STORED.match(ops))]
     loads = [m["at"] for _, ops in texts if (m := _READ.search(ops))]
@@ -37,7 +37,8 @@ def facts(code: bytes) -> Code:
     )
 
 
-def _disassembler() -> Any:
+def disassembler() -> Any:
+    """Capstone's, for x86-64; OptionError where it is not installed."""
     try:
         import capstone
     except ImportError:

@@ -34,6 +34,7 @@ class HostBench:
     """This machine. Measures by `windows.measure`, one kernel's schedules against each other."""
 
     def __init__(self, request: Request, plan: windows.Plan = windows.USUAL) -> None:
+        code_facts.disassembler()  # what is missing is told now, not at the first kernel
         self._options = Options(cache_dir=request.cache_dir, fallback="eager")
         self._cache, self._target, self._plan = Cache(request.cache_dir), Target.host(), plan
         self.hardware = host_hardware(self._cache)
