@@ -49,6 +49,12 @@ def test_a_scheduler_that_goes_away_loses_nothing_that_came_back(cluster: Any, t
     assert len(held(tmp_path)) == 12
 
 
+def test_a_budget_ends_what_the_cluster_does(cluster: Any, tmp_path: Path) -> None:
+    found = spread_out(cluster.scheduler_address, ASSIGNED, request_of(tmp_path, seconds=0.8), bench=slow)
+    assert found.subjects < len(ASSIGNED)
+    assert len(held(tmp_path)) == found.records
+
+
 def slow(request: Request) -> FakeBench:
     time.sleep(0.5)
     return FakeBench()
