@@ -38,7 +38,7 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
-	$(PIP) install --constraint constraints.txt --editable '.[dev,models]' 'setuptools>=77' wheel
+	$(PIP) install --constraint constraints.txt --editable '.[dev,models,cluster]' 'setuptools>=77' wheel
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.torch

@@ -128,7 +128,9 @@ class _Compiler:
         with self.report.phase("emit"):
             objects = self._objects(specs)
         with self.report.phase("driver"):
-            drivers = self.tools.map([("driver", {"program": p.to_json(), "target": self._target()}) for p in programs])
+            drivers = self.tools.map(
+                [("driver", {"program": p.to_json(), "target": _plain(self.target)}) for p in programs]
+            )
         artifacts = [
             Artifact(p, tuple(objects[spec.digest()] for spec in p.kernels), base64.b64decode(driver))
             for p, driver in zip(programs, drivers, strict=True)
@@ -138,25 +140,34 @@ class _Compiler:
 
     def _objects(self, specs: Mapping[str, KernelSpec]) -> dict[str, bytes]:
         """Code by the digest of its spec."""
-        keys = {name: digest(name, self.target.key, toolchain_key()) for name in specs}
-        found: dict[str, bytes] = {}
-        for name in specs:
-            code = self.cache.get("objects", keys[name]) if self.cache is not None else None
-            if code is not None:
-                found[name] = code
-        missing = [name for name in specs if name not in found]
-        counters["object_hits"] += len(found)
-        counters["object_misses"] += len(missing)
-        self.report.kernels, self.report.compiled = len(specs), len(missing)
-        requests = [("emit", {"spec": specs[name].to_json(), "target": self._target()}) for name in missing]
-        for name, code in zip(missing, self.tools.map(requests), strict=True):
-            found[name] = base64.b64decode(code)
-            if self.cache is not None:
-                self.cache.put("objects", keys[name], found[name])
+        found, missing = objects(specs, self.target, self.cache, self.tools)
+        self.report.kernels, self.report.compiled = len(specs), missing
         return found
 
-    def _target(self) -> list[Any]:
-        return [self.target.name, self.target.vector_bytes, sorted(self.target.features)]
+
+def objects(
+    specs: Mapping[str, KernelSpec], target: Target, cache: Cache | None, tools: Toolchain
+) -> tuple[dict[str, bytes], int]:
+    """Code of kernels, by the digests of their specs, and how many were compiled for it; the first failure in order is raised."""
+    keys = {name: digest(name, target.key, toolchain_key()) for name in specs}
+    found: dict[str, bytes] = {}
+    for name in specs:
+        code = cache.get("objects", keys[name]) if cache is not None else None
+        if code is not None:
+            found[name] = code
+    missing = [name for name in specs if name not in found]
+    counters["object_hits"] += len(found)
+    counters["object_misses"] += len(missing)
+    requests = [("emit", {"spec": specs[name].to_json(), "target": _plain(target)}) for name in missing]
+    for name, code in zip(missing, tools.map(requests), strict=True):
+        found[name] = base64.b64decode(code)
+        if cache is not None:
+            cache.put("objects", keys[name], found[name])
+    return found, len(missing)
+
+
+def _plain(target: Target) -> list[Any]:
+    return [target.name, target.vector_bytes, sorted(target.features)]
 
 
 def digest(*parts: str) -> str:

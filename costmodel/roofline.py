@@ -33,7 +33,7 @@ _NATIVE: Mapping[str, Mapping[str, float]] = {
 def latency(spec: KernelSpec, symbols: Sequence[int], hardware: Hardware) -> Latency:
     """Predicted time of one call with these values of the spec's symbols."""
     known = dict(zip(spec.symbols, symbols, strict=True))
-    compute = operations(spec, known) / (hardware.speed.flops * _rate(spec, hardware))
+    compute = operations(spec, known) / (hardware.speed.flops * rate(spec, hardware))
     memory = bytes_touched(spec, known) / hardware.speed.bandwidth
     return Latency(max(compute, memory) + OVERHEAD, UNCERTAINTY)
 
@@ -48,7 +48,7 @@ def operations(spec: KernelSpec, known: Mapping[str, int]) -> int:
     total = 0
     for instr, level in zip(spec.body, spec.levels(), strict=True):
         inner = instr.op in ("reduce", "contract")  # of the outer level, but it runs at every point
-        total += _cost(instr) * prod(sizes if inner else sizes[:level])
+        total += cost(instr) * prod(sizes if inner else sizes[:level])
     return total
 
 
@@ -69,7 +69,8 @@ def bytes_touched(spec: KernelSpec, known: Mapping[str, int]) -> int:
     return total
 
 
-def _cost(instr: Instr) -> int:
+def cost(instr: Instr) -> int:
+    """Operations of one instruction at one point."""
     if instr.op == "contract":
         return 2
     if instr.op.startswith(("math.", "libm.")):
@@ -83,13 +84,13 @@ def _attention(spec: KernelSpec, known: Mapping[str, int]) -> int:
     return batch * heads * queries * keys * (2 * (channels + out_channels) + 2 + _MATH)
 
 
-def _rate(spec: KernelSpec, hardware: Hardware) -> float:
-    """Of the dtype in which the kernel computes."""
+def rate(spec: KernelSpec, hardware: Hardware) -> float:
+    """Speed of the dtype in which the kernel computes, against float32's."""
     if spec.stages:
-        return _rate(spec.stages[0], hardware)
+        return rate(spec.stages[0], hardware)
     contracts = [i for i in spec.body if i.op == "contract"]
     if not contracts:
         return min((_RATE.get(i.dtype, 1.0) for i in spec.body if i.dtype), default=1.0)
     read = spec.operands[0].dtype
-    rates = [rate for feature, rate in _NATIVE.get(read, {}).items() if feature in hardware.isa]
+    rates = [each for feature, each in _NATIVE.get(read, {}).items() if feature in hardware.isa]
     return max(rates, default=_RATE.get(contracts[0].dtype, 1.0))

@@ -1,7 +1,8 @@
-"""Measuring a CPU: its peak in multiply-adds, and how fast it reads memory. A tenth of a second, once a machine.
+"""Measuring a CPU: its peak in multiply-adds, and how fast it reads memory and its caches. Some tenths of a second, once a machine.
 
 Both kernels do nothing else: one keeps 12 accumulators in registers (8 hide a latency of 4 cycles at 2 a cycle), one reads a buffer
-that no cache holds. The best of many short runs is taken, so that other work on the machine is seen as little as possible.
+that no cache holds, or one that a certain cache does, many times. The best of many short runs is taken, so that other work on the
+machine is seen as little as possible.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from effc.compiler.build import digest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.toolchain import toolchain
-from effc.costmodel.hardware import Hardware, Speed, describe, flags
+from effc.costmodel.hardware import Hardware, Speed, Speeds, cache_bytes, describe, flags
 from effc.runtime.cache import Cache
 from effc.runtime.elf import LoadedObject, load
 
@@ -31,12 +32,15 @@ _LOADS = 8
 _BUFFER = 128 << 20  # four times a usual L3: what was read is evicted before its turn comes again
 _GRAIN = 4096  # bytes: a multiple of what one step of the reading loop takes
 _RUNS = 40
+#: Bytes that a run reads from a cache; sizes of caches where the system does not tell them.
+_FROM_CACHE = 8 << 20
+_USUAL = (32 << 10, 1 << 20, 32 << 20)
 
 
 def host_hardware(cache: Cache) -> Hardware:
     """This machine's description, measured where ``cache`` has no measurement of it."""
     target = Target.host()
-    key = digest("hardware 1", target.key, " ".join(flags()), str(os.cpu_count()))
+    key = digest("hardware 2", target.key, " ".join(flags()), str(os.cpu_count()))
     kept = cache.get("hardware", key)
     if kept is not None:
         try:
@@ -49,13 +53,13 @@ def host_hardware(cache: Cache) -> Hardware:
     return found
 
 
-def measure(target: Target) -> Speed | None:
-    """This machine's speed; None where the toolchain makes no code for it."""
+def measure(target: Target) -> Speeds | None:
+    """This machine's speeds; None where the toolchain makes no code for it."""
     try:
         probe = Probe(target)
     except LoweringError:
         return None
-    return probe.speed(len(os.sched_getaffinity(0)))
+    return Speeds(probe.speed(len(os.sched_getaffinity(0))), probe.speed(1), probe.caches())
 
 
 class Probe:
@@ -81,6 +85,18 @@ class Probe:
             each = pool.map(lambda i: self._peak(results[i].data_ptr(), runs), range(threads))
             return Speed(sum(each), self._bandwidth(pool, results, runs))
 
+    def caches(self, runs: int = _RUNS) -> tuple[float, float, float]:
+        """Bytes a second that one thread reads from L1, L2 and L3: of a buffer of half the cache, or of four times the one before it, whose
+        part of a shared L3 is surely ours.
+        """
+        l1, l2, l3 = (cache_bytes(level) or usual for level, usual in zip((1, 2, 3), _USUAL, strict=True))
+        return self._cached(l1 // 2, runs), self._cached(l2 // 2, runs), self._cached(min(l3 // 2, 4 * l2), runs)
+
+    def _cached(self, size: int, runs: int) -> float:
+        size = max(size // _GRAIN, 1) * _GRAIN
+        passes, start, result = max(_FROM_CACHE // size, 2), self._buffer.data_ptr(), torch.zeros(64)
+        return size * passes / _best(lambda: self._read(start, size, result.data_ptr(), passes), runs)
+
     def _peak(self, result: int, runs: int) -> float:
         """FLOP/s of this thread."""
         seconds = _best(lambda: self._multiply(result, _STEPS), runs)
@@ -92,7 +108,7 @@ class Probe:
         part = _BUFFER // threads // _GRAIN * _GRAIN
 
         def read_all() -> None:
-            list(pool.map(lambda i: self._read(start + i * part, part, results[i].data_ptr()), range(threads)))
+            list(pool.map(lambda i: self._read(start + i * part, part, results[i].data_ptr(), 1), range(threads)))
 
         return threads * part / _best(read_all, runs)
 
@@ -108,16 +124,16 @@ def _best(run: Callable[[], object], runs: int) -> float:
 
 def _function(loaded: LoadedObject, name: str) -> Callable[..., object]:
     """A function of integers; calls release the GIL."""
-    native = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(loaded.symbols[name])
+    native = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(loaded.symbols[name])
 
     def call(*values: int, _keep: LoadedObject = loaded) -> None:
-        native(*values, *[0] * (3 - len(values)))
+        native(*values, *[0] * (4 - len(values)))
 
     return call
 
 
 def probe_text(vector_bytes: int) -> str:
-    """MLIR of ``effc_peak(result, steps, 0)`` and ``effc_read(buffer, bytes, result)``."""
+    """MLIR of ``effc_peak(result, steps, 0, 0)`` and ``effc_read(buffer, bytes, result, passes)``."""
     lanes = vector_bytes // 4
     floats, words = f"vector<{lanes}xf32>", f"vector<{lanes}xi32>"
     accumulators = [f"%a{i}" for i in range(_ACCUMULATORS)]
@@ -128,14 +144,14 @@ def probe_text(vector_bytes: int) -> str:
     fma = "\n".join(f"    %f{i} = llvm.intr.fma(%a{i}, %scale, %one) : ({floats}, {floats}, {floats}) -> {floats}"
                     for i in range(_ACCUMULATORS))  # fmt: skip
     loads = "\n".join(
-        f"    %p{i} = llvm.getelementptr %at[{i}] : (!llvm.ptr) -> !llvm.ptr, {words}\n"
-        f"    %l{i} = llvm.load %p{i} {{alignment = 4 : i64}} : !llvm.ptr -> {words}\n"
+        f"    %g{i} = llvm.getelementptr %at[{i}] : (!llvm.ptr) -> !llvm.ptr, {words}\n"
+        f"    %l{i} = llvm.load %g{i} {{alignment = 4 : i64}} : !llvm.ptr -> {words}\n"
         f"    %x{i} = llvm.xor %s{i}, %l{i} : {words}"
         for i in range(_LOADS)
     )
     return f"""\
 module {{
-  llvm.func @effc_peak(%result: i64, %steps: i64, %unused: i64) {{
+  llvm.func @effc_peak(%result: i64, %steps: i64, %unused: i64, %none: i64) {{
     %to = llvm.inttoptr %result : i64 to !llvm.ptr
     %zero = llvm.mlir.constant(0 : i64) : i64
     %next = llvm.mlir.constant(1 : i64) : i64
@@ -153,18 +169,26 @@ module {{
 {_reduced("fadd", "f", _ACCUMULATORS, floats)}
     llvm.return
   }}
-  llvm.func @effc_read(%buffer: i64, %bytes: i64, %result: i64) {{
+  llvm.func @effc_read(%buffer: i64, %bytes: i64, %result: i64, %passes: i64) {{
     %to = llvm.inttoptr %result : i64 to !llvm.ptr
     %step = llvm.mlir.constant({_LOADS * vector_bytes} : i64) : i64
     %none = llvm.mlir.constant(dense<0> : {words}) : {words}
     %stop = llvm.add %buffer, %bytes : i64
-    llvm.br ^loop(%buffer, {", ".join(["%none"] * _LOADS)} : i64, {", ".join([words] * _LOADS)})
+    %zero = llvm.mlir.constant(0 : i64) : i64
+    %one = llvm.mlir.constant(1 : i64) : i64
+    llvm.br ^pass(%zero, {", ".join(["%none"] * _LOADS)} : i64, {", ".join([words] * _LOADS)})
+  ^pass(%p: i64, {", ".join(f"%t{i}: {words}" for i in range(_LOADS))}):
+    llvm.br ^loop(%buffer, {", ".join(f"%t{i}" for i in range(_LOADS))} : i64, {", ".join([words] * _LOADS)})
   ^loop(%place: i64, {", ".join(f"{s}: {words}" for s in sums)}):
     %at = llvm.inttoptr %place : i64 to !llvm.ptr
 {loads}
     %j = llvm.add %place, %step : i64
     %more = llvm.icmp "slt" %j, %stop : i64
-    llvm.cond_br %more, ^loop(%j, {", ".join(f"%x{i}" for i in range(_LOADS))} : i64, {", ".join([words] * _LOADS)}), ^end
+    llvm.cond_br %more, ^loop(%j, {", ".join(f"%x{i}" for i in range(_LOADS))} : i64, {", ".join([words] * _LOADS)}), ^passed
+  ^passed:
+    %q = llvm.add %p, %one : i64
+    %again = llvm.icmp "slt" %q, %passes : i64
+    llvm.cond_br %again, ^pass(%q, {", ".join(f"%x{i}" for i in range(_LOADS))} : i64, {", ".join([words] * _LOADS)}), ^end
   ^end:
 {_reduced("xor", "x", _LOADS, words)}
     llvm.return

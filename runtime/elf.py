@@ -22,7 +22,7 @@ from effc.compiler.ir.errors import ArtifactError, LoweringError
 _PAGE = mmap.PAGESIZE
 _MAX_IMAGE = 1 << 30  # far above any kernel; a damaged size field must not reserve the machine's memory
 _SHT_SYMTAB, _SHT_RELA, _SHT_NOBITS, _SHT_UNWIND = 2, 4, 8, 0x70000001
-_SHF_WRITE, _SHF_ALLOC, _SHF_TLS = 1, 2, 0x400
+_SHF_WRITE, _SHF_ALLOC, _SHF_EXECUTED, _SHF_TLS = 1, 2, 4, 0x400
 _SHN_UNDEF, _SHN_ABS, _SHN_COMMON = 0, 0xFFF1, 0xFFF2
 _STB_WEAK, _STT_SECTION = 2, 3
 _STUB = b"\xff\x25\x00\x00\x00\x00"  # jmp *0(%rip), followed by the 8-byte address
@@ -69,6 +69,14 @@ def load(data: bytes, externals: Mapping[str, int] | None = None) -> LoadedObjec
         raise ArtifactError(
             f"the object file ({len(data)} bytes) is damaged: {err}; clear the cache and compile again"
         ) from err
+
+
+def code_of(data: bytes) -> list[bytes]:
+    """The sections of an object that hold instructions. ArtifactError: as `load`."""
+    try:
+        return [data[s.offset : s.offset + s.size] for s in _sections(data) if s.flags & _SHF_EXECUTED and s.size]
+    except (struct.error, ValueError) as err:
+        raise ArtifactError(f"the object file ({len(data)} bytes) is damaged: {err}") from err
 
 
 class _Image:

@@ -12,11 +12,25 @@ import pytest
 from effc.compiler.ir.expr import const, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.costmodel import hardware, roofline
-from effc.costmodel.hardware import Hardware, Speed
+from effc.costmodel.hardware import Hardware, Speed, Speeds
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
 
-MACHINE = Hardware("host/64/", "a cpu", ("avx512f",), 64, 2, 1 << 15, 1 << 20, 1 << 25, Speed(1e11, 1e10), True)
+MACHINE = Hardware(
+    "host/64/",
+    "a cpu",
+    ("avx512f",),
+    64,
+    2,
+    1 << 15,
+    1 << 20,
+    1 << 25,
+    Speed(1e11, 1e10),
+    Speed(6e10, 8e9),
+    (2e11, 1e11, 4e10),
+    True,
+)
+SPEEDS = Speeds(MACHINE.speed, MACHINE.one, MACHINE.caches)
 
 
 def loops(
@@ -112,12 +126,15 @@ def test_the_host_is_measured_once(tmp_path: Path) -> None:
     assert found.speed.flops / found.speed.bandwidth > 0.5, (
         "arithmetic is faster than memory on every CPU of this century"
     )
+    assert all(1e8 < rate < 1e13 for rate in (found.one.flops, found.one.bandwidth, *found.caches))
+    assert found.speed_of(1) == (found.one if found.cores > 1 else found.speed)
+    assert found.speed_of(found.cores) == found.speed
     assert host_hardware(cache) == found
     assert cache.info().entries["hardware"] == 1
 
 
 def test_a_measurement_that_is_none_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effc.speed.measure", lambda target: Speed(1e11, 1e10))
+    monkeypatch.setattr("effc.speed.measure", lambda target: SPEEDS)
     cache = Cache(tmp_path)
     kept = host_hardware(cache)
     (path,) = (cache.root / "hardware").glob("*/*")
@@ -134,7 +151,16 @@ def test_without_a_measurement_the_speed_is_estimated() -> None:
     assert Hardware.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
+def test_machines_of_a_kind_are_told_from_others_by_what_they_are_not_by_measured_speeds() -> None:
+    faster = replace(MACHINE, speed=Speed(2e11, 2e10), caches=(3e11, 2e11, 5e10))
+    assert MACHINE.digest() == faster.digest()
+    changes: list[dict[str, Any]] = [{"name": "b"}, {"cores": 4}, {"l3": 1}, {"isa": ()}, {"key": "host/32/"}]
+    assert len({MACHINE.digest(), *(replace(MACHINE, **change).digest() for change in changes)}) == 6
+
+
 @pytest.mark.parametrize("speed", [{"flops": 0, "bandwidth": 1}, {"flops": 1, "bandwidth": float("nan")}, {}])
 def test_absurd_descriptions(speed: dict[str, float]) -> None:
     with pytest.raises((ValueError, KeyError)):
         Hardware.from_json({**MACHINE.to_json(), "speed": speed})
+    with pytest.raises((ValueError, KeyError)):
+        Hardware.from_json({**MACHINE.to_json(), "one": speed})

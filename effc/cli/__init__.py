@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from effc.cli import bench, bisect, cache, demo, explain
+from effc.cli import bench, bisect, cache, costmodel, demo, explain
 from effc.compiler.ir.errors import EffcError
 
-COMMANDS = (demo.COMMAND, explain.COMMAND, bisect.COMMAND, cache.COMMAND, bench.COMMAND)
+COMMANDS = (demo.COMMAND, explain.COMMAND, bisect.COMMAND, cache.COMMAND, bench.COMMAND, costmodel.COMMAND)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,118 @@
+"""Traces as arrays: what a model is trained on and judged by."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effc.compiler.ir.errors import OptionError
+from effc.compiler.ir.spec import KernelSpec
+from effc.costmodel import features, roofline
+from effc.costmodel.hardware import Hardware
+from effc.costmodel.traces import Part, Trace
+
+#: A record whose quartiles are further apart than this share of its median teaches nothing.
+NOISY = 0.5
+
+_ROOF = features.COLUMNS.index("log_roof")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """``rows``: features; ``seconds``: median of one call; ``roof``: what the roofline says. ``sites``: of each record the kernel,
+    machine and threads: its schedules compete with each other; ``own``: the template's own choice among them. ``skipped``: records that
+    are left out, by reason.
+    """
+
+    rows: NDArray[np.float32]
+    seconds: NDArray[np.float64]
+    roof: NDArray[np.float64]
+    families: NDArray[np.str_]
+    sites: NDArray[np.str_]
+    own: NDArray[np.bool_]
+    spread: NDArray[np.float64]
+    skipped: Counter[str]
+    machines: tuple[Hardware, ...]
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def only(self, chosen: NDArray[np.bool_]) -> Dataset:
+        """The records where ``chosen`` holds."""
+        arrays = ("rows", "seconds", "roof", "families", "sites", "own", "spread")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in arrays})
+
+
+def dataset(parts: Iterable[Part]) -> Dataset:
+    """Of the records of all parts, each kernel, schedule, machine and number of threads once: the least median. OptionError: there are
+    none.
+    """
+    skipped: Counter[str] = Counter()
+    best: dict[tuple[str, ...], tuple[Trace, KernelSpec]] = {}
+    machines: dict[str, Hardware] = {}
+    for part in parts:
+        skipped.update(part.skipped)
+        machine = part.hardware.digest()
+        machines.setdefault(machine, part.hardware)
+        for trace in part.traces:
+            spec = _spec(trace)
+            reason = "no spec" if spec is None else "too wide a spread" if trace.spread > NOISY else ""
+            if reason or spec is None:
+                skipped[reason] += 1
+                continue
+            key = (machine, *site_key(trace), trace.schedule)
+            if key not in best or trace.median < best[key][0].median:
+                best[key] = trace, spec
+    if not best:
+        told = ", ".join(f"{count} with {reason}" for reason, count in skipped.items())
+        raise OptionError(f"the traces hold no record to learn from{f' ({told})' if told else ''}: collect first")
+    return _arrays(best, machines, skipped)
+
+
+def site_key(trace: Trace) -> tuple[str, str, str]:
+    """What schedules of one kernel share."""
+    return trace.computation, str(trace.symbols), str(trace.threads)
+
+
+def roof_seconds(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The roofline's time of each row of features, with what a call costs: what the model's predictions are relative to."""
+    found: NDArray[np.float64] = (np.exp2(rows[:, _ROOF].astype(np.float64)) - 1) * 1e-9 + roofline.OVERHEAD
+    return found
+
+
+def _spec(trace: Trace) -> KernelSpec | None:
+    try:
+        return trace.kernel
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _arrays(
+    best: dict[tuple[str, ...], tuple[Trace, KernelSpec]], machines: dict[str, Hardware], skipped: Counter[str]
+) -> Dataset:
+    groups: dict[tuple[str, int], list[tuple[tuple[str, ...], Trace, KernelSpec]]] = defaultdict(list)
+    for key, (trace, spec) in best.items():
+        groups[key[0], trace.threads].append((key, trace, spec))
+    rows: list[NDArray[np.float32]] = []
+    listed: list[tuple[tuple[str, ...], Trace]] = []
+    for (machine, threads), records in groups.items():
+        kernels = [(spec, trace.symbols) for _, trace, spec in records]
+        rows.append(features.matrix(kernels, machines[machine], threads))
+        listed += [(key, trace) for key, trace, _ in records]
+    whole = np.concatenate(rows)
+    traces: Sequence[Trace] = [trace for _, trace in listed]
+    return Dataset(
+        rows=whole,
+        seconds=np.array([t.median for t in traces]),
+        roof=roof_seconds(whole),
+        families=np.array([t.family for t in traces]),
+        sites=np.array([" ".join(key[:-1]) for key, _ in listed]),
+        own=np.array([t.own_choice for t in traces]),
+        spread=np.array([t.spread for t in traces]),
+        skipped=skipped,
+        machines=tuple(machines.values()),
+    )

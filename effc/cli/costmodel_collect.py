@@ -1,0 +1,149 @@
+"""``effc costmodel collect``: measure kernels on this machine, for a cost model of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from effc.cli import target
+from effc.cli.command import Command
+from effc.compiler.ir.errors import OptionError
+
+if TYPE_CHECKING:
+    from effc.collecting.assignments import Assignment
+    from effc.collecting.collector import Outcome, Request
+
+
+def _add_arguments(collect: argparse.ArgumentParser) -> None:
+    cores = len(os.sched_getaffinity(0))
+    collect.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="for trace files; goes on where it holds some"
+    )
+    collect.add_argument(
+        "--model", action="append", default=[], metavar="TARGET", help=f"its kernels too: {target.HELP}"
+    )
+    collect.add_argument(
+        "--shapes", type=int, metavar="N", help="layers of the built-in spread (default: 200; with --model 0)"
+    )
+    collect.add_argument("--families", metavar="A,B", help="only these of the spread (default: all)")
+    collect.add_argument("--schedules", type=int, default=8, metavar="N", help="at most, of one kernel (default 8)")
+    collect.add_argument("--threads", metavar="A,B", help=f"numbers of threads to measure with (default: {cores})")
+    collect.add_argument(
+        "--budget", type=float, metavar="MINUTES", help="stop after these (default: when all is measured)"
+    )
+    collect.add_argument(
+        "--scheduler", metavar="ADDRESS", help="spread over the workers of a Dask scheduler (default: this machine)"
+    )
+    collect.add_argument("--seed", type=int, default=0, help="of the shapes and schedules (default 0)")
+
+
+def _collect(args: argparse.Namespace) -> int:
+    threads = _threads(args.threads)
+    if args.shapes is None:
+        args.shapes = 0 if args.model else 200
+    if args.shapes < 0 or args.schedules < 1 or (args.budget is not None and not args.budget > 0):
+        raise OptionError("--shapes must not be negative, --schedules at least 1, and --budget positive")
+    if not args.shapes and not args.model:
+        raise OptionError("there is nothing to collect: give --model, or --shapes above 0")
+    if args.out.exists() and not args.out.is_dir():
+        raise OptionError(f"--out {args.out} is no folder")
+    from effc.collecting.collector import Request
+    from effc.costmodel.traces import schema
+
+    schema()  # without pyarrow, nothing is worth measuring
+    assignments = _assignments(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    seconds = float("inf") if args.budget is None else 60 * args.budget
+    request = Request(args.out, threads, args.schedules, args.seed, seconds)
+    try:
+        outcome = _watched(assignments, request, args.scheduler)
+    except KeyboardInterrupt:
+        print(f"interrupted: what was measured is in {args.out}, and the same command goes on from there")
+        return 130
+    print(summary(outcome, args.out))
+    return 0 if outcome.records or outcome.known or not outcome.subjects else 1
+
+
+def _threads(text: str | None) -> tuple[int, ...]:
+    cores = len(os.sched_getaffinity(0))
+    try:
+        found = tuple(dict.fromkeys(int(t) for t in text.split(","))) if text else (cores,)
+    except ValueError:
+        raise OptionError(f"--threads {text}: write numbers, as 1,{cores}") from None
+    if not all(1 <= t <= cores for t in found):
+        raise OptionError(f"--threads must be between 1 and {cores}, the cores that this process may use")
+    return found
+
+
+def _assignments(args: argparse.Namespace) -> list[Assignment]:
+    from effc.collecting.assignments import Assignment
+    from effc.collecting.shapes import FAMILIES
+
+    families = tuple(FAMILIES) if args.families is None else tuple(args.families.split(","))
+    for name in families:
+        if name not in FAMILIES:
+            raise OptionError(f"unknown family '{name}': there are {', '.join(FAMILIES)}")
+    models = [Assignment(model=name) for name in args.model]
+    for model in models:
+        model.subject()  # a wrong name is an error now, not after an hour
+    return [*models, *(Assignment("", families, args.seed, index) for index in range(args.shapes))]
+
+
+def _watched(assignments: list[Assignment], request: Request, scheduler: str | None) -> Outcome:
+    """Collect with a bar: by subjects, or by minutes where a budget will end it sooner."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from effc.collecting.cluster import spread_out
+    from effc.collecting.collector import collect
+    from effc.collecting.host import HostBench
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    began = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("measuring the machine", total=1.0)
+
+        def watch(text: str, outcome: Outcome) -> None:
+            spent = (time.monotonic() - began) / request.seconds
+            progress.update(
+                task,
+                completed=max((outcome.reached - 1) / len(assignments), spent),
+                description=f"{outcome.records} records, {outcome.contaminated} windows rejected; {text}",
+            )
+
+        if scheduler is not None:
+            outcome = spread_out(scheduler, assignments, request, watch)
+        else:
+            outcome = collect((a.subject() for a in assignments), request, HostBench(request), watch)
+        progress.update(task, completed=1.0, description=f"{outcome.records} records")
+    return outcome
+
+
+def summary(outcome: Outcome, folder: Path) -> str:
+    """What happened, for people."""
+    share = outcome.contaminated / outcome.windows if outcome.windows else 0.0
+    lines = [
+        f"{outcome.records} records of {outcome.subjects} subjects in {folder}; {outcome.known} were there already",
+        f"{share:.1%} of {outcome.windows} windows rejected, because the machine did something else",
+        *(f"not measured, {count} times: {reason}" for reason, count in outcome.lost.most_common()),
+        *(f"skipped: {text}" for text in outcome.unreadable),
+    ]
+    return "\n".join(lines)
+
+
+COMMAND = Command(
+    "collect",
+    "compile layers and models, run each kernel under many schedules, and write what they took; goes on where it was interrupted",
+    _add_arguments,
+    _collect,
+)

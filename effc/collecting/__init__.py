@@ -1,0 +1,1 @@
+"""Collecting traces: kernels of models and of a spread of shapes, under many schedules, measured on a machine that others use too."""
