@@ -14,7 +14,7 @@ A convolution's window is a longer sum to ``columns`` and ``dots``: stored block
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from effc.compiler.codegen.cpu.contraction.rows import split
@@ -46,15 +46,15 @@ BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES, FOLD_CYCLES = 12, 4, 8, 
 MOST_LINES, CROWDED = 10, 0.3
 #: Loads that a vector at any place takes, most of which cross a cache line; cycles of one whose outputs are written one by one.
 UNALIGNED, WRITE_CYCLES = 1.9, 14
-#: Elements of the sum in a block from which on its rows are worth their registers, and chains in which their products are summed.
-LEAST_COLUMNS, BLOCK_SETS = 4, 2
+#: Elements of the sum in a block from which on its rows are worth their registers, and sums that then grow side by side.
+LEAST_COLUMNS, BLOCK_CHAINS = 4, 4
 
 
 @dataclass(frozen=True)
 class Plan:
     """``method``: see the module. ``height``: vectors of rows of a tile, or rows (``columns``). ``parts``: of the sum, of which one is
     walked for all columns before the next. ``shares``: runs of columns with about as many stored blocks. ``sets``: accumulators that
-    take turns, so that one does not wait for its last addition.
+    take turns, so that one does not wait for its last addition; of as many blocks (``blocks``).
     """
 
     form: Form
@@ -104,9 +104,26 @@ class Plan:
         return self.bands.taps if self.method == "window" else self.form.taps
 
     @property
-    def step(self) -> int:
-        """Elements between neighbouring channels, as the packed factor says them."""
-        return self.bands.plane if self.method == "window" else 1
+    def step(self) -> int | None:
+        """Elements between neighbouring channels where the dense factor is read. None: known at run time only, or too many for what the
+        packed factor says in 32 bits.
+        """
+        if self.method == "window":
+            return self.bands.plane
+        step = self.tile_rows if self.staged else self.form.step.constant
+        return step if step is not None and step * self.form.sum < 2**31 else None
+
+    @property
+    def _said_step(self) -> int:
+        """Of the places that the packed factor says of blocks: between channels, or (``blocks``) between the sums of rows of blocks."""
+        if self.method == "blocks":
+            return self.form.sparsity.rows * self.tile_rows
+        return 1 if self.step is None else self.step
+
+    @property
+    def group(self) -> int:
+        """Rows of blocks whose columns fill a vector: runs are whole groups, but for the last."""
+        return max(self.lanes // self.form.sparsity.rows, 1)
 
     @property
     def width(self) -> int:
@@ -147,6 +164,12 @@ class Plan:
         return self.height if self.in_place else self.height * self.lanes
 
     @property
+    def rest(self) -> int:
+        """Lanes of a vector that hold the last rows, where it is summed from scratch memory: half of 16 may do."""
+        rows = self.form.rows.constant
+        return 8 if self.lanes == 16 and rows is not None and 0 < rows % 16 <= 8 else self.lanes
+
+    @property
     def staged(self) -> bool:
         """Whether a tile of the dense factor is transposed into scratch memory, or copied there: vectors that cross cache lines take two
         loads, and lines that lie a multiple of 1 KiB apart share few sets of the first-level cache.
@@ -173,8 +196,9 @@ class Plan:
 
     @property
     def share_elements(self) -> int:
-        """Scratch memory of one thread: the staged tile, and the sums of all columns, to whole vectors of them."""
-        columns = _lines(self.form.blocks * self.form.sparsity.rows) + LINE
+        """Scratch memory of one thread: the staged tile; and the sums of all columns, to whole vectors of them, or of a group."""
+        blocks = self.group if self.method != "blocks" and self.parts == 1 else self.form.blocks
+        columns = _lines(blocks * self.form.sparsity.rows) + LINE
         return self.staged_elements + (columns * self.tile_rows if self.waits else 0)
 
     @property
@@ -193,9 +217,10 @@ class Plan:
             "length": self.part_length,
             "shares": self.shares,
             "by": self.listed_by,
+            "group": self.group,
             "places": (self.starts_at, self.indices_at, self.values_at, self.packed_elements),
             "taps": self.taps,
-            "step": self.step,
+            "step": self._said_step,
         }
 
     # -- units ------------------------------------------------------------------------------------------------------
@@ -304,9 +329,10 @@ def _offered(form: Form, target: Target) -> Iterator[Plan]:
     if form.nest.row is None:
         return
     widest = ceil((rows or UNKNOWN) / lanes)
-    if sparsity.columns >= LEAST_COLUMNS and sparsity.columns + BLOCK_SETS * sparsity.rows + 2 <= registers:
+    sets = min((registers - sparsity.columns - 2) // sparsity.rows, ceil(BLOCK_CHAINS / sparsity.rows))
+    if sparsity.columns >= LEAST_COLUMNS and sets >= 1:
         for height in range(1, min(widest, 4) + 1):
-            yield _shared(form, lanes, "blocks", height, ceil(form.sum / sparsity.columns), BLOCK_SETS)
+            yield _shared(form, lanes, "blocks", height, ceil(form.sum / sparsity.columns), sets)
     yield from _in_parts(form, lanes, registers, "rows", widest)
 
 
@@ -350,7 +376,7 @@ def _shared(form: Form, lanes: int, method: str, height: int, parts: int, sets: 
         shares = max(shares, ceil(4 * form.columns * plan.tile_rows / SUM_BYTES))
     if plan.in_place:
         shares = max(shares, ceil(4 * form.sparsity.elements / NEAR_BYTES))
-    return Plan(form, lanes, method, height, parts, max(min(shares, form.blocks), 1), sets)
+    return replace(plan, shares=max(min(shares, ceil(form.blocks / plan.group)), 1))
 
 
 def _lines(words: int) -> int:
