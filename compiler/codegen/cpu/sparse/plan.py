@@ -164,12 +164,6 @@ class Plan:
         return self.height if self.in_place else self.height * self.lanes
 
     @property
-    def rest(self) -> int:
-        """Lanes of a vector that hold the last rows, where it is summed from scratch memory: half of 16 may do."""
-        rows = self.form.rows.constant
-        return 8 if self.lanes == 16 and rows is not None and 0 < rows % 16 <= 8 else self.lanes
-
-    @property
     def staged(self) -> bool:
         """Whether a tile of the dense factor is transposed into scratch memory, or copied there: vectors that cross cache lines take two
         loads, and lines that lie a multiple of 1 KiB apart share few sets of the first-level cache.
@@ -187,6 +181,13 @@ class Plan:
         return self.method in ("blocks", "window") or (
             self.method == "rows" and (self.parts > 1 or self.form.by_columns)
         )
+
+    @property
+    def rest(self) -> int:
+        """Lanes of a vector of the last rows, where it is summed from scratch memory into scratch memory: half of 16 may do."""
+        rows = self.form.rows.constant
+        half = self.lanes == 16 and self.staged and self.waits and rows is not None and 0 < rows % 16 <= 8
+        return 8 if half else self.lanes
 
     @property
     def staged_elements(self) -> int:
