@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from effc.compiler.codegen.cpu.contraction.chains import chain_length, longest
+from effc.compiler.codegen.cpu.sparse.ahead import Ahead
 from effc.compiler.codegen.cpu.sparse.rows import RowsKernel, Run, Tile, Write
 from effc.compiler.codegen.cpu.sparse.walk import vector_at
 from effc.compiler.codegen.cpu.sums import added
@@ -23,17 +24,23 @@ class BlocksKernel(RowsKernel):
             self.number = loop.index
             self._unit(outer, first, self.stored.run(loop.index, self.b.add(loop.index, 1)))
 
-    def _wait(self, tile: Tile, run: Run, waiting: Value, write: Write) -> None:
+    def _wait(self, tile: Tile, run: Run, waiting: Value, write: Write, ahead: Ahead | None = None) -> None:
         b, plan, form, lanes, vectors = self.b, self.plan, self.form, self.plan.lanes, len(tile.widths)
         zero = b.constant(0, "f32", lanes)
         columns = b.mul(b.sub(run[1], run[0]), form.sparsity.rows)
         with b.loop(b.index(0), columns) as loop:
+            if ahead is not None:
+                inside = b.rem(loop.index, lanes)
+                column = b.add(b.mul(run[0], form.sparsity.rows), b.sub(loop.index, inside))
+                ahead.results(column, inside, lanes)
             line = b.element_pointer(waiting, b.mul(loop.index, plan.tile_rows), "f32")
             for v in range(vectors):
                 b.store(zero, b.element_pointer(line, b.index(v * lanes), "f32"))
         same = vectors if tile.mask is None and tile.widths[-1] == lanes else vectors - 1
         with b.loop(b.index(0), b.index(plan.parts)) as part:
             number = b.add(b.mul(self.number, plan.parts), part.index)
+            if ahead is not None:
+                ahead.inputs(number, plan.parts * plan.shares)
             blocks = self.stored.blocks(number, b.add(number, 1))
             k = b.minimum(b.mul(part.index, form.sparsity.columns), form.sum - form.sparsity.columns)
             left = b.element_pointer(tile.base, b.mul(k, tile.step), "f32")

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from effc.compiler.codegen.cpu.access import memory_type
+from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
-from effc.compiler.codegen.cpu.sparse.form import with_rows_as_lanes
+from effc.compiler.codegen.cpu.sparse.ahead import Ahead, pays
+from effc.compiler.codegen.cpu.sparse.form import LINE, with_rows_as_lanes
 from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
 from effc.compiler.codegen.cpu.sparse.walk import Add, vector_at
 from effc.compiler.codegen.cpu.text import Value, vector_type
@@ -130,9 +133,31 @@ class RowsKernel(SparseKernel):
             else:
                 self._write_by_rows(outer, first, vectors, masks, run, waiting)
 
-        self._wait(tile, run, b.element_pointer(self.waiting, inside, "f32"), write)
+        ahead = self._ahead(outer, first, vectors)
+        self._wait(tile, run, b.element_pointer(self.waiting, inside, "f32"), write, ahead)
 
-    def _wait(self, tile: Tile, run: Run, waiting: Value, write: Write) -> None:
+    def _ahead(self, outer: dict[str, Value], first: Value, vectors: int) -> Ahead | None:
+        """What is fetched while the columns of a tile are summed, whose first row is ``first``."""
+        b, plan, form, nest = self.b, self.plan, self.form, self.nest
+        stores = [i for i, instr in enumerate(nest.spec.body) if instr.op == "store"]
+        together = nest.stride(nest.left.load, nest.row).constant == form.sum and not form.planes
+        if not (form.by_columns and together and len(stores) == 1 and pays(plan)):
+            return None
+        after = self._left({**outer, **self._named(nest.row, b.add(first, plan.tile_rows))})
+
+        def home(column: Value) -> Value:
+            at = {**outer, **self._named(nest.row, first), **self._named(nest.column, column)}
+            operand = nest.spec.body[stores[0]]["operand"]
+            assert isinstance(operand, int)
+            offset = scalar_expr(b, nest.address(stores[0]), {**self.share.symbols, **at})
+            return b.element_pointer(
+                self.share.pointer(operand), offset, memory_type(nest.spec.operands[operand].dtype)
+            )
+
+        pitch = self._value(nest.stride(stores[0], nest.row))
+        return Ahead(b, after, -(-plan.tile_rows * form.sum // LINE), home, pitch, vectors * plan.lanes)
+
+    def _wait(self, tile: Tile, run: Run, waiting: Value, write: Write, ahead: Ahead | None = None) -> None:
         """Leave the sums of a run in scratch memory. Those of all parts but the last wait for the whole run; each group of columns is
         written when the last is added to it, from the first-level cache.
         """
@@ -154,6 +179,9 @@ class RowsKernel(SparseKernel):
             group = loop.index, b.minimum(b.add(loop.index, plan.group), run[1])
             here = self._place(waiting, run, group[0], 0, vectors) if last else waiting
             with b.loop(*group) as row:
+                if ahead is not None:
+                    ahead.inputs(row.index, self.form.blocks)
+                    ahead.results(b.mul(group[0], self.form.sparsity.rows), b.sub(row.index, group[0]), plan.group)
                 sums(b.index(last), row.index, here, group, more=last > 0)
             write(group, here)
 
@@ -290,7 +318,8 @@ class RowsKernel(SparseKernel):
     # -- staging ----------------------------------------------------------------------------------------------------
     def _stage(self, outer: dict[str, Value], first: Value) -> None:
         """A tile of the dense factor from row ``first`` on into scratch memory."""
-        with self.b.loop(self.b.index(0), self.b.index(self.plan.tile_rows), self.plan.lanes) as vectors:
+        left = self.b.sub(self._value(self.form.rows), first)
+        with self.b.loop(self.b.index(0), self.b.minimum(left, self.plan.tile_rows), self.plan.lanes) as vectors:
             row, home = self.b.add(first, vectors.index), self.b.element_pointer(self.staged, vectors.index, "f32")
             if self.form.planes:
                 self._copy(outer, row, home)
