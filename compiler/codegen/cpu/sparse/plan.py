@@ -38,12 +38,14 @@ L1_BYTES = 40 * 1024
 SUM_BYTES = 16 * 1024
 #: Multiply-adds and loads a cycle, the latency of a multiply-add, cycles that a vector takes from L2 beyond those of a load.
 FMAS, LOADS, LATENCY, FAR = 2, 2, 4, 0.8
-#: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that waits in memory;
-#: of a vector that is transposed, copied, or folded.
-BLOCK_CYCLES, WAITING_CYCLES, TURN_CYCLES, COPY_CYCLES, FOLD_CYCLES = 12, 4, 8, 3, 3.5
-#: Lines in one set of the first-level cache that stay beside those that pass, and cycles of a load where there are more: 3x3 convolutions
-#: of 256 channels, stride 2, by blocks of 16x1 took 0.65 of the time with 7 rows of what they took with 14.
-MOST_LINES, CROWDED = 10, 0.3
+#: Cycles of a row of blocks beside its elements: its ends, a mispredicted exit, its epilogue; of a vector of sums that is read or written
+#: where it waits for the next part, or for the rest of its group; of a vector that is transposed, copied, or folded.
+BLOCK_CYCLES, WAITING_CYCLES, NEAR_CYCLES, TURN_CYCLES, COPY_CYCLES, FOLD_CYCLES = 12, 3, 1, 5, 3, 4.5
+#: Lines in one set of the first-level cache that stay beside those that pass, and cycles of a load where there are more. Zen 4 has sets of
+#: 8: blocks of 1x16 of 49 x 1024 x 1024 by ``dots`` took 0.68 of the time with 5 rows of what they took with 10.
+MOST_LINES, CROWDED = 7, 0.3
+#: Bytes of stored elements that stay in L2 beside a tile, and cycles of a cache line of them beyond: it is fetched in time mostly.
+STREAM_BYTES, STREAM_CYCLES = 1024 * 1024, 0.5
 #: Loads that a vector at any place takes, most of which cross a cache line; cycles of one whose outputs are written one by one.
 UNALIGNED, WRITE_CYCLES = 1.9, 14
 #: Elements of the sum in a block from which on its rows are worth their registers, and sums that then grow side by side.
@@ -275,14 +277,11 @@ def _tile_cycles(plan: Plan, height: int) -> float:
     points = sparsity.columns * sparsity.rows
     moved = (form.columns if form.by_columns else 0) + (0 if form.planes else form.sum)
     if plan.method == "blocks":
-        step = max((points + 2 * sparsity.rows) / FMAS, (points + 2 * sparsity.rows + 1) / LOADS) * height + 1
-        passes = 2 * form.blocks * sparsity.rows * height * WAITING_CYCLES
-        return (
-            sparsity.stored * step
-            + passes
-            + plan.parts * height * (BLOCK_CYCLES + sparsity.columns)
-            + moved * height * TURN_CYCLES
-        )
+        step = max((points + sparsity.rows) / FMAS, (points + 2 * sparsity.rows) / LOADS)
+        lists = plan.parts * plan.shares * height * (BLOCK_CYCLES + sparsity.columns)
+        streamed = STREAM_CYCLES * sparsity.elements / LINE if 4 * sparsity.elements > STREAM_BYTES else 0.0
+        passes = 2 * form.blocks * sparsity.rows * height * NEAR_CYCLES
+        return sparsity.stored * step * height + lists + streamed + passes + moved * height * TURN_CYCLES
     near = plan.part_length * height * plan.lanes
     if plan.method == "window":
         near = plan.bands.near(plan.tile_rows, plan.parts)
@@ -290,12 +289,13 @@ def _tile_cycles(plan: Plan, height: int) -> float:
     far = FAR * max(0.0, 1 - L1_BYTES / (4 * near))
     step = max(
         points * height / FMAS,
-        (sparsity.columns * height * crossing + points + 1) / LOADS + far * sparsity.columns * height,
+        (sparsity.columns * height * crossing + points + (1 if plan.sets % 2 else 0.5)) / LOADS
+        + far * sparsity.columns * height,
         LATENCY * sparsity.columns / plan.sets,
     )
     sums = form.blocks * sparsity.rows * height
-    passes = 2 * plan.parts - 1 + (1 if plan.waits else 0)
-    cycles = sparsity.stored * step + plan.parts * form.blocks * BLOCK_CYCLES + passes * sums * WAITING_CYCLES
+    passes = 2 * (plan.parts - 1) * WAITING_CYCLES + (2 * NEAR_CYCLES if plan.waits else WAITING_CYCLES)
+    cycles = sparsity.stored * step + plan.parts * form.blocks * BLOCK_CYCLES + passes * sums
     if plan.method == "window":
         bands = plan.bands
         staged = ceil(bands.pixels / plan.lanes) * form.sizes[-1] * TURN_CYCLES
