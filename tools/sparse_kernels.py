@@ -125,8 +125,9 @@ def _load(operand: int, address: str) -> Instr:
 
 
 class Runs:
-    """A compiled kernel with its tensors; a call runs it. ``held``: keeps them alive. ``result``: where it is written, which kernels in turn
-    share, as those of a model share an arena: in tensors of their own each would find its result in memory alone.
+    """A compiled kernel with its tensors; a call runs it. ``held``: keeps them alive.
+
+    ``result``: what it writes; kernels in turn share it, as those of a model share an arena. Of many large ones none would stay in a cache.
     """
 
     def __init__(

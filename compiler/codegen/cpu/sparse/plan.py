@@ -45,7 +45,7 @@ BLOCK_CYCLES, WAITING_CYCLES, NEAR_CYCLES, TURN_CYCLES, COPY_CYCLES, FOLD_CYCLES
 #: 8: blocks of 1x16 of 49 x 1024 x 1024 by ``dots`` took 0.68 of the time with 5 rows of what they took with 10.
 MOST_LINES, CROWDED = 7, 0.3
 #: Bytes of stored elements that stay in L2 beside a tile, and cycles of a cache line of them beyond: it is fetched in time mostly.
-STREAM_BYTES, STREAM_CYCLES = 1024 * 1024, 0.5
+STREAM_BYTES, STREAM_CYCLES = 1024 * 1024, 0.4
 #: Loads that a vector at any place takes, most of which cross a cache line; cycles of one whose outputs are written one by one.
 UNALIGNED, WRITE_CYCLES = 1.9, 14
 #: Elements of the sum in a block from which on its rows are worth their registers, and sums that then grow side by side.

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.access import memory_type
-from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
+from effc.compiler.codegen.cpu.contraction.touch import touch
 from effc.compiler.codegen.cpu.sparse.ahead import Ahead, pays
 from effc.compiler.codegen.cpu.sparse.form import LINE, with_rows_as_lanes
 from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
@@ -137,25 +136,18 @@ class RowsKernel(SparseKernel):
         self._wait(tile, run, b.element_pointer(self.waiting, inside, "f32"), write, ahead)
 
     def _ahead(self, outer: dict[str, Value], first: Value, vectors: int) -> Ahead | None:
-        """What is fetched while the columns of a tile are summed, whose first row is ``first``."""
+        """What is fetched while the columns of the tile from row ``first`` on are summed; None where it is small, or not contiguous."""
         b, plan, form, nest = self.b, self.plan, self.form, self.nest
-        stores = [i for i, instr in enumerate(nest.spec.body) if instr.op == "store"]
         together = nest.stride(nest.left.load, nest.row).constant == form.sum and not form.planes
-        if not (form.by_columns and together and len(stores) == 1 and pays(plan)):
+        if not (form.by_columns and together and pays(plan)):
             return None
         after = self._left({**outer, **self._named(nest.row, b.add(first, plan.tile_rows))})
 
-        def home(column: Value) -> Value:
-            at = {**outer, **self._named(nest.row, first), **self._named(nest.column, column)}
-            operand = nest.spec.body[stores[0]]["operand"]
-            assert isinstance(operand, int)
-            offset = scalar_expr(b, nest.address(stores[0]), {**self.share.symbols, **at})
-            return b.element_pointer(
-                self.share.pointer(operand), offset, memory_type(nest.spec.operands[operand].dtype)
-            )
+        def lines(row: Value, column: Value, count: int) -> None:
+            at = {**outer, **self._named(nest.row, b.add(first, row)), **self._named(nest.column, column)}
+            touch(b, nest, self.share, at, count, plan.lanes)
 
-        pitch = self._value(nest.stride(stores[0], nest.row))
-        return Ahead(b, after, -(-plan.tile_rows * form.sum // LINE), home, pitch, vectors * plan.lanes)
+        return Ahead(b, after, -(-plan.tile_rows * form.sum // LINE), lines, vectors * plan.lanes)
 
     def _wait(self, tile: Tile, run: Run, waiting: Value, write: Write, ahead: Ahead | None = None) -> None:
         """Leave the sums of a run in scratch memory. Those of all parts but the last wait for the whole run; each group of columns is
