@@ -9,10 +9,11 @@ from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES
 from effc.compiler.codegen.cpu.contraction.schedule import estimate as dense_step
 from effc.compiler.codegen.cpu.contraction.schedule import schedule as dense_schedule
+from effc.compiler.codegen.cpu.sparse.count import estimate
 from effc.compiler.codegen.cpu.sparse.form import Form, find
 from effc.compiler.codegen.cpu.sparse.group_plan import GroupPlan, group_plans
-from effc.compiler.codegen.cpu.sparse.plan import Plan, estimate
-from effc.compiler.codegen.cpu.sparse.plan import plans as block_plans
+from effc.compiler.codegen.cpu.sparse.offers import plans as block_plans
+from effc.compiler.codegen.cpu.sparse.plan import Plan
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.winograd.choice import chosen as winograd
 from effc.compiler.codegen.cpu.winograd.plan import Plan as WinogradPlan
