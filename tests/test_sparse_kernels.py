@@ -13,7 +13,7 @@ from sparse_cases import Full, Product, pruned, sparsity, with_sparsity
 from test_contraction_conv import conv_case
 
 from effc.compiler.codegen.cpu.schedules import Packing, alternatives, packing
-from effc.compiler.codegen.cpu.sparse.choice import AnyPlan, offered
+from effc.compiler.codegen.cpu.sparse.choice import AnyPlan, chosen, offered
 from effc.compiler.codegen.cpu.sparse.form import find
 from effc.compiler.codegen.cpu.sparse.plan import Plan
 from effc.compiler.codegen.cpu.target import Target
@@ -246,6 +246,14 @@ def test_chosen_where_counted_to_be_faster() -> None:
     plain = packing(_linear(196, n, k), [1], HOST)
     assert isinstance(plain, Packing)
     assert plain.function == "pack_panels"
+
+
+def test_the_count_is_trusted_less_where_multiply_adds_are_cheap() -> None:
+    """Of a core of Intel's, which has the base of AVX-512, and of one of AMD's."""
+    spec = packed(with_sparsity(_linear(3136, 128, 128), Sparsity(1, 1, 8192)), 1)
+    features = Target.named("avx512").features | {"avx512_bf16"}
+    assert chosen(spec, Target("intel", 64, features | {"amx_bf16"}), None) is None
+    assert chosen(spec, Target("amd", 64, features), None) is not None
 
 
 def test_few_rows_stay_dense_where_lanes_would_be_empty() -> None:
