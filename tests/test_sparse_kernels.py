@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,13 +13,15 @@ from sparse_cases import Full, Product, pruned, sparsity, with_sparsity
 from test_contraction_conv import conv_case
 
 from effc.compiler.codegen.cpu.schedules import Packing, alternatives, packing
-from effc.compiler.codegen.cpu.sparse.choice import AnyPlan, offered
+from effc.compiler.codegen.cpu.sparse.choice import AnyPlan, chosen, offered
 from effc.compiler.codegen.cpu.sparse.form import find
 from effc.compiler.codegen.cpu.sparse.plan import Plan
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import InputError
 from effc.compiler.ir.sparsity import Sparsity
 from effc.compiler.ir.spec import KernelSpec
+from effc.runtime.derive import derive
+from effc.runtime.sparse_panels import stored_blocks
 
 PATTERNS = ((1, 1), (4, 1), (16, 1), (32, 1), (1, 16), (1, 4), (4, 4), (3, 2))
 #: Of the dense factor and of the result.
@@ -79,6 +82,64 @@ def test_sums_in_parts(planes: bool, pattern: tuple[int, int]) -> None:
         by_columns=not planes,
         choose=lambda p: isinstance(p, Plan) and p.parts > 1,
     ).check(threads=2)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("pattern", [(1, 1), (4, 1), (1, 16)])
+def test_few_rows_are_left_for_the_last_vector(pattern: tuple[int, int], parts: int) -> None:
+    """Up to half a vector of 16, and one more; the sum in one part and in several."""
+    for m in (40, 41):
+        product = Product(
+            pruned(40, 300, *pattern, 0.2), pattern, m,
+            choose=lambda p: isinstance(p, Plan) and not p.in_place and p.parts >= parts and p.height > 1,
+        )  # fmt: skip
+        assert isinstance(product.plan, Plan)
+        assert (product.plan.rest < product.plan.lanes) == (product.plan.lanes == 16 and m == 40)
+        product.check(threads=2)
+
+
+@pytest.mark.parametrize("shares", [1, 3])
+def test_runs_of_columns_are_whole_groups_but_for_the_last(shares: int) -> None:
+    """Here almost all blocks are in the last columns, and one run may be empty."""
+    weight = pruned(90, 80, 1, 16, 0.1)
+    weight[64:] = torch.randn(26, 80)
+    plan = Product(weight, (1, 16), 20, choose=by("blocks")).plan
+    assert isinstance(plan, Plan)
+    plan = replace(plan, shares=shares)
+    function, attributes = plan.derivation(0)
+    words = derive(function, weight, attributes).view(torch.int32)
+    runs = words[: shares + 1].tolist()
+    assert runs[0] == 0
+    assert runs[-1] == 90
+    assert sorted(runs) == runs
+    assert all(end % plan.group == 0 for end in runs[:-1])
+    lists = words[plan.starts_at : plan.starts_at + plan.parts * shares + 1].tolist()
+    assert lists[0] == 0
+    assert lists[-1] == plan.form.sparsity.stored
+    counts = stored_blocks(weight, 1, 16)
+    for share in range(shares):
+        for part in range(plan.parts):
+            number = share * plan.parts + part
+            assert lists[number + 1] - lists[number] == counts[runs[share] : runs[share + 1], part].sum()
+
+
+@pytest.mark.parametrize("method", ["rows", "blocks"])
+def test_large_results_and_the_next_rows_are_fetched_ahead(method: str) -> None:
+    """Which reads nothing, also where nothing is: behind the last row."""
+    pattern = (1, 1) if method == "rows" else (1, 16)
+    for m, fetched in ((1100, True), (200, False), (None, True)):
+        product = Product(pruned(40, 64, *pattern, 0.2), pattern, m, choose=by(method))
+        assert ("prefetch" in product.kernel.text) == fetched
+        product.check(1100, threads=2) if m is None else product.check(threads=2)
+
+
+def test_places_that_32_bits_do_not_hold_are_counted_at_run_time() -> None:
+    for m, said in ((2**22, True), (2**23, False)):
+        spec = packed(with_sparsity(_linear(m, 40, 256, planes=True, by_columns=False), Sparsity(1, 1, 2000)), 1)
+        form = find(spec, HOST)
+        assert not isinstance(form, str)
+        plan = Plan(form, HOST.lanes(4), "columns", 4, 1, 1, 1)
+        assert plan.step == (m if said else None)
 
 
 @pytest.mark.parametrize(("n", "k"), [(2, 16), (3, 17), (16, 31), (17, 160), (101, 103)])
@@ -185,6 +246,14 @@ def test_chosen_where_counted_to_be_faster() -> None:
     plain = packing(_linear(196, n, k), [1], HOST)
     assert isinstance(plain, Packing)
     assert plain.function == "pack_panels"
+
+
+def test_the_count_is_trusted_less_where_multiply_adds_are_cheap() -> None:
+    """Of a core of Intel's, which has the base of AVX-512, and of one of AMD's."""
+    spec = packed(with_sparsity(_linear(3136, 128, 128), Sparsity(1, 1, 8192)), 1)
+    features = Target.named("avx512").features | {"avx512_bf16"}
+    assert chosen(spec, Target("intel", 64, features | {"amx_bf16"}), None) is None
+    assert chosen(spec, Target("amd", 64, features), None) is not None
 
 
 def test_few_rows_stay_dense_where_lanes_would_be_empty() -> None:

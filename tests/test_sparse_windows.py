@@ -18,7 +18,8 @@ from effc.compiler.codegen.cpu.schedules import Packing, alternatives, packing
 from effc.compiler.codegen.cpu.sparse.band import Band
 from effc.compiler.codegen.cpu.sparse.choice import dense_cycles
 from effc.compiler.codegen.cpu.sparse.form import Form, find
-from effc.compiler.codegen.cpu.sparse.plan import Plan, plans
+from effc.compiler.codegen.cpu.sparse.offers import plans
+from effc.compiler.codegen.cpu.sparse.plan import Plan
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.sparsity import Sparsity
 from effc.runtime.derive import derive

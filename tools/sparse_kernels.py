@@ -125,14 +125,20 @@ def _load(operand: int, address: str) -> Instr:
 
 
 class Runs:
-    """A compiled kernel with its tensors; a call runs it. ``held``: keeps them alive."""
+    """A compiled kernel with its tensors; a call runs it. ``held``: keeps them alive.
 
-    def __init__(self, found: Packing, x: torch.Tensor, weight: torch.Tensor, threads: int) -> None:
+    ``result``: what it writes; kernels in turn share it, as those of a model share an arena. Of many large ones none would stay in a cache.
+    """
+
+    def __init__(
+        self, found: Packing, x: torch.Tensor, weight: torch.Tensor, threads: int, result: torch.Tensor | None = None
+    ) -> None:
         spec, target = found.spec, Target.host()
         code = elf.load(compile_object(emit(spec, target), target))
         packed = derive(found.function, weight, dict(found.attributes))
         sizes = [o.size.constant or 0 for o in spec.operands]
-        tensors = [x, packed, torch.zeros(sizes[2]), *(torch.zeros(s) for s in sizes[3:])]
+        written = torch.zeros(sizes[3]) if result is None else result
+        tensors = [x, packed, torch.zeros(sizes[2]), written, *(torch.zeros(s) for s in sizes[4:])]
         pool, error = thread_pool(), ctypes.c_int64(0)
         header = (pool.gomp_parallel, pool.thread_num, ctypes.addressof(error), threads)
         slots = [*header, *(t.data_ptr() for t in tensors)]
@@ -155,9 +161,9 @@ def pruned(n: int, k: int, rows: int, columns: int, zeros: float) -> torch.Tenso
 def compiled(product: Product | Convolution, pattern: tuple[int, int], threads: int) -> Iterator[Runs]:
     """The dense kernel, then the sparse one for each of `SHARES`."""
     spec, target, n = product.spec(), Target.host(), product.n
-    x, dense = torch.randn(product.inputs), packing(spec, [1], target)
+    x, result, dense = torch.randn(product.inputs), torch.zeros(product.outputs), packing(spec, [1], target)
     assert isinstance(dense, Packing), dense
-    yield Runs(dense, x, torch.randn(n, product.sum), threads)
+    yield Runs(dense, x, torch.randn(n, product.sum), threads, result)
     for share in SHARES:
         weight = pruned(n, product.sum, *pattern, share)
         known = Sparsity(*pattern, int(stored_blocks(weight, *pattern).sum()))
@@ -168,7 +174,7 @@ def compiled(product: Product | Convolution, pattern: tuple[int, int], threads: 
         packed = replace(sparse, operands=roles)
         found = packing(sparse, [1], target, {packed.key(): offered(packed, target)[0]})
         assert isinstance(found, Packing), found
-        yield Runs(found, x, weight, threads)
+        yield Runs(found, x, weight, threads, result)
 
 
 def least(runs: Sequence[Callable[[], None]], rounds: int) -> list[float]:

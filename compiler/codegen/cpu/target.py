@@ -111,6 +111,13 @@ class Target:
         """
         return 1 if self.has("amx_bf16") else 2
 
+    @property
+    def halves_vectors(self) -> bool:
+        """Whether a multiply-add of 512 bits takes two cycles, as far as the features tell: so on AMD's Zen 4; Zen 5, where it takes one,
+        has all of those that are asked for here.
+        """
+        return self.vector_bytes == 64 and self.sums_pairs
+
     def lanes(self, element_bytes: int) -> int:
         """Elements of ``element_bytes`` that one vector register holds."""
         return self.vector_bytes // element_bytes

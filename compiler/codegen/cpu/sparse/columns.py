@@ -33,9 +33,10 @@ class ColumnsKernel(SparseKernel):
         b, size, lanes = self.b, self.form.sparsity.rows, self.plan.lanes
         pointers = self._lines(outer, first, rows)
         indices = [b.add(first, i) for i in range(rows)]
+        zeros = [b.constant(0, "f32", lanes)] * (rows * size // lanes)
         with b.loop(*run) as loop:
             column = b.mul(loop.index, size)
-            sums = self.stored.sums(b.index(0), loop.index, rows * size // lanes, self._adder(pointers))
+            sums = self.stored.sums(b.index(0), loop.index, zeros, self._adder(pointers))
             columns = [b.add(column, j * lanes) for j in range(size // lanes)]
             split = [sums[i * len(columns) : (i + 1) * len(columns)] for i in range(rows)]
             self.epilogue.write(outer, indices, columns, self._masks(columns, size, lanes), split)
@@ -45,7 +46,9 @@ class ColumnsKernel(SparseKernel):
         step = self._value(self.form.step)
 
         def add(sums: Sequence[Value], k: Value, values: Value, column: int) -> list[Value]:
-            offset, found = b.mul(b.add(k, column), step), []
+            known = plan.step
+            offset = b.mul(b.add(k, column), step) if known is None else b.add(k, column * known)
+            found = []
             places = [b.index(column * size + j) for j in range(0, size, plan.lanes)]
             weights = [b.load(b.element_pointer(values, p, "f32"), sums[0].type) for p in places]
             for i, pointer in enumerate(pointers):

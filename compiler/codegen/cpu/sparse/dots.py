@@ -26,11 +26,11 @@ class DotsKernel(ColumnsKernel):
     def _tiles(self, outer: dict[str, Value], first: Value, rows: int, run: tuple[Value, Value]) -> None:
         b, lanes = self.b, self.plan.lanes
         add = self._adder(self._lines(outer, first, rows))
-        root = Scope(dims=dict(outer))
+        root, zeros = Scope(dims=dict(outer)), [b.constant(0, "f32", lanes)] * rows
         with b.loop(*run, lanes) as group:
             count = b.minimum(b.sub(run[1], group.index), lanes)
             with b.loop(b.index(0), count) as column:
-                sums = self.stored.sums(b.index(0), b.add(group.index, column.index), rows, add)
+                sums = self.stored.sums(b.index(0), b.add(group.index, column.index), zeros, add)
                 for i, total in enumerate(sums):
                     b.store(total, self._unfolded(i, column.index))
             mask = b.first_lanes(lanes, count)

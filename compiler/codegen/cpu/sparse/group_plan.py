@@ -15,8 +15,8 @@ from effc.compiler.codegen.cpu.contraction.chains import chain_length
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE
 from effc.compiler.codegen.cpu.contraction.rows import split
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES, L2_BYTES, TILE_CYCLES
+from effc.compiler.codegen.cpu.sparse.count import FMAS, LATENCY, LOADS, UNKNOWN
 from effc.compiler.codegen.cpu.sparse.form import Form
-from effc.compiler.codegen.cpu.sparse.plan import FMAS, LATENCY, LOADS, UNKNOWN
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr, floordiv
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule

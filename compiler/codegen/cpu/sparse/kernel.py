@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body
+from effc.compiler.codegen.cpu.sparse.count import unit_cycles
 from effc.compiler.codegen.cpu.sparse.form import Form
 from effc.compiler.codegen.cpu.sparse.plan import MOST_THREADS, Plan
 from effc.compiler.codegen.cpu.sparse.walk import Stored
@@ -90,7 +91,7 @@ class SparseKernel(ProductKernel):
         plan = self.plan
         units = product([plan.form.outer, plan.tiles, const(plan.shares)])
         most = MOST_THREADS if plan.share_elements else None
-        with parallel_kernel(self.b, self.spec, units, as_expr(plan.unit_cycles), most=most) as share:
+        with parallel_kernel(self.b, self.spec, units, as_expr(unit_cycles(plan)), most=most) as share:
             self.share = share
             self.stored = Stored(self.b, plan, share.pointer(self.nest.right.operand))
             self._body(share)

@@ -7,16 +7,37 @@ epilogue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
-from effc.compiler.codegen.cpu.sparse.form import with_rows_as_lanes
+from effc.compiler.codegen.cpu.contraction.touch import touch
+from effc.compiler.codegen.cpu.sparse.ahead import Ahead, pays
+from effc.compiler.codegen.cpu.sparse.form import LINE, with_rows_as_lanes
 from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
 from effc.compiler.codegen.cpu.sparse.walk import Add, vector_at
-from effc.compiler.codegen.cpu.text import Value
+from effc.compiler.codegen.cpu.text import Value, vector_type
 from effc.compiler.codegen.cpu.threads import Share
-from effc.compiler.codegen.cpu.transpose import transpose
+from effc.compiler.codegen.cpu.transpose import transposed_rows
+
+#: Rows of blocks, from the first to before the last.
+Run = tuple[Value, Value]
+#: ``write(run, waiting)``: what follows the sums of a run, which wait in scratch memory.
+Write = Callable[[Run, Value], None]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Vectors of rows of the dense factor from ``base`` on, ``step`` elements apart for neighbours of the sum. ``widths``: of each vector
+    the rows that are summed. ``mask``: those of the last that are read, None for all.
+    """
+
+    base: Value
+    step: Value
+    widths: Sequence[int]
+    mask: Value | None
 
 
 class RowsKernel(SparseKernel):
@@ -53,7 +74,7 @@ class RowsKernel(SparseKernel):
         self._unit(outer, first, self.stored.run(*shares))
 
     # -- tiles ------------------------------------------------------------------------------------------------------
-    def _unit(self, outer: dict[str, Value], first: Value, run: tuple[Value, Value]) -> None:
+    def _unit(self, outer: dict[str, Value], first: Value, run: Run) -> None:
         """The rows from ``first`` on: a whole tile, or what is left, whose last vector is masked."""
         b, plan, lanes = self.b, self.plan, self.plan.lanes
         rows = self.form.rows.constant
@@ -88,84 +109,116 @@ class RowsKernel(SparseKernel):
         inside: Value,
         vectors: int,
         mask: Value | None,
-        run: tuple[Value, Value],
+        run: Run,
     ) -> None:
         """``vectors`` vectors of rows from ``first`` on, which is row ``inside`` of the tile, and the columns of a run."""
-        b, plan = self.b, self.plan
+        b, plan, lanes = self.b, self.plan, self.plan.lanes
+        masks = None if mask is None else [*[b.constant(True, "i1", lanes)] * (vectors - 1), mask]
         if plan.staged:
-            base, step = b.element_pointer(self.staged, inside, "f32"), b.index(plan.tile_rows)
-            read: Value | None = None
+            widths = [lanes] * (vectors - 1) + [lanes if mask is None else plan.rest]
+            tile = Tile(b.element_pointer(self.staged, inside, "f32"), b.index(plan.tile_rows), widths, None)
         else:
-            base, step, read = (
-                self._left({**outer, **self._named(self.nest.row, first)}),
-                self._value(self.form.step),
-                mask,
-            )
-        masks = None if mask is None else [*[b.constant(True, "i1", plan.lanes)] * (vectors - 1), mask]
-        count = self.form.sparsity.rows * vectors
+            base = self._left({**outer, **self._named(self.nest.row, first)})
+            tile = Tile(base, self._value(self.form.step), [lanes] * vectors, mask)
         if not plan.waits:
-            add = self._adder(base, step, vectors, read)
+            add, zeros = self._adder(tile), self._zeros(tile)
             with b.loop(*run) as loop:
-                self._finish(outer, first, loop.index, masks, self.stored.sums(b.index(0), loop.index, count, add))
+                self._finish(outer, first, loop.index, masks, self.stored.sums(b.index(0), loop.index, zeros, add))
             return
-        waiting = b.element_pointer(self.waiting, inside, "f32")
-        self._wait(base, step, vectors, read, run, waiting)
-        if self.form.by_columns:
-            self._write_by_columns(outer, first, vectors, run, waiting)
-            return
-        type_ = b.constant(0, "f32", plan.lanes).type
-        with b.loop(*run) as loop:
-            sums = [b.load(self._place(waiting, run, loop.index, i, vectors), type_) for i in range(count)]
-            self._finish(outer, first, loop.index, masks, sums)
 
-    def _wait(
-        self, base: Value, step: Value, vectors: int, mask: Value | None, run: tuple[Value, Value], waiting: Value
-    ) -> None:
-        """Leave the sums of a run, of ``vectors`` vectors of rows from ``base`` on, in scratch memory."""
-        b, plan = self.b, self.plan
-        add, count = self._adder(base, step, vectors, mask), self.form.sparsity.rows * vectors
-        with b.loop(*run) as loop:
-            for i, total in enumerate(self.stored.sums(b.index(0), loop.index, count, add)):
-                b.store(total, self._place(waiting, run, loop.index, i, vectors))
-        if plan.parts == 1:
-            return
-        with b.loop(b.index(1), b.index(plan.parts)) as part, b.loop(*run) as loop:
-            for i, total in enumerate(self.stored.sums(part.index, loop.index, count, add)):
-                at = self._place(waiting, run, loop.index, i, vectors)
-                b.store(b.op("arith.addf", b.load(at, total.type), total), at)
+        def write(run: tuple[Value, Value], waiting: Value) -> None:
+            if self.form.by_columns:
+                self._write_by_columns(outer, first, vectors, run, waiting)
+            else:
+                self._write_by_rows(outer, first, vectors, masks, run, waiting)
 
-    def _place(self, waiting: Value, run: tuple[Value, Value], row: Value, i: int, vectors: int) -> Value:
+        ahead = self._ahead(outer, first, vectors)
+        self._wait(tile, run, b.element_pointer(self.waiting, inside, "f32"), write, ahead)
+
+    def _ahead(self, outer: dict[str, Value], first: Value, vectors: int) -> Ahead | None:
+        """What is fetched while the columns of the tile from row ``first`` on are summed; None where it is small, or not contiguous."""
+        b, plan, form, nest = self.b, self.plan, self.form, self.nest
+        together = nest.stride(nest.left.load, nest.row).constant == form.sum and not form.planes
+        if not (form.by_columns and together and pays(plan)):
+            return None
+        after = self._left({**outer, **self._named(nest.row, b.add(first, plan.tile_rows))})
+
+        def lines(row: Value, column: Value, count: int) -> None:
+            at = {**outer, **self._named(nest.row, b.add(first, row)), **self._named(nest.column, column)}
+            touch(b, nest, self.share, at, count, plan.lanes)
+
+        return Ahead(b, after, -(-plan.tile_rows * form.sum // LINE), lines, vectors * plan.lanes)
+
+    def _wait(self, tile: Tile, run: Run, waiting: Value, write: Write, ahead: Ahead | None = None) -> None:
+        """Leave the sums of a run in scratch memory. Those of all parts but the last wait for the whole run; each group of columns is
+        written when the last is added to it, from the first-level cache.
+        """
+        b, plan, vectors, last = self.b, self.plan, len(tile.widths), self.plan.parts - 1
+        add, zeros = self._adder(tile), self._zeros(tile)
+
+        def sums(part: Value, row: Value, waiting: Value, run: Run, *, more: bool) -> None:
+            for i, total in enumerate(self.stored.sums(part, row, zeros, add)):
+                at = self._place(waiting, run, row, i, vectors)
+                b.store(b.op("arith.addf", b.load(at, total.type), total) if more else total, at)
+
+        if last:
+            with b.loop(*run) as loop:
+                sums(b.index(0), loop.index, waiting, run, more=False)
+        if last > 1:
+            with b.loop(b.index(1), b.index(last)) as part, b.loop(*run) as loop:
+                sums(part.index, loop.index, waiting, run, more=True)
+        with b.loop(*run, plan.group) as loop:
+            group = loop.index, b.minimum(b.add(loop.index, plan.group), run[1])
+            here = self._place(waiting, run, group[0], 0, vectors) if last else waiting
+            with b.loop(*group) as row:
+                if ahead is not None:
+                    ahead.inputs(row.index, self.form.blocks)
+                    ahead.results(b.mul(group[0], self.form.sparsity.rows), b.sub(row.index, group[0]), plan.group)
+                sums(b.index(last), row.index, here, group, more=last > 0)
+            write(group, here)
+
+    def _place(self, waiting: Value, run: Run, row: Value, i: int, vectors: int) -> Value:
         """Where sum ``i`` of a row of blocks waits."""
         b = self.b
         column = b.add(b.mul(b.sub(row, run[0]), self.form.sparsity.rows), i // vectors)
         offset = b.add(b.mul(column, self.plan.tile_rows), i % vectors * self.plan.lanes)
         return b.element_pointer(waiting, offset, "f32")
 
-    def _adder(self, base: Value, step: Value, vectors: int, mask: Value | None) -> Add:
-        b, plan, size = self.b, self.plan, self.form.sparsity.rows
+    def _zeros(self, tile: Tile) -> list[Value]:
+        """Of the sums of a row of blocks."""
+        return [self.b.constant(0, "f32", width) for width in tile.widths] * self.form.sparsity.rows
+
+    def _adder(self, tile: Tile) -> Add:
+        b, plan, size, vectors = self.b, self.plan, self.form.sparsity.rows, len(tile.widths)
 
         def add(sums: Sequence[Value], k: Value, values: Value, column: int) -> list[Value]:
-            at = b.element_pointer(base, self._offset(k, column, step), "f32")
+            at = b.element_pointer(tile.base, self._offset(k, column, tile.step), "f32")
             rows = [
                 vector_at(
                     b,
                     b.element_pointer(at, b.index(j * plan.lanes), "f32"),
-                    plan.lanes,
-                    mask if j == vectors - 1 else None,
+                    width,
+                    tile.mask if j == vectors - 1 else None,
                 )
-                for j in range(vectors)
+                for j, width in enumerate(tile.widths)
             ]
             found = []
             for i in range(size):
-                w = b.broadcast(b.load(b.element_pointer(values, b.index(column * size + i), "f32"), "f32"), plan.lanes)
-                found += [b.op("math.fma", x, w, sums[i * vectors + j]) for j, x in enumerate(rows)]
+                w = b.load(b.element_pointer(values, b.index(column * size + i), "f32"), "f32")
+                factors = {width: b.broadcast(w, width) for width in {*tile.widths}}
+                found += [
+                    b.op("math.fma", x, factors[width], sums[i * vectors + j])
+                    for j, (x, width) in enumerate(zip(rows, tile.widths, strict=True))
+                ]
             return found
 
         return add
 
     def _offset(self, k: Value, column: int, step: Value) -> Value:
         """Elements from the start of the sum to a column of a block, of which ``k`` is said."""
-        return self.b.mul(self.b.add(k, column), step)
+        if self.plan.step is None:
+            return self.b.mul(self.b.add(k, column), step)
+        return self.b.add(k, column * self.plan.step)
 
     # -- results ----------------------------------------------------------------------------------------------------
     def _finish(
@@ -187,27 +240,35 @@ class RowsKernel(SparseKernel):
             else:
                 write()
 
-    def _write_by_columns(
-        self, outer: dict[str, Value], first: Value, vectors: int, run: tuple[Value, Value], waiting: Value
+    def _write_by_rows(
+        self,
+        outer: dict[str, Value],
+        first: Value,
+        vectors: int,
+        masks: Sequence[Value] | None,
+        run: Run,
+        waiting: Value,
     ) -> None:
+        """What follows the waiting sums of a run, by vectors of rows."""
+        b, count = self.b, self.form.sparsity.rows * vectors
+        type_ = vector_type(self.plan.lanes, "f32")
+        with b.loop(*run) as loop:
+            sums = [b.load(self._place(waiting, run, loop.index, i, vectors), type_) for i in range(count)]
+            self._finish(outer, first, loop.index, masks, sums)
+
+    def _write_by_columns(self, outer: dict[str, Value], first: Value, vectors: int, run: Run, waiting: Value) -> None:
         """What follows the waiting sums of the columns of a run, by vectors of columns: squares are transposed."""
-        b, plan, form, lanes = self.b, self.plan, self.form, self.plan.lanes
-        size, rows = form.sparsity.rows, self._value(form.rows)
-        start, end = b.mul(run[0], size), b.minimum(b.mul(run[1], size), form.columns)
-        root = Scope(dims=dict(outer))
-        with b.loop(start, end, lanes) as columns:
-            mask = b.first_lanes(lanes, b.minimum(b.sub(end, columns.index), lanes))
-            shared = self.along.shared(root, [columns.index], [mask], lanes)
-            line = b.element_pointer(waiting, b.mul(b.sub(columns.index, start), plan.tile_rows), "f32")
+        b, lanes = self.b, self.plan.lanes
+        rows, root = self._value(self.form.rows), Scope(dims=dict(outer))
+        with self._columns(run, waiting) as (column, masks, line):
+            shared = self.along.shared(root, [column], masks, lanes)
             with b.loop(b.index(0), b.index(vectors * lanes), lanes) as block:
-                corner = b.element_pointer(line, block.index, "f32")
-                pointers = [b.element_pointer(corner, b.index(i * plan.tile_rows), "f32") for i in range(lanes)]
-                totals = transpose(b, [vector_at(b, p, lanes, None) for p in pointers])
+                totals = self._square(b.element_pointer(line, block.index, "f32"))
                 row = b.add(first, block.index)
                 left = b.sub(rows, row)
 
                 def write(row: Value, total: Value) -> None:
-                    self.along.row(root, row, [columns.index], [mask], shared, [total])
+                    self.along.row(root, row, [column], masks, shared, [total])
 
                 def whole(row: Value = row, totals: Sequence[Value] = totals) -> list[Value]:
                     for i, total in enumerate(totals):
@@ -222,12 +283,35 @@ class RowsKernel(SparseKernel):
                         write(b.add(row, each.index), vector_at(b, at, lanes, None))
                     return []
 
-                b.choose(b.compare("arith.cmpi", "sge", left, b.index(lanes)), (), whole, rest)
+                if self.form.rows.constant is not None and self.form.rows.constant % lanes == 0:
+                    whole()
+                else:
+                    b.choose(b.compare("arith.cmpi", "sge", left, b.index(lanes)), (), whole, rest)
+
+    @contextmanager
+    def _columns(self, run: Run, waiting: Value) -> Iterator[tuple[Value, list[Value] | None, Value]]:
+        """A loop over vectors of columns of a run: the first column, masks where not all are columns of it, and where its sums wait."""
+        b, form, lanes = self.b, self.form, self.plan.lanes
+        size = form.sparsity.rows
+        start, end = b.mul(run[0], size), b.minimum(b.mul(run[1], size), form.columns)
+        whole = form.columns % lanes == 0 and self.plan.group * size % lanes == 0
+        with b.loop(start, end, lanes) as columns:
+            masks = None if whole else [b.first_lanes(lanes, b.minimum(b.sub(end, columns.index), lanes))]
+            inside = b.mul(b.sub(columns.index, start), self.plan.tile_rows)
+            yield columns.index, masks, b.element_pointer(waiting, inside, "f32")
+
+    def _square(self, corner: Value) -> list[Value]:
+        """The sums of a vector of columns that wait from ``corner`` on: a vector for each of as many rows."""
+        b, pitch = self.b, self.plan.tile_rows
+        return transposed_rows(
+            b, [b.element_pointer(corner, b.index(i * pitch), "f32") for i in range(self.plan.lanes)]
+        )
 
     # -- staging ----------------------------------------------------------------------------------------------------
     def _stage(self, outer: dict[str, Value], first: Value) -> None:
         """A tile of the dense factor from row ``first`` on into scratch memory."""
-        with self.b.loop(self.b.index(0), self.b.index(self.plan.tile_rows), self.plan.lanes) as vectors:
+        left = self.b.sub(self._value(self.form.rows), first)
+        with self.b.loop(self.b.index(0), self.b.minimum(left, self.plan.tile_rows), self.plan.lanes) as vectors:
             row, home = self.b.add(first, vectors.index), self.b.element_pointer(self.staged, vectors.index, "f32")
             if self.form.planes:
                 self._copy(outer, row, home)
@@ -259,17 +343,11 @@ class RowsKernel(SparseKernel):
         def block(k: Value, count: int) -> None:
             pointers = [b.element_pointer(line, k, "f32") for line in lines]
             corner = b.element_pointer(home, b.mul(k, pitch), "f32")
-            self._transpose(pointers, lambda i: b.element_pointer(corner, b.index(i * pitch), "f32"), count)
+            for i, column in enumerate(transposed_rows(b, pointers, count)):
+                b.store(column, b.element_pointer(corner, b.index(i * pitch), "f32"))
 
         if whole:
             with b.loop(b.index(0), b.index(whole), lanes) as loop:
                 block(loop.index, lanes)
         if whole < length:
             block(b.index(whole), length - whole)
-
-    def _transpose(self, pointers: Sequence[Value], home: Callable[[int], Value], count: int) -> None:
-        """The first ``count`` columns of a square whose rows lie at ``pointers``, each to its place as a vector."""
-        b, lanes = self.b, self.plan.lanes
-        mask = None if count == lanes else b.first_lanes(lanes, b.index(count))
-        for i, value in enumerate(transpose(b, [vector_at(b, p, lanes, mask) for p in pointers])[:count]):
-            b.store(value, home(i))

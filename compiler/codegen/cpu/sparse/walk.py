@@ -34,15 +34,32 @@ class Stored:
 
     def block(self, number: Value) -> tuple[Value, Value]:
         """What is said of a block, and where its elements lie."""
-        size = self.plan.form.sparsity.rows * self.plan.form.sparsity.columns
-        return self._integer(self.indices, number), self.b.element_pointer(self.values, self.b.mul(number, size), "f32")
+        return self._integer(self.indices, number), self.elements(number)
 
-    def sums(self, part: Value, row: Value, count: int, add: Add) -> list[Value]:
-        """``count`` vectors: the sums over the blocks of a row of blocks in one part of the sum; long ones by chains of additions."""
+    def elements(self, number: Value) -> Value:
+        """Where the elements of a block lie."""
+        size = self.plan.form.sparsity.rows * self.plan.form.sparsity.columns
+        return self.b.element_pointer(self.values, self.b.mul(number, size), "f32")
+
+    def said(self, number: Value, count: int) -> list[Value]:
+        """What is said of ``count`` blocks from ``number`` on; of two with one load."""
+        b = self.b
+        if count % 2:
+            return [self._integer(self.indices, b.add(number, i)) for i in range(count)]
+        found = []
+        for i in range(0, count, 2):
+            pair = b.load(b.element_pointer(self.indices, b.add(number, i), "i32"), "i64")
+            low = b.cast("arith.extui", b.cast("arith.trunci", pair, "i32"), "i64")
+            found += [low, b.op("arith.shrui", pair, b.index(32))]
+        return found
+
+    def sums(self, part: Value, row: Value, zeros: list[Value], add: Add) -> list[Value]:
+        """As many vectors as ``zeros``: the sums over the blocks of a row of blocks in one part of the sum; long ones by chains of
+        additions.
+        """
         b, plan = self.b, self.plan
         number = b.add(b.mul(part, plan.form.blocks), row)
         first, end = self.blocks(number, b.add(number, 1))
-        zeros = [b.constant(0, "f32", plan.lanes)] * count
         if plan.part_length // plan.width <= longest(chain_length(packed=True)):
             return self._chain(first, end, zeros, add)
         step = max(plan.sets * chain_length(packed=True) // plan.turns, 1)
@@ -58,21 +75,20 @@ class Stored:
         whole = b.add(first, b.mul(b.div(b.sub(end, first), unrolled), unrolled))
         with b.loop(first, whole, unrolled, carried=zeros * sets) as loop:
             sums = [loop.carried[i * count : (i + 1) * count] for i in range(sets)]
-            for u in range(unrolled):
-                self._block(b.add(loop.index, u), u, sums, add)
+            for u, k in enumerate(self.said(loop.index, unrolled)):
+                self._block(k, self.elements(b.add(loop.index, u)), u, sums, add)
             loop.yield_([v for one in sums for v in one])
         total = folded(b, loop.results, sets)
         if unrolled == 1:
             return total
         with b.loop(whole, end, carried=total) as loop:
             sums = [loop.carried]
-            self._block(loop.index, 0, sums, add)
+            self._block(*self.block(loop.index), 0, sums, add)
             loop.yield_(sums[0])
         return loop.results
 
-    def _block(self, number: Value, turn: int, sums: list[list[Value]], add: Add) -> None:
+    def _block(self, k: Value, values: Value, turn: int, sums: list[list[Value]], add: Add) -> None:
         """Add the products of a block to ``sums``, its columns to one after the other from ``turn`` on."""
-        k, values = self.block(number)
         for i in range(self.plan.turns):
             taken = (turn + i) % len(sums)
             sums[taken] = add(sums[taken], k, values, i * self.plan.width)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
-from effc.compiler.codegen.cpu.sparse.rows import RowsKernel
-from effc.compiler.codegen.cpu.sparse.walk import vector_at
+from effc.compiler.codegen.cpu.sparse.rows import RowsKernel, Run, Tile
 from effc.compiler.codegen.cpu.text import Value
-from effc.compiler.codegen.cpu.transpose import transpose
 
 
 class WindowKernel(RowsKernel):
@@ -33,32 +31,27 @@ class WindowKernel(RowsKernel):
                 lines.append(b.element_pointer(base, b.add(b.mul(y, height.unit), b.mul(x, width.unit)), "f32"))
             self._turn(lines, b.element_pointer(self.staged, loop.index, "f32"), band.plane, self.form.sizes[-1])
 
-    def _offset(self, k: Value, column: int, step: Value) -> Value:
-        return self.b.add(k, column * self.plan.bands.plane)
-
-    def _unit(self, outer: dict[str, Value], first: Value, run: tuple[Value, Value]) -> None:
-        b, plan = self.b, self.plan
+    def _unit(self, outer: dict[str, Value], first: Value, run: Run) -> None:
+        b, plan, lanes = self.b, self.plan, self.plan.lanes
         lines = b.minimum(b.sub(b.index(plan.bands.height.outputs), first), plan.bands.lines)
         end = b.mul(lines, plan.bands.pitch)
         with b.loop(b.index(0), end, plan.tile_rows) as tile:
             base = b.element_pointer(self.staged, tile.index, "f32")
-            self._wait(base, b.index(plan.bands.plane), plan.height, None, run, self.waiting)
-            self._write(outer, first, tile.index, end, run)
 
-    def _write(self, outer: dict[str, Value], line: Value, first: Value, end: Value, run: tuple[Value, Value]) -> None:
+            def write(run: Run, waiting: Value, number: Value = tile.index) -> None:
+                self._write(outer, first, number, end, run, waiting)
+
+            vectors = Tile(base, b.index(plan.bands.plane), [lanes] * plan.height, None)
+            self._wait(vectors, run, self.waiting, write)
+
+    def _write(self, outer: dict[str, Value], line: Value, first: Value, end: Value, run: Run, waiting: Value) -> None:
         """What follows the waiting sums of the outputs of a tile from number ``first`` on, of a band from ``line`` on, up to ``end``."""
         b, plan, lanes, band = self.b, self.plan, self.plan.lanes, self.plan.bands
-        size = self.form.sparsity.rows
-        start, stop = b.mul(run[0], size), b.minimum(b.mul(run[1], size), self.form.columns)
         root = Scope(dims=dict(outer))
-        with b.loop(start, stop, lanes) as columns:
-            mask = b.first_lanes(lanes, b.minimum(b.sub(stop, columns.index), lanes))
-            shared = self.along.shared(root, [columns.index], [mask], lanes)
-            corner = b.element_pointer(self.waiting, b.mul(b.sub(columns.index, start), plan.tile_rows), "f32")
+        with self._columns(run, waiting) as (column, masks, corner):
+            shared = self.along.shared(root, [column], masks, lanes)
             with b.loop(b.index(0), b.index(plan.tile_rows), lanes) as block:
-                at = b.element_pointer(corner, block.index, "f32")
-                pointers = [b.element_pointer(at, b.index(i * plan.tile_rows), "f32") for i in range(lanes)]
-                for i, total in enumerate(transpose(b, [vector_at(b, p, lanes, None) for p in pointers])):
+                for i, total in enumerate(self._square(b.element_pointer(corner, block.index, "f32"))):
                     number = b.add(b.add(first, block.index), i)
                     x = b.rem(number, band.pitch)
                     inside = b.compare("arith.cmpi", "slt", x, b.index(band.width.outputs))
@@ -66,4 +59,4 @@ class WindowKernel(RowsKernel):
                     with b.when(b.op("arith.andi", inside, before)):
                         y = b.add(line, b.div(number, band.pitch))
                         place = Scope(dims={**outer, f"d{band.height.place}": y})
-                        self.along.row(place, x, [columns.index], [mask], shared, [total])
+                        self.along.row(place, x, [column], masks, shared, [total])
