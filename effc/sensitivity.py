@@ -49,7 +49,7 @@ class GradientObserver:
         torch.autograd.grad(self._scalar(target.float()), origin, allow_unused=True)
 
     def means(self) -> dict[str, Floats]:
-        """The squares of the gradient of a row of the output, summed over a layer's rows, in the mean: by output channel, by parameter name."""
+        """Squares of the gradient of a row of the output, summed over a layer's rows, in the mean: ``[out]`` by parameter name."""
         found = {key: (squares / self.rows).float().numpy() for key, squares in self.squares.items()}
         return {name: mean for key, mean in found.items() for name in self.names[key]}
 

@@ -68,7 +68,7 @@ class Inputs:
 
 
 def sensitivity_of(statistics: Statistics | None, layer: str) -> Tensor | None:
-    """What errors of the outputs of ``layer`` count, float64 ``[out]``; None where that is not known, and where no output of the model shows
+    """What errors of the outputs of ``layer`` count, float64 ``[out]``; None where that is not known, or the model's output shows none of
     them. InputError: NaN or infinity.
     """
     if statistics is None or statistics.sensitivity is None:
