@@ -65,11 +65,13 @@ def shown(
 def _taps(axis: Axis, weight: Tensor) -> Tensor:
     """``[channels, out, window]``."""
     channels = axis.site.by_channels(weight).double().transpose(0, 1)
-    return channels.reshape(*channels.shape[:2], -1)
+    found: Tensor = channels.reshape(*channels.shape[:2], -1)
+    return found
 
 
 def _lost(inputs: Inputs, method: Method) -> Tensor:
     """The squared error of each channel alone, behind what makes up for it: ``[channels]``."""
-    if method == "sparsegpt":
-        return 1 / torch.linalg.inv(covariance(inputs, damped=True)).diagonal()
-    return covariance(inputs).diagonal()
+    if method != "sparsegpt":
+        return covariance(inputs).diagonal()
+    precision: Tensor = torch.linalg.inv(covariance(inputs, damped=True)).diagonal()
+    return precision.reciprocal()
