@@ -52,7 +52,8 @@ def shown(
     """What the model's output shows of the loss of each unit, for each element that goes with it: float64 ``[units]``. ``sensitivities``:
     ``[out]``, of the layers that ``inputs`` meet.
     """
-    found, elements = torch.zeros(2, len(group.roots), dtype=torch.float64)
+    found = torch.zeros(len(group.roots), dtype=torch.float64)
+    elements = torch.zeros_like(found)
     for axis in group.axes:
         weight = weights[axis.site.name]
         group.add(elements, axis, torch.full((weight.shape[axis.dim],), weight.numel() / weight.shape[axis.dim]))
