@@ -22,7 +22,7 @@ from effc.runtime import archive
 from effc.runtime.structure import flatten, unflatten
 from effc.sensitivity import GradientObserver, Probe
 
-KIND = "calibration 4"
+KIND = "calibration 5"
 _ARRAYS = (
     "least",
     "greatest",

@@ -145,7 +145,7 @@ def test_ranks_are_shared_out_by_it() -> None:
 
 
 class Images(nn.Module):
-    """Two convolutions alike, one on images of sixteen times as many positions, whose means the output adds up."""
+    """Two convolutions alike, one on images of sixteen times as many positions; the output adds them up."""
 
     def __init__(self) -> None:
         super().__init__()
