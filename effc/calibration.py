@@ -22,7 +22,7 @@ from effc.runtime import archive
 from effc.runtime.structure import flatten, unflatten
 from effc.sensitivity import GradientObserver, Probe
 
-KIND = "calibration 4"
+KIND = "calibration 5"
 _ARRAYS = (
     "least",
     "greatest",
@@ -70,7 +70,8 @@ def calibrate(
     Quantization by GPTQ needs as many rows as channels and more, and AWQ is the better for them; of the 135 million parameters of SmolLM2
     these matrices take 400 MB, as much as 1,030 rows of each activation would. False saves them: the kept rows then stand for all.
     ``sensitivity``: run each batch backwards too, and keep how much of an error of each layer the model's output shows: its first tensor of
-    floats, as ``"logits"`` of classes along the last dimension, or as ``"values"`` that are to be met. Ranks are shared out by it.
+    floats, as ``"logits"`` of classes along the last dimension, or as ``"values"`` that are to be met. Ranks are shared out by it, and
+    channels are removed.
     InputError: a model in training mode; no batches; a batch that is empty, holds NaN, or that the model does not take; outputs without
     gradients, where sensitivity is asked for.
     """

@@ -2,7 +2,8 @@
 
 For an error ``e`` of a layer's output the model is off by ``½ E (g · e)²``, to second order, with ``g`` the gradient of the logarithm of a
 probability that the model gives to what is drawn by it (Fisher's information), or of the output times random signs (the squares of the
-Jacobian: Hutchinson's estimate). Of ``g gᵀ`` the diagonal is kept.
+Jacobian: Hutchinson's estimate). Of ``g gᵀ`` the diagonal is kept. What a layer does at every pixel is off at every pixel: squares are
+summed over its rows, so that layers of large images count by them, and taken for a row of the output.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class GradientObserver:
     def __init__(self, names: Mapping[int, list[str]], probe: Probe) -> None:
         self.names, self.probe = names, probe
         self.squares: dict[int, Tensor] = {}
-        self.rows: dict[int, int] = {}
+        self.rows = 0
         self._draws = torch.Generator().manual_seed(0)
 
     def see(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -48,17 +49,18 @@ class GradientObserver:
         torch.autograd.grad(self._scalar(target.float()), origin, allow_unused=True)
 
     def means(self) -> dict[str, Floats]:
-        """The mean square of the gradient by output channel, by parameter name."""
-        found = {key: (squares / self.rows[key]).float().numpy() for key, squares in self.squares.items()}
+        """Squares of the gradient of a row of the output, summed over a layer's rows, in the mean: ``[out]`` by parameter name."""
+        found = {key: (squares / self.rows).float().numpy() for key, squares in self.squares.items()}
         return {name: mean for key, mean in found.items() for name in self.names[key]}
 
     def _scalar(self, output: Tensor) -> Tensor:
+        rows = output.reshape(-1, output.shape[-1] if output.dim() else 1)
+        self.rows += len(rows)
         if self.probe == "values":
             signs = torch.randint(0, 2, output.shape, generator=self._draws) * 2 - 1
             return (output * signs).sum()
-        logits = output.reshape(-1, output.shape[-1])
-        drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=self._draws)
-        return logits.log_softmax(1).gather(1, drawn).sum()
+        drawn = torch.multinomial(rows.detach().softmax(1), 1, generator=self._draws)
+        return rows.log_softmax(1).gather(1, drawn).sum()
 
 
 class _Tap(TorchFunctionMode):
@@ -82,7 +84,6 @@ class _Tap(TorchFunctionMode):
         observer, key, dim = self.observer, id(weight), place[2]
         channels = found.shape[dim]
         observer.squares.setdefault(key, torch.zeros(channels, dtype=torch.float64))
-        observer.rows[key] = observer.rows.get(key, 0) + found.numel() // channels
 
         def add(gradient: Tensor) -> None:
             rows = gradient.detach().movedim(dim, -1).reshape(-1, channels).double()

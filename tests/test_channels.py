@@ -115,6 +115,37 @@ def test_least_squares_make_up_for_more_than_means() -> None:
     assert errors["sparsegpt"] < 0.7 * errors["wanda"], errors
 
 
+class Paths(nn.Module):
+    """Two hidden layers alike, one of which hardly counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loud, self.quiet = (nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 16)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.loud(x) + 0.03 * self.quiet(x)
+        return found
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_gradients_say_which_group_loses(method: str) -> None:
+    """As many elements go; without gradients both layers lose alike, and with them the one of which the output shows little."""
+    torch.manual_seed(0)
+    model, x = Paths().eval(), torch.randn(300, 32)
+    errors, left = [], []
+    for probe in (None, "values"):
+        calibration = effc.calibrate(model, [torch.randn(500, 32)], sensitivity=probe)
+        found, recording = run(model, x, 0.3, method=method, calibration=calibration)
+        cut = shapes(recording)
+        left.append([cut.get(f"{path}.0.weight", [128])[0] for path in ("loud", "quiet")])
+        errors.append(distance(found, model(x).detach()))
+        assert any("and gradients" in note for note in recording.notes) == (probe is not None)
+    assert abs(left[0][0] - left[0][1]) <= 32
+    assert left[1][0] == 128
+    assert sum(left[0]) == sum(left[1])
+    assert errors[1] < 0.2 * errors[0], errors
+
+
 # -- what stays ---------------------------------------------------------------------------------------------------
 class Kept(nn.Module):
     """``how`` says what reads the hidden channels, besides the second layer."""

@@ -45,7 +45,7 @@ def test_squares_of_gradients_of_a_convolution(frozen: bool) -> None:
     calibration = effc.calibrate(model, batches, sensitivity="values")
     assert all(p.grad is None for p in model.parameters())
     with torch.no_grad():
-        positive = torch.cat([(model.conv(b) > 0).movedim(1, -1).reshape(-1, 8) for b in batches]).double()
+        positive = torch.cat([(model.conv(b) > 0).double().sum((2, 3)) for b in batches])
     expected = positive.mean(0) * model.last.weight.detach()[0].double().square()
     np.testing.assert_allclose(sensitivity(calibration, "conv.weight"), expected, rtol=1e-5)
     np.testing.assert_allclose(sensitivity(calibration, "last.weight"), [1.0])
@@ -142,3 +142,28 @@ def test_ranks_are_shared_out_by_it() -> None:
         errors.append(off(found, model, x))
     assert "loud.weight" not in ranks(recording)
     assert errors[1] < 0.2 * errors[0]
+
+
+class Images(nn.Module):
+    """Two convolutions alike, one on images of sixteen times as many positions; the output adds them up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.small = nn.Conv2d(48, 48, 1), nn.Conv2d(48, 48, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.tanh(self.large(x)).sum((2, 3)) + torch.tanh(self.small(x[..., :4, :4])).sum((2, 3))
+        return y
+
+
+def test_layers_of_large_images_count_more() -> None:
+    """What is off at every position of an image is off as often."""
+    torch.manual_seed(0)
+    model, x = Images().eval(), torch.randn(16, 48, 16, 16)
+    with torch.no_grad():
+        model.small.weight.copy_(model.large.weight)
+    calibration = effc.calibrate(model, [x], sensitivity="values")
+    ratio = sensitivity(calibration, "large.weight") / sensitivity(calibration, "small.weight")
+    np.testing.assert_allclose(ratio, np.full(48, 16.0), rtol=0.2)
+    recording = run(model, x, {"parameters": 0.7, "method": "output", "calibration": calibration})[1]
+    assert "large.weight" not in ranks(recording)

@@ -98,7 +98,7 @@ def _in_bytes(form: Form) -> Form:
     return Factors(rounded(form.left), rounded(form.right), form.shift)
 
 
-_KEPT = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
+_KEPT = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5, 0.35)
 _METHODS: tuple[tuple[Method, bool, bool], ...] = (
     ("svd", False, False),
     ("output", False, False),

@@ -50,15 +50,15 @@ class Point:
         return pair != others and all(a <= b for a, b in zip(pair, others, strict=True))
 
 
-def points(kind: str, rows: Sequence[str], seeds: int, rounds: int) -> tuple[str, dict[str, Point]]:
-    """What the loss is called, and each row's."""
+def points(kind: str, rows: Sequence[str], seeds: int, rounds: int, gradients: bool) -> tuple[str, dict[str, Point]]:
+    """What the loss is called, and each row's; ``gradients``: calibration runs batches backwards too."""
     exact: list[Tensor] = []
     found: dict[str, list[Tensor]] = {row: [] for row in rows}
     times: dict[str, tuple[float, Spread]] = {}
     for seed in range(seeds):
         task = TASKS[kind](seed)
         model = task.model
-        calibration = effc.calibrate(model, task.calibration)
+        calibration = effc.calibrate(model, task.calibration, sensitivity=task.sensitivity if gradients else None)
         exact.append(task.cases())
         for row in rows:
             torch._dynamo.reset()  # or the models of other rows count as recompilations of this one
@@ -157,11 +157,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--rows", default="", help="a regular expression: only rows whose options it finds")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--gradients", action="store_true", help="calibrate with sensitivities")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = [row for row in ROWS if re.search(args.rows, row)]
     for kind in args.tasks:
-        Console(width=200).print(table(kind, *points(kind, rows, args.seeds, args.rounds)))
+        Console(width=200).print(table(kind, *points(kind, rows, args.seeds, args.rounds, args.gradients)))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,20 @@ class Inputs:
         return float(((by @ self.moment) * by).sum(dtype=torch.float64))
 
 
+def sensitivity_of(statistics: Statistics | None, layer: str) -> Tensor | None:
+    """What errors of the outputs of ``layer`` count, float64 ``[out]``; None where that is not known, or the model's output shows none of
+    them. InputError: NaN or infinity.
+    """
+    if statistics is None or statistics.sensitivity is None:
+        return None
+    found = torch.from_numpy(statistics.sensitivity).double()
+    if not bool(found.isfinite().all()):
+        raise InputError(
+            f"{layer}: the gradients in calibration hold NaN or infinity: look at the batches and at the model in eager"
+        )
+    return found if bool(found.any()) else None
+
+
 def by_channel(matrix: Tensor, channels: int) -> Tensor:
     """``[out, channels * positions]`` as ``[out * positions, channels]``."""
     return matrix.reshape(len(matrix), channels, -1).transpose(1, 2).reshape(-1, channels)

@@ -19,8 +19,8 @@ class Statistics:
     ``least``, ``greatest``, ``mean``, ``mean_square``: [channels]; ``second_moment``: [channels, channels], the mean of ``x xᵀ``, None
     where it was not kept; ``rows``: how many rows (tokens, pixels) these are taken over. ``sample``: [rows, channels], some rows, spread
     over the batches. ``weight_absmax``, ``weight_mean_square``: [output channels].
-    ``sensitivity``: [output channels], the mean square of the gradient of the model's output by the layer's, as ``effc.calibrate`` says;
-    None where it was not measured.
+    ``sensitivity``: [output channels], squares of the gradient of a row of the model's output by the layer's, as ``effc.calibrate`` says,
+    summed over the layer's rows; the mean over rows of the model's output. None where it was not measured.
 
     Weights that met the same activations have the same arrays of them, not copies.
     """

@@ -42,6 +42,11 @@ class Group:
         axis = next((a for a in self.axes if not a.reads), self.axes[0])
         return max(1, int((axis.units >= 0).sum()) // len(self.roots))
 
+    def add(self, sums: torch.Tensor, axis: Axis, values: torch.Tensor) -> None:
+        """To those of the units, ``[units]``, what ``values`` says of the channels along ``axis``."""
+        mine = axis.units >= 0
+        sums.index_add_(0, axis.units[mine], values[mine].to(sums.dtype))
+
     def units_in(self, roots: Collection[int]) -> torch.Tensor:
         """Which units are among ``roots``: bool."""
         return torch.tensor([root in roots for root in self.roots])

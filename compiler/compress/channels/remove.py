@@ -13,9 +13,9 @@ from effc.compiler.compress.channels.coupling import Coupling, flat
 from effc.compiler.compress.channels.groups import Group, find_groups
 from effc.compiler.compress.channels.removed import Cut, Removed, Slice, Stand
 from effc.compiler.compress.channels.repair import constant_for, regression_for
-from effc.compiler.compress.channels.saliency import saliency
+from effc.compiler.compress.channels.saliency import saliency, shown
 from effc.compiler.compress.channels.slicing import Left, Slicing
-from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.inputs import Inputs, sensitivity_of
 from effc.compiler.compress.pruning.prune import check_weight, inputs_of
 from effc.compiler.compress.sites import Use, WeightSite, find_sites
 from effc.compiler.compress.writer import Writer, constant
@@ -42,7 +42,13 @@ def remove_channels(
     weights = {a.site.name: values[a.site.param] for g in seen for a in g.axes}
     for name, weight in weights.items():
         check_weight(name, weight)
-    scores = [saliency(g, weights, inputs, options.method) for g in seen]
+    sensitivities = _sensitivities(seen, inputs, options)
+    scores = [
+        saliency(g, weights, inputs, options.method)
+        if sensitivities is None
+        else shown(g, weights, inputs, options.method, sensitivities)
+        for g in seen
+    ]
     layers = [site for site in sites if "embedding" not in site.kinds]
     chosen = choose(seen, scores, layers, options.share)
     gone = {
@@ -52,7 +58,7 @@ def remove_channels(
     reached = share_of(seen, [g.units_in(slicing.gone) for g in seen], layers)
     notes = [
         f"sparsity: {reached:.1%} of the elements of {len(layers)} weights go with their channels, "
-        f"{options.share:.1%} are asked, by {options.method}"
+        f"{options.share:.1%} are asked, by {options.method}" + " and gradients" * (sensitivities is not None)
     ]
     notes += [g.described(slicing.gone) for g in seen]
     notes += [f"{name} keeps its output channels: {reason}" for name, reason in kept.items()]
@@ -69,6 +75,19 @@ def _inputs(groups: Sequence[Group], values: Mapping[Node, Tensor], options: Spa
                 weight = site.by_channels(values[site.param])
                 found[site.name] = inputs_of({site.name: weight}, options.method, statistics)
     return found
+
+
+def _sensitivities(
+    groups: Sequence[Group], inputs: Mapping[str, Inputs], options: Sparsify
+) -> dict[str, Tensor] | None:
+    """Of the layers that ``inputs`` meet; None where one of them has none, for what counts otherwise cannot be compared."""
+    found: dict[str, Tensor] = {}
+    for name in dict.fromkeys(a.site.name for g in groups for a in g.axes if a.reads and a.site.name in inputs):
+        sensitivity = sensitivity_of(options.statistics(name), name)
+        if sensitivity is None:
+            return None
+        found[name] = sensitivity
+    return found or None
 
 
 def _without_the_last(coupling: Coupling, gone: set[int]) -> set[int]:

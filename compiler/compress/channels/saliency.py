@@ -1,10 +1,15 @@
 """How much each unit of a group matters, so that units of all groups can be compared.
 
 ``"magnitude"``: the squared norms of its parts of all weights, as shares of each weight's. With a calibration, the error in the outputs of
-the layers that read it, as a share of these outputs' energy: what its activation varies (FLAP: An et al., "Fluctuation-based Adaptive
-Structured Pruning for Large Language Models", AAAI 2024), for the mean goes into the bias (`repair.py`); ``"sparsegpt"``: what is left of
-that where the other channels make up for it, ``1 / [C⁻¹]`` (Hassibi and Stork 1992). Divided by the mean over the group, as DepGraph's
-implementation does for ranking across layers.
+the layers that read it: what its activation varies (FLAP: An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language
+Models", AAAI 2024), for the mean goes into the bias (`repair.py`); ``"sparsegpt"``: what is left of that where the other channels make up
+for it, ``1 / [C⁻¹]`` (Hassibi and Stork 1992).
+
+Where calibration knows what the model's output shows of errors, that is what they count, for each element that goes with the unit: the
+model is off by ``½ E (g · e)²``, Fisher's information (Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018;
+Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019; by groups: Ma et al., "LLM-Pruner", NeurIPS 2023). Without
+it, as shares of the energy of these outputs, and of all weights, divided by the mean over the group, as DepGraph's implementation does for
+ranking across layers.
 """
 
 from __future__ import annotations
@@ -19,32 +24,55 @@ from effc.compiler.compress.channels.repair import covariance
 from effc.compiler.compress.inputs import Inputs
 from effc.passes.sparsity import Method
 
+_TINY = torch.finfo(torch.float64).tiny
+
 
 def saliency(group: Group, weights: Mapping[str, Tensor], inputs: Mapping[str, Inputs], method: Method) -> Tensor:
     """Of each unit, float64 ``[units]``, their mean 1 (all 0 where nothing matters). ``weights``: by name; ``inputs``: what meets them."""
     found = torch.zeros(len(group.roots), dtype=torch.float64)
     for axis in group.axes:
+        weight = weights[axis.site.name]
         if method == "magnitude":
-            shares = _shares(weights[axis.site.name].detach().movedim(axis.dim, 0).flatten(1).double().square().sum(1))
+            energies = weight.detach().movedim(axis.dim, 0).flatten(1).double().square().sum(1)
+            group.add(found, axis, energies / energies.sum().clamp(min=_TINY))
         elif axis.reads and axis.site.name in inputs:
-            shares = _errors(axis, weights[axis.site.name], inputs[axis.site.name], method)
-        else:
-            continue
-        mine = axis.units >= 0
-        found.index_add_(0, axis.units[mine], shares[mine])
-    return found / found.mean().clamp(min=torch.finfo(torch.float64).tiny)
+            taps, met = _taps(axis, weight), inputs[axis.site.name]
+            energy = ((met.moment.double() @ taps.flatten(1)) * taps.flatten(1)).sum()
+            group.add(found, axis, taps.square().sum((1, 2)) * _lost(met, method) / energy.clamp(min=_TINY))
+    return found / found.mean().clamp(min=_TINY)
 
 
-def _shares(energies: Tensor) -> Tensor:
-    return energies / energies.sum().clamp(min=torch.finfo(torch.float64).tiny)
+def shown(
+    group: Group,
+    weights: Mapping[str, Tensor],
+    inputs: Mapping[str, Inputs],
+    method: Method,
+    sensitivities: Mapping[str, Tensor],
+) -> Tensor:
+    """What the model's output shows of the loss of each unit, for each element that goes with it: float64 ``[units]``. ``sensitivities``:
+    ``[out]``, of the layers that ``inputs`` meet.
+    """
+    found = torch.zeros(len(group.roots), dtype=torch.float64)
+    elements = torch.zeros_like(found)
+    for axis in group.axes:
+        weight = weights[axis.site.name]
+        group.add(elements, axis, torch.full((weight.shape[axis.dim],), weight.numel() / weight.shape[axis.dim]))
+        if axis.reads and axis.site.name in inputs:
+            by_output = _taps(axis, weight).square().sum(2)
+            group.add(found, axis, by_output @ sensitivities[axis.site.name] * _lost(inputs[axis.site.name], method))
+    return found / elements
 
 
-def _errors(axis: Axis, weight: Tensor, inputs: Inputs, method: Method) -> Tensor:
-    """Of the layer's output, where each channel alone goes, as shares of the output's energy."""
-    taps = axis.site.by_channels(weight).double().transpose(0, 1).flatten(1)  # [channels, out * window]
-    moment = inputs.moment.double()
-    alone = covariance(inputs).diagonal()
-    if method == "sparsegpt":
-        alone = 1 / torch.linalg.inv(covariance(inputs, damped=True)).diagonal()
-    energy = torch.einsum("io,ij,jo->", taps, moment, taps)
-    return taps.square().sum(1) * alone / energy.clamp(min=torch.finfo(torch.float64).tiny)
+def _taps(axis: Axis, weight: Tensor) -> Tensor:
+    """``[channels, out, window]``."""
+    channels = axis.site.by_channels(weight).double().transpose(0, 1)
+    found: Tensor = channels.reshape(*channels.shape[:2], -1)
+    return found
+
+
+def _lost(inputs: Inputs, method: Method) -> Tensor:
+    """The squared error of each channel alone, behind what makes up for it: ``[channels]``."""
+    if method != "sparsegpt":
+        return covariance(inputs).diagonal()
+    precision: Tensor = torch.linalg.inv(covariance(inputs, damped=True)).diagonal()
+    return precision.reciprocal()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effc.compiler.compress.form import Form
-from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.inputs import Inputs, sensitivity_of
 from effc.compiler.compress.low_rank.convolution import ConvolutionSpectrum
 from effc.compiler.compress.low_rank.layer import Layer
 from effc.compiler.compress.low_rank.ranks import MULTIPLE, Ranks, allocate
@@ -58,23 +58,11 @@ class Spectra:
         found: dict[str, Tensor] = {}
         costs = []
         for name, layer in self.layers.items():
-            inputs, sensitivity = self._inputs(name), self._sensitivity(name)
+            inputs, sensitivity = self._inputs(name), sensitivity_of(self.options.statistics(name), name)
             if inputs is not None and sensitivity is not None:
                 found[name] = (sensitivity + _LEAST_SENSITIVITY * sensitivity.mean()).sqrt()
                 costs.append(_squares(layer, inputs, found[name]))
         return {name: scale / (sum(costs) / len(costs)) ** 0.5 for name, scale in found.items()} if any(costs) else {}
-
-    def _sensitivity(self, name: str) -> Tensor | None:
-        """None too where no output shows an error of the layer."""
-        statistics = self.options.statistics(name)
-        if statistics is None or statistics.sensitivity is None:
-            return None
-        found = torch.from_numpy(statistics.sensitivity).double()
-        if not bool(found.isfinite().all()):
-            raise InputError(
-                f"{name}: the gradients in calibration hold NaN or infinity: look at the batches and at the model in eager"
-            )
-        return found if bool(found.any()) else None
 
     def _inputs(self, name: str) -> Inputs | None:
         statistics = self.options.statistics(name) if self.options.method == "output" else None
