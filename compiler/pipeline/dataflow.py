@@ -1,8 +1,8 @@
 """What flows between the kernels of a program, as a graph, and which of them could be one kernel.
 
-Nodes are kernels (their positions in the program) and *values*. A value is what a base holds between two kernels that write it, so that the
-graph has no cycles where a buffer is filled part by part and read in between (a concatenation that grows). Constants are no values: they are
-there before the program runs. All that leaves the program (outputs, updated inputs) flows to ``END``, as does what nobody reads.
+Nodes are kernels (their positions in the program) and *values*. A value is what a base holds between two kernels that write it, so that
+the graph has no cycles where a buffer is filled part by part and read in between (a concatenation that grows). Constants are no values:
+they are there before the program runs. All that leaves the program (outputs, updated inputs) flows to ``END``, as does what nobody reads.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def kernels_of(text: str, target: Target) -> tuple[list[Kernel], Collection[Base
 
 @dataclass(frozen=True)
 class _Graphs:
-    """``main``: what runs in each call; ``prepare``: what depends on parameters alone, with the results ``prepared`` that ``main`` reads."""
+    """``main``: what runs in each call; ``prepare``: what depends on parameters alone, of which ``main`` reads the results ``prepared``."""
 
     main: Graph
     prepare: Graph | None

@@ -1,8 +1,8 @@
 """Regions: kernels that could be one, since others read a single thing of all that they write; residual blocks above all.
 
-The regions of a program are a tree, like the program structure tree of Johnson, Pearson and Pingali ("The Program Structure Tree", 1994), over
-its dataflow: at the top runs, as long as can be, whose parts follow each other; a part is a kernel, or what lies between a value and the next
-one that all of it flows into (its immediate post-dominator), which has parts of its own. So of ::
+The regions of a program are a tree over its dataflow, as in Johnson, Pearson and Pingali ("The Program Structure Tree", 1994): at the top
+runs, as long as can be, whose parts follow each other; a part is a kernel, or what lies between a value and the next one that all of it
+flows into (its immediate post-dominator), and that has parts of its own. So of ::
 
     k0: conv       x  → a
     k1: conv       a  → b
