@@ -17,8 +17,8 @@ from effc.compiler.pipeline.regions import Region, find_regions, make_region
 
 def tree(region: Region) -> Any:
     """Nested lists of kernels; a region with a skip is a list that begins with ``+``."""
-    if len(region.kernels) == 1:
-        return region.kernels[0]
+    if not region.parts:
+        return region.kernels[0] if len(region.kernels) == 1 else list(region.kernels)
     return [*(["+"] if region.skip else []), *map(tree, region.parts)]
 
 
@@ -73,6 +73,16 @@ def test_branches_that_are_joined() -> None:
     (region,) = find_regions(laid.flow)
     assert region.kernels == (0, 1, 2, 3, 4)
     assert (1, 2, 3) in [r.kernels for r in region.walk()]
+
+
+def test_borders_belong_to_what_they_are_around() -> None:
+    given = Equations("a = sum(x)", "a = fill()", "b = fill()", "b = sum(a)", "b = fill()", "c = sum(b) + a", "y = sum(c)")
+    (region,) = find_regions(given.flow)
+    block = region.parts[1]
+    assert [part.kernels for part in region.parts] == [(0, 1), (2, 3, 4, 5), (6,)]
+    assert block.skip
+    assert [part.kernels for part in block.parts] == [(2, 3, 4), (5,)]
+    assert given.names(block.between) == "b"
 
 
 def test_a_residual_block_whose_entry_is_read_elsewhere() -> None:

@@ -94,15 +94,19 @@ class Dataflow:
 
     def kernels_between(self, node: int | Value, value: Value) -> list[int]:
         """The kernels by which all that comes from ``node``, which may be one of them, flows to ``value``, one of those behind it
-        (`next_values`), in running order.
+        (`next_values`), and those that fill borders of what lies there; in running order.
         """
-        found, stack = {node}, [node]
+        found, stack = {node, value}, [node]
         while stack:
-            for behind in self.graph.successors(stack.pop()):
-                if behind != value and behind not in found:
-                    found.add(behind)
-                    stack.append(behind)
-        return sorted(n for n in found if isinstance(n, int))
+            fresh = set(self.graph.successors(stack.pop())) - found
+            found |= fresh
+            stack.extend(fresh)
+        filled = (i for n in found - {node} if isinstance(n, Value) for i in self.graph.predecessors(n) if self.fills(i))
+        return sorted({n for n in found if isinstance(n, int)}.union(filled))
+
+    def fills(self, kernel: int) -> bool:
+        """Whether a kernel reads constants at most."""
+        return not self.reads[kernel]
 
     def shared(self, members: Sequence[int]) -> Shared | None:
         """What ``members``, in running order, have in common with the rest, if they may run together in the place of the last one.

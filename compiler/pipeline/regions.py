@@ -30,10 +30,11 @@ _SUMS = frozenset({"contract", "reduce"})
 
 @dataclass(frozen=True)
 class Region:
-    """``kernels``: positions in the program, in running order; together they may run where the last one does.
+    """``kernels``: positions in the program, in running order; together they may run where the last one does. Those that fill borders of
+    what the others write are among them.
 
-    ``inputs``, ``exit``, ``between``: see ``Shared``. ``skip``: whether the last kernel adds the entry to what it stores. ``parts``: the
-    largest smaller regions, single kernels among them, in running order; none shares kernels with another.
+    ``inputs``, ``exit``, ``between``: see ``Shared``. ``skip``: whether what writes the exit adds the entry. ``parts``: the
+    largest smaller regions, single kernels among them, in running order; none shares kernels with another. None where all but one fill.
     """
 
     kernels: tuple[int, ...]
@@ -66,7 +67,7 @@ def make_region(flow: Dataflow, kernels: Sequence[int], parts: Sequence[Region] 
     shared = flow.shared(kernels)
     if shared is None:
         return None
-    skip = _has_skip(flow.kernels[kernels[-1]], shared)
+    skip = any(_has_skip(flow.kernels[i], shared) for i in kernels if shared.exit in flow.writes[i])
     return Region(tuple(kernels), shared.inputs, shared.exit, shared.between, skip, tuple(parts))
 
 
@@ -79,7 +80,7 @@ class _Finder:
         """Runs of ``allowed`` kernels, each as long as can be, in the order of their first ones."""
         free, found = set(allowed), list[Region]()
         for start in sorted(allowed):
-            if start in free:
+            if start in free and not self.flow.fills(start):
                 run = self._run(start, free)
                 if run is not None:
                     found.append(run)
@@ -107,11 +108,9 @@ class _Finder:
         return None
 
     def _part(self, kernels: Sequence[int]) -> Region | None:
-        if len(kernels) == 1:
-            return make_region(self.flow, kernels)
         whole = make_region(self.flow, kernels)
-        if whole is None:
-            return None
+        if whole is None or sum(not self.flow.fills(i) for i in kernels) == 1:
+            return whole
         inner = self.cover(kernels)
         found = inner[0].parts if [part.kernels for part in inner] == [whole.kernels] else tuple(inner)
         return replace(whole, parts=found)
@@ -122,7 +121,7 @@ class _Finder:
         """
         entry = parts[0].entry
         for end in range(len(parts) - 1, 1, -1):
-            if entry in self.flow.reads[parts[end - 1].kernels[-1]]:
+            if any(entry in self.flow.reads[i] for i in parts[end - 1].kernels):
                 block = make_region(self.flow, [i for part in parts[:end] for i in part.kernels], parts[:end])
                 if block is not None and block.skip:
                     return [block, *parts[end:]]
@@ -130,7 +129,7 @@ class _Finder:
 
 
 def _has_skip(last: Kernel, shared: Shared) -> bool:
-    """Whether ``last`` adds the entry, element by element, to something that is summed or comes from ``between``."""
+    """Whether the kernel ``last`` adds the entry, element by element, to something that is summed or comes from ``between``."""
     entry = {i for i, site in enumerate(last.sites) if site.base in shared.inputs[:1]}
     inside = {i for i, site in enumerate(last.sites) if site.base in shared.between}
     body = last.spec.body

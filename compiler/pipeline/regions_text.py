@@ -21,10 +21,10 @@ def regions_text(kernels: Sequence[Kernel], constants: Collection[Base]) -> str:
     lines = list[str]()
 
     def show(region: Region, indent: str) -> None:
-        if len(region.kernels) == 1:
-            (number,) = region.kernels
-            kernel = kernels[number]
-            lines.append(f'{indent}k{number} "{kernel.name}"{f" at {kernel.location}" if kernel.location else ""}')
+        if not region.parts:
+            for number in region.kernels:
+                kernel = kernels[number]
+                lines.append(f'{indent}k{number} "{kernel.name}"{f" at {kernel.location}" if kernel.location else ""}')
             return
         kept = f" keeps {_list(region.between)}" if region.between else ""
         skip = ", adds its entry" if region.skip else ""
