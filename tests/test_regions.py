@@ -76,7 +76,9 @@ def test_branches_that_are_joined() -> None:
 
 
 def test_borders_belong_to_what_they_are_around() -> None:
-    given = Equations("a = sum(x)", "a = fill()", "b = fill()", "b = sum(a)", "b = fill()", "c = sum(b) + a", "y = sum(c)")
+    given = Equations(
+        "a = sum(x)", "a = fill()", "b = fill()", "b = sum(a)", "b = fill()", "c = sum(b) + a", "y = sum(c)"
+    )
     (region,) = find_regions(given.flow)
     block = region.parts[1]
     assert [part.kernels for part in region.parts] == [(0, 1), (2, 3, 4, 5), (6,)]

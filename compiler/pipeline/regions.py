@@ -19,13 +19,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from effc.compiler.ir.spec import Instr
-from effc.compiler.pipeline.dataflow import Dataflow, Shared, Value
+from effc.compiler.pipeline.dataflow import SUMS, Dataflow, Shared, Value, behind
 from effc.compiler.pipeline.kernels import Kernel
 from effc.compiler.pipeline.placement import Base
-
-#: Instructions whose result is of other elements than the one that the kernel is at.
-_SUMS = frozenset({"contract", "reduce"})
 
 
 @dataclass(frozen=True)
@@ -135,21 +131,11 @@ def _has_skip(last: Kernel, shared: Shared) -> bool:
     body = last.spec.body
     for instr in body:
         for added, other in (instr.args, instr.args[::-1]) if instr.op == "arith.addf" else ():
-            behind = [body[i] for i in _behind(body, other, without=())]
-            computed = any(i.op in _SUMS or (i.op == "load" and i["operand"] in inside) for i in behind)
-            if computed and any(
-                body[i].op == "load" and body[i]["operand"] in entry for i in _behind(body, added, without=_SUMS)
-            ):
+            computed = any(
+                body[i].op in SUMS or (body[i].op == "load" and body[i]["operand"] in inside)
+                for i in behind(body, other)
+            )
+            loaded = {body[i]["operand"] for i in behind(body, added, without=SUMS) if body[i].op == "load"}
+            if computed and loaded & entry:
                 return True
     return False
-
-
-def _behind(body: Sequence[Instr], value: int, without: Collection[str]) -> Iterator[int]:
-    """``value`` and what it is computed from, not behind the operations ``without``."""
-    found, stack = {value}, [value]
-    while stack:
-        position = stack.pop()
-        yield position
-        fresh = set(body[position].args) - found if body[position].op not in without else set()
-        found |= fresh
-        stack.extend(fresh)
