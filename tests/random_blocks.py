@@ -59,7 +59,8 @@ class Excitation(nn.Module):
         self.down, self.up = nn.Conv2d(width, inner, 1), nn.Conv2d(inner, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.up(F.relu(self.down(x.mean((2, 3), keepdim=True)))))
+        gate: Tensor = torch.sigmoid(self.up(F.relu(self.down(x.mean((2, 3), keepdim=True)))))
+        return x * gate
 
 
 class Gated(nn.Module):
@@ -70,7 +71,8 @@ class Gated(nn.Module):
         self.up = nn.Linear(width, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.up(x).chunk(2, -1)
+        both: Tensor = self.up(x)
+        gate, value = both.chunk(2, -1)
         return F.silu(gate) * value
 
 
@@ -84,7 +86,7 @@ class _Image:
     keeps: bool
 
     def layer(self, depth: int = 0) -> nn.Module:
-        draw = self.rng.choice(
+        draw: Callable[[int], nn.Module] = self.rng.choice(
             [self.pointwise] * 4 + [self.square] * 3 + [self.depthwise] * 4 + [self.pool, self.excitation, self.nested]
             + [lambda depth: nn.BatchNorm2d(self.width), lambda depth: ChannelNorm(self.width)]
         )  # fmt: skip

@@ -112,6 +112,7 @@ class _Merging:
         if node.target in (_ADD, _SUB) and arguments and all(self._is_addend(a, root) for a in arguments):
             self.inner.add(node)
             first, second = arguments
+            assert isinstance(first, Node), "the op's schema says so"
             yield from self._terms(replace(term, node=first), root)
             if isinstance(second, Node):
                 negative = term.negative != (node.target is _SUB)
@@ -169,7 +170,8 @@ class _Merging:
         """The convolution that ``branches`` are, and ``shifts`` of its channels."""
         total, bias = None, None
         for term, taps in zip(branches.terms, branches.taps, strict=True):
-            own, weights = None, None
+            own: Any = None
+            weights: Any = None
             if is_plain_convolution(term.node):
                 weights, own = term.node.args[1:3]
             total = self._added(total, self._weights(branches.frame, term, weights, taps), term.negative)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import Graph, Node
@@ -56,9 +57,9 @@ class Taps:
         return Taps(tuple(first), tuple(step))
 
 
-def _each(value: object, rank: int) -> list[int]:
+def _each(value: Any, rank: int) -> list[int]:
     """One number for each dimension; ATen takes one for all too."""
-    found = list(value) if isinstance(value, Sequence) else [value]
+    found = [int(v) for v in (value if isinstance(value, Sequence) else [value])]
     return found * rank if len(found) == 1 else found
 
 
