@@ -152,6 +152,18 @@ def test_what_else_is_added_stays() -> None:
     check(Model(), torch.randn(2, 6, 5, 7), torch.randn(2, 6, 5, 7), contractions=1)
 
 
+@pytest.mark.parametrize("which", ["weights", "input"])
+def test_the_result_lies_in_memory_as_eager_has_it(which: str) -> None:
+    model, x = trained(Sum(nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1))), torch.randn(2, 6, 5, 7)
+    if which == "weights":
+        model = model.to(memory_format=torch.channels_last)
+    else:
+        x = x.to(memory_format=torch.channels_last)
+    fast, _ = run(model, x)
+    with torch.no_grad():
+        assert_exact(model, (x,), fast, strides=True)
+
+
 def test_dynamic_sizes(compiled: Compiler) -> None:
     model = trained(Sum(normed(6, 6, 3), normed(6, 6, 1), nn.BatchNorm2d(6)))
     fast = compiled(model, fullgraph=True, dynamic=True)

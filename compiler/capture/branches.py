@@ -96,6 +96,7 @@ class _Merging:
                 addend = reduce(lambda x, s: made(self.graph, _MUL, (x, s), root), term.scales, term.node)
                 result = made(self.graph, _SUB if term.negative else _ADD, (result, addend), root)
         assert result is not None
+        result.meta["val"] = value  # with its strides
         root.replace_all_uses_with(result)
         for branches in merged:
             convolutions = sum(is_plain_convolution(term.node) for term in branches.terms)
