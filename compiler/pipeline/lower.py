@@ -51,8 +51,10 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
     with dump.reproduced(text, f"--emit kernels --target {name}"):
         graph, notes = _read(text, dump.instruments())
         prepared_graph, prepared = split_prepared(graph)
+        # Before the cut, by which tensors that are prepared become inputs.
         prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None
-        program = replace(_program(_main(graph, prepared), prepared, prepare, target, schedules), notes=notes)
+        program = _program(_without(graph, prepared), prepared, prepare, target, schedules)
+    program = replace(program, notes=notes)
     dump.program(program)
     return program
 
@@ -60,12 +62,12 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
 def kernels_of(text: str, target: Target) -> tuple[list[Kernel], Collection[Base]]:
     """The kernels of graph IR ``text`` before any become one, without those that prepare weights; and the bases that no call changes."""
     graph, _ = _read(text)
-    graph = _main(graph, split_prepared(graph)[1])
+    graph = _without(graph, split_prepared(graph)[1])
     return _kernels(graph, target)[1], {Base("input", i) for i in graph.constants()}
 
 
 def _read(text: str, instruments: tuple[Instrument, ...] = ()) -> tuple[Graph, tuple[str, ...]]:
-    """The graph after the rewrites that parameters take part in, and notes for the report."""
+    """The graph after the rewrites that concern all of it, and notes for the report."""
     graph = read_graph(rewrite(text, instruments))
     gather_codes(graph)
     move_codes(graph)
@@ -74,8 +76,8 @@ def _read(text: str, instruments: tuple[Instrument, ...] = ()) -> tuple[Graph, t
     return graph, notes
 
 
-def _main(graph: Graph, prepared: list[Tensor]) -> Graph:
-    """What runs in each call, where ``prepared`` are known."""
+def _without(graph: Graph, prepared: Sequence[Tensor]) -> Graph:
+    """What runs in each call: ``graph`` reads what is ``prepared``; after the rewrites that concern this alone."""
     graph = cut(graph, prepared)
     merge_contractions(graph)
     split_rotations(graph)
