@@ -30,7 +30,8 @@ class Region:
     what the others write are among them.
 
     ``inputs``, ``exit``, ``between``: see ``Shared``. ``skip``: whether what writes the exit adds the entry. ``parts``: the
-    largest smaller regions, single kernels among them, in running order; none shares kernels with another. None where all but one fill.
+    largest smaller regions, single kernels among them, in running order; none shares kernels with another, and a kernel that stores
+    several things may be in none. None where all kernels but one fill.
     """
 
     kernels: tuple[int, ...]
@@ -90,7 +91,7 @@ class _Finder:
         while node in self.next_values:
             value = self.next_values[node]
             step = self.flow.kernels_between(node, value)
-            part = self._part(step) if set(free).issuperset(step) else None
+            part = self._part(node, step) if set(free).issuperset(step) else None
             if part is None:
                 break
             parts.append(part)
@@ -103,11 +104,12 @@ class _Finder:
             parts.pop()
         return None
 
-    def _part(self, kernels: Sequence[int]) -> Region | None:
+    def _part(self, node: int | Value, kernels: Sequence[int]) -> Region | None:
+        """What lies between ``node`` and the next value. A kernel there that stores several things is no smaller part."""
         whole = make_region(self.flow, kernels)
         if whole is None or sum(not self.flow.fills(i) for i in kernels) == 1:
             return whole
-        inner = self.cover(kernels)
+        inner = self.cover([i for i in kernels if i != node])
         found = inner[0].parts if [part.kernels for part in inner] == [whole.kernels] else tuple(inner)
         return replace(whole, parts=found)
 
