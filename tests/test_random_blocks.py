@@ -1,35 +1,71 @@
-"""Random blocks of networks equal float64's: quick ones, and many. ``random_block(seed)`` gives a case again."""
+"""Random blocks of networks equal float64's: as they are compiled, and with every chain that can be built, whether it pays or not.
+
+A few run always, 240 as slow tests. ``random_block(seed)`` gives a case again.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from exactness import assert_exact
+from in_process import compiled_here
 from random_blocks import Several, random_block
+from torch import nn
+
+from effc.compiler.pipeline import chains
 
 #: Blocks that are compiled as one model.
 _TOGETHER = 6
-_QUICK, _ALL = 24, 240
+_QUICK, _ALL = 18, 240
+
+Compile = Callable[[nn.Module], Callable[..., Any]]
 
 
-def _check(first: int) -> None:
+def _check(first: int, compile_: Compile, dtype: torch.dtype = torch.float32) -> None:
     seeds = range(first, first + _TOGETHER)
     blocks, inputs = zip(*map(random_block, seeds), strict=True)
-    model = Several(blocks).eval()
+    model, given = Several(blocks).eval().to(dtype), tuple(x.to(dtype) for x in inputs)
     with torch.no_grad():
-        fast = torch.compile(model, backend="effc", fullgraph=True, options={"fallback": "error"})
-        assert_exact(model, inputs, fast, context=f"output i is of seed {first} + i:")
+        assert_exact(model, given, compile_(model), context=f"output i is of seed {first} + i:")
+
+
+def _as_ever(model: nn.Module) -> Callable[..., Any]:
+    fast: Any = torch.compile(model, backend="effc", fullgraph=True, options={"fallback": "error"})
+    return fast
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever can be one kernel is one."""
+    monkeypatch.setattr(chains, "pays", lambda found, target: True)
 
 
 @pytest.mark.parametrize("first", range(0, _QUICK, _TOGETHER))
 def test_blocks(first: int) -> None:
-    _check(first)
+    _check(first, _as_ever)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(_QUICK, _ALL, _TOGETHER))
 def test_many_blocks(first: int) -> None:
-    _check(first)
+    _check(first, _as_ever)
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_blocks(dtype: torch.dtype) -> None:
+    _check(_QUICK, compiled_here, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("first", range(0, _ALL, _TOGETHER))
+def test_many_fused_blocks(first: int, dtype: torch.dtype) -> None:
+    _check(first, compiled_here, dtype)
 
 
 def test_blocks_are_of_all_kinds() -> None:
