@@ -33,7 +33,7 @@ def _check(first: int, compile_: Compile, dtype: torch.dtype = torch.float32) ->
 
 
 def _as_ever(model: nn.Module) -> Callable[..., Any]:
-    fast: Any = torch.compile(model, backend="effc", fullgraph=True, options={"fallback": "error"})
+    fast: Callable[..., Any] = torch.compile(model, backend="effc", fullgraph=True, options={"fallback": "error"})
     return fast
 
 
