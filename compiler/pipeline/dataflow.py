@@ -122,8 +122,8 @@ class Dataflow:
     def shared(self, members: Sequence[int]) -> Shared | None:
         """What ``members``, in running order, have in common with the rest, if they may run together in the place of the last one.
 
-        That is where all are layers of known sizes, others read one base of what they write, nothing else that runs in the meantime
-        writes what they read, and they themselves do not: part by part, a later one may come before an earlier one.
+        That is where all are layers of known sizes, others read one base of what they write, and what they read is written neither by
+        others in the meantime nor later by themselves: part by part, a later one may come before an earlier one.
         """
         if not all(is_layer(self.kernels[i].spec) for i in members) or not self._may_wait(members):
             return None
@@ -145,15 +145,15 @@ class Dataflow:
         )
 
     def _may_wait(self, members: Sequence[int]) -> bool:
-        """Whether each member may run where the last one does."""
+        """Whether each member may run where the last one does, and part by part."""
         inside, reads, writes = set(members), set[Base](), set[Base]()
         for i in range(members[0], members[-1] + 1):
-            if not reads.isdisjoint(self.writes[i]):
-                return False
             if i in inside:
                 reads.update(self.reads[i])
                 writes.update(self.writes[i])
             elif not writes.isdisjoint((*self.reads[i], *self.writes[i])):
+                return False
+            if not reads.isdisjoint(self.writes[i]):
                 return False
         return True
 
