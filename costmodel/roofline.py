@@ -7,7 +7,7 @@ get one price, and the template's own choice, which comes first, is taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 from effc.compiler.ir.candidate import Latency
@@ -33,7 +33,7 @@ _NATIVE: Mapping[str, Mapping[str, float]] = {
 def latency(spec: KernelSpec, symbols: Sequence[int], hardware: Hardware) -> Latency:
     """Predicted time of one call with these values of the spec's symbols."""
     known = dict(zip(spec.symbols, symbols, strict=True))
-    compute = operations(spec, known) / (hardware.speed.flops * _rate(spec, hardware))
+    compute = operations(spec, known) / (hardware.speed.flops * rate(spec, hardware.isa))
     memory = bytes_touched(spec, known) / hardware.speed.bandwidth
     return Latency(max(compute, memory) + OVERHEAD, UNCERTAINTY)
 
@@ -53,20 +53,26 @@ def operations(spec: KernelSpec, known: Mapping[str, int]) -> int:
 
 
 def bytes_touched(spec: KernelSpec, known: Mapping[str, int]) -> int:
-    """Bytes of all operands, each element once: of one that is gathered from, or of which a border is written, what is accessed."""
+    """Bytes of all operands, each element once, or twice where it is updated in place: see `operand_bytes`."""
+    each = operand_bytes(spec, known)
+    return sum(2 * n if o.role == "readwrite" else n for o, n in zip(spec.operands, each, strict=True))
+
+
+def operand_bytes(spec: KernelSpec, known: Mapping[str, int]) -> tuple[int, ...]:
+    """Bytes of each operand, each element once: of one that is gathered from, or of which a border is written, what is accessed; of scratch
+    memory none.
+    """
     sizes = [d.size.evaluate(known) for d in spec.dims]
     accessed = [0] * len(spec.operands)
     for instr, level in zip(spec.body, spec.levels(), strict=True):
         if instr.op in ("load", "store"):
             accessed[instr["operand"]] += prod(sizes[:level])
-    total = 0
+    found = []
     for operand, count in zip(spec.operands, accessed, strict=True):
-        if operand.role == "scratch":
-            continue
         size = operand.size.evaluate(known)
-        passes = 2 if operand.role == "readwrite" else 1
-        total += passes * ITEM_SIZE[operand.dtype] * (min(size, count) if spec.body else size)
-    return total
+        touched = min(size, count) if spec.body else size
+        found.append(0 if operand.role == "scratch" else ITEM_SIZE[operand.dtype] * touched)
+    return tuple(found)
 
 
 def _cost(instr: Instr) -> int:
@@ -83,13 +89,13 @@ def _attention(spec: KernelSpec, known: Mapping[str, int]) -> int:
     return batch * heads * queries * keys * (2 * (channels + out_channels) + 2 + _MATH)
 
 
-def _rate(spec: KernelSpec, hardware: Hardware) -> float:
-    """Of the dtype in which the kernel computes."""
+def rate(spec: KernelSpec, isa: Collection[str]) -> float:
+    """Speed of the dtype in which the kernel computes, over float32's, on a CPU with the flags ``isa``."""
     if spec.stages:
-        return _rate(spec.stages[0], hardware)
+        return rate(spec.stages[0], isa)
     contracts = [i for i in spec.body if i.op == "contract"]
     if not contracts:
         return min((_RATE.get(i.dtype, 1.0) for i in spec.body if i.dtype), default=1.0)
     read = spec.operands[0].dtype
-    rates = [rate for feature, rate in _NATIVE.get(read, {}).items() if feature in hardware.isa]
+    rates = [found for feature, found in _NATIVE.get(read, {}).items() if feature in isa]
     return max(rates, default=_RATE.get(contracts[0].dtype, 1.0))

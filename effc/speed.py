@@ -81,6 +81,24 @@ class Probe:
             each = pool.map(lambda i: self._peak(results[i].data_ptr(), runs), range(threads))
             return Speed(sum(each), self._bandwidth(pool, results, runs))
 
+    def reading(self, threads: int, part: int, runs: int = _RUNS) -> float:
+        """Bytes a second that so many threads read together, each the same ``part`` bytes (a multiple of 4 KiB) over and over, the best of
+        ``runs`` runs; what the calls cost is taken off.
+        """
+        results, start = torch.zeros(threads, 64), self._buffer.data_ptr()
+        repeats = max(1, _BUFFER // (8 * threads * part))
+
+        def read(thread: int, size: int) -> None:
+            for _ in range(repeats):
+                self._read(start + thread * part, size, results[thread].data_ptr())
+
+        with ThreadPoolExecutor(threads) as pool:
+            full, empty = (
+                _best(lambda size=size: list(pool.map(lambda i: read(i, size), range(threads))), runs)  # type: ignore[misc]
+                for size in (part, 0)
+            )
+        return threads * repeats * part / (full - empty)
+
     def _peak(self, result: int, runs: int) -> float:
         """FLOP/s of this thread."""
         seconds = _best(lambda: self._multiply(result, _STEPS), runs)

@@ -1,0 +1,22 @@
+"""A toolchain process that compiles as effc does, but makes no kernel of several: ``python -P tools/unfused_worker.py``.
+
+What `fusion_builds.py` compares with; there is no option for it, as nobody else wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from effc.compiler import worker
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.pipeline import assemble
+from effc.compiler.pipeline.kernels import Kernel, Site
+
+
+def _as_they_are(kernels: Sequence[Kernel], is_dense: Callable[[Site], bool], target: Target) -> list[Kernel]:
+    return list(kernels)
+
+
+if __name__ == "__main__":
+    assemble.chain_kernels = _as_they_are
+    worker.main()
