@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from exactness import assert_exact
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -47,8 +48,12 @@ def test_parallel_branches_are_one_convolution() -> None:
     kernel = torch.zeros(4, 1, 13, 13, dtype=torch.float64)
     bias = torch.zeros(4, dtype=torch.float64)
     for conv, norm in zip(branches.convolutions, branches.norms, strict=True):
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        reach, step = conv.padding[0], conv.dilation[0]
+        reach, step = int(conv.padding[0]), conv.dilation[0]
         kernel[:, :, 6 - reach : 7 + reach : step, 6 - reach : 7 + reach : step] += (
             scale[:, None, None, None] * conv.weight
         )

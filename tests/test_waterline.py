@@ -90,7 +90,8 @@ def test_reuse_distances_of_a_chain() -> None:
     assert (a.read, a.written, a.until, a.kept) == (0, 400, 800, True)  # x and a, then k1 reads it
     assert (again.read, again.since, again.kept) == (400, 800, False)  # the next call writes it anew
     assert (result.written, result.kept) == (400, True)
-    assert (first.sources, second.sources) == ({-1}, {0})
+    assert first.sources == {-1}
+    assert second.sources == {0}
     assert (first.is_result, second.is_result) == (False, True)
     assert first.operations == 100
     assert first.location == "model.py:0"

@@ -22,7 +22,8 @@ def eager_peak(module: nn.Module, inputs: tuple[Any, ...]) -> int:
     }
     with torch.no_grad(), _Alive(held) as alive:
         module(*inputs)
-    return alive.peak
+        peak: int = alive.peak
+    return peak
 
 
 class _Alive(TorchDispatchMode):

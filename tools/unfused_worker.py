@@ -18,5 +18,5 @@ def _as_they_are(kernels: Sequence[Kernel], is_dense: Callable[[Site], bool], ta
 
 
 if __name__ == "__main__":
-    assemble.chain_kernels = _as_they_are
+    setattr(assemble, "chain_kernels", _as_they_are)  # noqa: B010
     worker.main()
