@@ -39,7 +39,9 @@ def latency(spec: KernelSpec, symbols: Sequence[int], hardware: Hardware) -> Lat
 
 
 def operations(spec: KernelSpec, known: Mapping[str, int]) -> int:
-    """Arithmetic of the whole loop nest; a multiply-add counts as two, a transcendental function as `_MATH`."""
+    """Arithmetic of the whole loop nest; a multiply-add counts as two, a transcendental function as `_MATH`, and nothing what addresses and
+    masks are made of: 64-bit integers and truth values.
+    """
     if spec.template == "attention":
         return _attention(spec, known)
     if spec.stages:
@@ -80,7 +82,8 @@ def _cost(instr: Instr) -> int:
         return 2
     if instr.op.startswith(("math.", "libm.")):
         return _MATH
-    return 1 if instr.op.startswith("arith.") or instr.op == "reduce" else 0
+    computes = instr.op.startswith("arith.") and instr.dtype not in ("i64", "i1")
+    return 1 if computes or instr.op == "reduce" else 0
 
 
 def _attention(spec: KernelSpec, known: Mapping[str, int]) -> int:
