@@ -46,7 +46,8 @@ class Assembler:
 
     def run(self) -> Program:
         """The program."""
-        self.kernels = fuse_blocks(self.kernels, self._is_dense, self.target)
+        constants = {Base("input", i) for i in self.constants}
+        self.kernels = fuse_blocks(self.kernels, constants, self._is_dense, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives())

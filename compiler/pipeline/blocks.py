@@ -8,25 +8,26 @@ Before → after, of an inverted residual::
 
     k0: block                     the same three as stages, x → y; what is between them is scratch memory, some lines for each thread
 
-`codegen.cpu.block` says which kernels can be stages and counts what the block saves. Of all runs of kernels from which nothing but the
-last's result is read, those that save the most are taken first; so a long run becomes one block, several, or none.
+`codegen.cpu.block` says which kernels can be stages and counts what the block saves. Of all runs of parts of a region (`regions`), those that
+save the most are taken first; so a long run becomes one block, several, or none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from effc.compiler.codegen.cpu.block.choice import Block, block_of
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.spec import Instr, KernelSpec, Operand
+from effc.compiler.pipeline.dataflow import Dataflow
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.placement import Base
+from effc.compiler.pipeline.regions import Region, find_regions
 
 #: Stages of a block at most.
 MOST_STAGES = 8
-_STAGES = ("contraction", "loops")
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,18 @@ class _Found:
     saved: float
 
 
-def fuse_blocks(kernels: Sequence[Kernel], is_dense: Callable[[Site], bool], target: Target) -> list[Kernel]:
+def fuse_blocks(
+    kernels: Sequence[Kernel], constants: Collection[Base], is_dense: Callable[[Site], bool], target: Target
+) -> list[Kernel]:
     """``kernels`` in their order, each run that is counted faster together in the place of its last.
 
-    ``is_dense``: whether what a site points at depends on parameters alone, and no zeros are known in it.
+    ``constants``: bases that no call changes. ``is_dense``: whether what a site points at depends on parameters alone, and no zeros are
+    known in it.
     """
-    finder = _Finder(kernels, is_dense, target)
+    finder = _Finder(kernels, constants, is_dense, target)
     found: list[Kernel | None] = list(kernels)
-    taken: set[int] = set()
     for block in sorted(finder.blocks(), key=lambda f: (-f.saved, f.members)):
-        if not taken & {*block.members}:
-            taken |= {*block.members}
+        if all(found[i] is kernels[i] for i in block.members):
             for member in block.members:
                 found[member] = None
             found[block.members[-1]] = block.kernel
@@ -56,58 +58,23 @@ def fuse_blocks(kernels: Sequence[Kernel], is_dense: Callable[[Site], bool], tar
 
 
 class _Finder:
-    def __init__(self, kernels: Sequence[Kernel], is_dense: Callable[[Site], bool], target: Target) -> None:
+    def __init__(
+        self,
+        kernels: Sequence[Kernel],
+        constants: Collection[Base],
+        is_dense: Callable[[Site], bool],
+        target: Target,
+    ) -> None:
         self.kernels, self.is_dense, self.target = kernels, is_dense, target
-        self.users: dict[Base, list[int]] = {}
-        for i, kernel in enumerate(kernels):
-            for base in dict.fromkeys(s.base for s in kernel.sites):
-                self.users.setdefault(base, []).append(i)
+        self.flow = Dataflow(kernels, constants)
         self.known: dict[tuple[KernelSpec, tuple[int, ...]], Block | str] = {}
 
     def blocks(self) -> Iterator[_Found]:
         """All blocks that save something."""
-        for first in range(len(self.kernels)):
-            for members in self._runs(first):
-                block = self._block(members)
-                if block is not None:
-                    yield block
-
-    def _runs(self, first: int) -> Iterator[tuple[int, ...]]:
-        """The runs that start with a kernel, each of whose intermediates is read in the run alone."""
-        members, asked = [first], set[int]()
-        while len(members) < MOST_STAGES:
-            between = self._stored(members[-1])
-            if between is None:
-                return
-            asked |= {*self.users[between]} - {members[-1]}
-            following = min(asked - {*members}, default=None)
-            if following is None or following < members[-1] or not self._may_follow(members, following):
-                return
-            members.append(following)
-            if asked <= {*members}:
-                yield tuple(members)
-
-    def _stored(self, number: int) -> Base | None:
-        """The buffer that a kernel, which can be a stage, stores into and does nothing else."""
-        kernel = self.kernels[number]
-        written = _written(kernel)
-        if kernel.spec.template not in _STAGES or kernel.spec.symbols or len(written) != 1:
-            return None
-        (base,) = written
-        sites = [s for s in kernel.sites if s.base == base]
-        return base if base.kind == "buffer" and len(sites) == 1 else None
-
-    def _may_follow(self, members: Sequence[int], following: int) -> bool:
-        """Whether ``members`` may run tile by tile with ``following``: nothing writes what they touch, neither in the meantime nor it."""
-        last = self.kernels[following]
-        if last.spec.template not in _STAGES or last.spec.symbols:
-            return False
-        for member in members:
-            touched = {s.base for s in self.kernels[member].sites}
-            meanwhile = (k for i, k in enumerate(self.kernels[member + 1 : following + 1], member + 1) if i not in members)
-            if any(_written(kernel) & touched for kernel in meanwhile):
-                return False
-        return True
+        for members in dict.fromkeys(m for top in find_regions(self.flow) for region in top.walk() for m in _runs(region)):
+            block = self._block(members) if self.flow.shared(members) is not None else None
+            if block is not None:
+                yield block
 
     def _block(self, members: tuple[int, ...]) -> _Found | None:
         """The kernel of a run, where there is one and it pays."""
@@ -123,6 +90,18 @@ class _Finder:
             return None
         gain = saved(found)
         return _Found(members, made, gain) if gain > 0 else None
+
+
+def _runs(region: Region) -> Iterator[tuple[int, ...]]:
+    """The kernels of parts of a region that follow each other, at least two and not too many kernels."""
+    for first in range(len(region.parts)):
+        members: tuple[int, ...] = ()
+        for part in region.parts[first:]:
+            members = (*members, *part.kernels)
+            if len(members) > MOST_STAGES:
+                break
+            if len(members) > 1:
+                yield members
 
 
 def saved(found: Block) -> float:

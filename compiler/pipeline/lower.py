@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch_mlir import ir
@@ -49,42 +49,39 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
     schedules = {key: Schedule(tuple(sorted(s.items()))) for key, s in options.get("schedules", {}).items()}
     dump = RegionDump.of(text)
     with dump.reproduced(text, f"--emit kernels --target {name}"):
-        graphs = _graphs(text, dump.instruments())
-        prepare = None if graphs.prepare is None else _program(graphs.prepare, [], None, target, schedules)
-        program = _program(graphs.main, graphs.prepared, prepare, target, schedules)
-    program = replace(program, notes=graphs.notes)
+        graph, notes = _read(text, dump.instruments())
+        prepared_graph, prepared = split_prepared(graph)
+        # Before the cut, by which tensors that are prepared become inputs.
+        prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None
+        program = _program(_without(graph, prepared), prepared, prepare, target, schedules)
+    program = replace(program, notes=notes)
     dump.program(program)
     return program
 
 
 def kernels_of(text: str, target: Target) -> tuple[list[Kernel], Collection[Base]]:
     """The kernels of graph IR ``text`` before any become one, without those that prepare weights; and the bases that no call changes."""
-    graph = _graphs(text).main
+    graph, _ = _read(text)
+    graph = _without(graph, split_prepared(graph)[1])
     return _kernels(graph, target)[1], {Base("input", i) for i in graph.constants()}
 
 
-@dataclass(frozen=True)
-class _Graphs:
-    """``main``: what runs in each call; ``prepare``: what depends on parameters alone, of which ``main`` reads the results ``prepared``."""
-
-    main: Graph
-    prepare: Graph | None
-    prepared: Sequence[Tensor]
-    notes: tuple[str, ...]
-
-
-def _graphs(text: str, instruments: tuple[Instrument, ...] = ()) -> _Graphs:
-    """All rewrites before operations are fused."""
+def _read(text: str, instruments: tuple[Instrument, ...] = ()) -> tuple[Graph, tuple[str, ...]]:
+    """The graph after the rewrites that concern all of it, and notes for the report."""
     graph = read_graph(rewrite(text, instruments))
     gather_codes(graph)
     move_codes(graph)
     notes = contract_integers(graph)
     sink_widenings(graph)
-    prepare, prepared = split_prepared(graph)
+    return graph, notes
+
+
+def _without(graph: Graph, prepared: Sequence[Tensor]) -> Graph:
+    """What runs in each call: ``graph`` reads what is ``prepared``; after the rewrites that concern this alone."""
     graph = cut(graph, prepared)
     merge_contractions(graph)
     split_rotations(graph)
-    return _Graphs(graph, prepare, prepared, notes)
+    return graph
 
 
 def rewrite(text: str, instruments: tuple[Instrument, ...] = ()) -> ir.Module:

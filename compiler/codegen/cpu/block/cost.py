@@ -81,9 +81,9 @@ class Counter:
         turns = -(-mine // plan.tile)
         held = plan.scratch_bytes()
         moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
-        near = 2 * moved + (2 * sum(self.between) / THREADS if held > L1_BYTES else 0)
+        near = 2.0 * moved + (2 * sum(self.between) / THREADS if held > L1_BYTES else 0)
         weights = sum(self.factors)
-        far = weights * (1 if weights + held <= L2_BYTES else turns)
+        far = float(weights) * (1 if weights + held <= L2_BYTES else turns)
         for size in self.outside:
             near, far = near + _near(size), far + _far(size)
         return Cost(compute, halo, near, far, turns * len(plan.stages), self.apart)

@@ -1,6 +1,6 @@
 """The lines of each stage of a block of images, found from its convolutions.
 
-A convolution's first two dims are the images and their height, as the model has them. What follows or precedes it and has rows of other
+A convolution's first dims are the images and their height, as the model has them. What follows or precedes it and has rows of other
 dims (a norm over the channels, a linear layer) has the lines of what it reads or stores.
 """
 
@@ -37,7 +37,9 @@ def _operands(stage: KernelSpec, op: str) -> set[int]:
 
 
 def _natural(stage: KernelSpec) -> Lines | None:
-    parallel = [d.size.constant for d in stage.dims if d.kind == "parallel"]
-    if stage.template != "contraction" or len(parallel) < 4 or parallel[0] is None or parallel[1] is None:
+    """Of a convolution in two dimensions or more: its parallel dims are images (where there are several), height, width and channels."""
+    sizes = [d.size.constant for d in stage.dims if d.kind == "parallel"]
+    wide = [size for size in sizes if size is not None and size > 1]
+    if stage.template != "contraction" or None in sizes or len(sizes) < 4 or len(wide) < 3:
         return None
-    return Lines(parallel[0], parallel[1])
+    return Lines(1, wide[0]) if len(wide) == 3 else Lines(wide[0], wide[1])

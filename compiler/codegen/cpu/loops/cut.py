@@ -73,7 +73,7 @@ def cut_lines(plan: Plan, lines: int) -> Cut:
     """A unit is a point of the first ``lines`` dimensions."""
     sizes = [d.size for d in plan.spec.dims]
     inner = tuple(i for i in plan.parallel[lines:] if i != plan.vector)
-    points = product([*(sizes[i] for i in (*inner, *plan.reduction)), *([sizes[plan.vector]] if plan.vector_is_parallel else [])])
+    points = product(sizes[lines:])
     return Cut(tuple(range(lines)), inner, None, product(sizes[:lines]), _cycles(plan, points))
 
 
