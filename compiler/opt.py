@@ -4,7 +4,7 @@
 
 Reads the module, verifies it, runs the passes with the verifier after each, prints the module. With ``--emit kernels``
 the module then goes through the rest of the pipeline, and the program made from it is printed; with ``--emit code``, the
-MLIR that is emitted for each kernel.
+MLIR that is emitted for each kernel; with ``--emit regions``, which kernels could be one.
 """
 
 from __future__ import annotations
@@ -81,11 +81,16 @@ def run(
 
 
 def emit(text: str, what: str, target: str) -> str:
-    """The program that the pipeline makes of graph IR for ``target``, as text; with ``"code"`` its kernels' MLIR."""
+    """The program that the pipeline makes of graph IR for ``target``, as text; with ``"code"`` its kernels' MLIR, with ``"regions"`` the
+    regions that are found among them.
+    """
     from effc.compiler.codegen.cpu.emit import emit as emit_kernel
     from effc.compiler.codegen.cpu.target import Target
-    from effc.compiler.pipeline.lower import lower
+    from effc.compiler.pipeline.lower import kernels_of, lower
+    from effc.compiler.pipeline.regions_text import regions_text
 
+    if what == "regions":
+        return regions_text(*kernels_of(text, Target.named(target)))
     program = lower(text, {"target": target})
     if what == "kernels":
         return program_text(program)
@@ -118,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("file", nargs="?", help="graph IR as text; - is standard input")
     parser.add_argument("-p", "--pipeline", default="", help="passes in order: 'pass{option=value},mlir:canonicalize'")
     parser.add_argument("-o", "--output", type=Path, help="write here instead of standard output")
-    parser.add_argument("--emit", choices=("ir", "kernels", "code"), default="ir", help="what to print (default: ir)")
+    parser.add_argument(
+        "--emit", choices=("ir", "kernels", "code", "regions"), default="ir", help="what to print (default: ir)"
+    )
     targets = ("host", "avx512", "avx2", "x86-64")
     parser.add_argument("--target", choices=targets, default="host", help="the CPU that --emit is for (default: host)")
     parser.add_argument("--list", action="store_true", help="list the passes and their options")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +22,11 @@ from effc.compiler.pipeline.code_moves import move_codes
 from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.factors import materialize_factors
 from effc.compiler.pipeline.fusion import fuse
-from effc.compiler.pipeline.graph import Graph
+from effc.compiler.pipeline.graph import Graph, Tensor
 from effc.compiler.pipeline.integers import contract_integers
 from effc.compiler.pipeline.kernels import Kernel
 from effc.compiler.pipeline.merging import merge_contractions
-from effc.compiler.pipeline.placement import Layout, place
+from effc.compiler.pipeline.placement import Base, Layout, place
 from effc.compiler.pipeline.prepare import cut, split_prepared
 from effc.compiler.pipeline.read import read_graph
 from effc.compiler.pipeline.rotations import split_rotations
@@ -49,19 +49,39 @@ def lower(text: str, options: Mapping[str, Any]) -> Program:
     schedules = {key: Schedule(tuple(sorted(s.items()))) for key, s in options.get("schedules", {}).items()}
     dump = RegionDump.of(text)
     with dump.reproduced(text, f"--emit kernels --target {name}"):
-        graph = read_graph(rewrite(text, dump.instruments()))
-        gather_codes(graph)
-        move_codes(graph)
-        notes = contract_integers(graph)
-        sink_widenings(graph)
+        graph, notes = _read(text, dump.instruments())
         prepared_graph, prepared = split_prepared(graph)
+        # Before the cut, by which tensors that are prepared become inputs.
         prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None
-        graph = cut(graph, prepared)
-        merge_contractions(graph)
-        split_rotations(graph)
-        program = replace(_program(graph, prepared, prepare, target, schedules), notes=notes)
+        program = _program(_without(graph, prepared), prepared, prepare, target, schedules)
+    program = replace(program, notes=notes)
     dump.program(program)
     return program
+
+
+def kernels_of(text: str, target: Target) -> tuple[list[Kernel], Collection[Base]]:
+    """The kernels of graph IR ``text`` before any become one, without those that prepare weights; and the bases that no call changes."""
+    graph, _ = _read(text)
+    graph = _without(graph, split_prepared(graph)[1])
+    return _kernels(graph, target)[1], {Base("input", i) for i in graph.constants()}
+
+
+def _read(text: str, instruments: tuple[Instrument, ...] = ()) -> tuple[Graph, tuple[str, ...]]:
+    """The graph after the rewrites that concern all of it, and notes for the report."""
+    graph = read_graph(rewrite(text, instruments))
+    gather_codes(graph)
+    move_codes(graph)
+    notes = contract_integers(graph)
+    sink_widenings(graph)
+    return graph, notes
+
+
+def _without(graph: Graph, prepared: Sequence[Tensor]) -> Graph:
+    """What runs in each call: ``graph`` reads what is ``prepared``; after the rewrites that concern this alone."""
+    graph = cut(graph, prepared)
+    merge_contractions(graph)
+    split_rotations(graph)
+    return graph
 
 
 def rewrite(text: str, instruments: tuple[Instrument, ...] = ()) -> ir.Module:
@@ -80,14 +100,18 @@ def rewrite(text: str, instruments: tuple[Instrument, ...] = ()) -> ir.Module:
 
 def _program(
     graph: Graph,
-    prepared: Sequence[Any],
+    prepared: Sequence[Tensor],
     prepare: Program | None,
     target: Target,
     schedules: Mapping[str, Schedule],
 ) -> Program:
+    layout, kernels = _kernels(graph, target)
+    return Assembler(graph, layout, kernels, len(prepared), prepare, target, schedules).run()
+
+
+def _kernels(graph: Graph, target: Target) -> tuple[Layout, list[Kernel]]:
     absorb_borders(graph)
     fusion = fuse(graph)
-    layout: Layout = place(graph, fusion)
+    layout = place(graph, fusion)
     materialize_factors(graph, fusion, layout, target)
-    kernels: list[Kernel] = [step.build() for step in order_steps(graph, fusion, layout)]
-    return Assembler(graph, layout, kernels, len(prepared), prepare, target, schedules).run()
+    return layout, [step.build() for step in order_steps(graph, fusion, layout)]
