@@ -9,8 +9,9 @@ the sequence makes up for it. Kernels one after the other take at least the sum,
 
 Weights enter, and results that only the block itself reads do not leave. The two formulas are how we write it, and the following is ours.
 Bytes count at the bandwidth of the level of memory where they are: the nearest that holds the reuse distance (see
-`costmodel.traffic`); times of several levels add up. Arithmetic is all that kernels do, not products alone; halos that a fused kernel
-computes again are not in it. Blocks, where nobody says which, are found by their shortcuts (`residual_blocks`).
+`costmodel.traffic`); times of several levels add up. What is written moves twice, for a cache fetches a line before it is written to.
+Arithmetic is all that kernels do, not products alone; halos that a fused kernel computes again are not in it. Blocks, where nobody
+says which, are found by their shortcuts (`residual_blocks`).
 """
 
 from __future__ import annotations
@@ -201,7 +202,7 @@ def _stretch(layers: Sequence[Layer], first: int, end: int, roof: Roof) -> Stret
 
 def traffic_of(layers: Sequence[Layer], roof: Roof) -> tuple[int, ...]:
     """Bytes that one kernel of all the layers moves at each level: what is read before one of them has written it, once, from where it is
-    since its last use; and what is kept after them, once, to where its next use finds it.
+    since its last use; what is kept after them, once, to where its next use finds it; and the latter's lines on their way in.
     """
     first: dict[int, Touch] = {}
     last: dict[int, Touch] = {}
@@ -220,6 +221,7 @@ def traffic_of(layers: Sequence[Layer], roof: Roof) -> tuple[int, ...]:
     for piece, amount in written.items():
         if last[piece].kept:
             found[roof.level(last[piece].until)] += amount
+            found[roof.level(first[piece].since)] += max(0, amount - read.get(piece, 0))
     return tuple(found)
 
 

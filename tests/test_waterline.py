@@ -155,16 +155,18 @@ def test_no_kernels() -> None:
 
 # -- the analysis ---------------------------------------------------------------------------------------------------
 def test_a_chain_apart_and_fused() -> None:
-    """x and the result come from memory (1200 bytes lie between their uses), what is between from the cache (800)."""
+    """x and the result are in memory (1200 bytes lie between their uses), what is between in the cache (800); what is written is fetched
+    first.
+    """
     water = analyze(chain(), ROOF, [(0, 2)])
-    assert [s.traffic for s in water.layers] == [(400, 400), (400, 400)]
+    assert [s.traffic for s in water.layers] == [(800, 400), (400, 800)]
     assert [s.compute for s in water.layers] == [1.0, 1.0]
-    assert [s.attainable for s in water.layers] == [44.0, 44.0]  # 400 / 100 + 400 / 10
+    assert [s.attainable for s in water.layers] == [48.0, 84.0]  # 800 / 100 + 400 / 10, 400 / 100 + 800 / 10
     assert all(s.is_under_water for s in water.layers)
     (block,) = water.blocks
-    assert (block.traffic, block.operations, block.attainable) == ((0, 800), 200, 80.0)
-    assert (block.intensity, block.name) == (0.25, "k0, k1")
-    assert (water.apart, water.fused, water.ceiling) == (88.0, 80.0, 1.1)
+    assert (block.traffic, block.operations, block.attainable) == ((0, 1200), 200, 120.0)
+    assert (block.intensity, block.name) == (200 / 1200, "k0, k1")
+    assert (water.apart, water.fused, water.ceiling) == (132.0, 120.0, 1.1)
     assert water.measured is None
 
 
@@ -187,8 +189,8 @@ def test_arithmetic_of_a_faster_dtype() -> None:
 def test_a_block_reads_its_input_once_and_keeps_what_others_read() -> None:
     water = analyze(residual(), ROOF, [(0, 3)])
     block, last = water.blocks
-    assert block.bytes == 400 + 400  # x and y
-    assert sum(s.bytes for s in water.layers[:3]) == 400 * (2 + 2 + 3)
+    assert block.bytes == 400 + 2 * 400  # x and y
+    assert sum(s.bytes for s in water.layers[:3]) == 400 * (3 + 3 + 4)
     assert block.operations == 100 + 100 + 200
     assert (last.first, last.end) == (3, 4)
 

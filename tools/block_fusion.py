@@ -5,9 +5,10 @@
     python tools/block_fusion.py --models mobilenet_v2,efficientnet_b0 --openvino --memory --plots DIR
 
 Of a block: medians over the rounds of what its kernels take, without Python around them; how many times faster the fused one is, with the
-20th and 80th percentile; kernels; megabytes that kernels move, each operand once; scratch memory in KiB; the ceiling (`effc.waterline`: at
-least so long kernel by kernel, over as one kernel, on the machine as it was measured just before); and the share of the ceiling's gain that
-is reached, where the ceiling is 1.2 or more. Images are channels-last, with a batch of one. Of a model: whole calls as a user makes them.
+20th and 80th percentile; kernels; megabytes that kernels move, each operand once; scratch memory of a thread in KiB; the ceiling
+(`effc.waterline`: at least so long kernel by kernel, over as one kernel, on the machine as it was measured just before); and the share of the
+ceiling's gain that is reached, where the ceiling is 1.2 or more. Images are channels-last, with a batch of one. Of a model: whole calls as a
+user makes them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from fusion_builds import Compiled, builds, compiled, in_turn
 
 from effc.bench.models import BLOCKS, Case, build, build_block
 from effc.bench.spread import Spread
-from effc.bench.systems import Setting
+from effc.bench.systems import DTYPES, Setting
 from effc.bench.systems.openvino import OpenVino
-from effc.bench.systems.system import tensors
+from effc.bench.systems.system import cast
 from effc.compiler.capture.graph import Build
 from effc.roof import measured_roof
 from effc.waterline import Waterline, analyze
@@ -45,8 +46,8 @@ def moved(made: Compiled) -> float:
 
 
 def scratch(made: Compiled) -> float:
-    """KiB of the kernel that takes most."""
-    return max((layer.scratch for layer in made.layers), default=0) / 1024
+    """KiB a thread of the kernel that takes most."""
+    return max(made.scratch, default=0) / 1024
 
 
 def ratio_of(apart: list[float], fused: list[float]) -> tuple[float, str]:
@@ -55,10 +56,10 @@ def ratio_of(apart: list[float], fused: list[float]) -> tuple[float, str]:
     return ratio.median, f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
 
 
-def block_row(case: Case, with_fusion: Build, without: Build, threads: int, rounds: int) -> str:
-    inputs = case.inputs(0, 0)
+def block_row(case: Case, dtype: str, with_fusion: Build, without: Build, threads: int, rounds: int) -> str:
+    module, inputs = cast(case.module, case.inputs(0, 0), DTYPES[dtype])
     torch._dynamo.reset()  # or the blocks of other rows count as recompilations of this one
-    apart, fused = (compiled(case.module, inputs, builder) for builder in (without, with_fusion))
+    apart, fused = (compiled(module, inputs, builder) for builder in (without, with_fusion))
     water = analyze(apart.layers, measured_roof(threads), [(0, len(apart.layers))])
     times = in_turn([apart.native(), fused.native()], rounds, _BLOCK)
     gained, ratio = ratio_of(*times)
@@ -86,7 +87,7 @@ def block_table(args: argparse.Namespace, with_fusion: Build, without: Build) ->
     )
     print("|---" * 11 + "|")
     for name, side, width in blocks(args):
-        row = block_row(build_block(name, width, side), with_fusion, without, args.threads, args.rounds)
+        row = block_row(build_block(name, width, side), args.dtype, with_fusion, without, args.threads, args.rounds)
         print(f"| {name} | {side} | {width} | {row} |", flush=True)
 
 
@@ -102,24 +103,22 @@ def model_table(args: argparse.Namespace, with_fusion: Build, without: Build) ->
 
 def model_row(args: argparse.Namespace, name: str, with_fusion: Build, without: Build) -> str:
     case = build(name, small=False)
-    inputs = case.inputs(0, 0)
+    module, inputs = cast(case.module, case.inputs(0, 0), DTYPES[args.dtype])
     torch._dynamo.reset()
-    apart, fused = (compiled(case.module, inputs, builder) for builder in (without, with_fusion))
+    apart, fused = (compiled(module, inputs, builder) for builder in (without, with_fusion))
     water = analyze(apart.layers, measured_roof(args.threads))
     calls: list[Callable[[], Any]] = [partial(apart.call, *inputs), partial(fused.call, *inputs)]
     with torch.no_grad():
         if args.openvino:
-            calls.append(OpenVino().prepare(case.module, inputs, Setting(args.threads, "float32")))
+            calls.append(OpenVino().prepare(module, inputs, Setting(args.threads, args.dtype)))
         found = in_turn(calls, args.rounds, _MODEL, _REST)
     times = " | ".join(f"{1e3 * Spread.of(t).median:.2f}" for t in found)
     ratios = " | ".join(ratio_of(t, found[1])[1] for i, t in enumerate(found) if i != 1)
     flops = sum(layer.flops for layer in apart.layers) / 1e9
     cells = [f"{flops:.2f} | {times} | {ratios} | {len(apart.layers)} → {len(fused.layers)} | {water.ceiling:.2f}"]
     if args.memory:
-        results = sum(t.nbytes for t in tensors(fused.call(*inputs)))
-        cells += [
-            f"{n / 2**20:.2f}" for n in (eager_peak(case.module, inputs), apart.arena + results, fused.arena + results)
-        ]
+        ours = (made.activations(args.threads) for made in (apart, fused))
+        cells += [f"{n / 2**20:.2f}" for n in (eager_peak(module, inputs), *ours)]
     if args.plots is not None:
         plot(args.plots / f"{name}.svg", water, name)
     return " | ".join(cells)
@@ -140,9 +139,10 @@ def main() -> None:
     parser.add_argument("--sides", type=numbers, default=[7, 14, 28, 56, 112])
     parser.add_argument("--widths", type=numbers, default=[16, 32, 64, 96, 192, 384, 768])
     parser.add_argument("--models", help="by commas, names of effc bench: whole models instead of blocks")
-    parser.add_argument("--openvino", action="store_true", help="of models: beside OpenVINO in float32")
+    parser.add_argument("--openvino", action="store_true", help="of models: beside OpenVINO")
     parser.add_argument("--memory", action="store_true", help="of models: activations, with scratch memory and results")
     parser.add_argument("--plots", type=Path, help="of models: a folder for their waterlines")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()

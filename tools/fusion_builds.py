@@ -21,7 +21,10 @@ from effc.compiler.build import Built
 from effc.compiler.capture import backend
 from effc.compiler.capture.graph import Build
 from effc.compiler.capture.recording import record
+from effc.compiler.codegen.cpu.block import plan as block
+from effc.compiler.codegen.cpu.winograd import plan as winograd
 from effc.compiler.ir.options import Options
+from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.toolchain import Toolchain
 from effc.costmodel.hardware import flags
 from effc.costmodel.traffic import Layer, layers_of
@@ -33,14 +36,29 @@ _WORKER = Path(__file__).with_name("unfused_worker.py")
 
 @dataclass(frozen=True)
 class Compiled:
-    """``call``: as a user calls the model. ``arena``: bytes of all activations and scratch memory but results. ``regions``: of the model,
-    each with the arguments of its last call.
+    """``call``: as a user calls the model. ``scratch``: bytes of each layer's scratch memory that one thread uses. ``regions``: each with
+    the arguments of its last call.
     """
 
     call: Callable[..., Any]
     layers: tuple[Layer, ...]
-    arena: int
+    scratch: tuple[int, ...]
     regions: tuple[_Region, ...]
+
+    def activations(self, threads: int) -> int:
+        """Bytes of what kernels write and someone still reads, results and scratch memory of so many threads included, at their most."""
+        written = {t.piece for layer in self.layers for t in layer.touches if t.written}
+        held: dict[int, int] = {}
+        most = 0
+        for layer, scratch in zip(self.layers, self.scratch, strict=True):
+            own = [t for t in layer.touches if t.piece in written]
+            for touch in own:
+                held[touch.piece] = max(held.get(touch.piece, 0), touch.read, touch.written)
+            most = max(most, sum(held.values()) + threads * scratch)
+            for touch in own:
+                if not touch.kept:
+                    del held[touch.piece]
+        return most
 
     def native(self) -> Callable[[], None]:
         """The regions one after the other, without what lies around them: a call of microseconds is timed by its kernels."""
@@ -102,8 +120,16 @@ def compiled(module: nn.Module, inputs: tuple[Any, ...], builder: Build) -> Comp
     call = compiled_apart(module, Options(), lambda options: watching)
     with torch.no_grad(), record() as recording:
         call(*inputs)
-    arena = sum(program.arena_bytes.evaluate(values) for program, values in recording.programs)
-    return Compiled(call, layers_of(recording.programs, flags()), arena, tuple(r for r in regions if r.arguments))
+    specs = [program.kernels[c.kernel] for program, _ in recording.programs for c in program.calls]
+    layers = layers_of(recording.programs, flags())
+    scratch = tuple(_of_one_thread(spec, layer.scratch) for spec, layer in zip(specs, layers, strict=True))
+    return Compiled(call, layers, scratch, tuple(r for r in regions if r.arguments))
+
+
+def _of_one_thread(spec: KernelSpec, scratch: int) -> int:
+    """Blocks and Winograd's method have an equal part for each thread that there may be; what others have is counted whole."""
+    parts = {"block": block.MOST_THREADS, "contraction": winograd.MOST_THREADS if spec.schedule.get("winograd") else 1}
+    return scratch // parts.get(spec.template, 1)
 
 
 def in_turn(calls: Sequence[Callable[[], Any]], rounds: int, seconds: float, rest: float = 0.0) -> list[list[float]]:

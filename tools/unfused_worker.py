@@ -5,18 +5,18 @@ What `fusion_builds.py` compares with; there is no option for it, as nobody else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from effc.compiler import worker
-from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.pipeline import assemble
-from effc.compiler.pipeline.kernels import Kernel, Site
+from effc.compiler.pipeline.kernels import Kernel
 
 
-def _as_they_are(kernels: Sequence[Kernel], is_dense: Callable[[Site], bool], target: Target) -> list[Kernel]:
+def _as_they_are(kernels: Sequence[Kernel], *_: Any) -> list[Kernel]:
     return list(kernels)
 
 
 if __name__ == "__main__":
-    setattr(assemble, "chain_kernels", _as_they_are)  # noqa: B010
+    setattr(assemble, "fuse_blocks", _as_they_are)  # noqa: B010
     worker.main()
