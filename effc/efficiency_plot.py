@@ -46,7 +46,7 @@ def _model(model: Efficiency, x: Axis, y: float, named: bool) -> list[str]:
     if model.ideal > 0:
         ideal = x(1e3 * model.ideal)
         parts += [line(ideal, y, actual, y, GREY, 1.5), dot(ideal, y, BLUE, False, f"ideal {1e3 * model.ideal:.3g} ms")]
-        parts.append(text((ideal + actual) / 2, y - 6, f"{model.computational:.0%}", "middle", 10))
+        parts.append(text((ideal + actual) / 2, y - 6, f"{100 * model.computational:.2g}%", "middle", 10))
     parts.append(dot(actual, y, RED, True, f"actual {1e3 * model.actual:.3g} ms"))
     place = (actual + 9, y + 4, model.name) if named else (_LEFT - 8, y + 4, model.name, "end")
     return [*parts, text(*place)]

@@ -25,6 +25,9 @@ from pathlib import Path
 from effc.compiler.ir.errors import InputError
 from effc.costmodel.traffic import Layer, Touch
 
+#: Of a block that is looked for: kernels that read its input, and kernels in all.
+_READERS, _LAYERS = 6, 16
+
 
 @dataclass(frozen=True)
 class Level:
@@ -227,7 +230,8 @@ def traffic_of(layers: Sequence[Layer], roof: Roof) -> tuple[int, ...]:
 
 def residual_blocks(layers: Sequence[Layer]) -> list[tuple[int, int]]:
     """Runs of layers from the first that reads a tensor to the last, extended until nothing but the last one's result leaves: a block and
-    its shortcut. Of runs that overlap the shorter, so that what all of the model reads (a mask) makes none.
+    its shortcut. Of runs that overlap the longest, so that squeeze-excitation is part of its block, but none that a whole model could be:
+    over a tensor that more than `_READERS` layers read (a mask), or of more than `_LAYERS` layers.
     """
     readers: dict[int, list[int]] = {}
     for i, layer in enumerate(layers):
@@ -241,10 +245,10 @@ def residual_blocks(layers: Sequence[Layer]) -> list[tuple[int, int]]:
         first, last, i = found[0], found[-1], found[0]
         while i < last < len(layers):
             last, i = max(last, leaves[i]), i + 1
-        if first < last < len(layers):
+        if first < last < len(layers) and len(found) <= _READERS and last - first < _LAYERS:
             candidates.append((first, last + 1))
     chosen: list[tuple[int, int]] = []
-    for first, end in sorted(candidates, key=lambda run: (run[1] - run[0], run)):
+    for first, end in sorted(candidates, key=lambda run: (run[0] - run[1], run)):
         if all(end <= a or b <= first for a, b in chosen):
             chosen.append((first, end))
     return sorted(chosen)

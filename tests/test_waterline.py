@@ -216,10 +216,11 @@ def graph(*sources: set[int], results: Sequence[int] = ()) -> list[Layer]:
     [
         (graph({-1}, {0}, {1}, {2, 0}, {3}, {4, 3}), [(1, 4), (4, 6)]),  # one block after another
         (graph({-1}, {0}, {0}, {1, 2}, {3}), [(1, 4)]),  # the shortcut is a layer
-        (graph({-1}, {0}, {0, 1}, {1}, {2, 3}), [(2, 5)]),  # an inner result is read after the sum: the block goes on
+        (graph({-1}, {0}, {0, 1}, {1}, {2, 3}), [(1, 5)]),  # an inner result is read after the sum: the block goes on
         (graph({-1}, {0}, {0, 1}, results=(1,)), []),  # an inner result is returned
-        (graph({-1, -2}, {0, -2}, {1, 0, -2}, {2, -2}), [(1, 3)]),  # a mask that all layers read
-        (graph({-1}, {0}, {1}, {2, 1}, {3, 0}), [(2, 4)]),  # the inner of two that are nested
+        (graph(*({i - 1, -2} for i in range(3)), {2, 1, -2}, *({i - 1, -2} for i in range(4, 8))), [(2, 4)]),  # a mask
+        (graph({-1}, *({i - 1} for i in range(1, 20)), {19, 0}), []),  # most of a model
+        (graph({-1}, {0}, {1}, {2, 1}, {3, 0}), [(1, 5)]),  # the outer of two that are nested
     ],
 )
 def test_blocks_of_small_graphs(layers: list[Layer], blocks: list[tuple[int, int]]) -> None:
