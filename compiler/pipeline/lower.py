@@ -76,7 +76,7 @@ def _read(text: str, instruments: tuple[Instrument, ...] = ()) -> tuple[Graph, t
     return graph, notes
 
 
-def _without(graph: Graph, prepared: Sequence[Tensor]) -> Graph:
+def _without(graph: Graph, prepared: list[Tensor]) -> Graph:
     """What runs in each call: ``graph`` reads what is ``prepared``; after the rewrites that concern this alone."""
     graph = cut(graph, prepared)
     merge_contractions(graph)

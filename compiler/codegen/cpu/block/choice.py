@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from effc.compiler.codegen.cpu.block.cost import Cost, Counter
 from effc.compiler.codegen.cpu.block.needs import Reading
-from effc.compiler.codegen.cpu.block.plan import Plan, read
+from effc.compiler.codegen.cpu.block.plan import Plan, planned, read
+from effc.compiler.codegen.cpu.block.stages import Stage, own
 from effc.compiler.codegen.cpu.contraction.cast import cast
-from effc.compiler.codegen.cpu.contraction.form import form
+from effc.compiler.codegen.cpu.contraction.form import lanes_of
 from effc.compiler.codegen.cpu.contraction.packing import Packing, packing
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.schedule import as_schedule, estimate, tiles, variants
@@ -43,68 +45,76 @@ def block_of(spec: KernelSpec, constants: Collection[int], target: Target, lines
     """The block ``spec``, of which ``constants`` are the operands that may be packed, or the reason why there is no kernel for it. Its dims
     are found, the size of its scratch memory, and, unless given, how many ``lines`` of the result a tile has.
     """
-    packed = _packed(spec, constants, target)
+    packed = _packed(spec, constants, target, [None] * len(spec.stages))
     if isinstance(packed, str):
         return packed
     found = read(_with_operands(spec, packed), target)
     if isinstance(found, str):
         return found
-    schedules = _rows_schedules(found, target) if found.tiled else [_line_schedule(s.nest, target) for s in found.stages]
+    schedules = _rows_schedules(found, target) if found.tiled else [_line_schedule(s, target) for s in found.stages]
     if schedules is None:
         return "no height of tiles serves all stages"
-    again: list[Packing | None] = []
-    for stage, own, schedule in zip(spec.stages, packed, schedules, strict=True):
-        made = own if own is None or schedule is None else _packed_for(stage, own, schedule, constants, target)
-        if isinstance(made, str):
-            return made
-        again.append(made)
-    made_spec = _with_operands(spec, again, schedules)
-    factors = tuple(0 if p is None else _bytes(made_spec.operands[p.operand]) for p in again)
-    plan = _tiled(made_spec, Counter(found, factors, target), target, lines)
+    packed = _packed(spec, constants, target, schedules)
+    if isinstance(packed, str):
+        return packed
+    made = _with_operands(spec, packed, schedules)
+    counter = Counter(found, tuple(0 if p is None else _bytes(made.operands[p.operand]) for p in packed), target)
+    plan = _tiled(counter, [stage.schedule for stage in made.stages], target, lines)
     if isinstance(plan, str):
         return plan
-    packings = tuple(p for p in again if p is not None)
-    return Block(_finished(made_spec, plan), packings, plan, Counter(found, factors, target).of(plan))
+    return Block(_finished(made, plan), tuple(p for p in packed if p is not None), plan, counter.of(plan))
 
 
-def _packed(spec: KernelSpec, constants: Collection[int], target: Target) -> list[Packing | None] | str:
-    """How the factor of each stage is packed, None for loops."""
+def _packed(
+    spec: KernelSpec, constants: Collection[int], target: Target, schedules: Sequence[Schedule | None]
+) -> list[Packing | None] | str:
+    """How the factor of each stage is packed, None for loops; where its schedule is known, in panels of as many columns."""
     found: list[Packing | None] = []
-    for stage in spec.stages:
+    for stage, schedule in zip(spec.stages, schedules, strict=True):
         if stage.template != "contraction":
             found.append(None)
             continue
-        own = packing(stage, constants, target)
-        if isinstance(own, str):
-            return own
-        if own.function != "pack_panels":
-            return f"a factor in the form that {own.function} makes"
-        found.append(own)
+        alone, numbers = own(stage)
+        columns = None if schedule is None else int(schedule["nr"])
+        packed = _packing(alone, tuple(i for i, n in enumerate(numbers) if n in constants), target, columns)
+        if isinstance(packed, str):
+            return packed
+        operands = list(stage.operands)
+        operands[numbers[packed.operand]] = packed.spec.operands[packed.operand]
+        found.append(
+            replace(packed, operand=numbers[packed.operand], spec=replace(stage, operands=tuple(operands)))
+        )
     return found
 
 
-def _packed_for(
-    stage: KernelSpec, packed: Packing, schedule: Schedule, constants: Collection[int], target: Target
-) -> Packing | str:
-    """The packing in panels of as many columns as ``schedule`` has."""
-    nest = cast(packed.spec, target)
-    assert isinstance(nest, Nest), "it was packed"
-    vectors, lanes = tiles(nest, target)[0][1], int(schedule["nr"])
-    if form(nest, target) == "tiles":
-        vectors = lanes // target.lanes(4)
-        wanted = as_schedule(nest, target, 1, vectors)
-        found = packing(stage, constants, target, {packed.spec.key(): wanted})
-    else:
-        found = packed
-    if isinstance(found, Packing) and found.function == "pack_panels" and found.spec.schedule["nr"] == schedule["nr"]:
+@lru_cache(maxsize=1024)
+def _packing(spec: KernelSpec, constants: tuple[int, ...], target: Target, columns: int | None) -> Packing | str:
+    """How the factor of a stage is packed, or the reason why it cannot be."""
+    found = packing(spec, constants, target)
+    if isinstance(found, str):
         return found
+    if found.function != "pack_panels" or found.further:
+        return f"a factor in the form that {found.function} makes"
+    if columns is None or found.spec.schedule["nr"] == columns:
+        return found
+    nest = cast(found.spec, target)
+    assert isinstance(nest, Nest), "it was packed"
+    wanted = as_schedule(nest, target, 1, columns // lanes_of(nest, target))
+    again = packing(spec, constants, target, {found.spec.key(): wanted})
+    if isinstance(again, Packing) and again.spec.schedule["nr"] == columns:
+        return again
     return "panels of other columns than a line's tiles have"
 
 
-def _line_schedule(nest: Nest | None, target: Target) -> Schedule | None:
+def _line_schedule(stage: Stage, target: Target) -> Schedule | None:
     """The register tile of the lowest count for the rows of one line."""
-    if nest is None:
-        return None
+    return None if stage.nest is None else _fastest(replace(stage, operands=()), target)
+
+
+@lru_cache(maxsize=1024)
+def _fastest(stage: Stage, target: Target) -> Schedule:
+    nest = stage.nest
+    assert nest is not None, "loops have no register tiles"
     counts = {t: estimate(nest, target, *t) for t in tiles(nest, target)}
     mr, vectors = min(counts, key=lambda t: (counts[t], -t[0] * t[1], t))
     return _rows_outside(variants(nest, target, mr, vectors))
@@ -116,7 +126,7 @@ def _rows_outside(found: Sequence[Schedule]) -> Schedule:
 
 def _rows_schedules(reading: Reading, target: Target) -> list[Schedule | None] | None:
     """Of the stages, with one height of tiles for all products: those of the lowest count. None where no height serves all."""
-    counts = [None if s.nest is None else _by_height(s.nest, target) for s in reading.stages]
+    counts = [None if s.nest is None else _by_height(replace(s, operands=()), target) for s in reading.stages]
     heights = set.intersection(*(set(c) for c in counts if c is not None))
     if not heights:
         return None
@@ -127,8 +137,11 @@ def _rows_schedules(reading: Reading, target: Target) -> list[Schedule | None] |
     ]
 
 
-def _by_height(nest: Nest, target: Target) -> dict[int, tuple[float, int]]:
+@lru_cache(maxsize=1024)
+def _by_height(stage: Stage, target: Target) -> dict[int, tuple[float, int]]:
     """The cycles of the best tile of each height, and its vectors."""
+    nest = stage.nest
+    assert nest is not None, "loops have no register tiles"
     steps = nest.size(nest.reduction[0]).constant or 1
     found: dict[int, tuple[float, int]] = {}
     for mr, vectors in tiles(nest, target):
@@ -153,13 +166,13 @@ def _with_operands(
     return replace(spec, operands=tuple(operands), stages=stages)
 
 
-def _tiled(spec: KernelSpec, counter: Counter, target: Target, lines: int | None) -> Plan | str:
-    """The plan with the tile of the lowest count."""
-    first = Plan.of(spec.with_schedule(lines=lines or 1), target)
+def _tiled(counter: Counter, schedules: Sequence[Schedule], target: Target, lines: int | None) -> Plan | str:
+    """The plan with the tile of the lowest count, or with tiles of ``lines``."""
+    first = planned(counter.reading, schedules, lines or 1, target)
     if isinstance(first, str) or lines is not None:
         return first
     if first.tiled:
-        widest = max(b.stride * ITEM_SIZE[spec.operands[b.operand].dtype] for b in first.between)
+        widest = max(b.stride * first.item(b) for b in first.between)
         share = REGISTERS_BYTES if first.spare else ROWS_BYTES
         return replace(first, tile=max(share // (first.height * widest), 1))
     if first.scratch_bytes() > MOST_BYTES:

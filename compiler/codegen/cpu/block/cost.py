@@ -14,8 +14,8 @@ beside its intermediates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from math import prod
 
 from effc.compiler.codegen.cpu.block.needs import Reading
@@ -25,7 +25,7 @@ from effc.compiler.codegen.cpu.contraction.order import L2_SHARE
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES, estimate, tiles
 from effc.compiler.codegen.cpu.loops.plan import vector_cost
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
+from effc.compiler.ir.spec import ITEM_SIZE
 
 #: Threads that are counted.
 THREADS = 2
@@ -94,8 +94,7 @@ class Counter:
         reading, total = self.reading, 0.0
         size_of = {b.operand: size for b, size in zip(reading.between, self.between, strict=True)}
         for stage, cycles, factor in zip(reading.stages, self.cycles, self.factors, strict=True):
-            touched = {i["operand"]: i["address"] for i in stage.spec.body if i.op in ("load", "store")}
-            sizes = [size_of.get(o, 0) or self._outside.get(o, 0) for o in touched]
+            sizes = [size_of.get(o, 0) or self._outside.get(o, 0) for o in {*stage.touched("load", "store")}]
             near, far = sum(map(_near, sizes)), factor + sum(map(_far, sizes))
             total += _together(cycles / THREADS, near, far)
         return total
@@ -119,24 +118,25 @@ class Counter:
 
     @cached_property
     def _line_bytes(self) -> list[int]:
-        operands = self._spec.operands
+        operands = self.reading.operands
         return [b.stride * ITEM_SIZE[operands[b.operand].dtype] for b in self.reading.between]
 
     @cached_property
     def _outside(self) -> dict[int, int]:
         return {
             i: (o.size.constant or 0) * ITEM_SIZE[o.dtype]
-            for i, o in enumerate(self._spec.operands)
+            for i, o in enumerate(self.reading.operands)
             if o.role in ("read", "write", "readwrite")
         }
-
-    @property
-    def _spec(self) -> KernelSpec:
-        return self.reading.stages[0].spec
 
 
 def stage_cycles(stage: Stage, target: Target) -> float:
     """Of all lines of a stage, on one thread, with the fastest register tile."""
+    return _cycles(replace(stage, operands=()), target)
+
+
+@lru_cache(maxsize=1024)
+def _cycles(stage: Stage, target: Target) -> float:
     if stage.nest is None:
         assert stage.plan is not None, "a stage is a product or loops"
         points = prod(d.size.constant or 1 for d in stage.plan.spec.dims)

@@ -55,10 +55,12 @@ class BlockKernel:
         b, between = self.b, self.plan.between
         arguments = [PTR, I64, I64, *[PTR] * len(between)]
         with b.function(self._name(number), arguments, private=True) as (slots, lo, hi, *pointers):
-            share = Share(b, self.spec.stages[number], slots, lo, hi, b.index(0), slots)
-            share.load_slots()
+            stage = self.plan.stages[number]
+            share = Share(b, stage.spec, slots, lo, hi, b.index(0), slots)
+            share.load_slots(stage.operands)
             for link, pointer in zip(between, pointers, strict=True):
-                share.place(link.operand, pointer)
+                if link.operand in stage.operands:
+                    share.place(stage.operands.index(link.operand), pointer)
             self.stages[number].emit(share)
 
     def _name(self, number: int) -> str:

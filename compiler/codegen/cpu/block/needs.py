@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.block.lines import Between, Lines, Reach
 from effc.compiler.codegen.cpu.block.stages import Stage
-from effc.compiler.ir.spec import KernelSpec
+from effc.compiler.ir.spec import KernelSpec, Operand
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Need:
 class Reading:
     """A plan without what schedules say."""
 
+    operands: tuple[Operand, ...]
     stages: tuple[Stage, ...]
     between: tuple[Between, ...]
     by_stage: tuple[Need, ...]
@@ -51,7 +52,7 @@ def join(spec: KernelSpec, stages: Sequence[Stage], tiled: bool) -> Reading | st
     between: list[Between] = []
     by_between: list[Need] = []
     for number in reversed(range(len(stages) - 1)):
-        stored = {instr["operand"] for instr in stages[number].spec.body if instr.op == "store"}
+        stored = {*stages[number].touched("store")}
         if len(stored) != 1 or not stored <= {*scratch}:
             return "a stage stores more than the next ones read"
         (operand,) = stored
@@ -69,11 +70,11 @@ def join(spec: KernelSpec, stages: Sequence[Stage], tiled: bool) -> Reading | st
     if any(b.operand in _read_by(stages[: i + 1]) for i, b in enumerate(between)):
         return "a stage reads what a later one stores"
     known = tuple(need for need in needs if need is not None)
-    return Reading(tuple(stages), tuple(between), known, tuple(by_between), tiled)
+    return Reading(spec.operands, tuple(stages), tuple(between), known, tuple(by_between), tiled)
 
 
 def _read_by(stages: Sequence[Stage]) -> set[int]:
-    return {instr["operand"] for stage in stages for instr in stage.spec.body if instr.op == "load"}
+    return {operand for stage in stages for operand in stage.touched("load")}
 
 
 def _placed(stage: Stage, operand: int) -> Between | str:

@@ -19,7 +19,7 @@ from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.form import form
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
 
 #: Threads that have scratch memory; pages of it that no thread touches cost nothing.
 MOST_THREADS = 32
@@ -43,16 +43,7 @@ class Plan(Reading):
         found = read(spec, target)
         if isinstance(found, str):
             return found
-        tile = int(spec.schedule["lines"])
-        if not found.tiled:
-            return Plan(**vars(found), tile=tile)
-        schedules = [s.spec.schedule for s in found.stages if s.nest is not None]
-        if len({s["mr"] for s in schedules}) > 1 or any(s["order"] != "rows" for s in schedules):
-            return "the stages do not walk the same tiles of rows"
-        amx = any(s.nest is not None and form(s.nest, target) == "amx" for s in found.stages)
-        # Units of tile registers are of one height, and the last one begins among the rows of that before (`contraction.amx`).
-        spare, height = (UNIT_ROWS if amx else 0), int(schedules[0]["mr"])
-        return Plan(**vars(found), tile=tile, height=height, spare=spare)
+        return planned(found, [stage.schedule for stage in spec.stages], int(spec.schedule["lines"]), target)
 
     @property
     def lines(self) -> Lines:
@@ -83,7 +74,20 @@ class Plan(Reading):
 
     def item(self, between: Between) -> int:
         """Bytes of an element of an intermediate."""
-        return ITEM_SIZE[self.stages[0].spec.operands[between.operand].dtype]
+        return ITEM_SIZE[self.operands[between.operand].dtype]
+
+
+def planned(reading: Reading, schedules: Sequence[Schedule], lines: int, target: Target) -> Plan | str:
+    """The plan under the schedules of the stages, with tiles of so many ``lines``; or the reason why there is none."""
+    if not reading.tiled:
+        return Plan(**vars(reading), tile=lines)
+    products = [(s.nest, own) for s, own in zip(reading.stages, schedules, strict=True) if s.nest is not None]
+    if len({own["mr"] for _, own in products}) > 1 or any(own["order"] != "rows" for _, own in products):
+        return "the stages do not walk the same tiles of rows"
+    nest, schedule = products[0]
+    # Units of tile registers are of one height, and the last one begins among the rows of that before (`contraction.amx`).
+    spare = UNIT_ROWS if form(nest, target) == "amx" else 0
+    return Plan(**vars(reading), tile=lines, height=int(schedule["mr"]), spare=spare)
 
 
 def read(spec: KernelSpec, target: Target) -> Reading | str:

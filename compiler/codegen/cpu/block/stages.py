@@ -6,7 +6,8 @@ Whatever a stage is, it is emitted as the code of a kernel of its own: a functio
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from effc.compiler.codegen.cpu.block.lines import Between, Lines, Reach, lined, reach
 from effc.compiler.codegen.cpu.contraction.amx import AmxKernel
@@ -21,18 +22,19 @@ from effc.compiler.codegen.cpu.loops.plan import Plan, plan_lines
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder
 from effc.compiler.codegen.cpu.threads import Share
-from effc.compiler.ir.spec import KernelSpec
+from effc.compiler.ir.spec import KernelSpec, Schedule
 
 _KERNELS: dict[str, type[Kernel]] = {"tiles": Kernel, "amx": AmxKernel}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``spec``: as the block holds it. ``nest``: of a product, ``plan`` of loops, whose first ``first`` dims number ``lines``. ``tiled``: the
-    lines are tiles of rows of a product, which it has as units; else a line is a run of units.
+    """``nest``: of a product, ``plan``: of loops, whose first ``first`` dims number ``lines``. ``tiled``: the lines are rows, of which a
+    product has tiles; else a line is a run of its units. ``spec``: what both were read from; its operands are the block's ``operands``.
     """
 
     spec: KernelSpec
+    operands: tuple[int, ...]
     lines: Lines
     first: int
     nest: Nest | None = None
@@ -47,10 +49,14 @@ class Stage:
         assert self.plan is not None, "a stage is a product or loops"
         return self.plan.spec
 
+    def touched(self, *ops: str) -> list[int]:
+        """The block's operands that are loaded or stored, or both."""
+        return [self.operands[i["operand"]] for i in self.spec.body if i.op in ops]
+
     def accesses(self, operand: int) -> Iterator[tuple[str, int]]:
-        """``(op, instruction)`` of each load and store of ``operand``."""
+        """``(op, instruction)`` of each load and store of the block's ``operand``."""
         for i, instr in enumerate(self.body.body):
-            if instr.op in ("load", "store") and instr["operand"] == operand:
+            if instr.op in ("load", "store") and self.operands[instr["operand"]] == operand:
                 yield instr.op, i
 
     def reach(self, instr: int, between: Between) -> Reach | str:
@@ -59,10 +65,28 @@ class Stage:
         return reach(self.body, self.first, self.lines, self.body.body[instr]["address"], between, masked)
 
 
-def read_stage(spec: KernelSpec, lines: Lines, tiled: bool, target: Target) -> Stage | str:
+def own(stage: KernelSpec) -> tuple[KernelSpec, tuple[int, ...]]:
+    """A stage with the operands alone that it touches, and which of the block's these are: equal layers are then equal."""
+    numbers = tuple(dict.fromkeys(i["operand"] for i in stage.body if i.op in ("load", "store")))
+    number = {old: new for new, old in enumerate(numbers)}
+    body = tuple(
+        replace(i, attributes=tuple((k, number[v] if k == "operand" else v) for k, v in i.attributes))
+        for i in stage.body
+    )
+    return replace(stage, operands=tuple(stage.operands[i] for i in numbers), body=body), numbers
+
+
+def read_stage(stage: KernelSpec, lines: Lines, tiled: bool, target: Target) -> Stage | str:
     """A stage whose factor has the role ``packed``, or the reason why it cannot be one. ``tiled``: ``lines`` are rows, of which products
     have tiles.
     """
+    spec, numbers = own(stage)
+    found = _read(replace(spec, schedule=Schedule()), lines, tiled, target)
+    return found if isinstance(found, str) else replace(found, spec=spec, operands=numbers)
+
+
+@lru_cache(maxsize=1024)
+def _read(spec: KernelSpec, lines: Lines, tiled: bool, target: Target) -> Stage | str:
     if any(instr.op == "check" for instr in spec.body):
         return "a stage that may raise an error"
     if spec.symbols or any(d.size.constant is None for d in spec.dims):
@@ -79,7 +103,7 @@ def _loops(spec: KernelSpec, lines: Lines, target: Target) -> Stage | str:
     if isinstance(found, str):
         return found
     plan = plan_lines(found[0], target, found[1])
-    return plan if isinstance(plan, str) else Stage(spec, lines, found[1], plan=plan)
+    return plan if isinstance(plan, str) else Stage(spec, (), lines, found[1], plan=plan)
 
 
 def _product(spec: KernelSpec, lines: Lines, target: Target) -> Stage | str:
@@ -90,7 +114,7 @@ def _product(spec: KernelSpec, lines: Lines, target: Target) -> Stage | str:
     if isinstance(nest, str):
         return nest
     reason = _unfit(nest, target, ("tiles",))
-    return reason or Stage(spec, lines, found[1], nest=nest)
+    return reason or Stage(spec, (), lines, found[1], nest=nest)
 
 
 def _tiles(spec: KernelSpec, lines: Lines, target: Target) -> Stage | str:
@@ -104,7 +128,7 @@ def _tiles(spec: KernelSpec, lines: Lines, target: Target) -> Stage | str:
         return "a single row is not shared out among threads"
     if nest.row != 0 or nest.outer or nest.wise or nest.borders or nest.size(nest.row).constant != lines.count:
         return "a product of other rows than those of the first"
-    return Stage(spec, lines, 1, nest=nest, tiled=True)
+    return Stage(spec, (), lines, 1, nest=nest, tiled=True)
 
 
 def _unfit(nest: Nest, target: Target, forms: Sequence[str]) -> str | None:

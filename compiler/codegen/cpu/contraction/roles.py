@@ -207,6 +207,8 @@ def _tag(value: Expr) -> Expr:
 def drop_units(spec: KernelSpec) -> KernelSpec:
     """``spec`` without its dimensions of size 1."""
     keep = [i for i, d in enumerate(spec.dims) if d.size.constant != 1]
+    if len(keep) == len(spec.dims):
+        return spec
     gone = {f"d{i}": const(0) for i in range(len(spec.dims)) if i not in keep}
     return rename(spec, keep, gone, [spec.dims[i] for i in keep])
 
