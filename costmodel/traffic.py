@@ -121,7 +121,6 @@ class _Pieces:
     """All memory of ``uses``, cut wherever an operand starts or ends."""
 
     def __init__(self, uses: Sequence[_Use]) -> None:
-        self._uses = uses
         cuts: dict[_Base, set[int]] = {}
         for use in uses:
             for span in use.spans:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,29 @@ def test_programs_share_parameters_and_nothing_else() -> None:
     (weight,) = (t for t in second.touches if t.piece in shared)
     assert weight.since == 1200  # the first program's three operands
     assert second.sources == {-2}  # parameters are no sources
+
+
+def test_an_update_in_place_reads_and_returns_what_it_writes_into() -> None:
+    """A cache that the model takes and gives back changed: what it holds is kept, and a reader has the update for its source."""
+    d0 = var("d0")
+    body = (
+        Instr("load", (), "f32", (("address", d0), ("operand", 0))),
+        Instr("store", (0,), "", (("address", 10 * d0), ("combine", "set"), ("operand", 1))),
+    )
+    operands = (Operand("f32", "read", const(10)), Operand("f32", "readwrite", const(N)))
+    update = KernelSpec("scatter", (Dim(const(10)),), operands, body)
+    made = program(
+        (update, [pointer("input"), pointer("output")]),
+        (pointwise(1), [pointer("input", 1), pointer("output", 1)]),
+        inputs=("", ""),
+        outputs=2,
+    )
+    made = replace(made, outputs=(replace(made.outputs[0], mutates=1), made.outputs[1]))
+    first, second = layers_of([(made, {})], ())
+    (touch,) = (t for t in first.touches if t.written)
+    assert (touch.read, touch.written, touch.kept) == (40, 40, True)
+    assert first.is_result
+    assert second.sources == {0}
 
 
 def test_no_kernels() -> None:
