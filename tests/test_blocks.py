@@ -29,7 +29,7 @@ def test_blocks_keep_shapes_and_are_the_same_everywhere(name: str) -> None:
     assert result.std() < 5  # and activations stay in scale
 
 
-@pytest.mark.parametrize("name", ["convfirst", "inceptionnext", "unireplknet", "gated_mlp", "attention_tail"])
+@pytest.mark.parametrize("name", ["inceptionnext", "unireplknet"])
 def test_blocks_are_exact(name: str) -> None:
     torch._dynamo.reset()
     case = build_block(name, 24, 7)

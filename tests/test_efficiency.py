@@ -108,13 +108,13 @@ def test_times_and_traffic_of_a_block(tmp_path: Path) -> None:
 
 
 def test_a_block_moves_at_least_what_enters_and_leaves_it() -> None:
-    """As one kernel: its input, its result and its weights, each once; packed weights may be padded to whole vectors."""
+    """As one kernel: its input and its weights once, its result twice; packed weights may be padded to whole vectors."""
     case = build_block("bottleneck", 64, 6)
     with torch.no_grad():
         found = effc.explain(case.module, *case.inputs(0, 0))
     water = found.waterline(ROOF, [(0, len(found.layers))])
     weights = sum(p.numel() for n, p in case.module.named_parameters() if p.dim() == 4)
-    least = 4 * (weights + 2 * 64 * 36)
+    least = 4 * (weights + 3 * 64 * 36)
     assert least <= water.blocks[0].bytes < 1.5 * least
     assert water.measured is None
     assert all(layer.seconds is None for layer in found.layers)

@@ -2,6 +2,7 @@
 
     python tools/block_fusion.py                                              # all kinds, resolutions and widths
     python tools/block_fusion.py --kinds inverted,convnext --sides 14,56 --widths 32,96
+    python tools/block_fusion.py --ceilings --roof 236,200,80,38              # nothing is timed
     python tools/block_fusion.py --models mobilenet_v2,efficientnet_b0 --openvino --memory --plots DIR
 
 Of a block: medians over the rounds of what its kernels take, without Python around them; how many times faster the fused one is, with the
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,16 @@ from typing import Any
 import torch
 from activation_memory import eager_peak
 from fusion_builds import Compiled, builds, compiled, in_turn
+from torch import nn
 
-from effc.bench.models import BLOCKS, Case, build, build_block
+from effc.bench.models import BLOCKS, build, build_block
 from effc.bench.spread import Spread
 from effc.bench.systems import DTYPES, Setting
 from effc.bench.systems.openvino import OpenVino
 from effc.bench.systems.system import cast
 from effc.compiler.capture.graph import Build
 from effc.roof import measured_roof
-from effc.waterline import Waterline, analyze
+from effc.waterline import Roof, Waterline, analyze
 
 #: Seconds of calls that a sample of a block, and of a model, is the mean of; and of rest before a model's, in which other threads stop.
 _BLOCK, _MODEL, _REST = 0.004, 0.1, 0.03
@@ -40,35 +43,45 @@ _SENSIBLE = (500, 11000)
 _WORTH = 1.2
 
 
-def moved(made: Compiled) -> float:
-    """Megabytes."""
-    return sum(t.read + t.written for layer in made.layers for t in layer.touches) / 1e6
+@dataclass(frozen=True)
+class Comparison:
+    """``fused``, ``apart``: how to build with block fusion and without; the rest as asked for."""
+
+    args: argparse.Namespace
+    fused: Build
+    apart: Build
+
+    def compiled(self, builder: Build, module: nn.Module, inputs: tuple[Any, ...]) -> Compiled:
+        torch._dynamo.reset()  # or what came before counts as compilations of the same function
+        return compiled(module, inputs, builder)
+
+    def roof(self) -> Roof:
+        """The machine as it is now, or with the speeds that were given."""
+        if self.args.roof is None:
+            return measured_roof(self.args.threads)
+        peak, *speeds = (1e9 * speed for speed in self.args.roof)
+        levels = measured_roof(self.args.threads).levels
+        if len(levels) != len(speeds):
+            raise SystemExit(
+                f"--roof: this machine has {len(levels)} levels: {', '.join(level.name for level in levels)}"
+            )
+        return Roof(peak, tuple(replace(level, bandwidth=s) for level, s in zip(levels, speeds, strict=True)))
+
+    def of(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, tuple[Any, ...]]:
+        """Both in the dtype."""
+        return cast(module, inputs, DTYPES[self.args.dtype])
 
 
-def scratch(made: Compiled) -> float:
-    """KiB a thread of the kernel that takes most."""
-    return max(made.scratch, default=0) / 1024
-
-
-def ratio_of(apart: list[float], fused: list[float]) -> tuple[float, str]:
-    """How many times faster, and the same as text."""
-    ratio = Spread.of_ratios(apart, fused)
-    return ratio.median, f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
-
-
-def block_row(case: Case, dtype: str, with_fusion: Build, without: Build, threads: int, rounds: int) -> str:
-    module, inputs = cast(case.module, case.inputs(0, 0), DTYPES[dtype])
-    torch._dynamo.reset()  # or the blocks of other rows count as recompilations of this one
-    apart, fused = (compiled(module, inputs, builder) for builder in (without, with_fusion))
-    water = analyze(apart.layers, measured_roof(threads), [(0, len(apart.layers))])
-    times = in_turn([apart.native(), fused.native()], rounds, _BLOCK)
-    gained, ratio = ratio_of(*times)
-    share = f"{(gained - 1) / (water.ceiling - 1):.0%}" if water.ceiling >= _WORTH else ""
-    microseconds = " | ".join(f"{1e6 * Spread.of(t).median:.1f}" for t in times)
-    return (
-        f"{microseconds} | {ratio} | {len(apart.layers)} → {len(fused.layers)} | {moved(apart):.2f} → {moved(fused):.2f} | "
-        f"{scratch(fused):.0f} | {water.ceiling:.2f} | {share}"
-    )
+# -- blocks -----------------------------------------------------------------------------------------------------------
+def block_table(comparison: Comparison) -> None:
+    args = comparison.args
+    row, head = (ceiling_row, _CEILINGS) if args.ceilings else (block_row, _BLOCKS)
+    print(f"| block | side | width | {' | '.join(head)} |")
+    print("|---" * (3 + len(head)) + "|")
+    for name, side, width in blocks(args):
+        case = build_block(name, width, side)
+        cells = row(comparison, *comparison.of(case.module, case.inputs(0, 0)))
+        print(f"| {name} | {side} | {width} | {' | '.join(cells)} |", flush=True)
 
 
 def blocks(args: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
@@ -81,74 +94,114 @@ def blocks(args: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
                     yield name, side, width
 
 
-def block_table(args: argparse.Namespace, with_fusion: Build, without: Build) -> None:
-    print(
-        "| block | side | width | apart, µs | fused, µs | times faster | kernels | MB moved | scratch, KiB | ceiling | share |"
-    )
-    print("|---" * 11 + "|")
-    for name, side, width in blocks(args):
-        row = block_row(build_block(name, width, side), args.dtype, with_fusion, without, args.threads, args.rounds)
-        print(f"| {name} | {side} | {width} | {row} |", flush=True)
+_CEILINGS = ("kernels", "MB moved", "at least apart, µs", "fused, µs", "ceiling")
 
 
-def model_table(args: argparse.Namespace, with_fusion: Build, without: Build) -> None:
+def ceiling_row(comparison: Comparison, module: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    made = comparison.compiled(comparison.apart, module, inputs)
+    water = analyze(made.layers, comparison.roof(), [(0, len(made.layers))])
+    times = [f"{1e6 * t:.1f}" for t in (water.apart, water.fused)]
+    return [str(len(made.layers)), f"{moved(made):.2f}", *times, f"{water.ceiling:.2f}"]
+
+
+_BLOCKS = ("apart, µs", "fused, µs", "times faster", "kernels", "MB moved", "scratch, KiB", "ceiling", "share")
+
+
+def block_row(comparison: Comparison, module: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    apart, fused = (comparison.compiled(b, module, inputs) for b in (comparison.apart, comparison.fused))
+    water = analyze(apart.layers, comparison.roof(), [(0, len(apart.layers))])
+    times = in_turn([apart.native(), fused.native()], comparison.args.rounds, _BLOCK)
+    gained, ratio = ratio_of(*times)
+    return [
+        *(f"{1e6 * Spread.of(t).median:.1f}" for t in times),
+        ratio,
+        f"{len(apart.layers)} → {len(fused.layers)}",
+        f"{moved(apart):.2f} → {moved(fused):.2f}",
+        f"{max(fused.scratch) / 1024:.0f}",
+        f"{water.ceiling:.2f}",
+        f"{(gained - 1) / (water.ceiling - 1):.0%}" if water.ceiling >= _WORTH else "",
+    ]
+
+
+def moved(made: Compiled) -> float:
+    """Megabytes."""
+    return sum(t.read + t.written for layer in made.layers for t in layer.touches) / 1e6
+
+
+def ratio_of(apart: list[float], fused: list[float]) -> tuple[float, str]:
+    """How many times faster, and the same as text."""
+    ratio = Spread.of_ratios(apart, fused)
+    return ratio.median, f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+def model_table(comparison: Comparison) -> None:
+    args = comparison.args
     names = ["apart", "fused", *(["openvino"] if args.openvino else [])]
-    ratios = " | ".join(f"over {n}" for n in names if n != "fused")
-    memory = " activations, MiB: eager | apart | fused |" if args.memory else ""
-    print(f"| model | GFLOP | {' | '.join(f'{n}, ms' for n in names)} | {ratios} | kernels | ceiling |{memory}")
-    print("|---" * (4 + 2 * len(names) - 1 + (3 if args.memory else 0)) + "|")
+    head = ["model", "GFLOP", *(f"{n}, ms" for n in names), *(f"over {n}" for n in names if n != "fused")]
+    head += ["kernels", "ceiling", *(["activations, MiB: eager", "apart", "fused"] if args.memory else [])]
+    print(f"| {' | '.join(head)} |")
+    print("|---" * len(head) + "|")
     for name in args.models.split(","):
-        print(f"| {name} | {model_row(args, name, with_fusion, without)} |", flush=True)
+        print(f"| {name} | {' | '.join(model_row(comparison, name))} |", flush=True)
 
 
-def model_row(args: argparse.Namespace, name: str, with_fusion: Build, without: Build) -> str:
-    case = build(name, small=False)
-    module, inputs = cast(case.module, case.inputs(0, 0), DTYPES[args.dtype])
-    torch._dynamo.reset()
-    apart, fused = (compiled(module, inputs, builder) for builder in (without, with_fusion))
-    water = analyze(apart.layers, measured_roof(args.threads))
+def model_row(comparison: Comparison, name: str) -> list[str]:
+    args, case = comparison.args, build(name, small=False)
+    module, inputs = comparison.of(case.module, case.inputs(0, 0))
+    apart, fused = (comparison.compiled(b, module, inputs) for b in (comparison.apart, comparison.fused))
+    water = analyze(apart.layers, comparison.roof())
     calls: list[Callable[[], Any]] = [partial(apart.call, *inputs), partial(fused.call, *inputs)]
     with torch.no_grad():
-        if args.openvino:
-            calls.append(OpenVino().prepare(module, inputs, Setting(args.threads, args.dtype)))
-        found = in_turn(calls, args.rounds, _MODEL, _REST)
-    times = " | ".join(f"{1e3 * Spread.of(t).median:.2f}" for t in found)
-    ratios = " | ".join(ratio_of(t, found[1])[1] for i, t in enumerate(found) if i != 1)
-    flops = sum(layer.flops for layer in apart.layers) / 1e9
-    cells = [f"{flops:.2f} | {times} | {ratios} | {len(apart.layers)} → {len(fused.layers)} | {water.ceiling:.2f}"]
+        if args.openvino:  # it takes the float32 model, and computes in the dtype
+            plain = build(name, small=False)
+            calls.append(OpenVino().prepare(plain.module, plain.inputs(0, 0), Setting(args.threads, args.dtype)))
+        times = in_turn(calls, args.rounds, _MODEL, _REST)
+    cells = [f"{sum(layer.flops for layer in apart.layers) / 1e9:.2f}"]
+    cells += [f"{1e3 * Spread.of(t).median:.2f}" for t in times]
+    cells += [ratio_of(t, times[1])[1] for i, t in enumerate(times) if i != 1]
+    cells += [f"{len(apart.layers)} → {len(fused.layers)}", f"{water.ceiling:.2f}"]
     if args.memory:
         ours = (made.activations(args.threads) for made in (apart, fused))
         cells += [f"{n / 2**20:.2f}" for n in (eager_peak(module, inputs), *ours)]
     if args.plots is not None:
         plot(args.plots / f"{name}.svg", water, name)
-    return " | ".join(cells)
+    return cells
 
 
 def plot(path: Path, water: Waterline, name: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    water.to_svg(path, f"{name}, block by block")
+    water.to_svg(path, f"{name}, without block fusion")
 
 
-def numbers(text: str) -> list[int]:
+def integers(text: str) -> list[int]:
     return [int(n) for n in text.split(",")]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(n) for n in text.split(",")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", default=",".join(BLOCKS), help="of blocks, by commas")
-    parser.add_argument("--sides", type=numbers, default=[7, 14, 28, 56, 112])
-    parser.add_argument("--widths", type=numbers, default=[16, 32, 64, 96, 192, 384, 768])
+    parser.add_argument("--sides", type=integers, default=[7, 14, 28, 56, 112])
+    parser.add_argument("--widths", type=integers, default=[16, 32, 64, 96, 192, 384, 768])
+    parser.add_argument("--ceilings", action="store_true", help="of blocks: only what can be gained, nothing is timed")
     parser.add_argument("--models", help="by commas, names of effc bench: whole models instead of blocks")
     parser.add_argument("--openvino", action="store_true", help="of models: beside OpenVINO")
     parser.add_argument("--memory", action="store_true", help="of models: activations, with scratch memory and results")
     parser.add_argument("--plots", type=Path, help="of models: a folder for their waterlines")
+    parser.add_argument(
+        "--roof", type=numbers, help="GFLOP/s, then GB/s of each level of memory, in place of measured ones"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    with builds() as (with_fusion, without):
-        (model_table if args.models else block_table)(args, with_fusion, without)
+    with builds() as (fused, apart):
+        (model_table if args.models else block_table)(Comparison(args, fused, apart))
 
 
 if __name__ == "__main__":
