@@ -33,7 +33,7 @@ _NATIVE: Mapping[str, Mapping[str, float]] = {
 def latency(spec: KernelSpec, symbols: Sequence[int], hardware: Hardware) -> Latency:
     """Predicted time of one call with these values of the spec's symbols."""
     known = dict(zip(spec.symbols, symbols, strict=True))
-    compute = operations(spec, known) / (hardware.speed.flops * rate(spec, hardware.isa))
+    compute = weighted(spec, known, hardware.isa) / hardware.speed.flops
     memory = bytes_touched(spec, known) / hardware.speed.bandwidth
     return Latency(max(compute, memory) + OVERHEAD, UNCERTAINTY)
 
@@ -52,6 +52,13 @@ def operations(spec: KernelSpec, known: Mapping[str, int]) -> int:
         inner = instr.op in ("reduce", "contract")  # of the outer level, but it runs at every point
         total += _cost(instr) * prod(sizes if inner else sizes[:level])
     return total
+
+
+def weighted(spec: KernelSpec, known: Mapping[str, int], isa: Collection[str]) -> float:
+    """Operations, each divided by how many times faster than float32's those of its dtype are on a CPU with the flags ``isa``."""
+    if spec.stages:
+        return sum(weighted(stage, known, isa) for stage in spec.stages)
+    return operations(spec, known) / _rate(spec, isa)
 
 
 def bytes_touched(spec: KernelSpec, known: Mapping[str, int]) -> int:
@@ -92,10 +99,8 @@ def _attention(spec: KernelSpec, known: Mapping[str, int]) -> int:
     return batch * heads * queries * keys * (2 * (channels + out_channels) + 2 + _MATH)
 
 
-def rate(spec: KernelSpec, isa: Collection[str]) -> float:
-    """Speed of the dtype in which the kernel computes, over float32's, on a CPU with the flags ``isa``."""
-    if spec.stages:
-        return rate(spec.stages[0], isa)
+def _rate(spec: KernelSpec, isa: Collection[str]) -> float:
+    """Of the dtype in which the kernel computes."""
     contracts = [i for i in spec.body if i.op == "contract"]
     if not contracts:
         return min((_RATE.get(i.dtype, 1.0) for i in spec.body if i.dtype), default=1.0)

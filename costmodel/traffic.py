@@ -15,7 +15,7 @@ import numpy as np
 
 from effc.compiler.ir.program import Call, Pointer, Program
 from effc.compiler.ir.spec import ITEM_SIZE
-from effc.costmodel.roofline import operand_bytes, operations, rate
+from effc.costmodel.roofline import operand_bytes, operations, weighted
 
 #: What memory is part of: its program (or -1: parameters, which programs share), its base, and which one.
 _Base = tuple[int, str, int | str]
@@ -39,7 +39,7 @@ class Touch:
 @dataclass(frozen=True)
 class Layer:
     """A kernel call. ``flops``: of contractions, a multiply-add counted as two; ``operations``: all arithmetic, see `roofline.operations`;
-    ``rate``: how many times faster than float32's it is. ``scratch``: bytes of memory of its own. ``sources``: the layers whose results it
+    ``rate``: how many times faster than in float32 it is. ``scratch``: bytes of memory of its own. ``sources``: the layers whose results it
     reads, and inputs of the model that are no parameters, as negative numbers. ``is_result``: whether the model returns what it writes.
     ``seconds``: measured, or None.
     """
@@ -217,12 +217,13 @@ class _Pieces:
 def _layer(use: _Use, touches: tuple[Touch, ...], sources: frozenset[int], isa: Collection[str]) -> Layer:
     spec, call = use.program.kernels[use.call.kernel], use.call
     scratch = [o.size.evaluate(use.known) * ITEM_SIZE[o.dtype] for o in spec.operands if o.role == "scratch"]
+    count, cost = operations(spec, use.known), weighted(spec, use.known, isa)
     return Layer(
         name=call.name or spec.template,
         location=call.location,
         flops=use.flops,
-        operations=operations(spec, use.known),
-        rate=rate(spec, isa),
+        operations=count,
+        rate=count / cost if cost else 1.0,
         scratch=sum(scratch),
         touches=touches,
         sources=sources,

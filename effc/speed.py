@@ -92,12 +92,12 @@ class Probe:
             for _ in range(repeats):
                 self._read(start + thread * part, size, results[thread].data_ptr())
 
+        def seconds(size: int) -> float:
+            return _best(lambda: list(pool.map(read, range(threads), [size] * threads)), runs)
+
         with ThreadPoolExecutor(threads) as pool:
-            full, empty = (
-                _best(lambda size=size: list(pool.map(lambda i: read(i, size), range(threads))), runs)  # type: ignore[misc]
-                for size in (part, 0)
-            )
-        return threads * repeats * part / (full - empty)
+            full, empty = seconds(part), seconds(0)
+        return threads * repeats * part / (full - min(empty, full / 2))
 
     def _peak(self, result: int, runs: int) -> float:
         """FLOP/s of this thread."""

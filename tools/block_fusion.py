@@ -32,7 +32,7 @@ from effc.bench.systems import DTYPES, Setting
 from effc.bench.systems.openvino import OpenVino
 from effc.bench.systems.system import cast
 from effc.compiler.capture.graph import Build
-from effc.roof import measured_roof
+from effc.roof import host_roof, measured_roof
 from effc.waterline import Roof, Waterline, analyze
 
 #: Seconds of calls that a sample of a block, and of a model, is the mean of; and of rest before a model's, in which other threads stop.
@@ -60,7 +60,7 @@ class Comparison:
         if self.args.roof is None:
             return measured_roof(self.args.threads)
         peak, *speeds = (1e9 * speed for speed in self.args.roof)
-        levels = measured_roof(self.args.threads).levels
+        levels = host_roof(self.args.threads).levels
         if len(levels) != len(speeds):
             raise SystemExit(
                 f"--roof: this machine has {len(levels)} levels: {', '.join(level.name for level in levels)}"
