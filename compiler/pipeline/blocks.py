@@ -28,6 +28,8 @@ from effc.compiler.pipeline.regions import Region, find_regions
 
 #: Stages of a block at most.
 MOST_STAGES = 8
+#: Lines of a result, or tiles of rows, at least: fewer are not shared out evenly.
+LEAST_LINES = 14
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def _runs(region: Region) -> Iterator[tuple[int, ...]]:
 
 
 def saved(found: Block) -> float:
-    """Cycles by which a block is counted to be faster than its stages, each a kernel of its own."""
-    return found.cost.apart - found.cost.fused
+    """Cycles by which a block is counted to be clearly faster than its stages, each a kernel of its own."""
+    return found.cost.saved if found.plan.units.count >= LEAST_LINES else 0.0
 
 
 def _joined(kernels: Sequence[Kernel]) -> Kernel | None:
