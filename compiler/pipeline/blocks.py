@@ -8,8 +8,8 @@ Before → after, of an inverted residual::
 
     k0: block                     the same three as stages, x → y; what is between them is scratch memory, some lines for each thread
 
-`codegen.cpu.block` says which kernels can be stages and counts what the block saves. Of all runs of parts of a region (`regions`), those that
-save the most are taken first; so a long run becomes one block, several, or none.
+`codegen.cpu.block` says which kernels can be stages and counts what the block saves. Of all runs of parts of a region (`regions`),
+those that save the most are taken first; so a long run becomes one block, several, or none.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class _Finder:
 
     def blocks(self) -> Iterator[_Found]:
         """All blocks that save something."""
-        for members in dict.fromkeys(m for top in find_regions(self.flow) for region in top.walk() for m in _runs(region)):
+        for members in dict.fromkeys(
+            m for top in find_regions(self.flow) for region in top.walk() for m in _runs(region)
+        ):
             block = self._block(members) if self.flow.shared(members) is not None else None
             if block is not None:
                 yield block
