@@ -174,10 +174,15 @@ class Skipped(nn.Module):
         return result
 
 
-@pytest.mark.parametrize(
-    ("model", "shape"), [(Skipped(), (800, 64)), (Factors(64, 24, 80), (32, 64)), (Factors(768, 288, 768), (800, 768))]
-)
-def test_where_it_is_not_right_or_does_not_pay(model: nn.Module, shape: tuple[int, ...]) -> None:
+def test_what_lies_between_may_be_read_twice_within_the_block() -> None:
+    model, x = Skipped(), torch.randn(800, 64)
+    fast, program = run(model, x)
+    assert blocks(program) == len(program.calls) == 1
+    assert_exact(model, (x,), fast)
+
+
+@pytest.mark.parametrize(("model", "shape"), [(Factors(64, 24, 80), (32, 64)), (Factors(768, 288, 768), (800, 768))])
+def test_where_it_does_not_pay(model: nn.Module, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     fast, program = run(model, x)
     assert blocks(program) == 0

@@ -8,8 +8,8 @@ Before → after, of an inverted residual::
 
     k0: block                     the same three as stages, x → y; what is between them is scratch memory, some lines for each thread
 
-`codegen.cpu.block` says which kernels can be stages and counts what the block saves. Of all runs of parts of a region (`regions`), those that
-save the most are taken first; so a long run becomes one block, several, or none.
+`codegen.cpu.block` says which kernels can be stages and counts what the block saves. Of all runs of parts of a region (`regions`),
+those that save the most are taken first; so a long run becomes one block, several, or none.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from effc.compiler.pipeline.regions import Region, find_regions
 
 #: Stages of a block at most.
 MOST_STAGES = 8
+#: Lines of a result, or tiles of rows, at least: fewer are not shared out evenly.
+LEAST_LINES = 14
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ class _Finder:
 
     def blocks(self) -> Iterator[_Found]:
         """All blocks that save something."""
-        for members in dict.fromkeys(m for top in find_regions(self.flow) for region in top.walk() for m in _runs(region)):
+        for members in dict.fromkeys(
+            m for top in find_regions(self.flow) for region in top.walk() for m in _runs(region)
+        ):
             block = self._block(members) if self.flow.shared(members) is not None else None
             if block is not None:
                 yield block
@@ -105,8 +109,8 @@ def _runs(region: Region) -> Iterator[tuple[int, ...]]:
 
 
 def saved(found: Block) -> float:
-    """Cycles by which a block is counted to be faster than its stages, each a kernel of its own."""
-    return found.cost.apart - found.cost.fused
+    """Cycles by which a block is counted to be clearly faster than its stages, each a kernel of its own."""
+    return found.cost.saved if found.plan.units.count >= LEAST_LINES else 0.0
 
 
 def _joined(kernels: Sequence[Kernel]) -> Kernel | None:

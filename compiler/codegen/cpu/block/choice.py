@@ -81,9 +81,7 @@ def _packed(
             return packed
         operands = list(stage.operands)
         operands[numbers[packed.operand]] = packed.spec.operands[packed.operand]
-        found.append(
-            replace(packed, operand=numbers[packed.operand], spec=replace(stage, operands=tuple(operands)))
-        )
+        found.append(replace(packed, operand=numbers[packed.operand], spec=replace(stage, operands=tuple(operands))))
     return found
 
 

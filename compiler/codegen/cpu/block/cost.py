@@ -7,9 +7,9 @@ A kernel takes as long as its arithmetic or its memory, whichever is longer, and
 
 ``compute``: of register tiles by `contraction.schedule.estimate`, of loops by `loops.plan.vector_cost`; fused, with the lines that a thread
 computes although another does too. ``memory``: each thread's half of what the stages read and write, at `FAR_BYTES` a cycle where that half
-leaves L2, else at `NEAR_BYTES`. Apart, an intermediate is written and read so; fused it stays in L2 (or L1), and lines that a tile keeps
-are moved there. A factor comes from afar once for each thread; fused, again for each tile if L2 does not hold all of a block's factors
-beside its intermediates.
+leaves L2, else at `NEAR_BYTES`. Apart, an intermediate is written and read so; fused it stays in L2, and lines that a tile keeps are moved
+there. A factor comes from afar once for each thread, or half of it where threads share out its panels; fused, again for each tile if L2
+does not hold all of a block's factors beside its intermediates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from math import prod
 from effc.compiler.codegen.cpu.block.needs import Reading
 from effc.compiler.codegen.cpu.block.plan import Plan
 from effc.compiler.codegen.cpu.block.stages import Stage
-from effc.compiler.codegen.cpu.contraction.order import L2_SHARE
+from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES, estimate, tiles
 from effc.compiler.codegen.cpu.loops.plan import vector_cost
 from effc.compiler.codegen.cpu.target import Target
@@ -31,10 +31,15 @@ from effc.compiler.ir.spec import ITEM_SIZE
 THREADS = 2
 #: Bytes a cycle from L2.
 NEAR_BYTES = 32
-#: Bytes of L2 that a block's factors and intermediates may fill, of 1 MiB, and of L1 that intermediates may.
-L2_BYTES, L1_BYTES = 832 * 1024, 24 * 1024
-#: Cycles of an empty parallel region on two warm threads, 0.95 us, and of a stage's call for a tile.
-REGION, CALL = 2000, 150
+#: Bytes of L2 that a block's factors and intermediates may fill, of 1 MiB.
+L2_BYTES = 832 * 1024
+#: Cycles of an empty parallel region on two warm threads, 0.95 us.
+REGION = 2000
+#: Cycles of a stage's call for a tile: its factor comes into L1 anew. Inverted residuals of 24, 32 and 16 channels on images of 56, 28 and
+#: 112 lines took 1160, 760 and 750 more a call with tiles of one line than with tiles of four (Zen 4, one thread).
+CALL = 800
+#: Least gain that is taken for one: the count is no better than that.
+MARGIN = 1.03
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,11 @@ class Cost:
         """Cycles of the block."""
         return _together(self.compute, self.near, self.far) + CALL * self.calls
 
+    @property
+    def saved(self) -> float:
+        """Cycles that the block saves; less than 0 where it does not clearly pay."""
+        return self.apart - MARGIN * self.fused
+
 
 def _together(compute: float, near: float, far: float) -> float:
     memory = near / NEAR_BYTES + far / FAR_BYTES
@@ -72,16 +82,17 @@ class Counter:
     def of(self, plan: Plan) -> Cost:
         lines = plan.units
         mine = -(-lines.count // THREADS)
-        begun = 1 if THREADS > 1 and lines.images % THREADS else 0  # shares that start within an image
+        # Of the lines that both of two threads need where their shares meet within an image, each computes half that are not its own.
+        meet = 1 if lines.images % THREADS else 0
         halo = sum(
-            begun * need.kept / stage.lines.count * cycles
+            meet * -(-need.kept // 2) / stage.lines.count * cycles
             for need, stage, cycles in zip(plan.by_stage, plan.stages, self.cycles, strict=True)
         )
         compute = sum(self.cycles) * mine / lines.count + halo
         turns = -(-mine // plan.tile)
         held = plan.scratch_bytes()
         moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
-        near = 2.0 * moved + (2 * sum(self.between) / THREADS if held > L1_BYTES else 0)
+        near = 2.0 * moved + 2 * sum(self.between) / THREADS
         weights = sum(self.factors)
         far = float(weights) * (1 if weights + held <= L2_BYTES else turns)
         for size in self.outside:
@@ -95,7 +106,7 @@ class Counter:
         size_of = {b.operand: size for b, size in zip(reading.between, self.between, strict=True)}
         for stage, cycles, factor in zip(reading.stages, self.cycles, self.factors, strict=True):
             sizes = [size_of.get(o, 0) or self._outside.get(o, 0) for o in {*stage.touched("load", "store")}]
-            near, far = sum(map(_near, sizes)), factor + sum(map(_far, sizes))
+            near, far = sum(map(_near, sizes)), factor / _sharers(stage, self.target) + sum(map(_far, sizes))
             total += _together(cycles / THREADS, near, far)
         return total
 
@@ -145,6 +156,11 @@ def _cycles(stage: Stage, target: Target) -> float:
     points = prod(nest.size(k).constant or 1 for k in nest.reduction)
     others = prod(nest.size(i).constant or 1 for i in nest.outer)
     return points * others * min(estimate(nest, target, *tile) for tile in tiles(nest, target))
+
+
+def _sharers(stage: Stage, target: Target) -> int:
+    """Threads that share out the panels of a stage's factor in a kernel of its own."""
+    return THREADS if stage.nest is not None and order(stage.nest, 4 * target.lanes(4)) == "panels" else 1
 
 
 def _half(size: int) -> float:

@@ -22,7 +22,6 @@ from effc.compiler.ir.expr import const
 from effc.compiler.ir.spec import KernelSpec
 
 
-
 @dataclass(frozen=True)
 class _Tile:
     """Lines ``[first, end)`` of image ``image`` of the result; ``fresh``: the thread has none of the lines before."""

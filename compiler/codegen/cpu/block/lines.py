@@ -65,7 +65,11 @@ def lined(spec: KernelSpec, lines: Lines) -> tuple[KernelSpec, int] | str:
         if lines.count % (found * size):
             break
         found *= size
-    return (spec, len(spec.dims)) if found == lines.count else "a stage whose first dimensions are not the lines of the others"
+    return (
+        (spec, len(spec.dims))
+        if found == lines.count
+        else "a stage whose first dimensions are not the lines of the others"
+    )
 
 
 def _split(spec: KernelSpec, at: int, inner: int) -> KernelSpec:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.block.lines import Between, Lines, Reach
+from effc.compiler.codegen.cpu.block.lines import Between, Reach
 from effc.compiler.codegen.cpu.block.stages import Stage
 from effc.compiler.ir.spec import KernelSpec, Operand
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.block.geometry import lines_of
 from effc.compiler.codegen.cpu.block.lines import Between, Lines
-from effc.compiler.codegen.cpu.block.needs import Need, Reading, join
+from effc.compiler.codegen.cpu.block.needs import Reading, join
 from effc.compiler.codegen.cpu.block.stages import Stage, read_stage
 from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS
 from effc.compiler.codegen.cpu.contraction.cast import cast
