@@ -9,7 +9,7 @@ Of a block: medians over the rounds of what its kernels take, without Python aro
 20th and 80th percentile; kernels; megabytes that kernels move, each operand once; scratch memory of a thread in KiB; the ceiling
 (`effc.waterline`: at least so long kernel by kernel, over as one kernel, on the machine as it was measured just before); and the share of
 the ceiling's gain that is reached, where the ceiling is 1.2 or more. Images are channels-last, with a batch of one. Of a model: whole calls
-as a user makes them.
+as a user makes them, and how many times faster the fused one is than each other.
 """
 
 from __future__ import annotations
