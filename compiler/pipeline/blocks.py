@@ -30,6 +30,8 @@ from effc.compiler.pipeline.regions import Region, find_regions
 MOST_STAGES = 8
 #: Lines of a result, or tiles of rows, at least: fewer are not shared out evenly.
 LEAST_LINES = 14
+#: Least share of a block of images' time that is saved: the count is no better than that.
+MARGIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ def _runs(region: Region) -> Iterator[tuple[int, ...]]:
 
 
 def saved(found: Block) -> float:
-    """Cycles by which a block is counted to be clearly faster than its stages, each a kernel of its own."""
-    return found.cost.saved if found.plan.units.count >= LEAST_LINES else 0.0
+    """Cycles by which a block is counted to be faster than its stages, each a kernel of its own; 0 where that is not clear."""
+    clear = found.plan.tiled or found.cost.saved > MARGIN * found.cost.fused
+    return found.cost.saved if clear and found.plan.units.count >= LEAST_LINES else 0.0
 
 
 def _joined(kernels: Sequence[Kernel]) -> Kernel | None:

@@ -29,7 +29,7 @@ ROWS_BYTES, REGISTERS_BYTES = 16 * 1024, 128 * 1024
 
 @dataclass(frozen=True)
 class Block:
-    """``spec``: the block with packed factors, schedules and scratch memory; ``packings``: of its products; ``plan`` and ``cost``: of it."""
+    """``spec``: the block with packed factors, schedules and scratch memory; ``packings``: of its products."""
 
     spec: KernelSpec
     packings: tuple[Packing, ...]
@@ -153,9 +153,9 @@ def _with_operands(
 ) -> KernelSpec:
     """``spec`` with the packed operands, and the schedules, of its stages."""
     operands = list(spec.operands)
-    for own in packed:
-        if own is not None:
-            operands[own.operand] = own.spec.operands[own.operand]
+    for factor in packed:
+        if factor is not None:
+            operands[factor.operand] = factor.spec.operands[factor.operand]
     plain = Schedule()
     stages = tuple(
         replace(stage, operands=tuple(operands), schedule=schedule or plain)

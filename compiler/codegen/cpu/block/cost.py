@@ -7,9 +7,9 @@ A kernel takes as long as its arithmetic or its memory, whichever is longer, and
 
 ``compute``: of register tiles by `contraction.schedule.estimate`, of loops by `loops.plan.vector_cost`; fused, with the lines that a thread
 computes although another does too. ``memory``: each thread's half of what the stages read and write, at `FAR_BYTES` a cycle where that half
-leaves L2, else at `NEAR_BYTES`. Apart, an intermediate is written and read so; fused it stays in L2, and lines that a tile keeps are moved
-there. A factor comes from afar once for each thread, or half of it where threads share out its panels; fused, again for each tile if L2
-does not hold all of a block's factors beside its intermediates.
+leaves L2, else at `NEAR_BYTES`. Apart, an intermediate is written and read so; fused it stays in L2, or in L1 where all of a tile's do, and
+lines that a tile keeps are moved. A factor comes from afar once for each thread, or half of it where threads share out its panels; fused,
+again for each tile if L2 does not hold all of a block's factors beside its intermediates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from math import prod
 from effc.compiler.codegen.cpu.block.needs import Reading
 from effc.compiler.codegen.cpu.block.plan import Plan
 from effc.compiler.codegen.cpu.block.stages import Stage
-from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
+from effc.compiler.codegen.cpu.contraction.order import order
 from effc.compiler.codegen.cpu.contraction.schedule import FAR_BYTES, estimate, tiles
 from effc.compiler.codegen.cpu.loops.plan import vector_cost
 from effc.compiler.codegen.cpu.target import Target
@@ -31,15 +31,12 @@ from effc.compiler.ir.spec import ITEM_SIZE
 THREADS = 2
 #: Bytes a cycle from L2.
 NEAR_BYTES = 32
-#: Bytes of L2 that a block's factors and intermediates may fill, of 1 MiB.
-L2_BYTES = 832 * 1024
-#: Cycles of an empty parallel region on two warm threads, 0.95 us.
-REGION = 2000
-#: Cycles of a stage's call for a tile: its factor comes into L1 anew. Inverted residuals of 24, 32 and 16 channels on images of 56, 28 and
-#: 112 lines took 1160, 760 and 750 more a call with tiles of one line than with tiles of four (Zen 4, one thread).
-CALL = 800
-#: Least gain that is taken for one: the count is no better than that.
-MARGIN = 1.03
+#: Bytes of L2 that a block's factors and intermediates may fill, of 1 MiB, and of L1 that intermediates may.
+L2_BYTES, L1_BYTES = 832 * 1024, 24 * 1024
+#: Cycles of an empty parallel region on two warm threads, 0.95 us, and of a stage's call for a tile.
+REGION, CALL = 2000, 150
+#: Bytes of a thread's half of what one kernel stores that L2 still holds when the next one reads it.
+LEFT = 384 * 1024
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,8 @@ class Cost:
 
     @property
     def saved(self) -> float:
-        """Cycles that the block saves; less than 0 where it does not clearly pay."""
-        return self.apart - MARGIN * self.fused
+        """Cycles that the block saves, less than 0 where it takes more."""
+        return self.apart - self.fused
 
 
 def _together(compute: float, near: float, far: float) -> float:
@@ -92,7 +89,7 @@ class Counter:
         turns = -(-mine // plan.tile)
         held = plan.scratch_bytes()
         moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
-        near = 2.0 * moved + 2 * sum(self.between) / THREADS
+        near = 2.0 * moved + (2 * sum(self.between) / THREADS if held > L1_BYTES else 0)
         weights = sum(self.factors)
         far = float(weights) * (1 if weights + held <= L2_BYTES else turns)
         for size in self.outside:
@@ -168,8 +165,8 @@ def _half(size: int) -> float:
 
 
 def _near(size: int) -> float:
-    return _half(size) if _half(size) <= L2_SHARE else 0.0
+    return _half(size) if _half(size) <= LEFT else 0.0
 
 
 def _far(size: int) -> float:
-    return _half(size) if _half(size) > L2_SHARE else 0.0
+    return _half(size) if _half(size) > LEFT else 0.0

@@ -91,8 +91,8 @@ def _split(spec: KernelSpec, at: int, inner: int) -> KernelSpec:
 def reach(
     spec: KernelSpec, first: int, own: Lines, address: Expr, between: Between, borders: Sequence[Border] = ()
 ) -> Reach | str:
-    """The lines of ``between`` that the access at ``address`` touches, of a nest whose ``first`` dims number its ``own`` lines; ``borders``:
-    where it reads nothing. Or the reason why these are not whole lines, or not in order.
+    """The lines of ``between`` that the access at ``address`` touches, of a nest whose ``first`` dims number its ``own`` lines;
+    ``borders``: where it reads nothing. Or the reason why these are not whole lines, or not in order.
     """
     unlike = "a stage reads other lines than the one before stores"
     known = [_known(address.coefficient(f"d{i}")) for i in range(len(spec.dims))]
