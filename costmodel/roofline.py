@@ -7,7 +7,7 @@ get one price, and the template's own choice, which comes first, is taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 from effc.compiler.ir.candidate import Latency
@@ -33,13 +33,15 @@ _NATIVE: Mapping[str, Mapping[str, float]] = {
 def latency(spec: KernelSpec, symbols: Sequence[int], hardware: Hardware) -> Latency:
     """Predicted time of one call with these values of the spec's symbols."""
     known = dict(zip(spec.symbols, symbols, strict=True))
-    compute = operations(spec, known) / (hardware.speed.flops * rate(spec, hardware))
+    compute = weighted(spec, known, hardware.isa) / hardware.speed.flops
     memory = bytes_touched(spec, known) / hardware.speed.bandwidth
     return Latency(max(compute, memory) + OVERHEAD, UNCERTAINTY)
 
 
 def operations(spec: KernelSpec, known: Mapping[str, int]) -> int:
-    """Arithmetic of the whole loop nest; a multiply-add counts as two, a transcendental function as `_MATH`."""
+    """Arithmetic of the whole loop nest; a multiply-add counts as two, a transcendental function as `_MATH`, and nothing what addresses and
+    masks are made of: 64-bit integers and truth values.
+    """
     if spec.template == "attention":
         return _attention(spec, known)
     if spec.stages:
@@ -52,21 +54,34 @@ def operations(spec: KernelSpec, known: Mapping[str, int]) -> int:
     return total
 
 
+def weighted(spec: KernelSpec, known: Mapping[str, int], isa: Collection[str]) -> float:
+    """Operations, each divided by how many times faster than float32's those of its dtype are on a CPU with the flags ``isa``."""
+    if spec.stages:
+        return sum(weighted(stage, known, isa) for stage in spec.stages)
+    return operations(spec, known) / rate(spec, isa)
+
+
 def bytes_touched(spec: KernelSpec, known: Mapping[str, int]) -> int:
-    """Bytes of all operands, each element once: of one that is gathered from, or of which a border is written, what is accessed."""
+    """Bytes of all operands, each element once, or twice where it is updated in place: see `operand_bytes`."""
+    each = operand_bytes(spec, known)
+    return sum(2 * n if o.role == "readwrite" else n for o, n in zip(spec.operands, each, strict=True))
+
+
+def operand_bytes(spec: KernelSpec, known: Mapping[str, int]) -> tuple[int, ...]:
+    """Bytes of each operand, each element once: of one that is gathered from, or of which a border is written, what is accessed; of scratch
+    memory none.
+    """
     sizes = [d.size.evaluate(known) for d in spec.dims]
     accessed = [0] * len(spec.operands)
     for instr, level in zip(spec.body, spec.levels(), strict=True):
         if instr.op in ("load", "store"):
             accessed[instr["operand"]] += prod(sizes[:level])
-    total = 0
+    found = []
     for operand, count in zip(spec.operands, accessed, strict=True):
-        if operand.role == "scratch":
-            continue
         size = operand.size.evaluate(known)
-        passes = 2 if operand.role == "readwrite" else 1
-        total += passes * ITEM_SIZE[operand.dtype] * (min(size, count) if spec.body else size)
-    return total
+        touched = min(size, count) if spec.body else size
+        found.append(0 if operand.role == "scratch" else ITEM_SIZE[operand.dtype] * touched)
+    return tuple(found)
 
 
 def cost(instr: Instr) -> int:
@@ -75,7 +90,8 @@ def cost(instr: Instr) -> int:
         return 2
     if instr.op.startswith(("math.", "libm.")):
         return _MATH
-    return 1 if instr.op.startswith("arith.") or instr.op == "reduce" else 0
+    computes = instr.op.startswith("arith.") and instr.dtype not in ("i64", "i1")
+    return 1 if computes or instr.op == "reduce" else 0
 
 
 def _attention(spec: KernelSpec, known: Mapping[str, int]) -> int:
@@ -84,13 +100,13 @@ def _attention(spec: KernelSpec, known: Mapping[str, int]) -> int:
     return batch * heads * queries * keys * (2 * (channels + out_channels) + 2 + _MATH)
 
 
-def rate(spec: KernelSpec, hardware: Hardware) -> float:
-    """Speed of the dtype in which the kernel computes, against float32's."""
+def rate(spec: KernelSpec, isa: Collection[str]) -> float:
+    """Speed of the dtype in which the kernel, or its first stage, computes, against float32's, on a CPU with the flags ``isa``."""
     if spec.stages:
-        return rate(spec.stages[0], hardware)
+        return rate(spec.stages[0], isa)
     contracts = [i for i in spec.body if i.op == "contract"]
     if not contracts:
         return min((_RATE.get(i.dtype, 1.0) for i in spec.body if i.dtype), default=1.0)
     read = spec.operands[0].dtype
-    rates = [each for feature, each in _NATIVE.get(read, {}).items() if feature in hardware.isa]
+    rates = [found for feature, found in _NATIVE.get(read, {}).items() if feature in isa]
     return max(rates, default=_RATE.get(contracts[0].dtype, 1.0))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from effc.compiler.ir.options import Options
+    from effc.efficiency import EfficiencyGap, efficiency_gap
     from effc.explainer import explain
     from effc.loading import Loaded, load
     from effc.planning import plan
@@ -29,23 +30,29 @@ if TYPE_CHECKING:
     from effc.refresher import refresh
     from effc.report import Report
     from effc.saving import save
+    from effc.waterline import Level, Roof, Waterline
 
 __all__ = [
     "ArtifactError",
     "CacheError",
     "Calibration",
     "EffcError",
+    "EfficiencyGap",
     "InputError",
+    "Level",
     "Loaded",
     "LoweringError",
     "OptionError",
     "Options",
     "Plan",
     "Report",
+    "Roof",
     "ToolchainCrash",
     "UnsupportedError",
     "VerificationError",
+    "Waterline",
     "calibrate",
+    "efficiency_gap",
     "explain",
     "load",
     "plan",
@@ -55,11 +62,16 @@ __all__ = [
 
 _WHERE = {
     "Calibration": "effc.calibration",
+    "EfficiencyGap": "effc.efficiency",
+    "Level": "effc.waterline",
     "Loaded": "effc.loading",
     "Options": "effc.compiler.ir.options",
     "Plan": "effc.plans",
     "Report": "effc.report",
+    "Roof": "effc.waterline",
+    "Waterline": "effc.waterline",
     "calibrate": "effc.calibration",
+    "efficiency_gap": "effc.efficiency",
     "explain": "effc.explainer",
     "load": "effc.loading",
     "plan": "effc.planning",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import html
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from effc.compiler.capture.recording import Fallback, GraphFacts, Recording
 from effc.compiler.ir.site import sites_of
+from effc.costmodel.hardware import flags
+from effc.costmodel.traffic import Layer, layers_of
+from effc.waterline import Roof, Waterline, analyze
 
 _SHOWN = 20  # kernels and fallbacks listed by str(); JSON and HTML hold all
 
@@ -35,21 +39,37 @@ class DecisionFacts:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Seconds: ``latency`` of a whole call, ``kernels`` of each kernel call in the order of compilation; None for one that did not run."""
+
+    latency: float
+    kernels: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """``graphs`` in the order of compilation; ``seconds``: the whole first call, each graph's ``phases`` included.
 
-    ``decisions``: of the plan by which the model was compiled, at the sites that it has here.
+    ``decisions``: of the plan by which the model was compiled, at the sites that it has here. ``layers``: all kernel calls in order, with
+    what they compute and move. ``latency``: seconds of a whole call, the median of those that were measured, or None.
     """
 
     graphs: tuple[GraphFacts, ...]
     notes: tuple[str, ...]
     seconds: float
     decisions: tuple[DecisionFacts, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    latency: float | None = None
 
     @staticmethod
-    def of(recording: Recording, seconds: float) -> Report:
+    def of(recording: Recording, seconds: float, measured: Measured | None = None) -> Report:
+        """``measured``: times of calls after the first."""
         notes = tuple(dict.fromkeys(recording.notes))
-        return Report(tuple(recording.graphs), notes, seconds, _decisions(recording))
+        layers = layers_of(recording.programs, flags())
+        if measured is not None:
+            layers = tuple(replace(layer, seconds=s) for layer, s in zip(layers, measured.kernels, strict=True))
+        latency = measured.latency if measured is not None else None
+        return Report(tuple(recording.graphs), notes, seconds, _decisions(recording), layers, latency)
 
     @property
     def ops(self) -> tuple[int, int]:
@@ -74,6 +94,21 @@ class Report:
             for name, seconds in graph.phases.items():
                 total[name] = total.get(name, 0.0) + seconds
         return total
+
+    def waterline(self, roof: Roof | None = None, blocks: Sequence[tuple[int, int]] | None = None) -> Waterline:
+        """Which of ``layers`` are bound by memory, and what fusing ``blocks`` of them can gain: see `effc.waterline`.
+
+        ``roof``: of the machine, by default this one, measured on ``torch.get_num_threads()`` threads (half a second, once). ``blocks``: of
+        each the first layer and the one after its last; by default blocks with a shortcut. What ATen runs is left out. InputError:
+        blocks that overlap, or reach beyond the layers.
+        """
+        if roof is None:
+            import torch
+
+            from effc.roof import host_roof
+
+            roof = host_roof(torch.get_num_threads())
+        return analyze(self.layers, roof, blocks)
 
     def to_json(self, path: str | PathLike[str] | None = None) -> str:
         """All facts as JSON text, also written to ``path`` where that is given."""
@@ -123,6 +158,8 @@ class Report:
         ]
         if not self.graphs:
             lines.append("Dynamo captured nothing of this model (TORCH_LOGS=graph_breaks says why): it ran in eager")
+        if self.latency is not None:
+            lines.append(f"a call takes {1e3 * self.latency:.3g} ms")
         if kinds["forward"]:
             lines.append("traced for gradients: under torch.no_grad() nothing is kept for a backward, which is faster")
         return lines
@@ -134,6 +171,8 @@ class Report:
             "flops": {"compiled": flops, "aten": flops_aten},
             "seconds": self.seconds,
             "phases": self.phases,
+            "latency": self.latency,
+            "layers": [_layer_data(layer) for layer in self.layers],
             "notes": list(self.notes),
             "decisions": [asdict(d) for d in self.decisions],
             "graphs": [asdict(g) for g in self.graphs],
@@ -182,6 +221,19 @@ def _decisions(recording: Recording) -> tuple[DecisionFacts, ...]:
         )
         for decision, spec in found
     )
+
+
+def _layer_data(layer: Layer) -> dict[str, Any]:
+    """``bytes``: each element that the kernel reads or writes once."""
+    return {
+        "name": layer.name,
+        "location": layer.location,
+        "flops": layer.flops,
+        "operations": layer.operations,
+        "bytes": sum(t.read + t.written for t in layer.touches),
+        "scratch": layer.scratch,
+        "seconds": layer.seconds,
+    }
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -32,8 +32,8 @@ _LOADS = 8
 _BUFFER = 128 << 20  # four times a usual L3: what was read is evicted before its turn comes again
 _GRAIN = 4096  # bytes: a multiple of what one step of the reading loop takes
 _RUNS = 40
-#: Bytes that a run reads from a cache; sizes of caches where the system does not tell them.
-_FROM_CACHE = 8 << 20
+#: Bytes that a thread reads from a cache in one run, which starting threads does not slow by a tenth; sizes of caches where the system does not tell them.
+_FROM_CACHE = 64 << 20
 _USUAL = (32 << 10, 1 << 20, 32 << 20)
 
 
@@ -90,12 +90,22 @@ class Probe:
         part of a shared L3 is surely ours.
         """
         l1, l2, l3 = (cache_bytes(level) or usual for level, usual in zip((1, 2, 3), _USUAL, strict=True))
-        return self._cached(l1 // 2, runs), self._cached(l2 // 2, runs), self._cached(min(l3 // 2, 4 * l2), runs)
+        return self.reading(1, l1 // 2, runs), self.reading(1, l2 // 2, runs), self.reading(1, min(l3 // 2, 4 * l2), runs)
 
-    def _cached(self, size: int, runs: int) -> float:
-        size = max(size // _GRAIN, 1) * _GRAIN
-        passes, start, result = max(_FROM_CACHE // size, 2), self._buffer.data_ptr(), torch.zeros(64)
-        return size * passes / _best(lambda: self._read(start, size, result.data_ptr(), passes), runs)
+    def reading(self, threads: int, part: int, runs: int = _RUNS) -> float:
+        """Bytes a second that so many threads read together, each the same ``part`` bytes (down to a multiple of `_GRAIN`) over and over,
+        the best of ``runs`` runs.
+        """
+        part = max(part // _GRAIN, 1) * _GRAIN
+        passes, results, start = max(_FROM_CACHE // part, 2), torch.zeros(threads, 64), self._buffer.data_ptr()
+
+        def read(thread: int) -> None:
+            self._read(start + thread * part, part, results[thread].data_ptr(), passes)
+
+        if threads == 1:
+            return part * passes / _best(lambda: read(0), runs)
+        with ThreadPoolExecutor(threads) as pool:
+            return threads * part * passes / _best(lambda: list(pool.map(read, range(threads))), runs)
 
     def _peak(self, result: int, runs: int) -> float:
         """FLOP/s of this thread."""

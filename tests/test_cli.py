@@ -88,6 +88,17 @@ def test_explain_prints_and_writes_the_report(
     assert (tmp_path / "report.json").read_text().startswith("{")
 
 
+def test_explain_times_kernels_and_draws_the_waterline(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "water.svg"
+    assert cli.main(["explain", f"{model_file}:model", "--rounds", "1", "--waterline", str(picture)]) == 0
+    shown = capsys.readouterr().out
+    assert "a call takes" in shown
+    assert "block by block: ceiling" in shown
+    assert picture.read_text().startswith("<svg")
+
+
 def test_the_cache_is_shown_and_emptied(cache_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Cache().put("objects", "abcdef", b"code" * 1000)
     assert cli.main(["cache", "info"]) == 0

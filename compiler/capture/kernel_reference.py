@@ -1,7 +1,7 @@
 """What a kernel should have written: its spec, evaluated by torch on the memory that the kernel read.
 
 Every instruction runs over the whole iteration space at once, in the spec's dtypes or with all floats in float64. The templates
-``loops`` and ``contraction`` are defined by their body, a ``chain`` by its stages; the others are not repeated (``evaluate`` gives None
+``loops`` and ``contraction`` are defined by their body, a ``block`` by its stages; the others are not repeated (``evaluate`` gives None
 for them).
 """
 
@@ -96,7 +96,7 @@ def evaluate(
 def _stages(
     spec: KernelSpec, memory: Sequence[Tensor], symbols: Sequence[int], wide: bool, noise: torch.Generator | None
 ) -> dict[int, Tensor] | None:
-    """``evaluate`` of a chain, stage by stage; a kernel's scratch memory holds some rows of an intermediate, here it holds all."""
+    """``evaluate`` of a block, stage by stage; a kernel's scratch memory holds some lines of an intermediate, here it holds all."""
     values, current = dict(zip(spec.symbols, symbols, strict=True)), list(memory)
     written: dict[int, Tensor] = {}
     for stage in spec.stages:

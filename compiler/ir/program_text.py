@@ -52,7 +52,7 @@ def kernel_text(spec: KernelSpec) -> str:
     lines = [", ".join(head), f"  operands: {operands}"]
     lines += [f"  {_instruction(i, instr)}" for i, instr in enumerate(spec.body)]
     for i, stage in enumerate(spec.stages):
-        first, _, *body = kernel_text(stage).splitlines()  # its operands are the chain's
+        first, _, *body = kernel_text(stage).splitlines()  # its operands are the block's
         lines += [f"  stage {i}: {first}", *(f"  {line}" for line in body)]
     return "\n".join(lines) + "\n"
 

@@ -10,8 +10,9 @@ loop nest over ``dims`` with a straight-line body in SSA form:
   emitter derives the passes over the reduction dimensions and hoists what does not vary.
 - addresses are ``Expr`` in *elements* from the operand's base pointer, over ``d*``, ``v*`` (gathers) and ``symbols``.
 
-A ``chain`` has ``stages`` in the place of a body: contractions over the chain's operands and symbols, in order. Each but the last stores
-into one scratch operand alone, which only the next one reads, as its left factor: a row of it needs that row of the one before.
+A ``block`` has ``stages`` in the place of a body: contractions and loops over the block's operands, in order. Each but the last stores
+into one scratch operand alone, of which later ones read; scratch memory holds the lines of it that a thread needs. Its dims are the lines
+of the result, of images (images, height) or of a matrix (rows); its schedule says how many ``lines`` make a tile.
 
 Memory holds bool as one byte 0/1; in the body it is ``i1``. Symbols are normalised (``s0, s1, …`` in order of appearance), so
 that equal kernels of different graphs share one object.
@@ -139,8 +140,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """See the module's docstring. ``template`` names the emitter: ``loops``, ``contraction``, ``chain``, ``attention``, ``scan`` or
-    ``scatter``. ``stages``: of a ``chain``, whose only dim are the rows; each has a schedule of its own.
+    """See the module's docstring. ``template`` names the emitter: ``loops``, ``contraction``, ``block``, ``attention``, ``scan`` or
+    ``scatter``. ``stages``: of a ``block``; each has a schedule of its own.
     """
 
     template: str

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effc.compiler.codegen.cpu.chain.choice import Chained, chained
+from effc.compiler.codegen.cpu.block.choice import Block, block_of
 from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packing
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
-from effc.compiler.pipeline.chains import chain_kernels
+from effc.compiler.pipeline.blocks import fuse_blocks
 from effc.compiler.pipeline.graph import Graph, GraphInput
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.memory import Life, plan_arena
@@ -46,7 +46,8 @@ class Assembler:
 
     def run(self) -> Program:
         """The program."""
-        self.kernels = chain_kernels(self.kernels, self._is_dense, self.target)
+        constants = {Base("input", i) for i in self.constants}
+        self.kernels = fuse_blocks(self.kernels, constants, self._is_dense, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives())
@@ -90,12 +91,12 @@ class Assembler:
                     lives[site.base.index] = Life(known.first if known else number, number)
         return lives
 
-    def _packed(self, kernel: Kernel) -> Packing | Chained | None:
+    def _packed(self, kernel: Kernel) -> Packing | Block | None:
         """How contractions read constant factors; scratch memory becomes a buffer that lives for this kernel alone."""
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
-        found: Packing | Chained | str
-        if kernel.spec.template == "chain":
-            found = chained(kernel.spec, constant, self.target)
+        found: Packing | Block | str
+        if kernel.spec.template == "block":
+            found = block_of(kernel.spec, constant, self.target)
         elif kernel.spec.template == "contraction":
             found = packing(self._with_sparsity(kernel, constant), constant, self.target, self.schedules)
         else:
@@ -107,7 +108,7 @@ class Assembler:
                 self.layout.buffers.append((operand.dtype, operand.size))
                 site = Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
             else:
-                assert isinstance(found, Packing), "of a chain, only scratch memory is new"
+                assert isinstance(found, Packing), "of a block, only scratch memory is new"
                 site = kernel.sites[found.operand]
             kernel.sites = (*kernel.sites, site)
         return found
@@ -123,7 +124,7 @@ class Assembler:
                 operands[i] = replace(operands[i], sparsity=source.sparsity)
         return replace(kernel.spec, operands=tuple(operands))
 
-    def _call(self, kernel: Kernel, found: Packing | Chained | None) -> Call:
+    def _call(self, kernel: Kernel, found: Packing | Block | None) -> Call:
         pointers = [self._pointer(site) for site in kernel.sites]
         spec = kernel.spec
         if found is not None:

@@ -61,4 +61,4 @@ class _Shared:
     @staticmethod
     def of(spec: KernelSpec, values: Mapping[str, int], hardware: Hardware) -> _Shared:
         done, sizes = Work.of(spec, values), Sizes.of(spec, values)
-        return _Shared(done, sizes, roofline.rate(spec, hardware), [*done.row(), *sizes.row()])
+        return _Shared(done, sizes, roofline.rate(spec, hardware.isa), [*done.row(), *sizes.row()])

@@ -15,6 +15,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", action="store_true", help="with gradients: the graph saves what the backward needs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here, as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the report here, as a page")
+    parser.add_argument(
+        "--rounds", type=int, default=0, metavar="N", help="calls that are timed, as a whole and by kernels"
+    )
+    parser.add_argument(
+        "--waterline", type=Path, metavar="FILE", help="print which kernels memory holds up, and draw it here, as SVG"
+    )
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -25,12 +31,16 @@ def _run(args: argparse.Namespace) -> int:
     import effc
 
     with torch.set_grad_enabled(args.train):
-        report = effc.explain(model, *inputs, options=options)
+        report = effc.explain(model, *inputs, options=options, rounds=args.rounds)
     print(report)
     if args.json is not None:
         report.to_json(args.json)
     if args.html is not None:
         report.to_html(args.html)
+    if args.waterline is not None:
+        water = report.waterline()
+        print(water)
+        water.to_svg(args.waterline, args.target)
     return 0
 
 

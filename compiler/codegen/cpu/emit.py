@@ -15,7 +15,7 @@ Emitter = Callable[[KernelSpec, Target], str]
 _EMITTERS = {
     "loops": "effc.compiler.codegen.cpu.loops",
     "contraction": "effc.compiler.codegen.cpu.contraction",
-    "chain": "effc.compiler.codegen.cpu.chain",
+    "block": "effc.compiler.codegen.cpu.block",
     "winograd": "effc.compiler.codegen.cpu.winograd",
     "sparse": "effc.compiler.codegen.cpu.sparse",
     "skip": "effc.compiler.codegen.cpu.skipping",

@@ -7,7 +7,7 @@ work), the *region* that ``GOMP_parallel`` runs on each thread (it takes a conti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -43,10 +43,12 @@ class Share:
     _pointers: dict[int, Value] = field(default_factory=dict)
     _symbols: dict[str, Value] = field(default_factory=dict)
 
-    def load_slots(self) -> None:
-        """Read all operands' pointers and all symbols, at the top of the function."""
-        for i in range(len(self.spec.operands)):
-            self._pointers[i] = load_slot(self.builder, self.slots, _FIRST_OPERAND + i, PTR)
+    def load_slots(self, numbers: Sequence[int] | None = None) -> None:
+        """Read all operands' pointers and all symbols, at the top of the function. ``numbers``: which of the kernel's operands each of the
+        spec's is, where the spec is a part of it.
+        """
+        for i, number in enumerate(range(len(self.spec.operands)) if numbers is None else numbers):
+            self._pointers[i] = load_slot(self.builder, self.slots, _FIRST_OPERAND + number, PTR)
         self._symbols.update(load_symbols(self.builder, self.spec, self.slots))
 
     def pointer(self, operand: int) -> Value:

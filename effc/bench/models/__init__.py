@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import torch
 
-from . import language, sequence, unet, vision, vision_transformers
+from . import convfirst, language, sequence, unet, vision, vision_transformers
+from .blocks import BLOCKS, build_block
 from .entry import Case, Entry
 
 #: Every architecture by name, in the order in which tables show them.
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
-    for group in (sequence.ENTRIES, vision.ENTRIES, vision_transformers.ENTRIES, language.ENTRIES, unet.ENTRIES)
+    for group in (
+        sequence.ENTRIES,
+        vision.ENTRIES,
+        vision_transformers.ENTRIES,
+        convfirst.ENTRIES,
+        language.ENTRIES,
+        unet.ENTRIES,
+    )
     for entry in group
 }
 #: More sizes of the same architectures, which only measurements need.
@@ -39,4 +47,4 @@ def build(name: str, small: bool) -> Case:
         return known[name].build(small)
 
 
-__all__ = ["ENTRIES", "MEASURED", "SIZES", "Case", "Entry", "build"]
+__all__ = ["BLOCKS", "ENTRIES", "MEASURED", "SIZES", "Case", "Entry", "build", "build_block"]

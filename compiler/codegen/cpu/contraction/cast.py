@@ -12,13 +12,13 @@ from effc.compiler.ir.formats import Format
 from effc.compiler.ir.spec import KernelSpec
 
 
-def cast(spec: KernelSpec, target: Target) -> Nest | str:
+def cast(spec: KernelSpec, target: Target, *, lines: int = 0) -> Nest | str:
     """`roles.find`'s nest, or its reason; groups of few channels share vectors (`grouped`).
 
     Packed bytes that are summed as floats are codes of eight bits where an instruction sums four: they then lie four in a word, as that
     takes them (`fixed_point`); elsewhere one by one, which one instruction widens.
     """
-    nest = find(spec)
+    nest = find(spec, lines=lines)
     if isinstance(nest, str):
         return nest
     nest = across_groups(nest, target) or nest

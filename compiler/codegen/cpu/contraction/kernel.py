@@ -121,7 +121,7 @@ class Kernel:
         rest = [(f"d{i}", nest.spec.dims[i].size) for i in nest.outer if i not in nest.batch]
         panel, rows = ("panel", self.panels()), ("tile", self.row_tiles())
         if self.shape.rows_outside:
-            outer = [*rest, *batch] if batches_inside(nest, self.shape.nr) else [*batch, *rest]
+            outer = [*rest, *batch] if nest.lines or batches_inside(nest, self.shape.nr) else [*batch, *rest]
             axes = [*outer, rows, panel]
         else:
             axes = [*batch, panel, *rest, rows]

@@ -32,7 +32,7 @@ class Nest:
     product has no such dimension. ``outer`` are the remaining parallel dimensions; ``batch`` those of them that ``right``
     depends on, in the order of its packed layout. ``wise``: there is no N dimension and ``column`` is a batch dimension, so
     ``left`` too is read by vectors (depthwise convolution). ``borders``: where ``left`` is zero. ``channels``: of each group, where
-    columns are those of several (`grouped`), else 0.
+    columns are those of several (`grouped`), else 0. ``lines``: how many of the first dimensions were kept apart (`find`).
     """
 
     spec: KernelSpec
@@ -47,6 +47,7 @@ class Nest:
     wise: bool
     borders: tuple[Border, ...] = ()
     channels: int = 0
+    lines: int = 0
 
     def address(self, instr: int) -> Expr:
         address = self.spec.body[instr]["address"]
@@ -69,8 +70,10 @@ class Nest:
         return const(1) if dim is None else self.spec.dims[dim].size
 
 
-def find(spec: KernelSpec, *, merge: bool = True) -> Nest | str:
-    """The cast of ``spec``, or the reason why it has none; without ``merge`` every dim but those of size 1 stays by itself."""
+def find(spec: KernelSpec, *, merge: bool = True, lines: int = 0) -> Nest | str:
+    """The cast of ``spec``, or the reason why it has none; without ``merge`` every dim but those of size 1 stays by itself, and so do the
+    first ``lines`` (none of them of size 1), which are then the outermost loops.
+    """
     contracts = [i for i, instr in enumerate(spec.body) if instr.op == "contract"]
     if len(contracts) != 1:
         return f"a contraction holds one contract instruction, this one {len(contracts)}"
@@ -95,8 +98,8 @@ def find(spec: KernelSpec, *, merge: bool = True) -> Nest | str:
     spec = drop_units(spec)
     classes = _classes(spec, left, right)
     if merge:
-        spec, classes = _merge(spec, classes, left, right)
-    return _cast(spec, at, left, right, classes)
+        spec, classes = _merge(spec, classes, left, right, lines)
+    return _cast(spec, at, left, right, classes, lines)
 
 
 def factors(spec: KernelSpec) -> tuple[int, ...]:
@@ -204,6 +207,8 @@ def _tag(value: Expr) -> Expr:
 def drop_units(spec: KernelSpec) -> KernelSpec:
     """``spec`` without its dimensions of size 1."""
     keep = [i for i, d in enumerate(spec.dims) if d.size.constant != 1]
+    if len(keep) == len(spec.dims):
+        return spec
     gone = {f"d{i}": const(0) for i in range(len(spec.dims)) if i not in keep}
     return rename(spec, keep, gone, [spec.dims[i] for i in keep])
 
@@ -222,17 +227,19 @@ def _classes(spec: KernelSpec, left: Side, right: Side) -> list[list[int]]:
     return roles
 
 
-def _merge(spec: KernelSpec, classes: list[list[int]], left: Side, right: Side) -> tuple[KernelSpec, list[list[int]]]:
+def _merge(
+    spec: KernelSpec, classes: list[list[int]], left: Side, right: Side, lines: int
+) -> tuple[KernelSpec, list[list[int]]]:
     """Merge neighbours of one role that every address walks as one dimension; a packed factor is flat in K by its layout."""
     for role, members in enumerate(classes):
-        for outer, inner in pairwise(members):
+        for outer, inner in pairwise(i for i in members if i >= lines):
             if _mergeable(spec, outer, inner, right.load if right.packed and role == 3 else None):
                 dims = list(spec.dims)
                 dims[inner] = Dim(dims[outer].size * dims[inner].size, dims[inner].kind)
                 keep = [i for i in range(len(dims)) if i != outer]
                 merged = rename(spec, keep, {f"d{outer}": const(0)}, [dims[i] for i in keep])
                 shifted = [[i - (i > outer) for i in c if i != outer] for c in classes]
-                return _merge(merged, shifted, left, right)
+                return _merge(merged, shifted, left, right, lines)
     return spec, classes
 
 
@@ -254,8 +261,10 @@ def _linear(address: Expr, dim: int) -> bool:
     return factor is not None and not any(v[0] == "d" for v in factor.variables())
 
 
-def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list[int]]) -> Nest | str:
+def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list[int]], lines: int) -> Nest | str:
     m, n, batch, k = classes
+    if not {*range(lines)} <= {*m}:
+        return "a line of the result is not one of rows of the left factor"
     a, b = spec.body[left.load]["address"], spec.body[right.load]["address"]
     for dim in k:
         if not _linear(a, dim) or not (right.packed or _linear(b, dim)):
@@ -279,9 +288,9 @@ def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list
             column, wise = shared[-1], True
     if column is None and right.packed:
         return "a factor without columns (N = 1) is read in place, not packed"
-    row = _row(spec, [i for i in m if _linear(a, i)])
+    row = _row(spec, [i for i in m if _linear(a, i) and i >= lines])
     batches = tuple(i for i in (*batch, *n) if i != column)
-    outer = (*batches, *(i for i in m if i != row))
+    outer = (*range(lines), *batches, *(i for i in m if i != row and i >= lines))
     if any(v[0] == "v" and v[1:].isdigit() for e in (a, b) for v in e.variables()):
         return "a factor is gathered by a computed index"
     borders: tuple[Border, ...] | str = ()
@@ -296,7 +305,7 @@ def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list
         return reason
     if len(borders) < len(left.masks) + len(right.masks):
         return "a border around a factor that is neither read by vectors of channels nor multiplied, one by one, with a packed one"
-    return Nest(spec, at, left, right, row, column, outer, batches, tuple(k), wise, borders)
+    return Nest(spec, at, left, right, row, column, outer, batches, tuple(k), wise, borders, lines=lines)
 
 
 def _paired(spec: KernelSpec, right: Side) -> bool:

@@ -15,10 +15,14 @@ def simplify(spec: KernelSpec) -> KernelSpec:
     """``spec`` without dimensions of size 1, and with dimensions merged wherever every address steps through them as
     one.
     """
-    spec = _drop_units(spec)
-    merged = _merge_once(spec)
+    return merge(_drop_units(spec))
+
+
+def merge(spec: KernelSpec, lines: int = 0) -> KernelSpec:
+    """``spec`` with dimensions merged wherever every address steps through them as one, but for the first ``lines``."""
+    merged = _merge_once(spec, lines)
     while merged is not None:
-        spec, merged = merged, _merge_once(merged)
+        spec, merged = merged, _merge_once(merged, lines)
     return spec
 
 
@@ -37,11 +41,11 @@ def _drop_units(spec: KernelSpec) -> KernelSpec:
     return _rewrite(spec, tuple(spec.dims[i] for i in kept), renamed)
 
 
-def _merge_once(spec: KernelSpec) -> KernelSpec | None:
+def _merge_once(spec: KernelSpec, lines: int) -> KernelSpec | None:
     exprs = [v for instr in spec.body for _, v in instr.attributes if isinstance(v, Expr)]
     for outer, o in enumerate(spec.dims):
         for inner, i in enumerate(spec.dims):
-            if outer == inner or o.kind != i.kind:
+            if outer == inner or o.kind != i.kind or min(outer, inner) < lines:
                 continue
             if all(_steps_as_one(e, f"d{outer}", f"d{inner}", i.size) for e in exprs):
                 kept = [k for k in range(len(spec.dims)) if k != outer]

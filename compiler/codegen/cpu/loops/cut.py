@@ -69,6 +69,14 @@ def cut_work(plan: Plan) -> Cut:
     return Cut(tuple(leading), tuple(inner), chunk, units, _cycles(plan, points))
 
 
+def cut_lines(plan: Plan, lines: int) -> Cut:
+    """A unit is a point of the first ``lines`` dimensions."""
+    sizes = [d.size for d in plan.spec.dims]
+    inner = tuple(i for i in plan.parallel[lines:] if i != plan.vector)
+    points = product(sizes[lines:])
+    return Cut(tuple(range(lines)), inner, None, product(sizes[:lines]), _cycles(plan, points))
+
+
 def _typical(size: Expr) -> int:
     return TYPICAL_SIZE if size.constant is None else size.constant
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from effc.compiler.codegen.cpu.addresses import expr_value
 from effc.compiler.codegen.cpu.body import Body, Scope
-from effc.compiler.codegen.cpu.loops.cut import Cut, cut_work
+from effc.compiler.codegen.cpu.loops.cut import Cut, cut_lines, cut_work
 from effc.compiler.codegen.cpu.loops.partials import Partials
 from effc.compiler.codegen.cpu.loops.passes import Passes
 from effc.compiler.codegen.cpu.loops.plan import Plan, make_plan
@@ -34,6 +34,11 @@ def emit(spec: KernelSpec, target: Target) -> str:
         else:
             nest.emit()
     return b.text()
+
+
+def emit_lines(b: Builder, plan: Plan, lines: int, target: Target, share: Share) -> None:
+    """A share of the lines that the first ``lines`` dimensions of a plan (`plan.plan_lines`) number."""
+    _Nest(b, plan, cut_lines(plan, lines), target, share).emit()
 
 
 class _Nest:

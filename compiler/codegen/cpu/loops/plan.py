@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.access import Pattern, pattern_of
 from effc.compiler.codegen.cpu.body import dependencies
-from effc.compiler.codegen.cpu.loops.canonical import reorder, simplify
+from effc.compiler.codegen.cpu.loops.canonical import merge, reorder, simplify
 from effc.compiler.codegen.cpu.loops.costs import cycles, joins_vectors, unroll_for, work
 from effc.compiler.codegen.cpu.loops.staging import Staging, stage
 from effc.compiler.codegen.cpu.target import Target
@@ -117,6 +117,17 @@ def make_plan(original: KernelSpec, target: Target) -> Plan:
     )
 
 
+def plan_lines(spec: KernelSpec, target: Target, lines: int) -> Plan | str:
+    """The plan of a nest whose first ``lines`` dimensions stay as they are, or the reason why it has none."""
+    spec = merge(spec, lines)
+    vector = _choose_vector(spec, _lanes(spec, target), lines)
+    if vector is None:
+        return "a line of a single element"
+    if _across(spec, vector, _lanes(spec, target)) is not None:
+        return "a stage that transposes what it reads"
+    return make_plan(spec.with_schedule(vector=vector), target)
+
+
 def vector_cost(plan: Plan) -> float:
     """Estimated cycles of one vector of points; memory from the second-level cache."""
     total = 0.0
@@ -165,11 +176,11 @@ def _fit(lanes: int, size: Expr) -> int:
     return lanes
 
 
-def _choose_vector(spec: KernelSpec, lanes: int) -> int | None:
-    """The dimension whose vectors touch memory most cheaply; among equals a parallel one, then the last."""
+def _choose_vector(spec: KernelSpec, lanes: int, lines: int = 0) -> int | None:
+    """The dimension, none of the first ``lines``, whose vectors touch memory most cheaply; among equals a parallel one, then the last."""
     depends = dependencies(spec)
     best: tuple[float, int, int] | None = None
-    for v, dim in enumerate(spec.dims):
+    for v, dim in list(enumerate(spec.dims))[lines:]:
         name = f"d{v}"
         cost = 0.0
         for i, instr in enumerate(spec.body):

@@ -1,7 +1,7 @@
 // RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
 
 // Too few rows to share out.
-// CHECK-NOT: chain
+// CHECK-NOT: block
 // CHECK: kernel k1: contraction
 func.func @main(%x: tensor<16x64xf32> {effc.sizes = ["16", "64"], effc.strides = ["64", "1"]},
                 %a: tensor<24x64xf32> {effc.sizes = ["24", "64"], effc.strides = ["64", "1"], effc.param = "first.weight"},

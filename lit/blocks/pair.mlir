@@ -3,7 +3,7 @@
 // Many rows, and factors that L2 holds: what lies between is scratch memory of the threads.
 // CHECK: call 0: k0 "contract+maximumf+contract" {{.*}} (input 0, derived 0, derived 1, output 0, arena)
 // CHECK-NOT: call 1
-// CHECK: kernel k0: chain, d0: 3136
+// CHECK: kernel k0: block, d0: 3136
 // CHECK-NEXT: operands: read f32, packed f32, packed f32, write f32, scratch f32
 // CHECK-NEXT: stage 0: contraction, d0: 3136, d1: 24, reduction d2: 64, schedule mr=[[MR:[0-9]+]] {{.*}}order=rows
 // CHECK: maximumf

@@ -1,7 +1,7 @@
 // RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
 
 // The first product is returned too.
-// CHECK-NOT: chain
+// CHECK-NOT: block
 // CHECK: kernel k1: contraction
 func.func @main(%x: tensor<3136x64xf32> {effc.sizes = ["3136", "64"], effc.strides = ["64", "1"]},
                 %a: tensor<24x64xf32> {effc.sizes = ["24", "64"], effc.strides = ["64", "1"], effc.param = "first.weight"},

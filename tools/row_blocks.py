@@ -1,4 +1,4 @@
-"""Two products in one kernel against one kernel each, over rows, widths and ranks: python tools/chained_kernels.py
+"""Two products in one kernel against one kernel each, over rows, widths and ranks: python tools/row_blocks.py
 
 ``relu(x @ a.T) @ b.T + q`` of ``x`` ``[rows][width]``, ``a`` ``[rank][width]`` and ``b`` ``[width][rank]``: low-rank factors of a square
 weight. Microseconds, each the least of some rounds in turn in one process; ``chosen``: whether the compiler makes one kernel of them.
@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 import torch
 from sparse_kernels import least
 
-from effc.compiler.codegen.cpu.chain.choice import Chained, chained, pays
+from effc.compiler.codegen.cpu.block.choice import Block, block_of
 from effc.compiler.codegen.cpu.emit import emit, kernel_name
 from effc.compiler.codegen.cpu.objects import compile_object
 from effc.compiler.codegen.cpu.schedules import Packing, packing
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import as_expr, const
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
+from effc.compiler.pipeline.blocks import saved
 from effc.runtime import elf
 from effc.runtime.derive import derive
 from effc.runtime.dtypes import TORCH_DTYPES
@@ -46,7 +47,7 @@ class Pair:
     dtype: str
 
     def spec(self) -> KernelSpec:
-        """The chain; its stages are the kernels alone but for their operands."""
+        """The block; its stages are the kernels alone but for their operands."""
         m, k, r, n = self.rows, self.width, self.rank, self.columns
         sizes, biased = (m * k, r * k, n * r, n, m * n, m * r), ("read", "read", "read", "read", "write", "scratch")
         operands = tuple(
@@ -60,7 +61,7 @@ class Pair:
             self._stage(m, r, n, (_BETWEEN, _SECOND, _RESULT), added),
         )
         return KernelSpec(
-            "chain", (Dim(const(m)),), operands, (),
+            "block", (), operands, (),
             stages=tuple(KernelSpec("contraction", dims, operands, body) for dims, body in stages),
         )  # fmt: skip
 
@@ -102,7 +103,7 @@ def alone(spec: KernelSpec, kept: Sequence[int]) -> KernelSpec:
 class Runs:
     """A compiled kernel with its tensors; a call runs it."""
 
-    def __init__(self, found: Packing | Chained, tensors: Sequence[torch.Tensor], threads: int) -> None:
+    def __init__(self, found: Packing | Block, tensors: Sequence[torch.Tensor], threads: int) -> None:
         spec, target = found.spec, Target.host()
         self._code = elf.load(compile_object(emit(spec, target), target))
         held = list(tensors)
@@ -134,18 +135,18 @@ def compared(pair: Pair, threads: int, rounds: int) -> str:
         for call in calls:
             call()
 
-    found = chained(spec, [_FIRST, _SECOND, _BIAS], target)
-    if not isinstance(found, Chained):
+    found = block_of(spec, [_FIRST, _SECOND, _BIAS], target)
+    if not isinstance(found, Block):
         (apart,) = least([two], rounds)
         return f"{1e6 * apart:.1f} | | | {found}"
-    chain = Runs(found, tensors[:_BETWEEN], threads)
+    block = Runs(found, tensors[:_BETWEEN], threads)
 
     def one() -> None:
-        chain()
+        block()
         _NOTHING(None)
 
     apart, together = least([two, one], rounds)
-    chosen = "yes" if pays(found, target) else "no"
+    chosen = "yes" if saved(found) > 0 else "no"
     return f"{1e6 * apart:.1f} | {1e6 * together:.1f} | {apart / together:.2f} | {chosen}"
 
 

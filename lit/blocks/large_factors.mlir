@@ -1,7 +1,7 @@
 // RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
 
 // L2 does not hold the factors of both, so each block of rows would fetch them anew.
-// CHECK-NOT: chain
+// CHECK-NOT: block
 // CHECK: kernel k1: contraction
 func.func @main(%x: tensor<3136x768xf32> {effc.sizes = ["3136", "768"], effc.strides = ["768", "1"]},
                 %a: tensor<288x768xf32> {effc.sizes = ["288", "768"], effc.strides = ["768", "1"], effc.param = "first.weight"},

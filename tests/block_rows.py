@@ -1,4 +1,4 @@
-"""Chains of two products with constant factors, compiled once, against float64."""
+"""Blocks of two products of the same rows, compiled once, against float64."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from kernels import HOST, Kernel, Rewrite
 
-from effc.compiler.codegen.cpu.chain.choice import Chained, chained
+from effc.compiler.codegen.cpu.block.choice import Block, block_of
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr, as_expr
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
@@ -18,7 +18,7 @@ from effc.runtime.dtypes import TORCH_DTYPES
 X, FIRST, FIRST_BIAS, SECOND, SECOND_BIAS, RESULT, RESIDUAL, BETWEEN = range(8)
 
 
-def pair(m: int | str, k: int, r: int, n: int, dtype: str = "f32") -> KernelSpec:
+def pair(m: int, k: int, r: int, n: int, dtype: str = "f32") -> KernelSpec:
     """``relu(x @ a.T + p) @ b.T + q + residual``: ``x`` ``[m][k]``, ``a`` ``[r][k]``, ``b`` ``[n][r]``; sums and biases are f32."""
     rows = as_expr(m)
     sizes: list[Expr | int] = [rows * k, r * k, r, n * r, n, rows * n, rows * n, 0]
@@ -29,9 +29,8 @@ def pair(m: int | str, k: int, r: int, n: int, dtype: str = "f32") -> KernelSpec
     added = [_load("f32", RESIDUAL, f"{n}*d0 + d1"), Instr("arith.addf", (-2, -1), "f32")]
     first = _stage(rows, k, r, (X, FIRST, FIRST_BIAS, BETWEEN), dtype, dtype, relu)
     second = _stage(rows, r, n, (BETWEEN, SECOND, SECOND_BIAS, RESULT), dtype, "f32", added)
-    symbols = tuple(sorted(rows.variables()))
-    stages = tuple(KernelSpec("contraction", dims, operands, tuple(body), symbols) for dims, body in (first, second))
-    return KernelSpec("chain", (Dim(rows),), operands, (), symbols, stages=stages)
+    stages = tuple(KernelSpec("contraction", dims, operands, tuple(body)) for dims, body in (first, second))
+    return KernelSpec("block", (), operands, (), stages=stages)
 
 
 def _stage(
@@ -60,11 +59,11 @@ def _load(dtype: str, operand: int, address: str) -> Instr:
 
 
 class Pair:
-    """``pair(m, k, r, n)`` compiled; ``m`` None: for any number of rows."""
+    """``pair(m, k, r, n)`` compiled."""
 
     def __init__(
         self,
-        m: int | None,
+        m: int,
         k: int,
         r: int,
         n: int,
@@ -73,9 +72,9 @@ class Pair:
         rewrite: Rewrite | None = None,
     ) -> None:
         self.sizes, self.dtype = (m, k, r, n), TORCH_DTYPES[dtype]
-        found = chained(pair("s0" if m is None else m, k, r, n, dtype), CONSTANTS, target)
-        assert isinstance(found, Chained), found
-        self.chained, self.kernel = found, Kernel(found.spec, target, rewrite)
+        found = block_of(pair(m, k, r, n, dtype), CONSTANTS, target)
+        assert isinstance(found, Block), found
+        self.block, self.kernel = found, Kernel(found.spec, target, rewrite)
         self.a, self.b = torch.randn(r, k).to(self.dtype), torch.randn(n, r).to(self.dtype)
         self.p, self.q = torch.randn(r), torch.randn(n)
 
@@ -85,15 +84,14 @@ class Pair:
         memory = torch.full((m * n + 64,), float("nan"))
         scratch = torch.full((self.kernel.spec.operands[BETWEEN].size.constant or 0,), float("nan"), dtype=self.dtype)
         tensors = [x, self.a, self.p, self.b, self.q, memory, residual, scratch]
-        for operand, function, attributes in self.chained.derivations():
+        for operand, function, attributes in self.block.derivations():
             tensors[operand] = derive(function, tensors[operand], attributes)
-        assert self.kernel(tensors, [m] if self.sizes[0] is None else [], threads) == 0
+        assert self.kernel(tensors, threads=threads) == 0
         assert memory[m * n :].isnan().all(), "nothing behind the result is written"
         return memory[: m * n].view(m, n)
 
-    def check(self, m: int | None = None, threads: int = 1) -> None:
-        count = self.sizes[0] if m is None else m
-        assert count is not None
+    def check(self, threads: int = 1) -> None:
+        count = self.sizes[0]
         x, residual = torch.randn(count, self.sizes[1]).to(self.dtype), torch.randn(count, self.sizes[3])
         got = self(x, residual, threads)
         a, b, wide = self.a.double(), self.b.double(), x.double()

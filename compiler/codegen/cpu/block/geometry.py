@@ -1,0 +1,45 @@
+"""The lines of each stage of a block of images, found from its convolutions.
+
+A convolution's first dims are the images and their height, as the model has them. What follows or precedes it and has rows of other
+dims (a norm over the channels, a linear layer) has the lines of what it reads or stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from effc.compiler.codegen.cpu.block.lines import Lines
+from effc.compiler.ir.spec import KernelSpec
+
+
+def lines_of(spec: KernelSpec) -> tuple[Lines, ...] | None:
+    """Of each stage; None where no convolution says how many lines an image has."""
+    scratch = {i for i, o in enumerate(spec.operands) if o.role == "scratch"}
+    loaded = [_operands(stage, "load") & scratch for stage in spec.stages]
+    stored = [_operands(stage, "store") & scratch for stage in spec.stages]
+    found = [_natural(stage) for stage in spec.stages]
+    for _ in spec.stages:
+        known = {o: lines for lines, own in zip(found, stored, strict=True) if lines is not None for o in own}
+        asked = {o: lines for lines, own in zip(found, loaded, strict=True) if lines is not None for o in own}
+        for i, own in enumerate(found):
+            if own is None:
+                found[i] = _first(known, loaded[i]) or _first(asked, stored[i])
+    lines = tuple(own for own in found if own is not None)
+    return lines if len(lines) == len(found) else None
+
+
+def _first(lines: Mapping[int, Lines], operands: set[int]) -> Lines | None:
+    return next((lines[o] for o in sorted(operands) if o in lines), None)
+
+
+def _operands(stage: KernelSpec, op: str) -> set[int]:
+    return {instr["operand"] for instr in stage.body if instr.op == op}
+
+
+def _natural(stage: KernelSpec) -> Lines | None:
+    """Of a convolution in two dimensions or more: its parallel dims are images (where there are several), height, width and channels."""
+    sizes = [d.size.constant for d in stage.dims if d.kind == "parallel"]
+    wide = [size for size in sizes if size is not None and size > 1]
+    if stage.template != "contraction" or None in sizes or len(sizes) < 4 or len(wide) < 3:
+        return None
+    return Lines(1, wide[0]) if len(wide) == 3 else Lines(wide[0], wide[1])

@@ -1,0 +1,150 @@
+"""Blocks: kernels one behind the other become one, where what lies between them is read by none but these.
+
+Before → after, of an inverted residual::
+
+    k0: contraction (1x1)         x → buffer 0
+    k1: contraction (depthwise)   buffer 0 → buffer 1
+    k2: contraction (1x1)         buffer 1, x → y
+
+    k0: block                     the same three as stages, x → y; what is between them is scratch memory, some lines for each thread
+
+`codegen.cpu.block` says which kernels can be stages and counts what the block saves. Of all runs of parts of a region (`regions`),
+those that save the most are taken first; so a long run becomes one block, several, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from effc.compiler.codegen.cpu.block.choice import Block, block_of
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.expr import const
+from effc.compiler.ir.spec import Instr, KernelSpec, Operand
+from effc.compiler.pipeline.dataflow import Dataflow
+from effc.compiler.pipeline.kernels import Kernel, Site
+from effc.compiler.pipeline.placement import Base
+from effc.compiler.pipeline.regions import Region, find_regions
+
+#: Stages of a block at most.
+MOST_STAGES = 8
+#: Lines of a result, or tiles of rows, at least: fewer are not shared out evenly.
+LEAST_LINES = 14
+#: Least share of a block of images' time that is saved: the count is no better than that.
+MARGIN = 0.03
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A block of the kernels at ``members``, by which ``saved`` cycles are saved."""
+
+    members: tuple[int, ...]
+    kernel: Kernel
+    saved: float
+
+
+def fuse_blocks(
+    kernels: Sequence[Kernel], constants: Collection[Base], is_dense: Callable[[Site], bool], target: Target
+) -> list[Kernel]:
+    """``kernels`` in their order, each run that is counted faster together in the place of its last.
+
+    ``constants``: bases that no call changes. ``is_dense``: whether what a site points at depends on parameters alone, and no zeros are
+    known in it.
+    """
+    finder = _Finder(kernels, constants, is_dense, target)
+    found: list[Kernel | None] = list(kernels)
+    for block in sorted(finder.blocks(), key=lambda f: (-f.saved, f.members)):
+        if all(found[i] is kernels[i] for i in block.members):
+            for member in block.members:
+                found[member] = None
+            found[block.members[-1]] = block.kernel
+    return [kernel for kernel in found if kernel is not None]
+
+
+class _Finder:
+    def __init__(
+        self,
+        kernels: Sequence[Kernel],
+        constants: Collection[Base],
+        is_dense: Callable[[Site], bool],
+        target: Target,
+    ) -> None:
+        self.kernels, self.is_dense, self.target = kernels, is_dense, target
+        self.flow = Dataflow(kernels, constants)
+        self.known: dict[tuple[KernelSpec, tuple[int, ...]], Block | str] = {}
+
+    def blocks(self) -> Iterator[_Found]:
+        """All blocks that save something."""
+        for members in dict.fromkeys(
+            m for top in find_regions(self.flow) for region in top.walk() for m in _runs(region)
+        ):
+            block = self._block(members) if self.flow.shared(members) is not None else None
+            if block is not None:
+                yield block
+
+    def _block(self, members: tuple[int, ...]) -> _Found | None:
+        """The kernel of a run, where there is one and it pays."""
+        made = _joined([self.kernels[i] for i in members])
+        if made is None:
+            return None
+        constants = tuple(i for i, site in enumerate(made.sites) if self.is_dense(site))
+        key = made.spec, constants
+        if key not in self.known:
+            self.known[key] = block_of(made.spec, constants, self.target)
+        found = self.known[key]
+        if isinstance(found, str):
+            return None
+        gain = saved(found)
+        return _Found(members, made, gain) if gain > 0 else None
+
+
+def _runs(region: Region) -> Iterator[tuple[int, ...]]:
+    """The kernels of parts of a region that follow each other, at least two and not too many kernels."""
+    for first in range(len(region.parts)):
+        members: tuple[int, ...] = ()
+        for part in region.parts[first:]:
+            members = (*members, *part.kernels)
+            if len(members) > MOST_STAGES:
+                break
+            if len(members) > 1:
+                yield members
+
+
+def saved(found: Block) -> float:
+    """Cycles by which a block is counted to be faster than its stages, each a kernel of its own; 0 where that is not clear."""
+    clear = found.plan.tiled or found.cost.saved > MARGIN * found.cost.fused
+    return found.cost.saved if clear and found.plan.units.count >= LEAST_LINES else 0.0
+
+
+def _joined(kernels: Sequence[Kernel]) -> Kernel | None:
+    """The kernels as stages of one, whose intermediates are scratch memory; None where one of these is seen as several things."""
+    stored = {base for kernel in kernels[:-1] for base in _written(kernel)}
+    sites: dict[Site, Operand] = {}
+    between: dict[Site, Operand] = {}
+    for kernel in kernels:
+        for site, operand in zip(kernel.sites, kernel.spec.operands, strict=True):
+            if site.base in stored:
+                between[site] = Operand(site.dtype, "scratch", const(0))
+            else:
+                known = sites.get(site, operand)
+                sites[site] = max(known, operand, key=lambda o: o.size.constant or 0)
+    if len(between) > len(stored):
+        return None
+    number = {site: i for i, site in enumerate((*sites, *between))}
+    operands = (*sites.values(), *between.values())
+    stages = tuple(replace(k.spec, operands=operands, body=_moved(k, number), attributes=()) for k in kernels)
+    spec = KernelSpec("block", (), operands, (), stages=stages)
+    return Kernel(spec, tuple(sites), (), "+".join(k.name for k in kernels), kernels[-1].location)
+
+
+def _written(kernel: Kernel) -> set[Base]:
+    return {s.base for s, o in zip(kernel.sites, kernel.spec.operands, strict=True) if o.role in ("write", "readwrite")}
+
+
+def _moved(kernel: Kernel, number: dict[Site, int]) -> tuple[Instr, ...]:
+    """A kernel's body over the operands of the block."""
+
+    def attribute(name: str, value: object) -> tuple[str, object]:
+        return name, number[kernel.sites[value]] if name == "operand" and isinstance(value, int) else value
+
+    return tuple(replace(i, attributes=tuple(attribute(*a) for a in i.attributes)) for i in kernel.spec.body)
