@@ -32,7 +32,8 @@ _LOADS = 8
 _BUFFER = 128 << 20  # four times a usual L3: what was read is evicted before its turn comes again
 _GRAIN = 4096  # bytes: a multiple of what one step of the reading loop takes
 _RUNS = 40
-#: Bytes that a thread reads from a cache in one run, which starting threads does not slow by a tenth; sizes of caches where the system does not tell them.
+#: Bytes that a thread reads from a cache in one run, so that starting threads does not count; sizes of caches where the system does not
+#: tell them.
 _FROM_CACHE = 64 << 20
 _USUAL = (32 << 10, 1 << 20, 32 << 20)
 
@@ -90,7 +91,11 @@ class Probe:
         part of a shared L3 is surely ours.
         """
         l1, l2, l3 = (cache_bytes(level) or usual for level, usual in zip((1, 2, 3), _USUAL, strict=True))
-        return self.reading(1, l1 // 2, runs), self.reading(1, l2 // 2, runs), self.reading(1, min(l3 // 2, 4 * l2), runs)
+        return (
+            self.reading(1, l1 // 2, runs),
+            self.reading(1, l2 // 2, runs),
+            self.reading(1, min(l3 // 2, 4 * l2), runs),
+        )
 
     def reading(self, threads: int, part: int, runs: int = _RUNS) -> float:
         """Bytes a second that so many threads read together, each the same ``part`` bytes (down to a multiple of `_GRAIN`) over and over,

@@ -105,9 +105,9 @@ class Target:
 
     @property
     def near_level(self) -> int:
-        """Level of the cache into which rows that are read out of order are fetched ahead. Half of 1,536 rows of 576 columns from memory, by
-        one core: on Zen 4, whose L1 waits for few lines at a time, 0.95 of the dense kernel's speed by L2 and 0.71 by L1; on Emerald Rapids
-        1.5 to 1.6 by L1.
+        """Level of the cache into which rows that are read out of order are fetched ahead. Half of 1,536 rows of 576 columns from
+        memory, by one core: on Zen 4, whose L1 waits for few lines at a time, 0.95 of the dense kernel's speed by L2 and 0.71 by L1;
+        on Emerald Rapids 1.5 to 1.6 by L1.
         """
         return 1 if self.has("amx_bf16") else 2
 
