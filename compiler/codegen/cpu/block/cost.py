@@ -8,8 +8,8 @@ A kernel takes as long as its arithmetic or its memory, whichever is longer, and
 ``compute``: of register tiles by `contraction.schedule.estimate`, of loops by `loops.plan.vector_cost`; fused, with the lines that a thread
 computes although another does too. ``memory``: each thread's half of what the stages read and write, at `FAR_BYTES` a cycle where that half
 leaves L2, else at `NEAR_BYTES`. Apart, an intermediate is written and read so; fused it stays in L2, or in L1 where all of a tile's do.
-``moved``: lines that a tile keeps, which are read and written before it. A factor comes from afar once for each thread, or half of it where threads share out its panels; fused,
-again for each tile if L2 does not hold all of a block's factors beside its intermediates.
+``moved``: lines that a tile keeps, which are read and written before it. A factor comes from afar once for each thread, or half of it
+where threads share out its panels; fused, again for each tile if L2 does not hold all of a block's factors beside its intermediates.
 """
 
 from __future__ import annotations
