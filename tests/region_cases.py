@@ -23,8 +23,8 @@ _EQUATION = re.compile(r"(?P<results>[\w, ]+)=\s*(?P<function>\w+)\((?P<operands
 
 class Equations:
     """``Equations("a = sum(x)", "y = sum(a) + x")``: a kernel an equation. ``x…`` are inputs, ``w…`` parameters, ``y…`` outputs, all else
-    buffers; what is both read and written is updated in place. Functions: ``sum``; ``map``, element by element; ``attention`` and
-    ``dynamic``, which are no layers; what is behind ``+`` is added element by element.
+    buffers; what is both read and written is updated in place. Functions: ``sum``; ``map``, element by element; ``fill``, of nothing;
+    ``attention`` and ``dynamic``, which are no layers; what is behind ``+`` is added element by element.
     """
 
     def __init__(self, *equations: str) -> None:
@@ -57,7 +57,7 @@ class Equations:
         def load(name: str) -> int:
             return add("load", operand=names.index(name), address=as_expr("d0"))
 
-        value = load(operands[0])
+        value = load(operands[0]) if operands else add("constant", value=0.0)
         for name in operands[1:]:
             value = add("arith.mulf", value, load(name))
         if function != "map":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effc.compiler.pipeline.dataflow import Dataflow
+from effc.compiler.pipeline.placement import Base
 from effc.compiler.pipeline.regions import Region, find_regions, make_region
 
 
 def tree(region: Region) -> Any:
     """Nested lists of kernels; a region with a skip is a list that begins with ``+``."""
-    if len(region.kernels) == 1:
-        return region.kernels[0]
+    if not region.parts:
+        return region.kernels[0] if len(region.kernels) == 1 else list(region.kernels)
     return [*(["+"] if region.skip else []), *map(tree, region.parts)]
 
 
@@ -73,6 +75,18 @@ def test_branches_that_are_joined() -> None:
     (region,) = find_regions(laid.flow)
     assert region.kernels == (0, 1, 2, 3, 4)
     assert (1, 2, 3) in [r.kernels for r in region.walk()]
+
+
+def test_borders_belong_to_what_they_are_around() -> None:
+    given = Equations(
+        "a = sum(x)", "a = fill()", "b = fill()", "b = sum(a)", "b = fill()", "c = sum(b) + a", "y = sum(c)"
+    )
+    (region,) = find_regions(given.flow)
+    block = region.parts[1]
+    assert [part.kernels for part in region.parts] == [(0, 1), (2, 3, 4, 5), (6,)]
+    assert block.skip
+    assert [part.kernels for part in block.parts] == [(2, 3, 4), (5,)]
+    assert given.names(block.between) == "b"
 
 
 def test_a_residual_block_whose_entry_is_read_elsewhere() -> None:
@@ -150,6 +164,14 @@ def test_adding_what_is_computed_element_by_element_is_no_skip() -> None:
     assert summed.skip
 
 
+def test_a_kernel_that_stores_two_things() -> None:
+    """Alone it is no region, as others would read both."""
+    given = Equations("a = sum(x)", "b, c = sum(a)", "d = sum(b)", "e = sum(d, c)", "y = sum(e)")
+    (region,) = find_regions(given.flow)
+    assert [part.kernels for part in region.parts] == [(0,), (1, 2, 3), (4,)]
+    assert [part.kernels for part in region.parts[1].parts] == [(2, 3)]
+
+
 def test_any_kernels_may_be_asked_about() -> None:
     given = Equations("a = sum(x)", "b = sum(a)", "c = sum(b)", "y = sum(c) + a")
     assert make_region(given.flow, [1, 2]) is not None
@@ -158,6 +180,57 @@ def test_any_kernels_may_be_asked_about() -> None:
     assert given.names(last.inputs) == "b a"
     assert make_region(given.flow, [0, 1]) is None, "what the first stores is added at the end"
     assert make_region(given.flow, [0, 2]) is None
+
+
+def _random_equations(rng: Random) -> list[str]:
+    """Kernels that read what earlier ones wrote; buffers are filled part by part, used again, and updated in place."""
+    known, found = ["x1", "x2"], list[str]()
+    for _ in range(rng.randint(3, 14)):
+        function = rng.choice(["sum"] * 6 + ["map", "map", "fill", "attention"])
+        read = [] if function == "fill" else rng.choices(known, k=rng.randint(1, 2), weights=range(1, len(known) + 1))
+        added = rng.choice(known) if function == "sum" and rng.random() < 0.4 else ""
+        pool = known if rng.random() < 0.15 else [f"b{len(found)}", f"b{len(found)}", f"y{len(found)}"]
+        result = rng.choice(pool)
+        also = f", c{len(found)}" if rng.random() < 0.1 else ""
+        found.append(f"{result}{also} = {function}({', '.join(read)})" + (f" + {added}" if added else ""))
+        known += [name for name in (result, also.strip(", ")) if name and name not in known]
+    return found
+
+
+def _contents(flow: Dataflow, order: Sequence[int]) -> tuple[dict[Base, Any], dict[int, Any]]:
+    """What bases hold after the kernels ran in ``order``, and what each kernel read; a write adds to what is there."""
+    held: dict[Base, Any] = {}
+    read: dict[int, Any] = {}
+    for i in order:
+        read[i] = tuple((base, held.get(base)) for base in flow.reads[i])
+        for base in flow.writes[i]:
+            held[base] = (held.get(base), i, read[i])
+    return held, read
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_regions_of_random_programs_may_run_together(seed: int) -> None:
+    """In the place of the last of its kernels, and part by part: nobody, nor what is left at the end, sees a difference."""
+    rng, seen = Random(seed), 0
+    for _ in range(20):
+        equations = _random_equations(rng)
+        flow = Equations(*equations).flow
+        every = range(len(flow.kernels))
+        for region in [r for top in find_regions(flow) for r in top.walk()]:
+            inside, last = set(region.kernels), region.kernels[-1]
+            seen += len(inside) > 1
+            moved = [i for i in every if i < last and i not in inside] + list(region.kernels) + list(every[last + 1 :])
+            (held, read), (expected, expected_read) = _contents(flow, moved), _contents(flow, every)
+            private = set(region.between)
+            assert read == expected_read, (equations, region)
+            assert {b: v for b, v in held.items() if b not in private} == {
+                b: v for b, v in expected.items() if b not in private
+            }, (equations, region)
+            assert all(private.isdisjoint((*flow.reads[i], *flow.writes[i])) for i in every if i not in inside)
+            assert all(b.kind == "buffer" for b in private)
+            for n, i in enumerate(region.kernels):
+                assert all(set(flow.reads[i]).isdisjoint(flow.writes[j]) for j in region.kernels[n:]), equations
+    assert seen, "the programs have regions"
 
 
 def test_nothing_to_find() -> None:

@@ -146,7 +146,7 @@ class _Compilation:
         if self.owner.steps and self.facts.kind == "inference":
             with self.facts.phase("compress"), unset_fake_temporarily():
                 self._compress(self.owner.steps)
-        normalize(self.gm.graph, self.params)
+        self.notes += normalize(self.gm.graph, self.params, self.known.sparsities)
         self.dump.write("graph.txt", lambda: self.gm.print_readable(print_output=False))
         if self.facts.kind != "inference":
             arrange(self.gm, self.facts.kind, self.inputs, lambda n: self._reason(n) is None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,21 @@ def made(graph: Graph, target: Any, args: tuple[Any, ...], like: Node | None = N
     with fake:
         node.meta["val"] = target(*values)
     return node
+
+
+def static_nodes(graph: Graph, params: Collection[Node], some: bool = False) -> set[Node]:
+    """What depends on ``params`` alone; with ``some``, on one of them, whatever else."""
+    found = set(params)
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        depends = not found.isdisjoint(inputs) if some else inputs and found.issuperset(inputs)
+        if node.op == "call_function" and depends and not _random(node):
+            found.add(node)
+    return found
+
+
+def _random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def drop_unread(graph: Graph) -> None:

@@ -2,8 +2,8 @@
 
 ``as_strided(x, sizes, strides)`` of a contiguous ``x``, where sizes and strides are contiguous too, becomes ``view(x,
 sizes)``: the decompositions of group norms write reshapes that way. What ``torch.export`` asserts of dtypes and devices, which the graph's
-inputs fix, goes: it would part the graph. Attention that is written out becomes one op (``attention.py``), and
-scales of channels go into weights (``scales.py``).
+inputs fix, goes: it would part the graph. Attention that is written out becomes one op (``attention.py``),
+parallel convolutions become one (``branches.py``), and scales of channels go into weights (``scales.py``).
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from effc.compiler.capture.attention import fuse_attention
+from effc.compiler.capture.branches import merge_branches
 from effc.compiler.capture.scales import fold_scales
 
 _aten = torch.ops.aten
 
 
-def normalize(graph: Graph, params: Collection[Node]) -> None:
-    """Rewrite ``graph`` in place; ``params``: its inputs that are parameters."""
+def normalize(graph: Graph, params: Collection[Node], kept: Collection[Node] = ()) -> list[str]:
+    """Rewrite ``graph`` in place; ``params``: its inputs that are parameters, ``kept``: those of them whose elements are to stay as they
+    are. Sentences for the report.
+    """
     for node in graph.find_nodes(op="call_function", target=_aten.as_strided.default):
         base = node.args[0]
         if isinstance(base, Node) and _is_reshape(node, base):
@@ -32,7 +35,9 @@ def normalize(graph: Graph, params: Collection[Node]) -> None:
         if _holds(node):
             graph.erase_node(node)
     fuse_attention(graph)
+    notes = merge_branches(graph, params, kept)
     fold_scales(graph, params)
+    return notes
 
 
 def _holds(node: Node) -> bool:

@@ -13,39 +13,26 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from effc.compiler.capture.nodes import drop_unread, made
+from effc.compiler.capture.nodes import drop_unread, made, static_nodes
 
 _aten = torch.ops.aten
 _CONVOLUTION = _aten.convolution.default
-_DTYPES = (torch.float32, torch.float64)
+#: In which products and sums of weights are as good as the weights.
+FOLDED_DTYPES = (torch.float32, torch.float64)
 
 
 def fold_scales(graph: Graph, params: Collection[Node]) -> None:
     """Rewrite ``graph`` in place; ``params``: inputs whose values stay from call to call."""
-    static = _static(graph, params)
+    static = static_nodes(graph, params)
     for product in graph.find_nodes(op="call_function", target=_aten.mul.Tensor):
         for conv, scale in (product.args, product.args[::-1]):
-            if _is_plain(conv) and _folds(conv, scale, product, static):
+            if is_plain_convolution(conv) and _folds(conv, scale, product, static):
                 _fold(graph, conv, scale, product)
                 break
     drop_unread(graph)
 
 
-def _static(graph: Graph, params: Collection[Node]) -> set[Node]:
-    """What depends on ``params`` alone."""
-    found = set(params)
-    for node in graph.nodes:
-        inputs = node.all_input_nodes
-        if node.op == "call_function" and inputs and found.issuperset(inputs) and not _random(node):
-            found.add(node)
-    return found
-
-
-def _random(node: Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
-def _is_plain(node: Any) -> bool:
+def is_plain_convolution(node: Any) -> bool:
     """Whether it is a convolution, not transposed, of known channels."""
     return isinstance(node, Node) and node.target is _CONVOLUTION and not node.args[6]
 
@@ -55,12 +42,19 @@ def _folds(conv: Node, scale: Any, product: Node, static: Collection[Node]) -> b
     fixed: Sequence[Any] = (scale, *conv.args[1:3])
     if set(conv.users) != {product} or any(node is not None and node not in static for node in fixed):
         return False
-    result, factor = conv.meta["val"], scale.meta["val"]
-    if result.dtype not in _DTYPES or any(n is not None and n.meta["val"].dtype != result.dtype for n in fixed):
+    result = conv.meta["val"]
+    if result.dtype not in FOLDED_DTYPES or any(n is not None and n.meta["val"].dtype != result.dtype for n in fixed):
         return False
-    channels = tuple(conv.args[1].meta["val"].shape[:1])  # type: ignore[union-attr]
-    ones = (1,) * (result.dim() - 2)
-    return isinstance(channels[0], int) and tuple(factor.shape) in ((*channels, *ones), (1, *channels, *ones))
+    return scales_channels(scale, conv)
+
+
+def scales_channels(factor: Node, result: Node) -> bool:
+    """Whether ``factor`` has one element for each channel of ``result`` [n, channels, …]."""
+    of, shape = factor.meta["val"], result.meta["val"].shape
+    ones = (1,) * (len(shape) - 2)
+    channels = shape[1]
+    known = isinstance(of, torch.Tensor) and isinstance(channels, int)
+    return known and tuple(of.shape) in ((channels, *ones), (1, channels, *ones))
 
 
 def _fold(graph: Graph, conv: Node, scale: Node, product: Node) -> None:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from effc.compiler.ir.spec import KernelSpec
+from effc.compiler.ir.spec import Instr, KernelSpec
 from effc.compiler.pipeline.kernels import Kernel
 from effc.compiler.pipeline.placement import Base
 
 #: Where all that leaves the program flows to.
 END = "end"
+#: Instructions whose result is of other elements than the one that the kernel is at.
+SUMS = frozenset({"contract", "reduce"})
 #: Templates whose kernels compute a part of their result from a part of their operands.
 _LAYERS = frozenset({"contraction", "loops"})
 
@@ -49,7 +51,7 @@ class Dataflow:
     def __init__(self, kernels: Sequence[Kernel], constants: Collection[Base]) -> None:
         self.kernels = kernels
         self.constants = frozenset(constants)
-        self.reads = [tuple(self._bases(kernel, ("read", "readwrite"))) for kernel in kernels]
+        self.reads = [self._read(kernel) for kernel in kernels]
         self.writes = [tuple(self._bases(kernel, ("write", "readwrite"))) for kernel in kernels]
         self.graph = nx.DiGraph()
         self._connect()
@@ -57,6 +59,13 @@ class Dataflow:
     def _bases(self, kernel: Kernel, roles: Collection[str]) -> Iterator[Base]:
         operands = zip(kernel.sites, kernel.spec.operands, strict=True)
         yield from dict.fromkeys(s.base for s, o in operands if o.role in roles and s.base not in self.constants)
+
+    def _read(self, kernel: Kernel) -> tuple[Base, ...]:
+        """What a kernel reads: first what it sums over."""
+        body = kernel.spec.body
+        sums = (i for i, instr in enumerate(body) if instr.op in SUMS)
+        summed = {kernel.sites[body[i]["operand"]].base for s in sums for i in behind(body, s) if body[i].op == "load"}
+        return tuple(sorted(self._bases(kernel, ("read", "readwrite")), key=lambda base: base not in summed))
 
     def _connect(self) -> None:
         writers: dict[Base, list[int]] = {}
@@ -84,31 +93,37 @@ class Dataflow:
         after = nx.immediate_dominators(self.graph.reverse(copy=False), END) if END in self.graph else {}
         found: dict[int | Value, Value] = {}
         for node in self.graph:
-            behind = node
-            while behind != END:
-                behind = after[behind]
-                if isinstance(behind, Value):
-                    found[node] = behind
+            value = node
+            while value != END:
+                value = after[value]
+                if isinstance(value, Value):
+                    found[node] = value
                     break
         return found
 
     def kernels_between(self, node: int | Value, value: Value) -> list[int]:
         """The kernels by which all that comes from ``node``, which may be one of them, flows to ``value``, one of those behind it
-        (`next_values`), in running order.
+        (`next_values`), and those that fill borders of what lies there; in running order.
         """
-        found, stack = {node}, [node]
+        found, stack = {node, value}, [node]
         while stack:
-            for behind in self.graph.successors(stack.pop()):
-                if behind != value and behind not in found:
-                    found.add(behind)
-                    stack.append(behind)
-        return sorted(n for n in found if isinstance(n, int))
+            fresh = set(self.graph.successors(stack.pop())) - found
+            found |= fresh
+            stack.extend(fresh)
+        filled = (
+            i for n in found - {node} if isinstance(n, Value) for i in self.graph.predecessors(n) if self.fills(i)
+        )
+        return sorted({n for n in found if isinstance(n, int)}.union(filled))
+
+    def fills(self, kernel: int) -> bool:
+        """Whether a kernel reads constants at most."""
+        return not self.reads[kernel]
 
     def shared(self, members: Sequence[int]) -> Shared | None:
         """What ``members``, in running order, have in common with the rest, if they may run together in the place of the last one.
 
-        That is where all are layers of known sizes, others read one base of what they write, nothing else that runs in the meantime
-        writes what they read, and they themselves do not: part by part, a later one may come before an earlier one.
+        That is where all are layers of known sizes, others read one base of what they write, and what they read is written neither by
+        others in the meantime nor later by themselves: part by part, a later one may come before an earlier one.
         """
         if not all(is_layer(self.kernels[i].spec) for i in members) or not self._may_wait(members):
             return None
@@ -130,17 +145,28 @@ class Dataflow:
         )
 
     def _may_wait(self, members: Sequence[int]) -> bool:
-        """Whether each member may run where the last one does."""
+        """Whether each member may run where the last one does, and part by part."""
         inside, reads, writes = set(members), set[Base](), set[Base]()
         for i in range(members[0], members[-1] + 1):
-            if not reads.isdisjoint(self.writes[i]):
-                return False
             if i in inside:
                 reads.update(self.reads[i])
                 writes.update(self.writes[i])
             elif not writes.isdisjoint((*self.reads[i], *self.writes[i])):
                 return False
+            if not reads.isdisjoint(self.writes[i]):
+                return False
         return True
+
+
+def behind(body: Sequence[Instr], value: int, without: Collection[str] = ()) -> Iterator[int]:
+    """``value`` of a kernel's body and what it is computed from, not beyond the operations ``without``."""
+    found, stack = {value}, [value]
+    while stack:
+        position = stack.pop()
+        yield position
+        fresh = set(body[position].args) - found if body[position].op not in without else set()
+        found |= fresh
+        stack.extend(fresh)
 
 
 def is_layer(spec: KernelSpec) -> bool:

@@ -19,21 +19,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from effc.compiler.ir.spec import Instr
-from effc.compiler.pipeline.dataflow import Dataflow, Shared, Value
+from effc.compiler.pipeline.dataflow import SUMS, Dataflow, Shared, Value, behind
 from effc.compiler.pipeline.kernels import Kernel
 from effc.compiler.pipeline.placement import Base
-
-#: Instructions whose result is of other elements than the one that the kernel is at.
-_SUMS = frozenset({"contract", "reduce"})
 
 
 @dataclass(frozen=True)
 class Region:
-    """``kernels``: positions in the program, in running order; together they may run where the last one does.
+    """``kernels``: positions in the program, in running order; together they may run where the last one does. Those that fill borders of
+    what the others write are among them.
 
-    ``inputs``, ``exit``, ``between``: see ``Shared``. ``skip``: whether the last kernel adds the entry to what it stores. ``parts``: the
-    largest smaller regions, single kernels among them, in running order; none shares kernels with another.
+    ``inputs``, ``exit``, ``between``: see ``Shared``. ``skip``: whether what writes the exit adds the entry. ``parts``: the
+    largest smaller regions, single kernels among them, in running order; none shares kernels with another, and a kernel that stores
+    several things may be in none. None where all kernels but one fill.
     """
 
     kernels: tuple[int, ...]
@@ -66,7 +64,7 @@ def make_region(flow: Dataflow, kernels: Sequence[int], parts: Sequence[Region] 
     shared = flow.shared(kernels)
     if shared is None:
         return None
-    skip = _has_skip(flow.kernels[kernels[-1]], shared)
+    skip = any(_has_skip(flow.kernels[i], shared) for i in kernels if shared.exit in flow.writes[i])
     return Region(tuple(kernels), shared.inputs, shared.exit, shared.between, skip, tuple(parts))
 
 
@@ -79,7 +77,7 @@ class _Finder:
         """Runs of ``allowed`` kernels, each as long as can be, in the order of their first ones."""
         free, found = set(allowed), list[Region]()
         for start in sorted(allowed):
-            if start in free:
+            if start in free and not self.flow.fills(start):
                 run = self._run(start, free)
                 if run is not None:
                     found.append(run)
@@ -93,7 +91,7 @@ class _Finder:
         while node in self.next_values:
             value = self.next_values[node]
             step = self.flow.kernels_between(node, value)
-            part = self._part(step) if set(free).issuperset(step) else None
+            part = self._part(node, step) if set(free).issuperset(step) else None
             if part is None:
                 break
             parts.append(part)
@@ -106,13 +104,12 @@ class _Finder:
             parts.pop()
         return None
 
-    def _part(self, kernels: Sequence[int]) -> Region | None:
-        if len(kernels) == 1:
-            return make_region(self.flow, kernels)
+    def _part(self, node: int | Value, kernels: Sequence[int]) -> Region | None:
+        """What lies between ``node`` and the next value. A kernel there that stores several things is no smaller part."""
         whole = make_region(self.flow, kernels)
-        if whole is None:
-            return None
-        inner = self.cover(kernels)
+        if whole is None or sum(not self.flow.fills(i) for i in kernels) == 1:
+            return whole
+        inner = self.cover([i for i in kernels if i != node])
         found = inner[0].parts if [part.kernels for part in inner] == [whole.kernels] else tuple(inner)
         return replace(whole, parts=found)
 
@@ -122,7 +119,7 @@ class _Finder:
         """
         entry = parts[0].entry
         for end in range(len(parts) - 1, 1, -1):
-            if entry in self.flow.reads[parts[end - 1].kernels[-1]]:
+            if any(entry in self.flow.reads[i] for i in parts[end - 1].kernels):
                 block = make_region(self.flow, [i for part in parts[:end] for i in part.kernels], parts[:end])
                 if block is not None and block.skip:
                     return [block, *parts[end:]]
@@ -130,27 +127,17 @@ class _Finder:
 
 
 def _has_skip(last: Kernel, shared: Shared) -> bool:
-    """Whether ``last`` adds the entry, element by element, to something that is summed or comes from ``between``."""
+    """Whether the kernel ``last`` adds the entry, element by element, to something that is summed or comes from ``between``."""
     entry = {i for i, site in enumerate(last.sites) if site.base in shared.inputs[:1]}
     inside = {i for i, site in enumerate(last.sites) if site.base in shared.between}
     body = last.spec.body
     for instr in body:
         for added, other in (instr.args, instr.args[::-1]) if instr.op == "arith.addf" else ():
-            behind = [body[i] for i in _behind(body, other, without=())]
-            computed = any(i.op in _SUMS or (i.op == "load" and i["operand"] in inside) for i in behind)
-            if computed and any(
-                body[i].op == "load" and body[i]["operand"] in entry for i in _behind(body, added, without=_SUMS)
-            ):
+            computed = any(
+                body[i].op in SUMS or (body[i].op == "load" and body[i]["operand"] in inside)
+                for i in behind(body, other)
+            )
+            loaded = {body[i]["operand"] for i in behind(body, added, without=SUMS) if body[i].op == "load"}
+            if computed and loaded & entry:
                 return True
     return False
-
-
-def _behind(body: Sequence[Instr], value: int, without: Collection[str]) -> Iterator[int]:
-    """``value`` and what it is computed from, not behind the operations ``without``."""
-    found, stack = {value}, [value]
-    while stack:
-        position = stack.pop()
-        yield position
-        fresh = set(body[position].args) - found if body[position].op not in without else set()
-        found |= fresh
-        stack.extend(fresh)

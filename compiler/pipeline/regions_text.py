@@ -21,20 +21,29 @@ def regions_text(kernels: Sequence[Kernel], constants: Collection[Base]) -> str:
     lines = list[str]()
 
     def show(region: Region, indent: str) -> None:
-        if len(region.kernels) == 1:
-            (number,) = region.kernels
-            kernel = kernels[number]
-            lines.append(f'{indent}k{number} "{kernel.name}"{f" at {kernel.location}" if kernel.location else ""}')
+        if not region.parts:
+            lines.extend(_kernel(kernels, number, indent) for number in region.kernels)
             return
         kept = f" keeps {_list(region.between)}" if region.between else ""
         skip = ", adds its entry" if region.skip else ""
         lines.append(f"{indent}region {_list(region.inputs)} -> {_list([region.exit])}{kept}{skip}")
-        for part in region.parts:
-            show(part, indent + "  ")
+        inside = {i for part in region.parts for i in part.kernels}
+        parts: dict[int, Region | None] = {part.kernels[0]: part for part in region.parts}
+        parts.update((i, None) for i in region.kernels if i not in inside)
+        for number, part in sorted(parts.items()):
+            if part is None:
+                lines.append(_kernel(kernels, number, indent + "  "))
+            else:
+                show(part, indent + "  ")
 
     for region in find_regions(Dataflow(kernels, constants)):
         show(region, "")
     return "".join(f"{line}\n" for line in lines) or "no region\n"
+
+
+def _kernel(kernels: Sequence[Kernel], number: int, indent: str) -> str:
+    kernel = kernels[number]
+    return f'{indent}k{number} "{kernel.name}"{f" at {kernel.location}" if kernel.location else ""}'
 
 
 def _list(bases: Sequence[Base]) -> str:
