@@ -26,8 +26,8 @@ Compile = Callable[[nn.Module], Callable[..., Any]]
 
 def _check(first: int, compile_: Compile, dtype: torch.dtype = torch.float32) -> None:
     seeds = range(first, first + _TOGETHER)
-    made, inputs = zip(*map(random_block, seeds), strict=True)
-    model, given = Several(made).eval().to(dtype), tuple(x.to(dtype) for x in inputs)
+    models, inputs = zip(*map(random_block, seeds), strict=True)
+    model, given = Several(models).eval().to(dtype), tuple(x.to(dtype) for x in inputs)
     with torch.no_grad():
         assert_exact(model, given, compile_(model), context=f"output i is of seed {first} + i:")
 
@@ -39,7 +39,7 @@ def _as_ever(model: nn.Module) -> Callable[..., Any]:
 
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever can be one kernel is one, the longest first."""
+    """Whatever can be one kernel is one."""
     monkeypatch.setattr(blocks, "saved", lambda found: float(len(found.spec.stages)))
 
 

@@ -3,13 +3,13 @@
 A kernel takes as long as its arithmetic or its memory, whichever is longer, and a quarter of the other (`contraction.schedule`)::
 
     apart = sum over stages of (max(compute, memory) + min(compute, memory) / 4 + REGION)
-    fused = max(compute, memory) + min(compute, memory) / 4 + REGION + CALL * calls
+    fused = max(compute, memory) + min(compute, memory) / 4 + REGION + CALL * calls + 2 * moved / NEAR_BYTES
 
 ``compute``: of register tiles by `contraction.schedule.estimate`, of loops by `loops.plan.vector_cost`; fused, with the lines that a thread
 computes although another does too. ``memory``: each thread's half of what the stages read and write, at `FAR_BYTES` a cycle where that half
-leaves L2, else at `NEAR_BYTES`. Apart, an intermediate is written and read so; fused it stays in L2, or in L1 where all of a tile's do, and
-lines that a tile keeps are moved. A factor comes from afar once for each thread, or half of it where threads share out its panels; fused,
-again for each tile if L2 does not hold all of a block's factors beside its intermediates.
+leaves L2, else at `NEAR_BYTES`. Apart, an intermediate is written and read so; fused it stays in L2, or in L1 where all of a tile's do.
+``moved``: lines that a tile keeps, which are read and written before it. A factor comes from afar once for each thread, or half of it
+where threads share out its panels; fused, again for each tile if L2 does not hold all of a block's factors beside its intermediates.
 """
 
 from __future__ import annotations
@@ -42,20 +42,22 @@ LEFT = 384 * 1024
 @dataclass(frozen=True)
 class Cost:
     """Of one of `THREADS` threads. ``compute``: cycles, of which ``halo`` are of lines that another thread computes too; ``near``, ``far``:
-    bytes from L2, and from beyond; ``calls``: of stages. ``apart``: cycles of the stages as kernels of their own.
+    bytes from L2, and from beyond; ``moved``: bytes of lines that are kept; ``calls``: of stages. ``apart``: cycles of the stages as
+    kernels of their own.
     """
 
     compute: float
     halo: float
     near: float
     far: float
+    moved: float
     calls: int
     apart: float
 
     @property
     def fused(self) -> float:
         """Cycles of the block."""
-        return _together(self.compute, self.near, self.far) + CALL * self.calls
+        return _together(self.compute, self.near, self.far) + 2 * self.moved / NEAR_BYTES + CALL * self.calls
 
     @property
     def saved(self) -> float:
@@ -89,12 +91,12 @@ class Counter:
         turns = -(-mine // plan.tile)
         held = plan.scratch_bytes()
         moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
-        near = 2.0 * moved + (2 * sum(self.between) / THREADS if held > L1_BYTES else 0)
+        near = 2 * sum(self.between) / THREADS if held > L1_BYTES else 0.0
         weights = sum(self.factors)
         far = float(weights) * (1 if weights + held <= L2_BYTES else turns)
         for size in self.outside:
             near, far = near + _near(size), far + _far(size)
-        return Cost(compute, halo, near, far, turns * len(plan.stages), self.apart)
+        return Cost(compute, halo, near, far, moved, turns * len(plan.stages), self.apart)
 
     @cached_property
     def apart(self) -> float:

@@ -85,10 +85,7 @@ def _placed(stage: Stage, operand: int) -> Between | str:
     address = stage.body.body[stores[0]]["address"]
     factors = [address.coefficient(f"d{i}") for i in range(len(stage.body.dims))]
     known = [None if f is None else f.constant for f in factors]
-    if stage.first and stage.lines.height > 1:
-        stride = known[stage.first - 1]
-    else:
-        stride = _extent(stage, known) if stage.lines.count == 1 else _image(stage, known)
+    stride = known[stage.first - 1] if stage.lines.count > 1 else _extent(stage, known)
     if not stride or stride < 0:
         return "an intermediate whose lines do not follow each other"
     found = Between(operand, stage.lines, stride)
@@ -96,11 +93,6 @@ def _placed(stage: Stage, operand: int) -> Between | str:
     if isinstance(where, str):
         return where
     return found if where == Reach(1, 0, 0) else "an intermediate is stored with lines before it"
-
-
-def _image(stage: Stage, factors: Sequence[int | None]) -> int | None:
-    """Elements from image to image, where each is a single line."""
-    return factors[stage.first - 1]
 
 
 def _extent(stage: Stage, factors: Sequence[int | None]) -> int | None:
