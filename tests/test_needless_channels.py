@@ -143,16 +143,17 @@ class Block(nn.Module):
         y = F.hardswish(self.norm1(self.expand(x)))
         y = F.hardswish(self.norm2(self.depthwise(y)))
         y = y * torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean((2, 3))))))[:, :, None, None]
-        return x + self.norm3(self.project(y))
+        found: Tensor = x + self.norm3(self.project(y))
+        return found
 
 
 def test_a_block_with_norms_and_a_gate() -> None:
     """Channels are 0 from a norm's scale and shift on, and stay so in the gate's product, whatever the gate is."""
     torch.manual_seed(0)
     model, x = Block().eval(), torch.randn(2, 3, 9, 7)
-    for norm in (model.norm1, model.norm2, model.norm3):
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.running_mean)
+    for name in ("norm1", "norm2", "norm3"):
+        nn.init.uniform_(model.get_parameter(f"{name}.weight"), 0.5, 1.5)
+        nn.init.normal_(model.get_buffer(f"{name}.running_mean"))
     zeroed(model, "norm2", 32)
     found, recording = run(model, x, {}, check=True)
     cut = shapes(recording)
@@ -228,7 +229,8 @@ def test_low_precision(dtype: torch.dtype) -> None:
 def test_autocast_and_dynamic_sizes() -> None:
     model, x = layers()
     zeroed(model, "0", 80, bias=False)
-    fast = torch.compile(model, backend="effc", dynamic=True, options={"passes": {"sparsity": {}}})
+    options: dict[str, Any] = {"passes": {"sparsity": {}}}
+    fast = torch.compile(model, backend="effc", dynamic=True, options=options)
     with torch.no_grad():
         for rows in (3, 1, 17):
             x = torch.randn(rows, 32)

@@ -58,7 +58,7 @@ def _has_zeros(site: WeightSite, value: Tensor) -> bool:
 
 def _is_masked(vector: Tensor) -> bool:
     """Whether some but not all of, perhaps, a norm's scales are 0."""
-    return vector.dim() == 1 and bool((vector == 0).any()) and bool(vector.any())
+    return vector.dim() == 1 and vector.is_floating_point() and bool((vector == 0).any()) and bool(vector.any())
 
 
 class _Needless:
