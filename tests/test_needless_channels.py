@@ -89,6 +89,34 @@ def test_masks_of_torch() -> None:
         assert (found - model(x)).norm() <= 1e-5 * model(x).norm()
 
 
+class Masked(nn.Module):
+    """Activations that are multiplied with a mask of channels."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 8, 3, padding=1)
+        self.register_buffer("mask", (torch.arange(32) % 2).view(1, 32, 1, 1).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.second(torch.sigmoid(self.first(x)) * self.mask)
+        return found
+
+
+def test_masks_of_activations() -> None:
+    torch.manual_seed(0)
+    model, x = Masked().eval(), torch.randn(2, 3, 7, 6)
+    found, recording = run(model, x, {}, check=True)
+    assert shapes(recording) == {
+        "first.weight": [16, 3, 3, 3],
+        "first.bias": [16],
+        "mask": [1, 16, 1, 1],
+        "second.weight": [8, 16, 3, 3],
+    }
+    assert same(found, model, x)
+
+
 def test_channels_that_nothing_reads() -> None:
     """The weights that meet them are 0."""
     torch.manual_seed(0)

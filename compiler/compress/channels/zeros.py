@@ -30,7 +30,7 @@ def remove_needless(
 ) -> Removed:
     """Rewrite ``gm`` in place. ``names`` and ``values``: of its inputs that are parameters."""
     sites = find_sites(names)[0]
-    if not any(_has_zeros(s, values[s.param]) for s in sites) and not any(_is_masked(values[n]) for n in names):
+    if not any(_has_zeros(s, values[s.param]) for s in sites) and not any(_masks(values[n]) for n in names):
         return Removed.nothing()
     coupling = Coupling(gm, names, {use.node for site in sites for use in site.uses if use.kind != "embedding"})
     groups, _ = find_groups(coupling, sites, options.skips)
@@ -56,9 +56,11 @@ def _has_zeros(site: WeightSite, value: Tensor) -> bool:
     return value.numel() > 0 and any(bool(zero.movedim(d, 0).flatten(1).all(1).any()) for d in dims)
 
 
-def _is_masked(vector: Tensor) -> bool:
-    """Whether some but not all of, perhaps, a norm's scales are 0."""
-    return vector.dim() == 1 and vector.is_floating_point() and bool((vector == 0).any()) and bool(vector.any())
+def _masks(vector: Tensor) -> bool:
+    """Whether some but not all are 0 of what may scale channels: a norm's weight, a mask."""
+    if vector.numel() != max(vector.shape, default=0) or not (vector.is_floating_point() or vector.dtype == torch.bool):
+        return False
+    return bool((vector == 0).any()) and bool(vector.any())
 
 
 class _Needless:
