@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from effc.compiler.compress.channels.coupling import Coupling, is_pointwise
+from effc.compiler.compress.channels.removed import along
 
 _aten = torch.ops.aten
 #: By class of channels.
@@ -70,7 +71,7 @@ def _of_parameter(known: Constants, value: Tensor, node: Node, dim: int) -> Numb
     """Of classes all of whose elements are the same."""
     if value.numel() == 0 or value.is_complex():
         return {}
-    rows = value.detach().movedim(dim, 0).flatten(1) if value.dim() > 1 else value.detach()[:, None]
+    rows = along(value, dim)
     least, greatest = rows.amin(1).double(), rows.amax(1).double()
     numbers = torch.where(least == greatest, least, torch.nan).tolist()
     track = next(t for d, t in known.coupling.cut(node) if d == dim)
@@ -82,6 +83,8 @@ def _of_parameter(known: Constants, value: Tensor, node: Node, dim: int) -> Numb
 
 def _rounded(numbers: Numbers, dtype: torch.dtype) -> Numbers:
     """As tensors of ``dtype`` hold them; without what is not finite."""
+    if not numbers:
+        return {}
     values = torch.tensor(list(numbers.values()), dtype=torch.float64).to(dtype).double()
     finite = values.isfinite().tolist()
     return {root: number for root, number, ok in zip(numbers, values.tolist(), finite, strict=True) if ok}

@@ -63,12 +63,7 @@ class Required:
     numbers: Sequence[float] | None
 
     def holds(self, value: Tensor) -> bool:
-        rows = (
-            value.detach()
-            .index_select(self.dim, torch.tensor(self.places))
-            .movedim(self.dim, 0)
-            .reshape(len(self.places), -1)
-        )
+        rows = along(value, self.dim)[list(self.places)]
         if self.numbers is None:
             return bool(rows.isfinite().all())
         return bool((rows.double() == torch.tensor(self.numbers, dtype=torch.float64)[:, None]).all())
@@ -135,6 +130,13 @@ class Removed:
         moment = None if s.second_moment is None else s.second_moment[met][:, met]
         by_channel = {f: getattr(s, f)[met] for f in ("least", "greatest", "mean", "mean_square")}
         return replace(s, **by_channel, sample=s.sample[:, met], second_moment=moment)
+
+
+def along(tensor: Tensor, dim: int) -> Tensor:
+    """``[channels, elements]``: of each channel along ``dim``, in a dtype that is computed with."""
+    rows = tensor.detach().movedim(dim, 0)
+    rows = rows.flatten(1) if rows.dim() > 1 else rows[:, None]
+    return rows.float() if rows.is_floating_point() and rows.itemsize == 1 else rows
 
 
 def without(tensor: Tensor, left: Left) -> Tensor:

@@ -18,7 +18,7 @@ from effc.compiler.compress.channels.choose import multiple_of, share_of
 from effc.compiler.compress.channels.constants import Constants, Numbers
 from effc.compiler.compress.channels.coupling import Coupling
 from effc.compiler.compress.channels.groups import Group, find_groups
-from effc.compiler.compress.channels.removed import Removed, Required, Stand
+from effc.compiler.compress.channels.removed import Removed, Required, Stand, along
 from effc.compiler.compress.channels.rewriting import Rewriting
 from effc.compiler.compress.channels.slicing import Slicing, without_the_last
 from effc.compiler.compress.sites import Use, WeightSite, find_sites
@@ -51,9 +51,8 @@ def remove_needless(
 
 def _has_zeros(site: WeightSite, value: Tensor) -> bool:
     """Whether all of a weight is 0 along some channel."""
-    zero = value.detach() == 0
     dims = [site.axes[1]] if "embedding" in site.kinds else [site.out, site.axes[1]]
-    return value.numel() > 0 and any(bool(zero.movedim(d, 0).flatten(1).all(1).any()) for d in dims)
+    return value.numel() > 0 and any(not bool(along(value, d).any(1).all()) for d in dims)
 
 
 def _masks(vector: Tensor) -> bool:
@@ -116,8 +115,9 @@ class _Needless:
 
     def _met(self, site: WeightSite) -> Numbers:
         """What the layer is known to read where its weights are finite, in all of its uses."""
-        finite = self.values[site.param].detach().movedim(site.axes[1], 0).flatten(1).isfinite().all(1).tolist()
-        infinite = {root for root, ok in zip(self._roots(site.param, site.axes[1]), finite, strict=True) if not ok}
+        dim = site.axes[1]
+        finite = along(self.values[site.param], dim).isfinite().all(1).tolist()
+        infinite = {root for root, ok in zip(self._roots(site.param, dim), finite, strict=True) if not ok}
         first, *others = (self._met_by(use) for use in site.uses)
         return {
             root: number
