@@ -125,7 +125,7 @@ class Shapes(nn.Module):
         self.made = nn.Linear(3, 16 * 16)
         self.turned = nn.ConvTranspose2d(16, 16, 3, groups=4)
         self.weight = nn.Parameter(torch.randn(16, 1, 1, 16) / 4)  # as it lies in memory
-        self.second = nn.Conv2d(2 if how == "squeeze" else 16, 8, 1)
+        self.second = nn.Conv2d({"squeeze": 2, "glu": 8}.get(how, 16), 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.first(x))
@@ -133,6 +133,8 @@ class Shapes(nn.Module):
             y = F.conv2d(y, self.made(x.mean((0, 2, 3))).view(16, 16, 1, 1))
         elif self.how == "groups of a transposed convolution":
             y = self.turned(y)
+        elif self.how == "glu":
+            y = F.glu(y, 1)
         elif self.how == "squeeze":  # of what has two channels; none where one is left
             y = y.squeeze(1)
         else:
@@ -146,6 +148,7 @@ class Shapes(nn.Module):
     [
         ("weights from activations", True),
         ("groups of a transposed convolution", False),
+        ("glu", True),
         ("squeeze", True),
         ("a permutation", True),
     ],

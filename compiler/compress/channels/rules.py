@@ -111,6 +111,19 @@ def _split(coupling: Coupling, node: Node) -> tuple[Tracks, ...]:
     )
 
 
+def _glu(coupling: Coupling, node: Node) -> Tracks:
+    """One half times a function of the other: corresponding channels go together."""
+    x, rank = node.args[0], _rank(node)
+    dim = _arg(node, 1, "dim", -1) % rank
+    half = _shape(node)[dim]
+    if not isinstance(half, int):
+        return [Track(t.labels) for t in coupling.whole(node, x, [dim])]
+    wide = [not isinstance(s, int) or s != 1 for s in _shape(node)]
+    halves = (slice(0, half), slice(half, 2 * half))
+    tracks = (_parts(coupling, node, (_part(t, dim, part) for t in coupling.of(x))) for part in halves)
+    return coupling.joined(node, [(part, wide) for part in tracks])
+
+
 def _part(track: Track, dim: int, part: slice) -> Labels:
     return track.labels[(slice(None),) * dim + (part,)] if track.varies(dim) else track.labels
 
@@ -323,6 +336,7 @@ RULES: Mapping[Any, Rule] = {
     _aten.unbind.int: _unbind,
     _aten.slice.Tensor: _slice,
     **dict.fromkeys((_aten.split.Tensor, _aten.split_with_sizes.default), _split),
+    _aten.glu.default: _glu,
     _aten.cat.default: _cat,
     **dict.fromkeys(
         (
