@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from channel_cases import Random, removed
-from pruned_models import compiled, forms, run
+from pruned_models import compiled, forms, pruned, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
@@ -290,6 +290,20 @@ def test_channels_that_stay(how: str) -> None:
     assert not any(r.slices for r in recording.compressed[0].removed)
     with torch.no_grad():
         torch.testing.assert_close(found, model(x), equal_nan=True)
+
+
+@pytest.mark.parametrize(("pattern", "some"), [("16x1", False), ("unstructured", True)])
+def test_patterns_of_other_zeros(pattern: str, some: bool) -> None:
+    """Channels stay where without them blocks would lie at other places, at which no kernel could rely on them."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64)).eval(), torch.randn(5, 64)
+    pruned(model, pattern, 0.8, ("0.weight", "2.weight"))
+    with torch.no_grad():
+        model.get_parameter("2.weight")[:, ::4] = 0
+    found, recording = run(model, x, {}, check=True)
+    assert bool(removed(recording).slices) == some
+    assert {str(form.pattern) for form in forms(recording).values()} == {pattern}
+    assert same(found, model, x)
 
 
 def test_channels_of_results_stay_as_zeros() -> None:

@@ -21,8 +21,12 @@ from effc.compiler.compress.channels.groups import Group, find_groups
 from effc.compiler.compress.channels.removed import Removed, Required, Stand, along
 from effc.compiler.compress.channels.rewriting import Rewriting
 from effc.compiler.compress.channels.slicing import Slicing, without_the_last
-from effc.compiler.compress.sites import Use, WeightSite, find_sites
+from effc.compiler.compress.pruning.detect import best_fit
+from effc.compiler.compress.sites import Use, WeightSite, find_sites, left_out
 from effc.passes.sparsity import Sparsify
+
+#: Of shares of zeros, in floats.
+_ROUNDING = 1e-9
 
 
 def remove_needless(
@@ -35,7 +39,9 @@ def remove_needless(
     coupling = Coupling(gm, names, {use.node for site in sites for use in site.uses if use.kind != "embedding"})
     groups, _ = find_groups(coupling, sites, options.skips)
     needless = _Needless(coupling, groups, sites, values)
-    gone = without_the_last(coupling, {root for group in groups for root in needless.of(group)})
+    found = [(group, needless.of(group)) for group in groups]
+    chosen = {root for group, roots in found if _keep_patterns(group, roots, values, options) for root in roots}
+    gone = without_the_last(coupling, chosen)
     if not gone:
         return Removed.nothing()
     slicing = Slicing(coupling, gone)
@@ -60,6 +66,27 @@ def _masks(vector: Tensor) -> bool:
     if vector.numel() != max(vector.shape, default=0) or not (vector.is_floating_point() or vector.dtype == torch.bool):
         return False
     return bool((vector == 0).any()) and bool(vector.any())
+
+
+def _keep_patterns(group: Group, gone: Collection[int], values: Mapping[Node, Tensor], options: Sparsify) -> bool:
+    """Whether no weight of ``group`` needs more bits without the classes ``gone``, as where blocks of zeros would lie elsewhere."""
+    stays = ~group.units_in(gone)
+    for site in {axis.site.name: axis.site for axis in group.axes}.values():
+        whole = part = site.by_channels(values[site.param])
+        for axis in group.axes:
+            if axis.site is site:
+                kept = torch.where(axis.units >= 0, stays[axis.units.clamp(min=0)], True)
+                part = part.index_select(site.axes.index(axis.dim), kept.nonzero().ravel())
+        dense = "embedding" in site.kinds or bool(left_out(site, options))
+        if _bits(part, dense) > _bits(whole, dense) * (1 + _ROUNDING):
+            return False
+    return True
+
+
+def _bits(weight: Tensor, dense: bool) -> float:
+    """Of ``weight``, ``[out, channels, window…]``, by the pattern of its zeros that suits it."""
+    fit = None if dense or weight.numel() == 0 else best_fit(weight)
+    return weight.numel() * (32.0 if fit is None else fit.bits)
 
 
 class _Needless:
