@@ -297,12 +297,12 @@ def test_patterns_of_other_zeros(pattern: str, some: bool) -> None:
     """Channels stay where without them blocks would lie at other places, at which no kernel could rely on them."""
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64)).eval(), torch.randn(5, 64)
-    pruned(model, pattern, 0.8, ("0.weight", "2.weight"))
+    pruned(model, pattern, 0.8, ("0.weight",))
     with torch.no_grad():
-        model.get_parameter("2.weight")[:, ::4] = 0
+        model.get_parameter("2.weight")[:, ::8] = 0
     found, recording = run(model, x, {}, check=True)
     assert bool(removed(recording).slices) == some
-    assert {str(form.pattern) for form in forms(recording).values()} == {pattern}
+    assert str(forms(recording)["0.weight"].pattern) == pattern
     assert same(found, model, x)
 
 
