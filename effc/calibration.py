@@ -94,8 +94,9 @@ def calibrate(
         output = _run(module, number, call, observer)
         _check(f"the model's output for batch {number}", output, inputs=False)
         if gradients is not None:
-            args, kwargs = cloned(call)
-            gradients.see(module, args, kwargs)
+            with torch.inference_mode(False):
+                args, kwargs = cloned(call)
+                gradients.see(module, args, kwargs)
         calls.append(call)
         outputs.append(output)
     if not calls:

@@ -35,8 +35,13 @@ class GradientObserver:
 
     def see(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Run ``module`` once, forwards and backwards; gradients of its parameters stay as they are. InputError: outputs without
-        gradients, or without floats.
+        gradients, without floats, or without classes where they are to be logits; tensors of inference mode.
         """
+        if any(t.is_inference() for t in (*module.parameters(), *module.buffers())):
+            raise InputError(
+                "the model's weights were made under torch.inference_mode(), where nothing takes gradients, which sensitivity is measured "
+                "by: make or load the model outside of it, or leave 'sensitivity' out"
+            )
         origin = torch.zeros((), requires_grad=True)
         with torch.enable_grad(), _Tap(self, origin):
             output = module(*args, **kwargs)
@@ -46,6 +51,8 @@ class GradientObserver:
                 "the model's outputs carry no gradients, which sensitivity is measured by: take detach() and no_grad() out of its forward, "
                 "or leave 'sensitivity' out"
             )
+        if self.probe == "logits" and target.dim() == 0:
+            raise InputError("the model's output is one number, not logits of classes: give sensitivity='values'")
         torch.autograd.grad(self._scalar(target.float()), origin, allow_unused=True)
 
     def means(self) -> dict[str, Floats]:

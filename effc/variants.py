@@ -36,7 +36,9 @@ def offered(options: Options, trial: Trial) -> list[Compression]:
     for name, variants in _worth_a_trial(trial).items():
         choice = dict(options.passes).get(name, True)
         if isinstance(choice, tuple):
-            found.append(replace(compressions()[name](**dict(choice)), calibration=trial.calibration))
+            found.append(
+                _weight_by_weight(replace(compressions()[name](**dict(choice)), calibration=trial.calibration))
+            )
         elif choice is not False:
             found += variants
     return found
@@ -48,7 +50,7 @@ def _worth_a_trial(trial: Trial) -> Mapping[str, list[Compression]]:
     zeros = tuple(name for name, p in trial.model.named_parameters() if not bool(p.any()))
     held = any(p.dim() > 1 and best_fit(p) is not None for p in trial.model.parameters())
     return {
-        Sparsify.name: [Sparsify()] if held else _pruning(trial, zeros),
+        Sparsify.name: [Sparsify(keep_channels=True)] if held else _pruning(trial, zeros),
         Quantize.name: [
             Quantize("int8"),
             Quantize("int8", activations="token", smoothing="smoothquant", calibration=calibration),
@@ -59,6 +61,18 @@ def _worth_a_trial(trial: Trial) -> Mapping[str, list[Compression]]:
             LowRank(rank_ratio=ratio, method="output", calibration=calibration, skip=zeros) for ratio in (0.375, 0.25)
         ],
     }
+
+
+def _weight_by_weight(fixed: Compression) -> Compression:
+    """As a plan may decide for each weight alone. OptionError: what it cannot."""
+    if not isinstance(fixed, Sparsify) or (fixed.prunes and not fixed.removes):
+        return fixed
+    if fixed.removes:
+        raise fixed.refused(
+            "a plan decides for each weight alone, and channels go from all weights that are coupled: compile with these options instead "
+            "of a plan, or choose another pattern"
+        )
+    return replace(fixed, keep_channels=True)
 
 
 def _pruning(trial: Trial, skip: Sequence[str]) -> list[Compression]:

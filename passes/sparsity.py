@@ -27,13 +27,15 @@ class Sparsify(Compression):
     elements these are: the smallest (``"magnitude"``), or those that matter least to the output on the activations of ``calibration``,
     without (``"wanda"``) or with a change of the others that makes up for them (``"sparsegpt"``). OptionError: a value that is none, or
     values that do not fit together. With ``pattern="channel"`` channels go from the model with all that is coupled with them; ``sparsity``
-    is then the share of the elements of all weights that goes with them.
+    is then the share of the elements of all weights that goes with them. ``keep_channels``: with ``"existing"``, channels that zeros make
+    needless stay in the model as zeros; by default they go from it.
     """
 
     name: ClassVar[str] = "sparsity"
     pattern: str = EXISTING
     sparsity: float | None = None
     method: Method = "magnitude"
+    keep_channels: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +45,8 @@ class Sparsify(Compression):
             raise self.wrong("method", f"one of {', '.join(get_args(Method))}")
         if self.sparsity is not None and not (isinstance(self.sparsity, float) and 0 < self.sparsity < 1):
             raise self.wrong("sparsity", "the share of zeros, above 0 and below 1")
+        if not isinstance(self.keep_channels, bool):
+            raise self.wrong("keep_channels", "True or False")
         if self.prunes:
             self._check_pruning(self.chosen)
         else:
@@ -81,6 +85,8 @@ class Sparsify(Compression):
             )
 
     def _check_pruning(self, pattern: Pattern) -> None:
+        if self.keep_channels:
+            raise self.refused(f"'keep_channels' is about zeros that are there: use it with pattern='{EXISTING}'")
         fixed = pattern.sparsity
         if fixed is None and self.sparsity is None:
             raise self.refused(f"pattern='{pattern}' needs 'sparsity', the share of zeros, above 0 and below 1")

@@ -282,6 +282,16 @@ def test_others_stay(model: nn.Module, why: str) -> None:
     assert any(why in note for note in recording.notes)
 
 
+def test_products_under_autocast_stay() -> None:
+    """They are of bfloat16, whatever the weights are."""
+    model, x = Mlp(256, 320).eval(), torch.randn(1, 256)
+    calibration = effc.calibrate(model, [x])
+    with torch.autocast("cpu", torch.bfloat16):
+        _, recording = sparse(model, x, calibration=calibration)
+    assert thresholds(recording) == {}
+    assert any("only kernels of float32" in note for note in recording.notes)
+
+
 def test_one_skipped_weight_keeps_the_mlp_exact() -> None:
     model, x = Mlp(256, 320).eval(), torch.randn(1, 256)
     found, recording = sparse(model, x, calibration=effc.calibrate(model, [x]), skip=["up.*"])

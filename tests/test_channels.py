@@ -146,6 +146,67 @@ def test_gradients_say_which_group_loses(method: str) -> None:
     assert errors[1] < 0.2 * errors[0], errors
 
 
+class Shapes(nn.Module):
+    """``how`` says what happens to the 16 channels between two convolutions."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.first = nn.Conv2d(3, 2 if how == "squeeze" else 16, 3)
+        self.made = nn.Linear(3, 16 * 16)
+        self.turned = nn.ConvTranspose2d(16, 16, 3, groups=4)
+        self.weight = nn.Parameter(torch.randn(16, 1, 1, 16) / 4)  # as it lies in memory
+        self.second = nn.Conv2d({"squeeze": 2, "glu": 8}.get(how, 16), 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.first(x))
+        if self.how == "weights from activations":
+            y = F.conv2d(y, self.made(x.mean((0, 2, 3))).view(16, 16, 1, 1))
+        elif self.how == "groups of a transposed convolution":
+            y = self.turned(y)
+        elif self.how == "glu":
+            y = F.glu(y, 1)
+        elif self.how == "squeeze":  # of what has two channels; none where one is left
+            y = y.squeeze(1)
+        else:
+            y = F.conv2d(y, self.weight.permute(0, 3, 1, 2))
+        found: Tensor = self.second(torch.tanh(y))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("how", "some"),
+    [
+        ("weights from activations", True),
+        ("groups of a transposed convolution", False),
+        ("glu", True),
+        ("squeeze", True),
+        ("a permutation", True),
+    ],
+)
+def test_shapes(how: str, some: bool) -> None:
+    """Whether ``some`` of the channels that ``second`` reads go."""
+    torch.manual_seed(0)
+    model, x = Shapes(how).eval(), torch.randn(2, 3, 6, 7)
+    found, recording = run(model, x, 0.5)
+    assert ("second.weight" in shapes(recording)) == some
+    assert found.shape == model(x).shape
+    if how != "a permutation":
+        with torch.no_grad():
+            assert distance(found, masked(model, removed(recording))(x.double())) < 1e-5
+
+
+def test_under_autocast() -> None:
+    """What makes up for channels is added to outputs of another dtype than the weight's."""
+    model, x = layers()
+    calibration = effc.calibrate(model, [torch.randn(64, 32)])
+    with torch.autocast("cpu", torch.bfloat16):
+        found, recording = run(model, x, 0.4, method="wanda", calibration=calibration)
+    assert found.dtype == torch.bfloat16
+    with torch.no_grad():
+        assert distance(found, masked(model, removed(recording), calibration)(x.double())) < 0.02
+
+
 # -- what stays ---------------------------------------------------------------------------------------------------
 class Kept(nn.Module):
     """``how`` says what reads the hidden channels, besides the second layer."""

@@ -262,6 +262,41 @@ def test_layers_behind_one_another(passes: dict[str, Any], dynamic: bool) -> Non
             assert off(fast(tokens), model, tokens) < (1.2 if "low_rank" in passes else 0.05)
 
 
+def test_autocast() -> None:
+    """Factors are of the parameter's dtype, and meet activations of another."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64)).eval(), torch.randn(7, 64)
+    with torch.no_grad():
+        model.get_parameter("0.weight").copy_(nearly_low_rank(96, 64, 16))
+    calibration = effc.calibrate(model, [x])
+    fast = compiled(
+        model, passes={"low_rank": {"rank": 16, "method": "output", "calibration": calibration, "skip": ["2*"]}}
+    )
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, expected = fast(x), model(x)
+    assert found.dtype == expected.dtype
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_products_times_a_number_stay() -> None:
+    """What a factorization adds to the output would not be multiplied with it."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(64, 48)), nn.Parameter(torch.randn(48))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addmm(self.bias, x, self.weight, beta=0.5, alpha=3)
+
+    torch.manual_seed(0)
+    model, x = Scaled().eval(), torch.randn(7, 64)
+    found, recording = run(model, x, {"rank": 16})
+    assert ranks(recording) == {}
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(x))
+
+
 def test_new_values_have_the_ranks_of_the_old() -> None:
     model, tokens = tied()
     fast = compiled(model, passes={"low_rank": {"parameters": 0.7}})

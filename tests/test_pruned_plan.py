@@ -15,6 +15,7 @@ from test_quantize import Tied, off, tied
 from torch import nn
 
 import effc
+from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
 from effc.kernel_clock import KernelClock
 from effc.passes.sparsity import Sparsify
@@ -63,4 +64,23 @@ def test_a_model_with_zeros_is_not_pruned() -> None:
     with torch.no_grad():
         model.weight[:, ::2] = 0
     trial = Trial(model, effc.calibrate(model, [torch.randn(4, 64)]))
-    assert [v.prunes for v in offered(Options(), trial) if isinstance(v, Sparsify)] == [False]
+    assert [v for v in offered(Options(), trial) if isinstance(v, Sparsify)] == [Sparsify(keep_channels=True)]
+
+
+def test_a_plan_leaves_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It decides for each weight alone, and channels go from several."""
+    monkeypatch.setattr(KernelClock, "latency", by_zeros)
+    monkeypatch.setattr(Trial, "seconds", by_sites)
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval(), torch.randn(16, 64)
+    with torch.no_grad():
+        model.get_parameter("0.weight")[16:] = 0
+        model.get_parameter("0.bias")[16:] = 0
+        expected = model(x)
+    calibration = effc.calibrate(model, [x])
+    plan = effc.plan(model, calibration, accuracy_budget=0.01, options={"passes": {**_OTHERS, "sparsity": {}}})
+    assert plan.weights["0.weight"].form.dense().shape == (64, 64)
+    torch.testing.assert_close(kept_in_a_file(plan, model, x, tmp_path / "plan"), expected)
+    given = {"passes": {**_OTHERS, "sparsity": {"pattern": "channel", "sparsity": 0.5}}}
+    with pytest.raises(OptionError, match="a plan decides for each weight alone, and channels go from all"):
+        effc.plan(model, calibration, accuracy_budget=0.01, options=given)

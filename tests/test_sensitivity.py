@@ -79,6 +79,11 @@ class Detached(OneNumber):
         return super().forward(x).detach()
 
 
+class Summed(OneNumber):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).sum()
+
+
 def test_refusals() -> None:
     x = torch.randn(2, 3, 9, 7)
     with pytest.raises(
@@ -87,6 +92,19 @@ def test_refusals() -> None:
         effc.calibrate(Detached().eval(), [x], sensitivity="values")
     with pytest.raises(effc.OptionError, match="'sensitivity' is 'loss': expected None, or one of logits, values"):
         effc.calibrate(OneNumber().eval(), [x], sensitivity="loss")  # type: ignore[arg-type]
+    with pytest.raises(effc.InputError, match="the model's output is one number, not logits of classes"):
+        effc.calibrate(Summed().eval(), [x], sensitivity="logits")
+    with torch.inference_mode():
+        made_there = OneNumber().eval()
+    with pytest.raises(effc.InputError, match=r"the model's weights were made under torch.inference_mode\(\)"):
+        effc.calibrate(made_there, [x], sensitivity="values")
+
+
+def test_under_inference_mode() -> None:
+    model, x = OneNumber().eval(), torch.randn(2, 3, 9, 7)
+    expected = effc.calibrate(model, [x], sensitivity="values")
+    with torch.inference_mode():
+        assert effc.calibrate(model, [x.clone()], sensitivity="values") == expected
 
 
 # -- factors by it --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from effc.compiler.capture.nodes import drop_unread
-from effc.compiler.compress.channels.by_channel import ByChannel
+from effc.compiler.compress.channels.by_channel import Removal
 from effc.compiler.compress.channels.removed import Removed
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.masked import Masked, fold_masks
@@ -49,7 +49,7 @@ class Forms(Protocol):
 
 
 #: What a graph goes through, one after the other.
-Step = Forms | ByChannel
+Step = Forms | Removal
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,15 @@ class Compressed:
         found = [(m.tensor, m.of(values)) for m in self.masked]
         values |= {m.node: product for m, (_, product) in zip(self.masked, found, strict=True)}
         for removed in self.removed:
+            if refused := removed.refusal(values):
+                return refused
             made = removed.of(values)
             found += [(removed.tensors[node], tensor) for node, tensor in made.items()]
             values |= made
         for stage in self.stages:
-            refused = [reason for s in stage.sites if (reason := stage.forms.refusal(s, values[s.param]))]
+            refused = next((r for s in stage.sites if (r := stage.forms.refusal(s, values[s.param]))), "")
             if refused:
-                return refused[0]
+                return refused
             forms = stage.forms.of(stage.groups, {s.name: values[s.param] for s in stage.sites})
             parts = {f"{name}:{role}": t for name, w in forms.items() for role, t in w.form.parts().items()}
             for node, name in stage.rewritten.constants.items():
@@ -136,7 +138,7 @@ def compress(
     names = {n: name for n, name in params.items() if n not in factors} | {m.node: m.name for m in masked}
     tensors = dict(values) | {m.node: m.tensor for m in masked}
     for step in steps:
-        if isinstance(step, ByChannel):
+        if isinstance(step, Removal):
             removed = step.remove(gm, names, tensors)
             drop_unread(gm.graph)
             removals.append(removed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from effc.compiler.compress.by_plan import ByPlan
 from effc.compiler.compress.by_quantization import ByQuantization
-from effc.compiler.compress.channels.by_channel import ByChannel
+from effc.compiler.compress.channels.by_channel import ByChannel, ByNeed, Removal
 from effc.compiler.compress.compressor import Step
 from effc.compiler.compress.low_rank.by_rank import ByRank
 from effc.compiler.compress.low_rank.factors import Factors
@@ -45,8 +45,8 @@ def steps_of(options: Options) -> Sequence[Step]:
                 f"it excludes {others}: kernels of weights in another form read them whole; leave one of them out"
             )
         stages = (SparsifyActivations, LowRank, Sparsify, Quantize)
-        steps = [_by(by_pass[stage]) for stage in stages if stage in by_pass]
-        return sorted(steps, key=lambda step: not isinstance(step, ByChannel))  # what is left gets other forms
+        steps = [step for stage in stages if stage in by_pass for step in _by(by_pass[stage])]
+        return sorted(steps, key=lambda step: not isinstance(step, Removal))  # what is left gets other forms
     if asked:
         raise OptionError(
             "options 'plan' and 'passes' exclude each other where both compress: a plan has its passes in it"
@@ -55,14 +55,16 @@ def steps_of(options: Options) -> Sequence[Step]:
     return [ByPlan(weights, rewriter) for weights, rewriter in kinds if weights]
 
 
-def _by(chosen: Compression) -> Step:
+def _by(chosen: Compression) -> Sequence[Step]:
     if isinstance(chosen, SparsifyActivations):
-        return BySparsity(chosen)
+        return [BySparsity(chosen)]
     if isinstance(chosen, LowRank):
-        return ByRank(chosen)
+        return [ByRank(chosen)]
     if isinstance(chosen, Sparsify):
         if chosen.removes:
-            return ByChannel(chosen)
-        return ByPruning(chosen) if chosen.prunes else ByZeros(chosen)
+            return [ByChannel(chosen)]
+        if chosen.prunes:
+            return [ByPruning(chosen)]
+        return [ByZeros(chosen)] if chosen.keep_channels else [ByNeed(chosen), ByZeros(chosen)]
     assert isinstance(chosen, Quantize), f"this version of effc cannot compress by '{chosen.name}'"
-    return ByQuantization(chosen)
+    return [ByQuantization(chosen)]

@@ -39,6 +39,11 @@ class Use:
         assert isinstance(found, Node), "a weight meets a tensor"
         return found
 
+    @property
+    def channels(self) -> int:
+        """The dimension of that activation's channels."""
+        return 1 if self.kind == "convolution" else self.activation.meta["val"].dim() - 1
+
 
 @dataclass(frozen=True)
 class WeightSite:
@@ -71,6 +76,13 @@ class WeightSite:
         return int(self.read.meta["val"].shape[self.out])
 
     @property
+    def axes(self) -> tuple[int, ...]:
+        """The parameter's dimensions in the order ``[out, channels, window…]``, of which ``channels`` meets those of an activation (and of
+        an embedding holds what it makes).
+        """
+        return (self.order[self.out], self.order[1 - self.out], *self.order[2:])
+
+    @property
     def kinds(self) -> frozenset[Kind]:
         return frozenset(use.kind for use in self.uses)
 
@@ -81,7 +93,7 @@ class WeightSite:
 
     def by_channels(self, weight: torch.Tensor) -> torch.Tensor:
         """``weight`` as float32 [out, channels, window…]."""
-        return weight.detach().permute(self.order).movedim(self.out, 0).float()
+        return weight.detach().permute(self.axes).float()
 
     def matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """``weight`` as float32 [out, sum]."""
@@ -166,6 +178,8 @@ def _use(user: Node, weight: Node, turned: bool) -> tuple[Use, int]:
     if target in _PRODUCTS:
         activation, place = _PRODUCTS[target]
         other = user.args[activation]
+        if user.kwargs:
+            raise _NoSiteError(f"{target} multiplies what it makes of it, or its bias, by a number")
         if user.args[place] is weight and other is not weight and isinstance(other, Node):
             return Use(user, "linear", activation), 0 if turned else 1
     elif target is _aten.convolution.default:

@@ -1,7 +1,8 @@
-"""Channels that go, as the options of ``passes={"sparsity": {"pattern": "channel", …}}`` say."""
+"""Channels that go, as the options of ``passes={"sparsity": …}`` say."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,15 +11,30 @@ from torch.fx import GraphModule, Node
 
 from effc.compiler.compress.channels.remove import remove_channels
 from effc.compiler.compress.channels.removed import Removed
+from effc.compiler.compress.channels.zeros import remove_needless
 from effc.passes.sparsity import Sparsify
 
 
 @dataclass(frozen=True)
-class ByChannel:
+class Removal(ABC):
     """A step of a graph's compression: it has fewer channels behind it."""
 
     options: Sparsify
 
+    @abstractmethod
     def remove(self, gm: GraphModule, names: Mapping[Node, str], values: Mapping[Node, Tensor]) -> Removed:
-        """See `remove_channels`."""
+        """Rewrite ``gm`` in place. ``names`` and ``values``: of its inputs that are parameters."""
+
+
+class ByChannel(Removal):
+    """As many as are asked for: see `remove_channels`."""
+
+    def remove(self, gm: GraphModule, names: Mapping[Node, str], values: Mapping[Node, Tensor]) -> Removed:
         return remove_channels(gm, names, values, self.options)
+
+
+class ByNeed(Removal):
+    """Those that nothing needs: see `remove_needless`."""
+
+    def remove(self, gm: GraphModule, names: Mapping[Node, str], values: Mapping[Node, Tensor]) -> Removed:
+        return remove_needless(gm, names, values, self.options)

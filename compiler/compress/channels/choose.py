@@ -18,7 +18,7 @@ def choose(
     groups: Sequence[Group], scores: Sequence[Tensor], sites: Sequence[WeightSite], share: float
 ) -> list[Tensor]:
     """Which units of each group go (bool), so that the share of the elements of ``sites`` that goes with them is as near to ``share`` as
-    can be: of each group a multiple of a vector's channels stays (`_multiple`). ``scores``: of each group's units.
+    can be: of each group a multiple of a vector's channels stays (`multiple_of`). ``scores``: of each group's units.
     """
     if not groups:
         return []
@@ -62,11 +62,12 @@ def share_of(groups: Sequence[Group], gone: Sequence[Tensor], sites: Sequence[We
 def _count(group: Group, asked: int) -> int:
     """How many units go where ``asked`` are to."""
     units = len(group.roots)
-    multiple = max(1, _multiple(units * group.width) // group.width)
+    multiple = multiple_of(group)
     kept = max(round((units - asked) / multiple) * multiple, multiple, -(-units // round(1 / _LEAST)))
     return max(units - kept, 0)
 
 
-def _multiple(channels: int) -> int:
-    """Of how many channels a layer of so many keeps a multiple: a vector's 16 floats, or half of that where there are few."""
-    return 16 if channels >= 64 else 8 if channels >= 16 else 1
+def multiple_of(group: Group) -> int:
+    """Of how many units a group keeps a multiple: those of a vector's 16 floats, or of half of that where there are few."""
+    channels = len(group.roots) * group.width
+    return max(1, (16 if channels >= 64 else 8 if channels >= 16 else 1) // group.width)

@@ -113,7 +113,7 @@ class Coupling:
             rule = RULES.get(node.target)
             if rule is not None:
                 return rule(self, node)
-            if _is_pointwise(node):
+            if is_pointwise(node):
                 return self.merged(node, node.all_input_nodes, node.meta["val"].dim())
         why = "they reach the output of this graph" if node.op == "output" else f"{self.place(node)} is not followed"
         for operand in node.all_input_nodes:
@@ -141,7 +141,7 @@ def flat(result: Result) -> Tracks:
     return result if isinstance(result, list) else [t for tracks in result for t in tracks]
 
 
-def _is_pointwise(node: Node) -> bool:
+def is_pointwise(node: Node) -> bool:
     """Whether it computes each element from corresponding ones, into a tensor of its own."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or target._schema.is_mutable:

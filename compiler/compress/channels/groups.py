@@ -59,7 +59,7 @@ class Group:
 
 
 def _reads(site: WeightSite, dim: int) -> bool:
-    return dim != site.out and "embedding" not in site.kinds
+    return dim == site.axes[1] and "embedding" not in site.kinds
 
 
 def find_groups(

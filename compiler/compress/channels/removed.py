@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import Node
@@ -21,11 +22,11 @@ Stand = tuple[Tensor | None, Tensor]
 @dataclass(frozen=True, eq=False)
 class Cut:
     """What becomes of a parameter: dimensions lose what ``left`` does not have. ``stand``: of a layer's weight that reads some of these, of
-    output channels ``out``, what makes up for them.
+    dimensions ``axes`` (`WeightSite.axes`), what makes up for them.
     """
 
     left: Left
-    out: int = 0
+    axes: Sequence[int] = ()
     stand: Stand | None = None
 
     def of(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -33,10 +34,11 @@ class Cut:
         value = value.detach()
         if self.stand is None:
             return without(value, self.left), None
-        read = next(left for dim, left in self.left.items() if dim != self.out)
-        weight, bias = repaired(value.movedim(self.out, 0), ~read, *self.stand)
-        outputs = {0: self.left[self.out]} if self.out in self.left else {}
-        return without(weight.movedim(0, self.out).to(value.dtype), self.left), without(bias.to(value.dtype), outputs)
+        out, channels = self.axes[:2]
+        weight, bias = repaired(value.permute(*self.axes), ~self.left[channels], *self.stand)
+        outputs = {0: self.left[out]} if out in self.left else {}
+        back = weight.permute(*np.argsort(self.axes).tolist())
+        return without(back.to(value.dtype), self.left), without(bias.to(value.dtype), outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +53,26 @@ class Slice:
 
 
 @dataclass(frozen=True, eq=False)
+class Required:
+    """Of ``param``, called ``name``, at ``places`` along ``dim``: all is one of ``numbers``, a number for each place, or, None, finite."""
+
+    param: Node
+    name: str
+    dim: int
+    places: Sequence[int]
+    numbers: Sequence[float] | None
+
+    def holds(self, value: Tensor) -> bool:
+        rows = along(value, self.dim)[list(self.places)]
+        if self.numbers is None:
+            return bool(rows.isfinite().all())
+        return bool((rows.double() == torch.tensor(self.numbers, dtype=torch.float64)[:, None]).all())
+
+
+@dataclass(frozen=True, eq=False)
 class Removed:
     """``slices`` make ``tensors``, all constants. ``met``, ``out``: of the channels that meet a weight, and of those that it makes, which
-    are left, by its name where some go. ``notes``: for the report.
+    are left, by its name where some go. ``notes``: for the report. ``required``: of new values of the sources.
     """
 
     slices: Sequence[Slice]
@@ -61,6 +80,11 @@ class Removed:
     met: Mapping[str, NDArray[np.bool_]]
     out: Mapping[str, NDArray[np.bool_]]
     notes: Sequence[str]
+    required: Sequence[Required] = ()
+
+    @staticmethod
+    def nothing() -> Removed:
+        return Removed([], {}, {}, {}, [])
 
     @property
     def names(self) -> dict[Node, str]:
@@ -71,6 +95,15 @@ class Removed:
     @property
     def sources(self) -> list[Node]:
         return [s.source for s in self.slices]
+
+    def refusal(self, values: Mapping[Node, Tensor]) -> str:
+        """Why other values of the sources cannot lose these channels, or ``""``."""
+        lost = next((r.name for r in self.required if not r.holds(values[r.param])), None)
+        return (
+            f"{lost} needs channels that zeros made needless when it was compiled: compile the model again"
+            if lost
+            else ""
+        )
 
     def of(self, values: Mapping[Node, Tensor]) -> dict[Node, Tensor]:
         """The constants from other values of the sources."""
@@ -97,6 +130,13 @@ class Removed:
         moment = None if s.second_moment is None else s.second_moment[met][:, met]
         by_channel = {f: getattr(s, f)[met] for f in ("least", "greatest", "mean", "mean_square")}
         return replace(s, **by_channel, sample=s.sample[:, met], second_moment=moment)
+
+
+def along(tensor: Tensor, dim: int) -> Tensor:
+    """``[channels, elements]``: of each channel along ``dim``, in a dtype that is computed with."""
+    rows = tensor.detach().movedim(dim, 0)
+    rows = rows.flatten(1) if rows.dim() > 1 else rows[:, None]
+    return rows.float() if rows.is_floating_point() and rows.itemsize == 1 else rows
 
 
 def without(tensor: Tensor, left: Left) -> Tensor:

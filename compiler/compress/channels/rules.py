@@ -111,6 +111,19 @@ def _split(coupling: Coupling, node: Node) -> tuple[Tracks, ...]:
     )
 
 
+def _glu(coupling: Coupling, node: Node) -> Tracks:
+    """One half times a function of the other: corresponding channels go together."""
+    x, rank = node.args[0], _rank(node)
+    dim = _arg(node, 1, "dim", -1) % rank
+    half = _shape(node)[dim]
+    if not isinstance(half, int):
+        return [Track(t.labels) for t in coupling.whole(node, x, [dim])]
+    wide = [not isinstance(s, int) or s != 1 for s in _shape(node)]
+    halves = (slice(0, half), slice(half, 2 * half))
+    tracks = (_parts(coupling, node, (_part(t, dim, part) for t in coupling.of(x))) for part in halves)
+    return coupling.joined(node, [(part, wide) for part in tracks])
+
+
 def _part(track: Track, dim: int, part: slice) -> Labels:
     return track.labels[(slice(None),) * dim + (part,)] if track.varies(dim) else track.labels
 
@@ -216,8 +229,8 @@ def _product(coupling: Coupling, node: Node) -> Tracks:
     a, b = node.args[offset], node.args[offset + 1]
     rank = _rank(a)
     batch = range(rank - 2)
-    left = _single(coupling, node, a, (*batch, rank - 1, rank - 2))
-    right = _single(coupling, node, b, (*batch, rank - 2, rank - 1))
+    left = _single(coupling, node, coupling.of(a), (*batch, rank - 1, rank - 2))
+    right = _single(coupling, node, coupling.of(b), (*batch, rank - 2, rank - 1))
     sums = [t for t in left if t.varies(rank - 1)], [t for t in right if t.varies(rank - 2)]
     if all(sums) and node in coupling.products:
         coupling.classes.join(sums[0][0].labels.ravel(), sums[1][0].labels.ravel())
@@ -234,10 +247,10 @@ def _product(coupling: Coupling, node: Node) -> Tracks:
     return coupling.added(node, made, node.args[0], rank - 1) if offset else made
 
 
-def _single(coupling: Coupling, node: Node, operand: Any, order: Sequence[int]) -> Tracks:
-    """Its tracks, each along the first dimension of ``order`` along which it varies."""
+def _single(coupling: Coupling, node: Node, tracks: Tracks, order: Sequence[int]) -> Tracks:
+    """Each of an operand's along the first dimension of ``order`` along which it varies."""
     found = []
-    for track in coupling.of(operand):
+    for track in tracks:
         chosen = next(d for d in order if track.varies(d))
         found += coupling.some_whole(node, [track], [d for d in order if d != chosen])
     return found
@@ -249,8 +262,8 @@ def _convolution(coupling: Coupling, node: Node) -> Tracks:
     rank = _rank(x)
     spatial = range(2, rank)
     inputs = [t for t in coupling.whole(node, x, [0, *spatial]) if t.varies(1)]
-    weights = coupling.whole(node, w, range(2, _rank(w)))
     out, sums = (1, 0) if transposed else (0, 1)
+    weights = _single(coupling, node, coupling.whole(node, w, range(2, _rank(w))), (out, sums))
     outputs = [t.labels.ravel() for t in weights if t.varies(out)]
     summed = [t.labels.ravel() for t in weights if t.varies(sums)]
     met = [t.labels.ravel() for t in inputs]
@@ -261,7 +274,9 @@ def _convolution(coupling: Coupling, node: Node) -> Tracks:
     else:
         for labels in [*met, *summed, *(outputs if groups > 1 else [])]:
             coupling.classes.fix(labels, f"{coupling.place(node)} needs all of them")
-    made = [Track(labels.reshape(1, -1, *[1] * (rank - 2))) for labels in outputs]
+    made = [
+        Track(labels.reshape(1, -1, *[1] * (rank - 2))) for labels in (outputs if groups == 1 or not transposed else [])
+    ]
     return coupling.added(node, made, bias, dim=1)
 
 
@@ -321,6 +336,7 @@ RULES: Mapping[Any, Rule] = {
     _aten.unbind.int: _unbind,
     _aten.slice.Tensor: _slice,
     **dict.fromkeys((_aten.split.Tensor, _aten.split_with_sizes.default), _split),
+    _aten.glu.default: _glu,
     _aten.cat.default: _cat,
     **dict.fromkeys(
         (

@@ -9,11 +9,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule, Node
 
-from effc.compiler.compress.channels.coupling import Coupling
+from effc.compiler.compress.channels.coupling import Coupling, flat
 from effc.compiler.compress.channels.tracks import Track, Tracks
 
 _aten = torch.ops.aten
 _SIZES = frozenset({_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default, _aten.expand.default})
+_SQUEEZES = frozenset({_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims})
 _SPLITS = frozenset({_aten.split.Tensor, _aten.split_with_sizes.default})
 
 #: Along a dimension: whether each channel is left.
@@ -58,6 +59,16 @@ class Slicing:
         return torch.tensor([root not in self.gone for root in self.coupling.roots(track)])
 
 
+def without_the_last(coupling: Coupling, gone: set[int]) -> set[int]:
+    """``gone`` but for one channel of each tensor that would lose all: parts of a weight may be read apart."""
+    found = set(gone)
+    for result in coupling.tracks.values():
+        for track in flat(result):
+            if coupling.dims[track] is not None and found.issuperset(roots := coupling.roots(track)):
+                found.discard(roots[0])
+    return found
+
+
 def _correct(node: Node, parts: list[Left], operand: Left) -> None:
     """``parts``: what is left of the node's results, ``operand``: of its first operand."""
     given: Sequence[Any] = node.args
@@ -66,6 +77,12 @@ def _correct(node: Node, parts: list[Left], operand: Left) -> None:
         for dim, left in parts[0].items():
             sizes[dim] = sizes[dim] if sizes[dim] == -1 else int(left.sum())
         node.update_arg(1, sizes)
+    elif node.target in _SQUEEZES and operand:  # not of a dimension that has one channel left
+        value = given[0].meta["val"]
+        asked = given[1] if len(given) > 1 else range(value.dim())
+        dims = {d % value.dim() for d in ([asked] if isinstance(asked, int) else asked)}
+        node.target = _aten.squeeze.dims
+        node.args = (given[0], [d for d in sorted(dims - operand.keys()) if value.shape[d] == 1])
     elif node.target in _SPLITS and operand:
         dim = (given[2] if len(given) > 2 else node.kwargs.get("dim", 0)) % given[0].meta["val"].dim()
         if dim in operand:

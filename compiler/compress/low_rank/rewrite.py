@@ -50,15 +50,17 @@ class FactorRewriter(Rewriter):
 
     def _multiply(self, use: Use, left: Node, right: Node, shift: Node | None) -> None:
         writer, x = Writer(self.gm, use.node), use.activation
+        dtype = x.meta["val"].dtype  # under autocast not that of the parameter
         if (x, right) not in self.inner:
             # before all that read the activation: weights that share the factor read this too
             first = Writer(self.gm, min(x.users))
-            self.inner[x, right] = first.op(_aten.mm.default, x, first.op(_aten.permute.default, right, _TURNED))
+            turned = first.op(_aten.permute.default, first.cast(right, dtype), _TURNED)
+            self.inner[x, right] = first.op(_aten.mm.default, x, turned)
         use.node.update_arg(use.place, self.inner[x, right])
-        use.node.update_arg(use.place + 1, writer.op(_aten.permute.default, left, _TURNED))
+        use.node.update_arg(use.place + 1, writer.op(_aten.permute.default, writer.cast(left, dtype), _TURNED))
         if shift is not None:
             following = Writer(self.gm, use.node.next)
-            moved = following.op(_aten.add.Tensor, use.node, shift)
+            moved = following.op(_aten.add.Tensor, use.node, following.cast(shift, dtype))
             use.node.replace_all_uses_with(moved, delete_user_cb=lambda user: user is not moved)
 
     def _gather(self, use: Use, left: Node, right: Node) -> None:

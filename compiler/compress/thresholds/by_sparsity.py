@@ -37,9 +37,9 @@ class BySparsity(ByOptions[SparsifyActivations]):
             return reason
         if site.kinds != {"linear"} or len(site.uses) != 1:
             return "only linear layers that are used once are read in parts"
-        if weight.dtype != torch.float32:
-            return "only kernels of float32 leave out what zeros make needless"
         product = site.uses[0].node
+        if product.meta["val"].dtype != torch.float32:  # under autocast the weight may be float32 nevertheless
+            return "only kernels of float32 leave out what zeros make needless"
         self._read_graph(product.graph)
         if product not in self._mlps and not self._by_input(product):
             beside = " and no projection of attention" if self.options.method == "chess" else ""
