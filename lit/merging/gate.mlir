@@ -1,13 +1,14 @@
 // RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
 // RUN: sed s/4096/4/g %s | effc-opt - --emit kernels --target avx512 | filecheck %s --check-prefix=FEW
 
-// A gate and what it gates, of many rows: the product is computed where one of the two contractions ends, which saves more than a call, and is a block with the one before.
+// A gate and what it gates, of many rows: the product is computed where one of the two contractions ends, which saves more than a call, and is a block with the ones before and after.
 // CHECK-NOT: {{ and }}
-// CHECK: call 0: k0 "contract+contract+mulf"
-// CHECK-NEXT: call 1: k1 "contract"
+// CHECK: call 0: k0 "contract+contract+mulf+contract"
+// CHECK-NOT: call 1
 // CHECK: kernel k0: block, d0: 4096
 // CHECK: stage 0: contraction, d0: 4096, d1: 16, reduction d2: 8
 // CHECK: stage 1: contraction, d0: 4096, d1: 16, reduction d2: 8
+// CHECK: stage 2: contraction, d0: 4096, d1: 8, reduction d2: 16
 
 // Of few rows: one contraction, and a kernel that multiplies its halves.
 // FEW: pack_panels of input 1 and input 2

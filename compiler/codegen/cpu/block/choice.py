@@ -22,9 +22,9 @@ from effc.compiler.ir.spec import ITEM_SIZE, Dim, KernelSpec, Operand, Schedule
 
 #: Bytes of all that lies between the stages of a tile: half of L2.
 MOST_BYTES = 512 * 1024
-#: Bytes of the widest intermediate where lines are tiles of rows, and with tile registers, which each stage configures anew for each tile. A
-#: norm, 96 to 384 channels and back, of 3136 rows on two cores of Zen 4: 0.98 of the speed of three kernels by 16 KiB, a third of L1; 1.04 by
-#: 64, and 1.02 by 160.
+#: Bytes of the widest intermediate where lines are tiles of rows, and with tile registers, which each stage configures anew for each tile.
+#: A norm, 96 to 384 channels and back, of 3136 rows on two cores of Zen 4: 0.98 of the speed of three kernels by 16 KiB, a third of L1,
+#: 1.04 by 64, and 1.02 by 160.
 ROWS_BYTES, REGISTERS_BYTES = 64 * 1024, 128 * 1024
 
 

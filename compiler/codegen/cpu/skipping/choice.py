@@ -15,8 +15,8 @@ EXPECTED = 0.5
 LIST_CYCLES, RUN_CYCLES, ENTRY_CYCLES, FAR_CYCLES, NEAR_CYCLES = 4, 100, 2, 10, 0.8
 #: Bytes of weights that L2 may hold from one call to the next.
 NEAR_BYTES = 1 << 20
-#: Vectors of a panel, and accumulators. Half of 1,536 rows of 576 columns from memory, on one Emerald Rapids core: 1.51 times as fast as the
-#: dense kernel in panels of 4 vectors, 1.64 of 9, 1.58 to 1.62 of 18. Zen 4 fetches short runs badly: on one core 0.86 of 9, 0.97 of 18.
+#: Vectors of a panel, and accumulators. Half of 1,536 rows of 576 columns from memory, on one Emerald Rapids core: 1.51 times as fast as
+#: the dense kernel in panels of 4 vectors, 1.64 of 9, 1.58 to 1.62 of 18. Zen 4 fetches short runs badly: 0.86 of 9, 0.97 of 18.
 WIDEST = 18
 #: Most columns of a unit whose sums are made one by one.
 OUTPUTS_WIDTH = 256
