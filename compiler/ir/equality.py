@@ -29,7 +29,7 @@ _COMMUTATIVE = frozenset({
 #: Comparisons → the same with exchanged arguments.
 _EXCHANGED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
 #: Templates whose dimensions and operands have a meaning by their place.
-_BY_PLACE = frozenset({"attention", "scan", "scatter", "chain"})
+_BY_PLACE = frozenset({"attention", "scan", "scatter", "block"})
 #: Orders of alike variables that are tried at most.
 _TRIES = 64
 
@@ -80,7 +80,7 @@ class _Drawing:
         return {name: colour for name, colour in found.items() if not self._scratch(name)}
 
     def _scratch(self, name: str) -> bool:
-        return name[0] == "@" and self.spec.template != "chain" and self.spec.operands[int(name[1:])].role == "scratch"
+        return name[0] == "@" and self.spec.template != "block" and self.spec.operands[int(name[1:])].role == "scratch"
 
     def refined(self, colours: _Colours) -> _Colours:
         """Each colour with the digest of the spec in which its variable alone is marked, where others share the colour."""
@@ -121,7 +121,7 @@ class _Drawing:
 
 
 def _stage(stage: KernelSpec, marks: _Colours) -> list[Any]:
-    """Of a chain's stage, whose dimensions keep their places."""
+    """Of a block's stage, whose dimensions keep their places."""
     places = {f"d{i}": f"d{i}" for i in range(len(stage.dims))}
     dims = [(d.kind, _expr(d.size, marks)) for d in stage.dims]
     return [stage.template, dims, _body(stage, {**marks, **places})]

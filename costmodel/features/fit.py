@@ -51,7 +51,7 @@ class Fit:
 
     @staticmethod
     def of(spec: KernelSpec, sizes: Sizes, hardware: Hardware, threads: int) -> Fit:
-        """Of a chain by the stage that ``sizes`` are of; without a tile, a row of one vector."""
+        """Of a block by the stage that ``sizes`` are of; without a tile, a row of one vector."""
         parameters = dict((spec.stages[sizes.stage] if spec.stages else spec).schedule.parameters)
         item = max(sizes.items[1] or sizes.items[0], 4)  # low precision is summed in 4 bytes
         lanes = max(hardware.vector_bytes // item, 1)

@@ -25,7 +25,7 @@ COLUMNS: tuple[str, ...] = (
 class Sizes:
     """``window``: whether an address takes steps of rows and sums together, as a convolution's does; ``items``: bytes of an element of
     the left and of the right factor; ``right``: number of the operand, -1 where there is no product; ``stored``: share of the right
-    one's elements that may differ from zero, ``block``: elements of a block of them; ``stage``: number of the chain's stage that this is.
+    one's elements that may differ from zero, ``block``: elements of a block of them; ``stage``: number of the block's stage that this is.
     """
 
     rows: int
@@ -44,7 +44,7 @@ class Sizes:
 
     @staticmethod
     def of(spec: KernelSpec, values: Mapping[str, int]) -> Sizes:
-        """Of a chain those of the stage with the most multiply-adds; where there is no product, points are rows and columns."""
+        """Of a block those of the stage with the most multiply-adds; where there is no product, points are rows and columns."""
         if spec.stages:
             each = [replace(Sizes.of(stage, values), stage=i) for i, stage in enumerate(spec.stages)]
             return max(each, key=lambda s: s.points)

@@ -12,7 +12,7 @@ from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
 from effc.costmodel import roofline
 from effc.costmodel.features.scale import NAN, share
 
-TEMPLATES = ("loops", "contraction", "chain", "attention", "scan", "scatter")
+TEMPLATES = ("loops", "contraction", "block", "attention", "scan", "scatter")
 
 #: Kinds of instructions that are counted, each at every point where it runs.
 _KINDS = (
