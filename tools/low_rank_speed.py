@@ -19,6 +19,7 @@ from accuracy_tasks import Language
 from torch import Tensor, nn
 
 import effc
+from effc.apart import compiled_apart
 from effc.bench.models import build
 from effc.bench.models.language import Llama
 from effc.bench.spread import Spread
@@ -60,8 +61,7 @@ def pretrained(source: nn.Module, net: Llama, theta: float) -> None:
 @torch.no_grad()
 def timed(net: nn.Module, options: dict[str, dict[str, Any]], args: tuple[Any, ...], rounds: int) -> None:
     """One line a row of ``options``, of which the first is the exact model."""
-    torch._dynamo.reset()
-    calls = {name: torch.compile(net, backend="effc", options=o or None, dynamic=False) for name, o in options.items()}
+    calls = {name: compiled_apart(net, effc.Options(**o)) for name, o in options.items()}
     kept = list(race({name: partial(call, *args) for name, call in calls.items()}, rounds + _WARM))[_WARM:]
     seconds = {name: [r[name] for r in kept] for name in calls}
     for name, found in seconds.items():
