@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from effc.compiler.codegen.cpu.block.cost import Cost, Counter
+from effc.compiler.codegen.cpu.block.cost import L1_BYTES, Cost, Counter
 from effc.compiler.codegen.cpu.block.needs import Reading
 from effc.compiler.codegen.cpu.block.plan import Plan, planned, read
 from effc.compiler.codegen.cpu.block.stages import Stage, own
@@ -22,10 +22,11 @@ from effc.compiler.ir.spec import ITEM_SIZE, Dim, KernelSpec, Operand, Schedule
 
 #: Bytes of all that lies between the stages of a tile: half of L2.
 MOST_BYTES = 512 * 1024
-#: Bytes of the widest intermediate where lines are tiles of rows, and with tile registers, which each stage configures anew for each tile.
-#: A norm, 96 to 384 channels and back, of 3136 rows on two cores of Zen 4: 0.98 of the speed of three kernels by 16 KiB, a third of L1,
-#: 1.04 by 64, and 1.02 by 160.
-ROWS_BYTES, REGISTERS_BYTES = 64 * 1024, 128 * 1024
+#: Bytes of the widest intermediate where lines are tiles of rows: where L1 holds all of them and the factors, and where factors come
+#: from L2 for each tile; with tile registers, which each stage configures anew for each tile. On two cores of Zen 4, 3136 rows through a
+#: norm, and 96 to 384 channels and back: 0.98 of the speed of three kernels by 16 KiB, 1.04 by 64, 1.02 by 160; 16 to 64 and back: 1.01
+#: to 1.12 by 16, 0.94 by 64.
+SMALL_BYTES, ROWS_BYTES, REGISTERS_BYTES = 16 * 1024, 64 * 1024, 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,11 @@ def _tiled(counter: Counter, schedules: Sequence[Schedule], target: Target, line
     if isinstance(first, str) or lines is not None:
         return first
     if first.tiled:
-        widest = max(b.stride * first.item(b) for b in first.between)
-        share = REGISTERS_BYTES if first.spare else ROWS_BYTES
-        return replace(first, tile=max(share // (first.height * widest), 1))
+        widest = first.height * max(b.stride * first.item(b) for b in first.between)
+        plain, near = (replace(first, tile=max(size // widest, 1)) for size in (ROWS_BYTES, SMALL_BYTES))
+        if first.spare:
+            return replace(first, tile=max(REGISTERS_BYTES // widest, 1))
+        return near if sum(counter.factors) <= SMALL_BYTES and near.scratch_bytes() <= L1_BYTES else plain
     if first.scratch_bytes() > MOST_BYTES:
         return "what lies between the stages does not fit L2"
     plans = [replace(first, tile=tile) for tile in range(1, first.lines.height + 1)]
