@@ -78,13 +78,20 @@ def _packed(
             continue
         alone, numbers = own(stage)
         columns = None if schedule is None else int(schedule["nr"])
-        packed = _packing(alone, tuple(i for i, n in enumerate(numbers) if n in constants), target, columns)
+        fixed = tuple(i for i, n in enumerate(numbers) if n in constants)
+        packed = _packing(_anywhere(alone, fixed), fixed, target, columns)
         if isinstance(packed, str):
             return packed
         operands = list(stage.operands)
         operands[numbers[packed.operand]] = packed.spec.operands[packed.operand]
         found.append(replace(packed, operand=numbers[packed.operand], spec=replace(stage, operands=tuple(operands))))
     return found
+
+
+def _anywhere(spec: KernelSpec, constants: Collection[int]) -> KernelSpec:
+    """A stage that is the same wherever its other operands lie: between stages, or outside of the block."""
+    operands = (o if i in constants else replace(o, role="read", size=const(0)) for i, o in enumerate(spec.operands))
+    return replace(spec, operands=tuple(operands))
 
 
 @lru_cache(maxsize=1024)
