@@ -45,14 +45,28 @@ class Code:
     vector_share: float
 
 
-@dataclass(frozen=True)
-class Trace:
-    """One kernel under one schedule, measured. Times are seconds of one call: ``median``, quartiles ``low`` and ``high``, and ``least``.
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds of one call: ``median``, quartiles ``low`` and ``high``, and ``least``, over ``rounds`` windows of ``calls`` calls each.
+    ``contaminated``: windows that were rejected, because the machine did something else.
+    """
+
+    median: float
+    low: float
+    high: float
+    least: float
+    rounds: int
+    contaminated: int
+    calls: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace(Timing):
+    """One kernel under one schedule, measured.
 
     ``computation``: `equality.computation` of the spec; ``family``: kind of shapes, or model, that can be held out; ``subject``: what
     was compiled; ``op``: what the kernel computes, readable; ``spec``: JSON of `KernelSpec`, with its schedule; ``own_choice``: whether
-    that is the template's own. ``rounds``: windows that the times are of, of ``calls`` calls each; ``contaminated``: windows that were
-    rejected, because the machine did something else.
+    that is the template's own.
     """
 
     computation: str
@@ -63,13 +77,6 @@ class Trace:
     own_choice: bool
     symbols: tuple[int, ...]
     threads: int
-    median: float
-    low: float
-    high: float
-    least: float
-    rounds: int
-    contaminated: int
-    calls: int
     when: datetime
     code: Code | None = None
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from effc.collecting import windows
-from effc.collecting.windows import Plan, Reference, Timing, TooNoisy, measure
+from effc.collecting.windows import Plan, Reference, TooNoisy, measure
+from effc.costmodel.traces import Timing
 
 
 class Machine:

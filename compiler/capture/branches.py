@@ -28,7 +28,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from effc.compiler.capture.nodes import drop_unread, made, static_nodes
 from effc.compiler.capture.scales import FOLDED_DTYPES, is_plain_convolution, scales_channels
 from effc.compiler.capture.source import source_of
-from effc.compiler.capture.taps import Taps, diagonal, moved_taps
+from effc.compiler.capture.taps import Taps, diagonal, moved_taps, weight_shape
 
 _aten = torch.ops.aten
 _ADD, _SUB, _MUL = _aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor
@@ -151,7 +151,7 @@ class _Merging:
         found = list[_Branches]()
         convolutions = [term for term in terms if self._is_branch(term.node, root)]
         others = [term for term in terms if term not in convolutions and self._is_alike(term.node, root)]
-        for term in sorted(convolutions, key=lambda term: -_window_size(term.node)):
+        for term in sorted(convolutions, key=lambda term: -weight_shape(term.node)[2:].numel()):
             if not _join(found, term):
                 found.append(_Branches(term.node))
                 _join(found, term)
@@ -186,7 +186,7 @@ class _Merging:
 
     def _weights(self, frame: Node, term: _Term, weights: Any, taps: Taps) -> Node:
         """The kernel of a term, in the window of ``frame``; ``weights``: None of an identity."""
-        target = frame.args[1].meta["val"].shape  # type: ignore[union-attr]
+        target = weight_shape(frame)
         if weights is None:
             ones = made(self.graph, _aten.new_ones.default, (frame.args[1], [target[0]]), frame)
             weights = diagonal(self.graph, self._scaled(ones, term.scales), target)
@@ -206,10 +206,6 @@ class _Merging:
         if total is None:
             return made(self.graph, _aten.neg.default, (addend,)) if negative else addend
         return made(self.graph, _SUB if negative else _ADD, (total, addend))
-
-
-def _window_size(node: Node) -> int:
-    return int(node.args[1].meta["val"].shape[2:].numel())  # type: ignore[union-attr]
 
 
 def _join(found: Sequence[_Branches], term: _Term) -> bool:

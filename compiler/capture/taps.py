@@ -29,9 +29,9 @@ class Taps:
 
         A result at ``o`` reads the input at ``o * stride - padding + i * dilation``.
         """
-        x, weights, _, stride, padding, dilation, *_, groups = frame.args
-        assert isinstance(weights, Node)
-        channels, per_group, *sizes = weights.meta["val"].shape
+        x, _, _, stride, padding, dilation, *_ = frame.args
+        groups: Any = frame.args[-1]
+        channels, per_group, *sizes = weight_shape(frame)
         rank = len(sizes)
         if node is x:
             if channels != per_group * groups or any(s != 1 for s in _each(stride, rank)):
@@ -40,7 +40,7 @@ class Taps:
         elif is_plain_convolution(node) and node.args[0] is x and node.args[-1] == groups:
             if _each(node.args[3], rank) != _each(stride, rank):
                 return None
-            kernel = list(node.args[1].meta["val"].shape[2:])  # type: ignore[union-attr]
+            kernel = list(weight_shape(node)[2:])
             start, spread = _each(node.args[4], rank), _each(node.args[5], rank)
         else:
             return None
@@ -55,6 +55,14 @@ class Taps:
             if first[-1] < 0 or first[-1] + (k - 1) * step[-1] >= size:
                 return None
         return Taps(tuple(first), tuple(step))
+
+
+def weight_shape(convolution: Node) -> torch.Size:
+    """``[channels, channels of a group, window…]``."""
+    weight = convolution.args[1]
+    assert isinstance(weight, Node), "a convolution's weight is a tensor"
+    shape: torch.Size = weight.meta["val"].shape
+    return shape
 
 
 def _each(value: Any, rank: int) -> list[int]:

@@ -16,7 +16,7 @@ from effc.collecting.native import Cursor, Timed
 from effc.collecting.operands import Store
 from effc.collecting.reference import reference
 from effc.collecting.shapes import Subject
-from effc.collecting.windows import Timing, TooNoisy
+from effc.collecting.windows import TooNoisy
 from effc.compiler.build import objects
 from effc.compiler.codegen.cpu import schedules
 from effc.compiler.codegen.cpu.target import Target
@@ -24,7 +24,7 @@ from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.toolchain import toolchain
-from effc.costmodel.traces import Code, Trace
+from effc.costmodel.traces import Code, Timing, Trace
 from effc.runtime.cache import Cache
 from effc.runtime.elf import load
 from effc.speed import host_hardware

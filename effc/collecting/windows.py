@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from effc.costmodel.traces import Timing
+
 #: ``run(calls)`` makes so many calls and returns their seconds.
 Run = Callable[[int], float]
 
@@ -37,19 +39,6 @@ class Plan:
 USUAL = Plan()
 #: Runs, of which the fastest tells how many calls fill a window: one in which a core was taken tells nothing.
 _LOOKS = 3
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one call, over ``rounds`` windows of ``calls`` calls each; ``contaminated`` ones were rejected."""
-
-    median: float
-    low: float
-    high: float
-    least: float
-    rounds: int
-    contaminated: int
-    calls: int
 
 
 @dataclass(frozen=True)
@@ -134,4 +123,12 @@ def _calls(run: Run, plan: Plan) -> tuple[int, float]:
 
 def _timing(seconds: list[float], contaminated: int, calls: int) -> Timing:
     low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return Timing(median, low, high, min(seconds), len(seconds), contaminated, calls)
+    return Timing(
+        median=median,
+        low=low,
+        high=high,
+        least=min(seconds),
+        rounds=len(seconds),
+        contaminated=contaminated,
+        calls=calls,
+    )
