@@ -33,6 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Models that a test file makes as it is imported are the same ones in every run, whatever was imported before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def fresh_state() -> Iterator[None]:
     """The same seed and no compiled graph at the start of each test; default dtype, grad mode and threads put back."""
