@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 
 import effc.passes
+from effc.autotune import Tuner
+from effc.collecting.timer import KernelTimer
 from effc.compiler.codegen.cpu import schedules
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir import plan as ir
@@ -24,16 +26,19 @@ from effc.compiler.ir.site import Site
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import roofline
 from effc.costmodel.choices import Price
+from effc.costmodel.hardware import Hardware
 from effc.costmodel.neighbours import links
 from effc.costmodel.planner import Goal, Planner, Verified
 from effc.identity import model_digest, original
 from effc.metrics import UserMetric, metric_name
 from effc.plans import Plan, plan_of
 from effc.runtime.cache import Cache
+from effc.runtime.threads import threads
 from effc.speed import host_hardware
 from effc.stored_size import form_size, model_size, planned_size
 from effc.trial import Compiled, Trial
-from effc.turns import Turns
+from effc.tuning import note, with_schedules
+from effc.turns import Turns, in_turn
 from effc.variants import Offers, offered, offers
 
 #: How much slower than the exact model a plan may surely not be, as a ratio of times.
@@ -48,6 +53,7 @@ def plan(
     latency_budget_ms: float | None = None,
     size_budget_mb: float | None = None,
     metric: str | UserMetric = "relative_l2",
+    autotune: int = 0,
     options: Options | Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of least latency that keeps ``metric`` within ``accuracy_budget`` on the calibration's batches; without any budget, of
@@ -56,6 +62,9 @@ def plan(
     ``latency_budget_ms``: the plan of least error instead, of those whose call takes so many milliseconds at most, for the first batch on
     this machine. ``size_budget_mb``: of those whose parameters and buffers take so many millions of bytes at most; alone, the one of least
     error. All that are given hold.
+
+    ``autotune``: so many schedules of a kernel are measured, of those that are predicted fastest, where predictions do not tell which is;
+    what is measured is kept in the cache. 0: none.
 
     ``metric``: ``"relative_l2"``, ``"top1_disagreement"``, ``"kl"``, ``"perplexity"`` (relative rise), or a callable
     ``(reference_outputs, outputs, batch) -> float``. ``options``: as for ``torch.compile``, without a plan or a budget; a
@@ -74,8 +83,12 @@ def plan(
         raise OptionError(
             "the calibration was made from another model, or its weights have changed: calibrate this one"
         )
+    if not isinstance(autotune, int) or isinstance(autotune, bool) or autotune < 0 or autotune == 1:
+        raise OptionError(
+            f"option 'autotune' is {autotune!r}: expected of how many schedules a kernel's are measured, 2 or more; or 0"
+        )
     effc.passes.registry()  # imports the passes, whose names options may hold
-    return _Planning(Trial(module, calibration), base, chosen, budgets).plan()
+    return _Planning(Trial(module, calibration), base, chosen, budgets, autotune).plan()
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,7 @@ class _Planning:
     options: Options
     metric: str | UserMetric
     budgets: Budgets
+    autotune: int
 
     def plan(self) -> Plan:
         made, calibration = self._offers, self.trial.calibration
@@ -95,12 +109,16 @@ class _Planning:
             metric=metric_name(self.metric),
             budgets=self.budgets,
             verify=self._verify,
-            seconds=math.nan if self.budgets.latency is None else self._times(self._plain).median(0),
+            seconds=math.nan
+            if self.budgets.latency is None
+            else in_turn(lambda: self.trial.seconds(self._plain), lambda turns: True).median(0),
             size=model_size(self.trial.model),
         )
-        planner = Planner(roofline_price(self.options), host_hardware(Cache(self.options.cache_dir)))
+        planner = Planner(self._price, self._hardware)
         candidates = {name: [self._sized(site, c) for c in made.candidates[name]] for name, site in self._named.items()}
         found = self._complete(planner.plan(sites, candidates, goal, links(programs)))
+        if self.autotune:
+            found = self._tuned(found)
         return plan_of(self._timed(found) if found.weights or found.schedules() else found)
 
     # -- what there is ------------------------------------------------------------------------------------------------
@@ -108,6 +126,14 @@ class _Planning:
     def _plain(self) -> Compiled:
         """The exact model, by the schedules that templates take."""
         return self.trial.compile(self.options.exact())
+
+    @cached_property
+    def _hardware(self) -> Hardware:
+        return host_hardware(Cache(self.options.cache_dir))
+
+    @cached_property
+    def _price(self) -> Price:
+        return roofline_price(self.options)
 
     @cached_property
     def _named(self) -> Mapping[str, Site]:
@@ -122,7 +148,7 @@ class _Planning:
 
     def _sized(self, site: Site, candidate: Candidate) -> Candidate:
         """With the bytes that it saves."""
-        named = dict(self.trial.model.named_parameters())
+        named = dict(self.trial.model.named_parameters(remove_duplicate=False))
         stored = [(name, self._offers.weights.get((name, candidate.options))) for name in site.params]
         saved = sum(
             named[name].numel() * named[name].element_size() - form_size(weight.form)
@@ -140,24 +166,45 @@ class _Planning:
         return replace(plan, weights=weights, size=planned_size(self.trial.model, weights))
 
     def _compile(self, plan: ir.Plan) -> Compiled:
-        if plan.exact and not plan.schedules():
+        if not plan.weights and not plan.schedules():
             return self._plain
         return self.trial.compile(self.options.with_plan(plan))
 
     def _verify(self, plan: ir.Plan) -> Verified:
         compiled = self._compile(self._complete(plan))
         error = self.trial.error(compiled.call, self.metric)
-        return Verified(error) if self.budgets.latency is None else Verified(error, self._times(compiled).median(0))
-
-    def _times(self, compiled: Compiled) -> Turns:
-        """Of a whole call, in turn with the exact model's."""
-        return self.trial.times(
-            compiled, self._plain, settled=lambda t: t.ratio(0, 1).high < 1 or t.ratio(0, 1).low > 1
+        return (
+            Verified(error)
+            if self.budgets.latency is None
+            else Verified(error, self._times(compiled, self._plain).median(0))
         )
+
+    def _tuned(self, plan: ir.Plan) -> ir.Plan:
+        """With schedules by measurement, where the whole model keeps its budget by them and is not slower."""
+        cache, before = Cache(self.options.cache_dir), self._compile(plan)
+        timer = KernelTimer(self._hardware, cache, seed=0)
+        tuner = Tuner(timer, self._price, self._hardware, cache, self.autotune, threads().count())
+        found = with_schedules(plan, self.trial, before, tuner)
+        notes = (*plan.notes, note(tuner))
+        if found is plan:
+            return replace(plan, notes=notes)
+        after = self._compile(found)
+        error, ratio = self.trial.error(after.call, self.metric), self._times(after, before).ratio(0, 1)
+        limit = math.inf if self.budgets.accuracy is None or plan.exact else self.budgets.accuracy
+        if error <= limit and ratio.low <= 1:
+            return replace(found, measured=error, notes=notes)
+        why = (
+            f"the whole model takes {ratio.median:.3g} times as long" if error <= limit else "the budget does not hold"
+        )
+        return replace(plan, notes=(*notes, f"by these schedules {why}: they are not taken"))
+
+    def _times(self, one: Compiled, other: Compiled) -> Turns:
+        """Of whole calls, in turn."""
+        return in_turn(lambda: self.trial.seconds(one, other), _settled)
 
     def _timed(self, plan: ir.Plan) -> ir.Plan:
         """``plan``, with the time of the whole model; where only time is to be gained and none is, the exact model's."""
-        turns = self._times(self._compile(plan))
+        turns = self._times(self._compile(plan), self._plain)
         ratio = turns.ratio(0, 1)
         timed = replace(plan, seconds=(turns.median(0), turns.median(1)))
         asked = self.budgets.latency is not None or self.budgets.size is not None
@@ -166,8 +213,14 @@ class _Planning:
         times = f"a call takes {ratio.median:.3g} ({ratio.low:.3g} to {ratio.high:.3g}) times as long by the plan as without it"
         kept = tuple(d.dropped("the whole model is not faster") if _changes(d) else d for d in plan.decisions)
         measured = self.trial.error(self._plain.call, self.metric)
-        exact = replace(plan, decisions=kept, measured=measured, notes=(*plan.notes, f"{times}: it stays as it is"))
+        exact = replace(plan, decisions=kept, measured=measured, notes=(*plan.notes, f"{times}: it stays exact"))
         return replace(exact, weights={}, size=model_size(self.trial.model), seconds=(turns.median(1), turns.median(1)))
+
+
+def _settled(turns: Turns) -> bool:
+    """Whether one is surely faster than the other."""
+    ratio = turns.ratio(0, 1)
+    return ratio.high < 1 or ratio.low > 1
 
 
 def _changes(decision: ir.Decision) -> bool:

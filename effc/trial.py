@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site, sites_of
 from effc.kernel_clock import KernelClock
 from effc.metrics import UserMetric, metric_of
-from effc.turns import Turns, in_turn
 
 #: Runs of the first batch in which kernels are timed, after as many that are not.
 _ROUNDS = 7
@@ -66,16 +64,16 @@ class Trial:
                     else:
                         self.run(one.call, 0)
 
-    def times(self, *compiled: Compiled, settled: Callable[[Turns], bool]) -> Turns:
-        """Of a whole call of each on the first batch; ``settled`` as for `in_turn`."""
-        return in_turn([partial(self._seconds, one) for one in compiled], settled)
-
-    def _seconds(self, compiled: Compiled) -> float:
-        args, kwargs = cloned(self.calibration.batches[0])
-        with torch.no_grad():
-            started = time.perf_counter()
-            compiled.call(*args, **kwargs)
-            return time.perf_counter() - started
+    def seconds(self, *compiled: Compiled) -> list[float]:
+        """Of one whole call of each on the first batch, one after the other."""
+        found = []
+        for one in compiled:
+            args, kwargs = cloned(self.calibration.batches[0])
+            with torch.no_grad():
+                started = time.perf_counter()
+                one.call(*args, **kwargs)
+                found.append(time.perf_counter() - started)
+        return found
 
     def error(self, call: Callable[..., Any], metric: str | UserMetric) -> float:
         """The metric of the whole model, over all batches."""

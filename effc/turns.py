@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import Any
 
 #: Rounds after which a verdict is looked for, and after which there is none.
 _FIRST, _MOST = 15, 45
@@ -55,13 +54,12 @@ class Turns:
         return Interval.of([r[one] / r[other] for r in self.rounds])
 
 
-def in_turn(rivals: Sequence[Callable[[], float]], settled: Callable[[Turns], Any]) -> Turns:
-    """Rounds of all ``rivals``, which return their seconds, until ``settled`` by what there is or there are enough; one more warms up."""
-    for rival in rivals:
-        rival()
+def in_turn(seconds: Callable[[], Sequence[float]], settled: Callable[[Turns], bool]) -> Turns:
+    """Rounds, each ``seconds()`` of all rivals, until ``settled`` by what there is or there are enough; the first one warms up."""
+    seconds()
     rounds: list[tuple[float, ...]] = []
     while len(rounds) < _MOST:
-        rounds.append(tuple(rival() for rival in rivals))
+        rounds.append(tuple(seconds()))
         if len(rounds) >= _FIRST and len(rounds) % 5 == 0 and settled(Turns(tuple(rounds))):
             break
     return Turns(tuple(rounds))
