@@ -228,11 +228,14 @@ def test_a_result_that_is_held_narrower_than_its_reader_takes_it_costs_time() ->
     spec = replace(writer.spec, operands=(writer.spec.operands[0], Operand("i8", "write", const(8))))
     codes = Candidate("codes", ((spec,),), ((),), error=0.001, latency=Latency(0.1))
     offered = {"a": [replace(dense(writer), latency=Latency(1.0)), codes], "b": [dense(reader)]}
-    alone = Planner(price).plan([writer, reader], offered, goal(0.1), [Link(0, 1)])
+    alone = Planner(price).plan([writer, reader], offered, goal(0.1), [Link(0, 1, 8)])
     assert choices(alone) == ["codes", "dense"]
-    together = Planner(price, SLOW).plan([writer, reader], offered, goal(0.1), [Link(0, 1)])
+    together = Planner(price, SLOW).plan([writer, reader], offered, goal(0.1), [Link(0, 1, 8)])
     assert choices(together) == ["dense", "dense"]
-    assert choices(Planner(price, SLOW).plan([writer, reader], offered, goal(0.1), [Link(1, 0)])) == ["codes", "dense"]
+    assert choices(Planner(price, SLOW).plan([writer, reader], offered, goal(0.1), [Link(1, 0, 8)])) == [
+        "codes",
+        "dense",
+    ]
 
 
 # -- why --------------------------------------------------------------------------------------------------------------
