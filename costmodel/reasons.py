@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from effc.compiler.ir.candidate import DENSE
-from effc.compiler.ir.considered import CHOSEN, Considered
+from effc.compiler.ir.considered import CHOSEN, NOT_FASTER, NOT_FINITE, NOT_SURE, Considered
 from effc.compiler.ir.plan import Decision
 from effc.costmodel.choices import Choice, Choices, Selection
 
@@ -54,9 +54,8 @@ def _verdict(choices: Choices, site: int, number: int, chosen: int) -> str:
     choice, taken, dense = found[number], found[chosen], found[0]
     if number and not choices.may(site, number):
         if not math.isfinite(choice.candidate.error):
-            return "its outputs are not finite"
-        slower = choice.latency.seconds >= dense.latency.seconds
-        return "not faster than dense" if slower else "not surely faster than dense"
+            return NOT_FINITE
+        return NOT_FASTER if choice.latency.seconds >= dense.latency.seconds else NOT_SURE
     slower = choice.latency.seconds >= taken.latency.seconds
     worse = choice.candidate.error >= taken.candidate.error
     if slower and worse:

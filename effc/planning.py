@@ -15,6 +15,8 @@ from effc.autotune import Tuner
 from effc.collecting.timer import KernelTimer
 from effc.compiler.codegen.cpu import schedules
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.compress.form import Form
+from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.calibration import Calibration
@@ -35,11 +37,11 @@ from effc.plans import Plan, plan_of
 from effc.runtime.cache import Cache
 from effc.runtime.threads import threads
 from effc.speed import host_hardware
-from effc.stored_size import form_size, model_size, planned_size
+from effc.stored_size import model_size, planned_size, weights_size
 from effc.trial import Compiled, Trial
 from effc.tuning import note, with_schedules
 from effc.turns import Turns, in_turn
-from effc.variants import Offers, offered, offers
+from effc.variants import Offers, Pairs, offered, offers
 
 #: How much slower than the exact model a plan may surely not be, as a ratio of times.
 _SLOWER = 1.05
@@ -148,21 +150,22 @@ class _Planning:
 
     def _sized(self, site: Site, candidate: Candidate) -> Candidate:
         """With the bytes that it saves."""
+        stored = self._stored(site, candidate.options)
         named = dict(self.trial.model.named_parameters(remove_duplicate=False))
-        stored = [(name, self._offers.weights.get((name, candidate.options))) for name in site.params]
-        saved = sum(
-            named[name].numel() * named[name].element_size() - form_size(weight.form)
-            for name, weight in stored
-            if candidate.options and weight is not None
-        )
-        return replace(candidate, saved=saved)
+        whole = sum(named[name].numel() * named[name].element_size() for name in stored)
+        return replace(candidate, saved=whole - weights_size(stored))
+
+    def _stored(self, site: Site, options: Pairs) -> dict[str, StoredWeight[Form]]:
+        """The compressed weights of a site's candidate."""
+        made = self._offers.weights
+        return {name: made[name, options] for name in site.params if (name, options) in made}
 
     # -- plans --------------------------------------------------------------------------------------------------------
     def _complete(self, plan: ir.Plan) -> ir.Plan:
         """With the compressed weights that it asks for."""
-        made = self._offers.weights
-        changed = [(name, d.options) for d in plan.decisions if d.options for name in self._named[d.site].params]
-        weights = {key[0]: made[key] for key in changed if key in made}
+        weights: dict[str, StoredWeight[Form]] = {}
+        for decision in plan.decisions:
+            weights |= self._stored(self._named[decision.site], decision.options)
         return replace(plan, weights=weights, size=planned_size(self.trial.model, weights))
 
     def _compile(self, plan: ir.Plan) -> Compiled:
@@ -211,7 +214,8 @@ class _Planning:
         if asked or (ratio.median < 1 and ratio.high < _SLOWER):
             return timed
         times = f"a call takes {ratio.median:.3g} ({ratio.low:.3g} to {ratio.high:.3g}) times as long by the plan as without it"
-        kept = tuple(d.dropped("the whole model is not faster") if _changes(d) else d for d in plan.decisions)
+        why = "the whole model is not faster"
+        kept = tuple(d.dropped(self._named[d.site].spec, why) if _changes(d) else d for d in plan.decisions)
         measured = self.trial.error(self._plain.call, self.metric)
         exact = replace(plan, decisions=kept, measured=measured, notes=(*plan.notes, f"{times}: it stays exact"))
         return replace(exact, weights={}, size=model_size(self.trial.model), seconds=(turns.median(1), turns.median(1)))

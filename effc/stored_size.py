@@ -24,28 +24,34 @@ def model_size(model: nn.Module) -> int:
 def planned_size(model: nn.Module, weights: Mapping[str, StoredWeight[Form]]) -> int:
     """The same with ``weights`` in the place of the parameters of these names."""
     kept = [p for name, p in model.named_parameters() if name not in weights]
-    found = [_stored(weight.form) for weight in weights.values()]
-    constants = [t for tensors, _ in found for t in tensors]
-    return _bytes([*kept, *model.buffers(), *constants]) + sum(more for _, more in found)
+    constants, more = _constants(weights)
+    return _bytes([*kept, *model.buffers(), *constants]) + more
 
 
-def form_size(form: Form) -> int:
-    """Bytes of a compressed weight: codes by their bits, of pruned weights the stored blocks and where they lie, else all constants."""
-    tensors, more = _stored(form)
-    return _bytes(tensors) + more
+def weights_size(weights: Mapping[str, StoredWeight[Form]]) -> int:
+    """Bytes of compressed weights: codes by their bits, of pruned weights the stored blocks and where they lie, else all constants. A
+    weight ``name:role`` stands in the place of that constant of the weight ``name``.
+    """
+    constants, more = _constants(weights)
+    return _bytes(constants) + more
 
 
-def _stored(form: Form) -> tuple[list[Tensor], int]:
+def _constants(weights: Mapping[str, StoredWeight[Form]]) -> tuple[list[Tensor], int]:
     """The constants that are stored as they are, and bytes of what is not."""
-    parts = dict(form.parts())
-    if isinstance(form, QuantizedWeight):
-        codes = parts.pop("codes")
-        return list(parts.values()), ceil(codes.numel() * form.scheme.bits / 8)
-    if isinstance(form, PrunedWeight):
-        found = form.sparsity
-        places = ceil(found.stored * log2(found.m) / 8) if found.m else found.stored * _PLACE
-        return [], found.elements * form.weight.element_size() + places
-    return list(parts.values()), 0
+    constants: list[Tensor] = []
+    more = 0
+    for name, weight in weights.items():
+        form = weight.form
+        parts = {role: t for role, t in form.parts().items() if f"{name}:{role}" not in weights}
+        if isinstance(form, QuantizedWeight):
+            more += ceil(parts.pop("codes").numel() * form.scheme.bits / 8)
+        elif isinstance(form, PrunedWeight):
+            parts.pop("pruned", None)
+            found = form.sparsity
+            places = ceil(found.stored * log2(found.m) / 8) if found.m else found.stored * _PLACE
+            more += found.elements * form.weight.element_size() + places
+        constants += parts.values()
+    return constants, more
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -20,8 +20,9 @@ from effc.compiler.ir.site import Site, sites_of
 from effc.kernel_clock import KernelClock
 from effc.metrics import UserMetric, metric_of
 
-#: Runs of the first batch in which kernels are timed, after as many that are not.
-_ROUNDS = 7
+#: Runs of the first batch in which kernels are timed, after as many that are not; how often so many more, while times are unclear; and the
+#: share of all time that may be unclear.
+_ROUNDS, _MORE, _UNCLEAR = 7, 4, 0.1
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,17 @@ class Trial:
         return Compiled(call, recording, clock, tuple(sites_of(recording.programs)))
 
     def time(self, *compiled: Compiled) -> None:
-        """Time the kernels of all, in turn, on the first batch."""
-        for timed in (False, True):
+        """Time the kernels of all, in turn, on the first batch; longer on a machine that does other things."""
+        for _ in range(_ROUNDS):
+            for one in compiled:
+                self.run(one.call, 0)
+        for _ in range(1 + _MORE):
             for _ in range(_ROUNDS):
                 for one in compiled:
-                    if timed:
-                        with one.clock.running():
-                            self.run(one.call, 0)
-                    else:
+                    with one.clock.running():
                         self.run(one.call, 0)
+            if all(map(_is_clear, compiled)):
+                break
 
     def seconds(self, *compiled: Compiled) -> list[float]:
         """Of one whole call of each on the first batch, one after the other."""
@@ -86,3 +89,10 @@ class Trial:
         args, kwargs = cloned(self.calibration.batches[number])
         with torch.no_grad():
             return call(*args, **kwargs)
+
+
+def _is_clear(compiled: Compiled) -> bool:
+    """Whether the times of most kernels, by the time that they take, are known well."""
+    latencies = compiled.latencies()
+    unclear = sum(min(latency.uncertainty, 1.0) * latency.seconds for latency in latencies)
+    return unclear <= _UNCLEAR * sum(latency.seconds for latency in latencies)

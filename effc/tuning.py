@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from effc.autotune import Tuned, Tuner
@@ -10,6 +10,7 @@ from effc.collecting.found import Catcher
 from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.plan import Decision, Plan
 from effc.compiler.ir.site import Site
+from effc.decided import kernels_at
 from effc.trial import Compiled, Trial
 
 
@@ -26,7 +27,7 @@ def with_schedules(plan: Plan, trial: Trial, compiled: Compiled, tuner: Tuner) -
     found = {tuned.before.key(): tuned for tuned in tuner.tuned}
     if not found:
         return plan
-    places = _kernels(plan.decisions, compiled.sites)
+    places = kernels_at(plan.decisions, compiled.sites)
     return replace(plan, decisions=tuple(_retimed(d, places[d.site], found) for d in plan.decisions))
 
 
@@ -41,19 +42,7 @@ def note(tuner: Tuner) -> str:
     )
 
 
-def _kernels(decisions: Sequence[Decision], sites: Sequence[Site]) -> dict[str, list[Site]]:
-    """Of each decision's site the kernels that the plan makes there: of its name, or of weights that a decision's kernel reads first."""
-    named = {site.name: site for site in sites}
-    by_weight: dict[str, list[Site]] = {}
-    for site in sites:
-        for name in dict.fromkeys(param.partition(":")[0] for param in site.params):
-            by_weight.setdefault(name, []).append(site)
-    return {
-        d.site: [named[d.site]] if d.site in named else by_weight.get(d.site.partition("/")[0], []) for d in decisions
-    }
-
-
-def _retimed(decision: Decision, sites: Sequence[Site], found: dict[str, Tuned]) -> Decision:
+def _retimed(decision: Decision, sites: Sequence[Site], found: Mapping[str, Tuned]) -> Decision:
     tuned = [found[site.spec.key()] for site in sites if site.spec.key() in found]
     if not tuned:
         return decision

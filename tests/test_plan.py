@@ -19,8 +19,10 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.site import Site, sites_of
+from effc.costmodel.neighbours import Link, links
 from effc.planning import host_alternatives
 from effc.plans import Plan, plan_of
+from effc.trial import Trial
 
 
 class Net(nn.Module):
@@ -296,3 +298,68 @@ def test_a_plan_of_no_decisions_is_a_plan() -> None:
     empty = plan_of(ir.Plan("m", "c", Target.host().key, "kl", Budgets(0.0), 0.0, ()))
     assert ir.Plan.from_json(json.loads(json.dumps(empty.to_json()))) == empty
     assert isinstance(empty.decisions, tuple)
+
+
+# -- other budgets ----------------------------------------------------------------------------------------------------
+def test_the_least_error_within_a_size() -> None:
+    model, x = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)).eval(), torch.randn(8, 64)
+    calibration = effc.calibrate(model, [x])
+    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    only = {"passes": {"low_rank": False, "sparsity": False, "quantize": {"weights": "int8"}}}
+    plan = effc.plan(model, calibration, size_budget_mb=0.7 * whole / 1e6, options=only)
+    assert plan.size is not None
+    assert plan.size <= 0.7 * whole
+    assert plan.weights
+    assert plan.measured is not None
+    with torch.no_grad():
+        found, expected = compiled_with(model, plan=plan)(x), model(x)
+        assert float((found - expected).norm() / expected.norm()) == pytest.approx(plan.measured, rel=0.01)
+    roomy = effc.plan(model, calibration, size_budget_mb=whole / 1e6, options=only)
+    assert not roomy.weights
+    assert roomy.size == whole
+    with pytest.raises(effc.BudgetError, match=r"no plan keeps least relative_l2, size <= 0\.001 MB: the weights take"):
+        effc.plan(model, calibration, size_budget_mb=0.001, options=only)
+
+
+def test_a_latency_that_holds_as_it_is_and_one_that_nothing_reaches(
+    planned: tuple[Net, effc.Calibration, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calibration, _ = planned
+    monkeypatch.setattr(Trial, "seconds", lambda trial, *compiled: [0.002 for _ in compiled])
+    assert effc.plan(model, calibration, latency_budget_ms=2.0).exact
+    with pytest.raises(effc.BudgetError, match="latency <= 1 ms: of the nearest that was found, its call takes 2 ms"):
+        effc.plan(model, calibration, latency_budget_ms=1.0)
+
+
+@pytest.mark.parametrize("name", ["latency_budget_ms", "size_budget_mb"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "1 ms"])
+def test_what_is_no_budget(planned: tuple[Net, effc.Calibration, Plan], name: str, value: Any) -> None:
+    with pytest.raises(effc.OptionError, match=f"option '{name}' is .*: expected a number above 0"):
+        effc.plan(*planned[:2], **{name: value})
+
+
+@pytest.mark.parametrize("name", ["latency_budget_ms", "size_budget_mb", "autotune"])
+def test_budgets_without_a_plan_say_where_they_belong(name: str) -> None:
+    with pytest.raises(effc.OptionError, match=rf"'{name}' is an argument of effc\.plan: call effc\.plan"):
+        effc.Options(**{name: 5})
+
+
+class Chain(nn.Module):
+    """Two convolutions, the second of which reads a padded buffer that the first writes into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.two(torch.relu(self.one(x)))
+        return y
+
+
+def test_neighbours_are_found_through_padding() -> None:
+    with torch.no_grad(), record() as recording:
+        torch.compile(Chain().eval(), backend="effc")(torch.randn(1, 16, 12, 12))
+    found = sites_of(recording.programs)
+    numbers = {site.param: n for n, site in enumerate(found) if site.param}
+    assert Link(numbers["one.weight"], numbers["two.weight"], 32 * 12 * 12) in links(recording.programs)
+    assert all(link.reader != numbers["one.weight"] for link in links(recording.programs))

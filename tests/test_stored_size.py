@@ -13,7 +13,7 @@ from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir.pattern import Pattern
 from effc.compiler.ir.quantization import Scheme
-from effc.stored_size import form_size, model_size, planned_size
+from effc.stored_size import model_size, planned_size, weights_size
 
 
 def pruned(pattern: str) -> PrunedWeight:
@@ -40,7 +40,7 @@ SCALES = torch.ones(6, 1)
     ],
 )  # fmt: skip
 def test_bytes_of_a_form(form: Form, expected: int) -> None:
-    assert form_size(form) == expected
+    assert weights_size({"w": StoredWeight(form, "")}) == expected
 
 
 def test_what_is_shared_counts_once() -> None:
@@ -53,3 +53,11 @@ def test_what_is_shared_counts_once() -> None:
     stored = {f"{i}.weight": StoredWeight(Factors(torch.ones(5, 2), right, None), "") for i in range(2)}
     assert planned_size(apart, stored) == 4 * (2 * 10 + 14)
     assert planned_size(apart, {"0.weight": stored["0.weight"]}) == 4 * (10 + 14 + 35)
+
+
+def test_factors_in_bytes_count_as_bytes() -> None:
+    stored: dict[str, StoredWeight[Form]] = {
+        "w": StoredWeight(Factors(torch.ones(6, 9), torch.ones(9, 7), None), ""),
+        "w:left": StoredWeight(QuantizedWeight(Scheme("int8"), CODES, SCALES), ""),
+    }
+    assert weights_size(stored) == 4 * 63 + 54 + 4 * 6

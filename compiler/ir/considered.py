@@ -11,6 +11,9 @@ from effc.compiler.ir.compression import compressions
 
 #: The verdict on the candidate that runs.
 CHOSEN = "chosen"
+#: On those that cannot be taken, whatever else is.
+NOT_FINITE, NOT_FASTER, NOT_SURE = "its outputs are not finite", "not faster than dense", "not surely faster than dense"
+RULED_OUT = frozenset((NOT_FINITE, NOT_FASTER, NOT_SURE))
 
 
 @dataclass(frozen=True)

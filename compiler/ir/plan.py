@@ -11,7 +11,7 @@ from typing import Any
 
 from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.candidate import DENSE, Latency
-from effc.compiler.ir.considered import CHOSEN, Considered, label
+from effc.compiler.ir.considered import CHOSEN, RULED_OUT, Considered, label
 from effc.compiler.ir.spec import KernelSpec, Schedule
 
 #: Metrics that have a name; a callable ``(reference_outputs, outputs, batch) -> float`` serves too.
@@ -41,17 +41,17 @@ class Decision:
         """The candidate, for people."""
         return label(self.pass_name, self.options)
 
-    def dropped(self, reason: str) -> Decision:
-        """The dense kernel under its own schedule instead, because of ``reason``."""
+    def dropped(self, kernel: KernelSpec, reason: str) -> Decision:
+        """The dense ``kernel`` under its own schedule instead, because of ``reason``."""
         others = tuple(
-            c.judged(CHOSEN) if c.pass_name == DENSE else c.judged(reason) if c.verdict == CHOSEN else c
+            c.judged(CHOSEN) if c.pass_name == DENSE else c if c.verdict in RULED_OUT else c.judged(reason)
             for c in self.considered
         )
         return replace(
             self,
             pass_name=DENSE,
             options=(),
-            kernels=(),
+            kernels=(kernel,),
             changed=False,
             latency=self.dense,
             error=0.0,
@@ -184,21 +184,22 @@ class Plan:
         return hash(self.digest)
 
     def __str__(self) -> str:
+        lines = [f"  {d.site}: {d.chosen}, {1e6 * d.latency.seconds:.3g} us, {d.reason}" for d in self.decisions]
+        return "\n".join([*self.summary(), *lines, *(f"note: {n}" for n in self.notes)])
+
+    def summary(self) -> list[str]:
+        """Lines about the whole model."""
         measured = "not measured" if self.measured is None else f"measured {self.measured:.3g}"
         head = f"plan of {len(self.decisions)} sites for {self.budgets.describe(self.metric)} ({measured})"
-        lines = [f"  {d.site}: {d.chosen}, {1e6 * d.latency.seconds:.3g} us, {d.reason}" for d in self.decisions]
-        return "\n".join([head, *self._totals(), *lines, *(f"note: {n}" for n in self.notes)])
-
-    def _totals(self) -> list[str]:
-        """Lines about the whole model."""
         kernels = f"{1e3 * self.latency.seconds:.3g} ms of kernels"
         if self.seconds is None or self.expected is None:
-            found = [f"  predicted: {kernels}"]
+            found = [head, f"  predicted: {kernels}"]
         else:
-            planned, exact = (1e3 * s for s in self.seconds)
-            found = [
-                f"  a call takes {planned:.3g} ms (predicted {1e3 * self.expected:.3g}, of which {kernels}), {exact:.3g} ms as it is"
-            ]
+            planned, exact, expected = (1e3 * s for s in (*self.seconds, self.expected))
+            times = (
+                f"a call takes {planned:.3g} ms (predicted {expected:.3g}, of which {kernels}), {exact:.3g} ms as it is"
+            )
+            found = [head, f"  {times}"]
         return [*found, f"  weights take {self.size / 1e6:.3g} MB"] if self.size is not None else found
 
 
