@@ -141,7 +141,8 @@ class Mlp(nn.Module):
         self.one, self.two = nn.Linear(48, 48), nn.Linear(48, 48)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.two(torch.relu(self.one(x))).softmax(-1)
+        y: torch.Tensor = self.two(torch.relu(self.one(x))).softmax(-1)
+        return y
 
 
 def last_is_fastest(
@@ -162,7 +163,8 @@ def test_a_plan_takes_the_schedules_that_are_measured_fastest(tmp_path: Path, mo
     assert all("of 3 schedules measured" in d.reason for d in plan.decisions if d.changed)
     assert any(note.startswith("autotune: 6 schedules were measured") for note in plan.notes)
     with torch.no_grad(), record() as recording:
-        assert_exact(model, (x,), torch.compile(model, backend="effc", options={"plan": plan}))
+        options: dict[str, Any] = {"plan": plan}
+        assert_exact(model, (x,), torch.compile(model, backend="effc", options=options))
     run = {spec.key(): spec.schedule for program, _ in recording.programs for spec in program.kernels}
     assert {key: run[key] for key in plan.schedules()} == plan.schedules()
     again = effc.plan(model, calibration, autotune=3, options={"cache_dir": tmp_path})

@@ -47,7 +47,7 @@ class Net(nn.Module):
 
 
 def compiled(model: nn.Module, folder: Path, **options: Any) -> Callable[..., Any]:
-    return torch.compile(model, backend="effc", options={"trace": folder, **options})
+    return torch.compile(model, backend="effc", options={"trace": str(folder), **options})
 
 
 def traces(folder: Path) -> list[Trace]:
@@ -76,7 +76,7 @@ def test_a_models_runs_become_traces(tmp_path: Path) -> None:
 
 def test_every_set_of_sizes_is_traced_once(tmp_path: Path) -> None:
     model = nn.Linear(16, 8).eval()
-    fast = torch.compile(model, backend="effc", options={"trace": tmp_path}, dynamic=True)
+    fast = torch.compile(model, backend="effc", options={"trace": str(tmp_path)}, dynamic=True)
     with torch.no_grad():
         for _ in range(2 * CALLS):
             for rows in (3, 5):
