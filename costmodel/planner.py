@@ -29,10 +29,13 @@ _ROUNDS = 7
 
 @dataclass(frozen=True)
 class Verified:
-    """Of a plan: ``error`` by the metric (NaN counts as over any budget), and ``seconds`` of a call, where they are asked for."""
+    """Of a plan: ``error`` by the metric (NaN counts as over any budget), with its ``margin`` as in `Plan`; and ``seconds`` of a call,
+    where they are asked for.
+    """
 
     error: float
     seconds: float = math.nan
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,8 @@ class _Search:
         return Plan(goal.model, goal.calibration, goal.hardware, goal.metric, goal.budgets, None, made, size=size)
 
     def _plan(self, selection: Selection) -> Plan:
-        measured = self._verified(selection).error
+        verified = self._verified(selection)
+        measured = verified.error
         plan, notes = self._bare(selection), []
         if self.tightened:
             notes.append(f"tightened {self.tightened} times, because the whole model was over the budget")
@@ -198,7 +202,7 @@ class _Search:
             notes.append(
                 f"the plan is exact: its {plan.metric} of {measured:.3g} against eager is the rounding of sums in another order"
             )
-        return replace(plan, measured=measured if math.isfinite(measured) else None, notes=tuple(notes))
+        return replace(plan, notes=tuple(notes)).found(measured, verified.margin)
 
     # -- refusals -----------------------------------------------------------------------------------------------------------
     def _out_of_reach(self, nearest: Selection, why: str) -> BudgetError:

@@ -127,6 +127,7 @@ def plan_data(plan: Plan) -> Mapping[str, Any]:
         "metric": plan.metric,
         "budgets": plan.budgets.to_json(),
         "measured": plan.measured,
+        "margin": plan.margin,
         "seconds": None if plan.seconds is None else {"planned": plan.seconds[0], "exact": plan.seconds[1]},
         "expected": plan.expected,
         "size": plan.size,

@@ -176,11 +176,9 @@ class _Planning:
     def _verify(self, plan: ir.Plan) -> Verified:
         compiled = self._compile(self._complete(plan))
         error = self.trial.error(compiled.call, self.metric)
-        return (
-            Verified(error)
-            if self.budgets.latency is None
-            else Verified(error, self._times(compiled, self._plain).median(0))
-        )
+        timed = self.budgets.latency is not None
+        seconds = self._times(compiled, self._plain).median(0) if timed else math.nan
+        return Verified(error.value, seconds, error.margin)
 
     def _tuned(self, plan: ir.Plan) -> ir.Plan:
         """With schedules by measurement, where the whole model keeps its budget by them and is not slower."""
@@ -194,11 +192,10 @@ class _Planning:
         after = self._compile(found)
         error, ratio = self.trial.error(after.call, self.metric), self._times(after, before).ratio(0, 1)
         limit = math.inf if self.budgets.accuracy is None or plan.exact else self.budgets.accuracy
-        if error <= limit and ratio.low <= 1:
-            return replace(found, measured=error, notes=notes)
-        why = (
-            f"the whole model takes {ratio.median:.3g} times as long" if error <= limit else "the budget does not hold"
-        )
+        holds = error.value <= limit
+        if holds and ratio.low <= 1:
+            return replace(found, notes=notes).found(error.value, error.margin)
+        why = f"the whole model takes {ratio.median:.3g} times as long" if holds else "the budget does not hold"
         return replace(plan, notes=(*notes, f"by these schedules {why}: they are not taken"))
 
     def _times(self, one: Compiled, other: Compiled) -> Turns:
@@ -216,9 +213,14 @@ class _Planning:
         times = f"a call takes {ratio.median:.3g} ({ratio.low:.3g} to {ratio.high:.3g}) times as long by the plan as without it"
         why = "the whole model is not faster"
         kept = tuple(d.dropped(self._named[d.site].spec, why) if _changes(d) else d for d in plan.decisions)
-        measured = self.trial.error(self._plain.call, self.metric)
-        exact = replace(plan, decisions=kept, measured=measured, notes=(*plan.notes, f"{times}: it stays exact"))
-        return replace(exact, weights={}, size=model_size(self.trial.model), seconds=(turns.median(1), turns.median(1)))
+        error = self.trial.error(self._plain.call, self.metric)
+        exact = replace(plan, decisions=kept, notes=(*plan.notes, f"{times}: it stays exact"))
+        return replace(
+            exact.found(error.value, error.margin),
+            weights={},
+            size=model_size(self.trial.model),
+            seconds=(turns.median(1), turns.median(1)),
+        )
 
 
 def _settled(turns: Turns) -> bool:

@@ -18,7 +18,7 @@ from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site, sites_of
 from effc.kernel_clock import KernelClock
-from effc.metrics import UserMetric, metric_of
+from effc.metrics import Error, UserMetric, measured
 
 #: Runs of the first batch in which kernels are timed, after as many that are not; how often so many more, while times are unclear; and the
 #: share of all time that may be unclear.
@@ -78,11 +78,11 @@ class Trial:
                 found.append(time.perf_counter() - started)
         return found
 
-    def error(self, call: Callable[..., Any], metric: str | UserMetric) -> float:
-        """The metric of the whole model, over all batches."""
+    def error(self, call: Callable[..., Any], metric: str | UserMetric) -> Error:
+        """By the metric of the whole model, over all batches."""
         outputs = [self.run(call, number) for number in range(len(self.calibration.batches))]
         batches = [args if not kwargs else (*args, *kwargs.values()) for args, kwargs in self.calibration.batches]
-        return metric_of(metric)(self.calibration.outputs, outputs, batches)
+        return measured(metric, self.calibration.outputs, outputs, batches)
 
     def run(self, call: Callable[..., Any], number: int) -> Any:
         """The outputs for a batch."""

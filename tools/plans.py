@@ -8,7 +8,8 @@ choice of a single pass and OpenVINO.
 Models: `plan_subjects.py`. A budget is one of each of ``--metrics`` that fits the model's outputs. Each rival is timed in turn with effc's
 exact model, on the first batch (OpenVINO's inputs are copied to where it reads them); times faster: the median of the ratios within rounds,
 20th to 80th percentile. ``predicted``: what the plan says that a call takes, over what it took. Errors are those of batches that the plan
-was not made from; ``over``: above the budget there.
+was not made from; ``over``: above the budget there, by more than
+the plan's own margin.
 Lines are added to ``--json`` as they are known.
 """
 
@@ -72,6 +73,7 @@ class Line:
     metric: str | None = None
     budget: float | None = None
     measured: float | None = None
+    margin: float | None = None
     errors: dict[str, float] | None = None
     loss: float | None = None
     seconds: float | None = None
@@ -80,8 +82,10 @@ class Line:
 
     @property
     def over(self) -> bool:
-        """Whether the plan breaks its budget on data held out; a budget of nothing is kept by exact code, up to rounding."""
-        return bool(self.budget and self.metric and self.errors and self.errors[self.metric] > self.budget)
+        """Whether the plan breaks its budget on data held out by more than its margin; exact code keeps a budget of nothing."""
+        if not self.budget or self.metric is None or self.errors is None:
+            return False
+        return self.errors[self.metric] > self.budget + (self.margin or 0.0)
 
 
 class Comparison:
@@ -117,7 +121,7 @@ class Comparison:
         known = {**asdict(made), "faster": made.faster, "seconds": spent, "notes": plan.notes}
         if plan.expected is not None and made.ms:
             known["predicted"] = 1e3 * plan.expected / made.ms
-        return Line(**{**known, "metric": metric, "budget": budget, "measured": plan.measured})
+        return Line(**{**known, "metric": metric, "budget": budget, "measured": plan.measured, "margin": plan.margin})
 
     def _single(self, text: str) -> Callable[..., Any]:
         return compiled_apart(self.subject.model, effc.Options(passes=passes_of(text, self.calibration)))

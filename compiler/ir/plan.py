@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -94,7 +95,8 @@ class Plan:
     """``model``, ``calibration``: digests of what it was made from; ``hardware``: key of the CPU that it was made for.
 
     ``budgets``: what it was to keep, by ``metric``; ``measured``: the metric on the calibration data with this plan, None where it was not
-    run. ``seconds``: of a call of the whole model, measured: with the plan and as it is, in turn; None where it was not timed. ``size``:
+    run; ``margin``: by which its mean over other batches of their source may differ, with a confidence of 95 %, None where there was one
+    batch. ``seconds``: of a call of the whole model, measured: with the plan and as it is, in turn; None where it was not timed. ``size``:
     bytes of all parameters and buffers, as the plan stores them.
     ``weights``: the compressed forms of parameters, by name (`compiler.compress.stored`); their ``digest`` stands for them. Two plans are
     equal where their content is.
@@ -108,6 +110,7 @@ class Plan:
     measured: float | None
     decisions: tuple[Decision, ...]
     notes: tuple[str, ...] = ()
+    margin: float | None = None
     seconds: tuple[float, float] | None = None
     size: int | None = None
     weights: Mapping[str, Any] = field(default_factory=dict)
@@ -132,6 +135,11 @@ class Plan:
         """Predicted seconds of a call of the whole model: as it is, less what decisions save; None where it was not timed."""
         return None if self.seconds is None else self.seconds[1] - self.saved
 
+    def found(self, measured: float, margin: float | None) -> Plan:
+        """With what its verification gave; what is not finite is not kept."""
+        kept = [value if value is not None and math.isfinite(value) else None for value in (measured, margin)]
+        return replace(self, measured=kept[0], margin=kept[1])
+
     def schedules(self) -> dict[str, Schedule]:
         """The schedules that differ from what the templates take, by ``KernelSpec.key()``."""
         return {k.key(): k.schedule for d in self.decisions if d.changed for k in d.kernels}
@@ -145,6 +153,7 @@ class Plan:
             "metric": self.metric,
             "budgets": self.budgets.to_json(),
             "measured": self.measured,
+            "margin": self.margin,
             "decisions": [d.to_json() for d in self.decisions],
             "notes": list(self.notes),
             "seconds": None if self.seconds is None else list(self.seconds),
@@ -167,6 +176,7 @@ class Plan:
             measured=data["measured"],
             decisions=tuple(Decision.from_json(d) for d in data["decisions"]),
             notes=tuple(data["notes"]),
+            margin=data["margin"],
             seconds=None if data["seconds"] is None else (float(data["seconds"][0]), float(data["seconds"][1])),
             size=data["size"],
             weights=held,
@@ -190,6 +200,7 @@ class Plan:
     def summary(self) -> list[str]:
         """Lines about the whole model."""
         measured = "not measured" if self.measured is None else f"measured {self.measured:.3g}"
+        measured += "" if self.margin is None else f" ± {self.margin:.1g}"
         head = f"plan of {len(self.decisions)} sites for {self.budgets.describe(self.metric)} ({measured})"
         kernels = f"{1e3 * self.latency.seconds:.3g} ms of kernels"
         if self.seconds is None or self.expected is None:
