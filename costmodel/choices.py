@@ -14,8 +14,6 @@ from effc.costmodel.knapsack import Edge, Quantity, least
 
 #: ``price(spec, values of its symbols)``: predicted time of one call.
 Price = Callable[[KernelSpec, Sequence[int]], Latency]
-#: Half the width of the likely range, as a share, from which on a prediction is unsure: a template's own schedule is taken.
-UNSURE = 0.35
 #: By how much, as a share, the second choice may be worse than the first in what the first was made for.
 _EQUAL = 1e-9
 
@@ -39,9 +37,8 @@ class Choice:
             return Choice(candidate, tuple(alternatives[0] for alternatives in candidate.kernels), candidate.latency)
         kernels, total = [], Latency(0.0)
         for alternatives, symbols in zip(candidate.kernels, candidate.symbols, strict=True):
-            own, *others = [(price(spec, symbols), spec) for spec in alternatives]
-            sure = [found for found in others if max(found[0].uncertainty, own[0].uncertainty) <= UNSURE]
-            latency, spec = min([own, *sure], key=lambda found: found[0].seconds)
+            priced = [(price(spec, symbols), spec) for spec in alternatives]
+            latency, spec = min(priced, key=lambda p: p[0].seconds)  # the first of equals: the template's own choice
             kernels.append(spec)
             total = total + latency
         return Choice(candidate, tuple(kernels), total)

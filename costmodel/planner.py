@@ -18,7 +18,8 @@ from effc.compiler.ir.candidate import Candidate
 from effc.compiler.ir.errors import BudgetError
 from effc.compiler.ir.plan import Plan
 from effc.compiler.ir.site import Site
-from effc.costmodel.choices import Choices, Price, Selection, choices_of
+from effc.costmodel.choices import Choices, Selection, choices_of
+from effc.costmodel.choices import Price as Price
 from effc.costmodel.hardware import Hardware
 from effc.costmodel.neighbours import Link, edge
 from effc.costmodel.reasons import decisions
@@ -100,17 +101,17 @@ class _Search:
         """Within the accuracy budget, and a size where one is asked for."""
         budget = self.goal.budgets.accuracy
         assert budget is not None, "without an accuracy budget the error is to be least"
-        best = self._smallest_error(math.inf)
+        best = self._least_error()
         kept, broken = self.choices.error(best), math.inf  # allowances whose plans kept the budget and broke it
-        if self.goal.excess and not self._verified(best).error <= budget:
-            raise self._out_of_reach(best, f"its {self.goal.metric} is {self._verified(best).error:.3g}")
+        if self.goal.excess:
+            self._demand(best)
         allowance = math.inf
         for _ in range(_ROUNDS if budget else 0):
             plan = self.choices.fastest(allowance, self.goal.excess)
             if plan is None or plan.taken == best.taken or plan.taken in self.tried:
                 break
             found = self._verified(plan).error
-            if self._exact(plan) or found <= budget:
+            if self._accurate(plan):
                 best, kept = plan, allowance
             else:
                 broken, self.tightened = min(allowance, self.choices.error(plan)), self.tightened + 1
@@ -124,12 +125,8 @@ class _Search:
     # -- least error within a latency -----------------------------------------------------------------------------------
     def least_error(self) -> Plan:
         """Within the latency and the size, where they are asked for, and the accuracy budget."""
-        best = self._within_latency() if self.goal.budgets.latency is not None else self._smallest_error(math.inf)
-        found, budget = self._verified(best), self.goal.budgets.accuracy
-        if not math.isfinite(found.error) or (
-            budget is not None and not self._exact(best) and not found.error <= budget
-        ):
-            raise self._out_of_reach(best, f"its {self.goal.metric} is {found.error:.3g}")
+        best = self._within_latency() if self.goal.budgets.latency is not None else self._least_error()
+        self._demand(best)
         return self._plan(best)
 
     def _within_latency(self) -> Selection:
@@ -163,9 +160,9 @@ class _Search:
         return fastest
 
     # -- both -------------------------------------------------------------------------------------------------------------
-    def _smallest_error(self, seconds: float) -> Selection:
+    def _least_error(self) -> Selection:
         """Within the size; the exact plan, where no size is asked for. BudgetError: no candidates are that small."""
-        found = self.choices.closest(seconds, self.goal.excess)
+        found = self.choices.closest(math.inf, self.goal.excess)
         if found is None:
             raise self._too_large()
         return found
@@ -173,8 +170,15 @@ class _Search:
     def _exact_seconds(self) -> float:
         return sum(found[0].latency.seconds for found in self.choices.at)
 
-    def _exact(self, selection: Selection) -> bool:
-        return self.choices.error(selection) == 0.0
+    def _accurate(self, selection: Selection) -> bool:
+        """Whether the accuracy budget holds: for exact code always, which differs from eager by rounding alone."""
+        found, budget = self._verified(selection).error, self.goal.budgets.accuracy
+        return math.isfinite(found) and (self.choices.error(selection) == 0.0 or budget is None or found <= budget)
+
+    def _demand(self, selection: Selection) -> None:
+        """BudgetError: the accuracy budget does not hold."""
+        if not self._accurate(selection):
+            raise self._out_of_reach(selection, f"its {self.goal.metric} is {self._verified(selection).error:.3g}")
 
     def _verified(self, selection: Selection) -> Verified:
         if selection.taken not in self.tried:

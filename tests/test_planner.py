@@ -208,16 +208,6 @@ def test_outputs_that_are_not_finite_are_no_plan(sizes: Offered) -> None:
         Planner(price).plan(*sizes, goal(None, lambda p: float("nan"), size=50))
 
 
-# -- schedules --------------------------------------------------------------------------------------------------------
-def test_an_unsure_price_leaves_the_templates_own_schedule() -> None:
-    site = fake_site("a")
-    own, other = (replace(site.spec, schedule=Schedule((("mr", i),))) for i in (1, 2))
-    for uncertainty, expected in ((0.1, other), (0.5, own)):
-        planner = Planner(lambda spec, symbols, u=uncertainty: Latency(1.0 / spec.schedule["mr"], u))  # type: ignore[misc]
-        plan = planner.plan([site], {"a": [Candidate("dense", ((own, other),), ((),))]}, goal(0.0))
-        assert plan.decisions[0].kernels == (expected,)
-
-
 # -- neighbours -------------------------------------------------------------------------------------------------------
 SLOW = Hardware("h", "cpu", (), 64, 1, 0, 0, 0, Speed(1.0, 10.0), Speed(1.0, 10.0), (1.0, 1.0, 1.0), True)
 
