@@ -13,11 +13,12 @@ from typing import Any
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.pruning.detect import best_fit
 from effc.compiler.compress.stored import StoredWeight
-from effc.compiler.ir.candidate import Candidate, Latency, dense
+from effc.compiler.ir.candidate import Candidate, dense
 from effc.compiler.ir.compression import Compression, compressions
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.pattern import Pattern
 from effc.compiler.ir.site import Site
+from effc.feeders import Feeders
 from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
 from effc.passes.sparsity import Sparsify
@@ -105,7 +106,7 @@ def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[C
     units = _units(plain)
     sensitivity = Sensitivity(trial)
     for variant, one in zip(variants, compiled, strict=True):
-        pairs = pairs_of(variant)
+        pairs, feeders = pairs_of(variant), Feeders.found(one)
         errors: dict[str, float] = {}
         for compressed in one.recording.compressed:
             (stage,) = compressed.stages
@@ -118,23 +119,27 @@ def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[C
             members = unit.params & errors.keys()
             if members:
                 error = math.sqrt(sum(errors[name] ** 2 for name in members))
-                found[unit.site].append(unit.candidate(one, variant.name, pairs, error))
+                found[unit.site].append(unit.candidate(one, feeders, variant.name, pairs, error))
     return Offers(found, weights)
 
 
 @dataclass(frozen=True)
 class _Unit:
     """Weights that are decided on together, for one kernel of the exact model reads them all: the one of ``site``. ``elsewhere``: seconds
-    of its other kernels that read them.
+    of its other kernels that read them. ``feeders``: of the exact model.
     """
 
     site: str
     params: frozenset[str]
     elsewhere: float
+    feeders: Feeders
 
-    def candidate(self, compiled: Compiled, name: str, pairs: Pairs, error: float) -> Candidate:
-        """The kernels of a variant that read these weights, in the place of the site's."""
-        kernels, seconds = [], Latency(0.0)
+    def candidate(self, compiled: Compiled, feeders: Feeders, name: str, pairs: Pairs, error: float) -> Candidate:
+        """The kernels of a variant that read these weights, in the place of the site's; with those of its ``feeders`` that the exact model
+        has not, less those that only that has.
+        """
+        kernels, seconds = [], feeders.beyond(self.feeders, self.params)
+        elsewhere = self.elsewhere + self.feeders.beyond(feeders, self.params).seconds
         for site, latency in zip(compiled.sites, compiled.latencies(), strict=True):
             if self.params.intersection(_names(site)):
                 kernels.append(site)
@@ -145,7 +150,7 @@ class _Unit:
             tuple(site.symbols for site in kernels),
             pairs,
             error,
-            replace(seconds, seconds=max(seconds.seconds - self.elsewhere, 0.0)),
+            replace(seconds, seconds=max(seconds.seconds - elsewhere, 0.0)),
         )
 
 
@@ -154,12 +159,12 @@ def _units(plain: Compiled) -> list[_Unit]:
     timed = [
         (latency.seconds, site) for site, latency in zip(plain.sites, plain.latencies(), strict=True) if site.params
     ]
-    found, taken = [], set[str]()
+    found, taken, feeders = [], set[str](), Feeders.found(plain)
     for seconds, site in sorted(timed, key=lambda t: -t[0]):
         params = frozenset(site.params)
         if params.isdisjoint(taken):
             every = sum(s for s, other in timed if params.intersection(other.params))
-            found.append(_Unit(site.name, params, every - seconds))
+            found.append(_Unit(site.name, params, every - seconds, feeders))
             taken |= params
     return found
 

@@ -1,0 +1,68 @@
+"""Kernels that work for one that reads weights count in its candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from fixed_times import by_sites
+from torch import nn
+
+import effc
+from effc.compiler.ir.candidate import Latency
+from effc.compiler.ir.options import Options
+from effc.compiler.ir.program import Program
+from effc.feeders import Feeders
+from effc.kernel_clock import KernelClock
+from effc.trial import Trial
+
+
+def one_second(clock: KernelClock, program: Program, call: int) -> Latency:
+    """Whatever a kernel does."""
+    return Latency(1.0)
+
+
+@pytest.fixture(autouse=True)
+def fixed_times() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KernelClock, "latency", one_second)
+        patch.setattr(Trial, "seconds", by_sites)
+        yield
+
+
+class Rows(nn.Module):
+    """What quantizes rows for the layer is a kernel of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(96, 80)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layer(x)
+        return y
+
+
+TOKEN = {"quantize": {"weights": "int8", "activations": "token"}}
+
+
+def test_what_quantizes_rows_works_for_the_product_behind_it() -> None:
+    model, x = Rows().eval(), torch.randn(24, 96)
+    trial = Trial(model, effc.calibrate(model, [x]))
+    plain, quantized = trial.compile(Options()), trial.compile(Options(passes=TOKEN))
+    assert (len(plain.sites), len(quantized.sites)) == (1, 2)
+    before, after = Feeders.found(plain), Feeders.found(quantized)
+    assert before.of == {}
+    assert list(after.of) == ["layer.weight"]
+    assert after.beyond(before, ["layer.weight"]).seconds == 1.0
+    assert after.beyond(after, ["layer.weight"]).seconds == 0.0
+    assert after.beyond(before, ["another"]).seconds == 0.0
+
+
+def test_a_plan_counts_it() -> None:
+    """The product alone takes as long in codes as in floats; with what quantizes, twice as long."""
+    model, x = Rows().eval(), torch.randn(24, 96)
+    only = {"passes": {**TOKEN, "low_rank": False, "sparsity": False}}
+    plan = effc.plan(model, effc.calibrate(model, [x]), accuracy_budget=0.5, options=only)
+    (decision,) = plan.decisions
+    assert [(c.pass_name, c.latency.seconds) for c in decision.considered] == [("dense", 1.0), ("quantize", 2.0)]
