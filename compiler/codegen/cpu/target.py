@@ -118,6 +118,13 @@ class Target:
         """
         return self.vector_bytes == 64 and self.sums_pairs
 
+    @property
+    def fetches_streams(self) -> bool:
+        """Whether to fetch ahead what is read in order: on Zen 4 that keeps the processor's own prefetching from it. 2:4 weights from
+        memory, one row, one core: 1.24 to 1.33 times the dense kernel's speed with it, 1.62 to 1.94 without.
+        """
+        return not self.halves_vectors
+
     def lanes(self, element_bytes: int) -> int:
         """Elements of ``element_bytes`` that one vector register holds."""
         return self.vector_bytes // element_bytes
