@@ -1,165 +1,222 @@
-"""The greedy planner: at each site the candidate that saves most time for its error, while the errors fit an allowance.
+"""The planner: at each site one candidate, so that the whole model is fastest within its budgets, or least in error.
 
-Estimated errors of sites are taken as independent, so their squares add up; that is a proxy. The whole model under the named
-metric decides: the first plan takes the fastest candidate of each site; while plans are over the budget, the allowance is cut, and once
-one is not, it is sought between that one's and the last that was. A candidate is taken only where even the slow end of its predicted
-range is faster than dense is predicted to be.
+Estimated errors of sites are taken as independent, so their squares add up, and times of sites add up: both are proxies, by which a
+knapsack is solved (`knapsack`). The whole model decides, under the named metric and by the clock: the first plan takes all that the
+estimates allow; while plans are over a budget, what is allowed is cut, and once one is not, it is sought between that one's and the last
+that was. A candidate is taken only where even the slow end of its predicted range is faster than dense is predicted to be, or where its
+weights are smaller and a size is asked for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from effc.compiler.ir.candidate import DENSE, Candidate, Latency
-from effc.compiler.ir.plan import Decision, Plan
+from effc.compiler.ir.budgets import Budgets
+from effc.compiler.ir.candidate import Candidate
+from effc.compiler.ir.errors import BudgetError
+from effc.compiler.ir.plan import Plan
 from effc.compiler.ir.site import Site
-from effc.compiler.ir.spec import KernelSpec
-
-#: ``price(spec, values of its symbols)``: predicted time of one call.
-Price = Callable[[KernelSpec, Sequence[int]], Latency]
+from effc.costmodel.choices import Choices, Price, Selection, choices_of
+from effc.costmodel.hardware import Hardware
+from effc.costmodel.neighbours import Link, edge
+from effc.costmodel.reasons import decisions
 
 #: Plans that are verified, besides the exact one.
 _ROUNDS = 7
 
 
 @dataclass(frozen=True)
+class Verified:
+    """Of a plan: ``error`` by the metric (NaN counts as over any budget), with its ``margin`` as in `Plan`; and ``seconds`` of a call,
+    where they are asked for.
+    """
+
+    error: float
+    seconds: float = math.nan
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
 class Goal:
-    """What a plan is for; fields as in `Plan`. ``verify(plan)`` runs the whole model and gives the metric (NaN counts as over)."""
+    """What a plan is for; ``model``, ``calibration``, ``hardware``, ``metric``, ``budgets`` as in `Plan`. ``verify(plan)`` runs the whole
+    model. ``seconds``: of a call as the model is, needed for a budget of latency; ``size``: bytes of its weights, for one of size.
+    """
 
     model: str
     calibration: str
     hardware: str
     metric: str
-    budget: float
-    verify: Callable[[Plan], float]
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """A candidate with the best schedule of each of its kernels."""
-
-    candidate: Candidate
-    kernels: tuple[KernelSpec, ...]
-    latency: Latency
+    budgets: Budgets
+    verify: Callable[[Plan], Verified]
+    seconds: float = math.nan
+    size: int = 0
 
     @property
-    def slow_end(self) -> float:
-        return self.latency.seconds * (1 + self.latency.uncertainty)
+    def excess(self) -> int:
+        """Bytes that weights must become smaller by."""
+        return 0 if self.budgets.size is None else max(0, self.size - self.budgets.size)
 
 
 class Planner:
-    """Plans by the predictions of ``price``."""
+    """Plans by the predictions of ``price``; with ``hardware``, what neighbouring sites cost together counts too."""
 
-    def __init__(self, price: Price) -> None:
-        self.price = price
+    def __init__(self, price: Price, hardware: Hardware | None = None) -> None:
+        self.price, self.hardware = price, hardware
 
-    def plan(self, sites: Sequence[Site], candidates: Mapping[str, Sequence[Candidate]], goal: Goal) -> Plan:
-        """The plan of least predicted latency whose metric holds. ``candidates`` by site name, the dense one first."""
-        choices = {site.name: [self._best(c) for c in candidates[site.name]] for site in sites}
-        best = self._assemble(sites, choices, 0.0, goal)  # of exact candidates
-        if not goal.budget:
-            return _verified(best, goal.verify(best), 0)
-        measured, kept, broken = math.nan, 0.0, math.inf  # allowances whose plans kept the budget and broke it
-        tried = [best.decisions]
-        allowance, tightened = math.inf, 0
-        for _ in range(_ROUNDS):
-            plan = self._assemble(sites, choices, allowance, goal)
-            if plan.decisions in tried:
+    def plan(
+        self,
+        sites: Sequence[Site],
+        candidates: Mapping[str, Sequence[Candidate]],
+        goal: Goal,
+        links: Sequence[Link] = (),
+    ) -> Plan:
+        """The plan whose budgets hold. ``candidates`` by site name, the dense one first; ``links``: which sites read which.
+
+        BudgetError: none is found whose budgets hold; the text says what is the best that was reached.
+        """
+        between = []
+        if self.hardware is not None:
+            named = [candidates[site.name] for site in sites]
+            found = (edge(link, named[link.writer], named[link.reader], self.hardware) for link in links)
+            between = [e for e in found if e is not None]
+        at = choices_of(sites, candidates, self.price)
+        search = _Search(Choices(sites, at, between, smaller=goal.budgets.size is not None), goal)
+        return search.least_error() if goal.budgets.least_error else search.least_latency()
+
+
+@dataclass
+class _Search:
+    """``tried``: what has been verified. ``tightened``: how many of these broke a budget."""
+
+    choices: Choices
+    goal: Goal
+    tried: dict[tuple[int, ...], Verified] = field(default_factory=dict)
+    tightened: int = 0
+
+    # -- least latency within an error ----------------------------------------------------------------------------------
+    def least_latency(self) -> Plan:
+        """Within the accuracy budget, and a size where one is asked for."""
+        budget = self.goal.budgets.accuracy
+        assert budget is not None, "without an accuracy budget the error is to be least"
+        best = self._smallest_error(math.inf)
+        kept, broken = self.choices.error(best), math.inf  # allowances whose plans kept the budget and broke it
+        if self.goal.excess and not self._verified(best).error <= budget:
+            raise self._out_of_reach(best, f"its {self.goal.metric} is {self._verified(best).error:.3g}")
+        allowance = math.inf
+        for _ in range(_ROUNDS if budget else 0):
+            plan = self.choices.fastest(allowance, self.goal.excess)
+            if plan is None or plan.taken == best.taken or plan.taken in self.tried:
                 break
-            tried.append(plan.decisions)
-            found = goal.verify(plan)
-            if plan.exact or found <= goal.budget:
-                best, measured, kept = plan, found, allowance
+            found = self._verified(plan).error
+            if self._exact(plan) or found <= budget:
+                best, kept = plan, allowance
             else:
-                broken, tightened = min(allowance, _spent(plan)), tightened + 1
+                broken, self.tightened = min(allowance, self.choices.error(plan)), self.tightened + 1
             if kept == math.inf:
                 break
             # A metric in proportion to the error meets the budget at their ratio; then half-way between what kept and what broke it.
-            ratio = goal.budget / found if found > 0 else 0.5
+            ratio = budget / found if found > 0 else 0.5
             allowance = math.sqrt(kept * broken) if kept else broken * min(0.7, ratio)
-        if math.isnan(measured):
-            measured = goal.verify(best)
-        return _verified(best, measured, tightened)
+        return self._plan(best)
 
-    def _best(self, candidate: Candidate) -> _Choice:
-        if candidate.latency is not None:
-            return _Choice(candidate, tuple(alternatives[0] for alternatives in candidate.kernels), candidate.latency)
-        kernels, total = [], Latency(0.0)
-        for alternatives, symbols in zip(candidate.kernels, candidate.symbols, strict=True):
-            priced = [(self.price(spec, symbols), spec) for spec in alternatives]
-            latency, spec = min(priced, key=lambda p: p[0].seconds)  # the first of equals: the template's own choice
-            kernels.append(spec)
-            total = total + latency
-        return _Choice(candidate, tuple(kernels), total)
+    # -- least error within a latency -----------------------------------------------------------------------------------
+    def least_error(self) -> Plan:
+        """Within the latency and the size, where they are asked for, and the accuracy budget."""
+        best = self._within_latency() if self.goal.budgets.latency is not None else self._smallest_error(math.inf)
+        found, budget = self._verified(best), self.goal.budgets.accuracy
+        if not math.isfinite(found.error) or (
+            budget is not None and not self._exact(best) and not found.error <= budget
+        ):
+            raise self._out_of_reach(best, f"its {self.goal.metric} is {found.error:.3g}")
+        return self._plan(best)
 
-    def _assemble(
-        self, sites: Sequence[Site], choices: Mapping[str, list[_Choice]], allowance: float, goal: Goal
-    ) -> Plan:
-        taken = _greedy(choices, allowance)
-        decisions = tuple(_decision(site, taken[site.name], choices[site.name]) for site in sites)
-        return Plan(goal.model, goal.calibration, goal.hardware, goal.metric, goal.budget, None, decisions)
+    def _within_latency(self) -> Selection:
+        """Of least error among plans that were fast enough, measured."""
+        budget = self.goal.budgets.latency
+        assert budget is not None, "a latency is sought only where one is asked for"
+        beside = self.goal.seconds - self._exact_seconds()  # seconds of a call that no site takes
+        limit, kept, broken = budget - beside, 0.0, math.inf  # seconds of all sites
+        best: Selection | None = None
+        for _ in range(_ROUNDS):
+            plan = self.choices.closest(limit, self.goal.excess)
+            if plan is None:
+                break
+            new = plan.taken not in self.tried
+            found = self._verified(plan)
+            if not found.seconds <= budget:
+                broken, self.tightened = min(limit, self.choices.seconds(plan)), self.tightened + new
+            elif new:
+                best, kept = plan, limit
+            if broken == math.inf or (found.seconds <= budget and not new):
+                break
+            limit = (kept + broken) / 2 if kept else broken * min(0.97, budget / found.seconds)
+        if best is not None:
+            return best
+        fastest = self.choices.fastest(math.inf, self.goal.excess)
+        if fastest is None:
+            raise self._too_large()
+        found = self._verified(fastest)
+        if not found.seconds <= budget:
+            raise self._out_of_reach(fastest, f"its call takes {1e3 * found.seconds:.4g} ms")
+        return fastest
 
+    # -- both -------------------------------------------------------------------------------------------------------------
+    def _smallest_error(self, seconds: float) -> Selection:
+        """Within the size; the exact plan, where no size is asked for. BudgetError: no candidates are that small."""
+        found = self.choices.closest(seconds, self.goal.excess)
+        if found is None:
+            raise self._too_large()
+        return found
 
-def _greedy(choices: Mapping[str, list[_Choice]], allowance: float) -> dict[str, _Choice]:
-    """The choice at each site: moves away from dense, by saved time per squared error, as long as the errors fit."""
-    taken = {name: found[0] for name, found in choices.items()}
-    moves = [(name, c) for name, found in choices.items() for c in found[1:] if c.slow_end < found[0].latency.seconds]
-    moves.sort(key=lambda m: _worth(choices[m[0]][0], m[1]), reverse=True)
-    spent = 0.0
-    for name, choice in moves:
-        after = spent - taken[name].candidate.error ** 2 + choice.candidate.error**2
-        if choice.latency.seconds < taken[name].latency.seconds and (choice.candidate.exact or after <= allowance**2):
-            taken[name], spent = choice, after
-    return taken
+    def _exact_seconds(self) -> float:
+        return sum(found[0].latency.seconds for found in self.choices.at)
 
+    def _exact(self, selection: Selection) -> bool:
+        return self.choices.error(selection) == 0.0
 
-def _spent(plan: Plan) -> float:
-    """Estimated error of a plan: the errors of its sites are taken as independent."""
-    return math.sqrt(sum(d.error**2 for d in plan.decisions))
+    def _verified(self, selection: Selection) -> Verified:
+        if selection.taken not in self.tried:
+            self.tried[selection.taken] = self.goal.verify(self._bare(selection))
+        return self.tried[selection.taken]
 
+    def _bare(self, selection: Selection) -> Plan:
+        """The plan, with nothing measured in it."""
+        goal = self.goal
+        made = decisions(self.choices, selection)
+        size = goal.size - self.choices.saved(selection) if goal.size else None
+        return Plan(goal.model, goal.calibration, goal.hardware, goal.metric, goal.budgets, None, made, size=size)
 
-def _worth(dense: _Choice, choice: _Choice) -> float:
-    saved = dense.latency.seconds - choice.latency.seconds
-    return saved / choice.candidate.error**2 if choice.candidate.error else math.inf
+    def _plan(self, selection: Selection) -> Plan:
+        verified = self._verified(selection)
+        measured = verified.error
+        plan, notes = self._bare(selection), []
+        if self.tightened:
+            notes.append(f"tightened {self.tightened} times, because the whole model was over the budget")
+        if selection.gap:
+            notes.append(
+                f"the choice is within {100 * selection.gap:.1g} % of the best by the estimates: there was no time to prove more"
+            )
+        if plan.exact and not measured <= (plan.budgets.accuracy or 0.0):
+            notes.append(
+                f"the plan is exact: its {plan.metric} of {measured:.3g} against eager is the rounding of sums in another order"
+            )
+        return replace(plan, notes=tuple(notes)).found(measured, verified.margin)
 
-
-def _decision(site: Site, choice: _Choice, choices: Sequence[_Choice]) -> Decision:
-    dense = choices[0]
-    own = tuple(alternatives[0].schedule for alternatives in choice.candidate.kernels)
-    return Decision(
-        site=site.name,
-        pass_name=choice.candidate.pass_name,
-        options=choice.candidate.options,
-        kernels=choice.kernels,
-        changed=own != tuple(k.schedule for k in choice.kernels),
-        latency=choice.latency,
-        dense=dense.latency,
-        error=choice.candidate.error,
-        reason=_reason(choice, choices),
-    )
-
-
-def _reason(choice: _Choice, choices: Sequence[_Choice]) -> str:
-    dense, others = choices[0], len(choices) - 1
-    if choice.candidate.pass_name != DENSE:
-        saved = dense.latency.seconds - choice.latency.seconds
-        return f"saves {1e6 * saved:.3g} of {1e6 * dense.latency.seconds:.3g} us"
-    if others:
-        surely = sum(c.slow_end < dense.latency.seconds for c in choices[1:])
-        what = "is surely faster" if not surely else "that is surely faster fits the budget"
-        return f"none of {others} other candidates {what}"
-    schedules = [len(alternatives) for alternatives in choice.candidate.kernels]
-    return "the only candidate" + (f", with {sum(schedules)} schedules" if max(schedules) > 1 else "")
-
-
-def _verified(plan: Plan, measured: float, tightened: int) -> Plan:
-    notes = []
-    if tightened:
-        notes.append(f"tightened {tightened} times, because the whole model was over the budget")
-    if plan.exact and not measured <= plan.budget:
-        notes.append(
-            f"the plan is exact: its {plan.metric} of {measured:.3g} against eager is the rounding of sums in another order"
+    # -- refusals -----------------------------------------------------------------------------------------------------------
+    def _out_of_reach(self, nearest: Selection, why: str) -> BudgetError:
+        goal = self.goal
+        sizes = f", its weights take {(goal.size - self.choices.saved(nearest)) / 1e6:.3g} MB" if goal.excess else ""
+        return BudgetError(
+            f"no plan keeps {goal.budgets.describe(goal.metric)}: of the nearest that was found, {why}{sizes}. Ask for that much, or let "
+            "more be tried where 'passes' switches something off"
         )
-    return replace(plan, measured=measured if math.isfinite(measured) else None, notes=tuple(notes))
+
+    def _too_large(self) -> BudgetError:
+        goal = self.goal
+        smallest = self.choices.smallest()
+        return BudgetError(
+            f"no plan keeps {goal.budgets.describe(goal.metric)}: the weights take {goal.size / 1e6:.4g} MB, and "
+            f"{(goal.size - self.choices.saved(smallest)) / 1e6:.4g} MB with every weight in the smallest form that was tried"
+        )

@@ -231,6 +231,11 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0].rstrip(". ")
 
 
+def require_arrow() -> None:
+    """OptionError: pyarrow is not installed."""
+    _arrow()
+
+
 def _arrow() -> tuple[Any, Any]:
     try:
         import pyarrow

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from effc.calibration import Calibration, calibrate
     from effc.compiler.ir.errors import (
         ArtifactError,
+        BudgetError,
         CacheError,
         EffcError,
         InputError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArtifactError",
+    "BudgetError",
     "CacheError",
     "Calibration",
     "EffcError",

@@ -17,7 +17,7 @@ from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
 from effc.runtime.executable import Executable
-from effc.runtime.stepwise import Step
+from effc.runtime.stepwise import Observer, Step
 
 
 class KernelClock:
@@ -30,7 +30,7 @@ class KernelClock:
         self.seconds: dict[tuple[int, int], list[float]] = {}
         self.steps: dict[tuple[int, int], Step] = {}
         self._programs: list[Program] = []  # held, so that no other gets the identity of one
-        self._on = False
+        self._observer: Observer | None = None  # of runs that are watched
         self._current, self._started = 0, 0.0
 
     def builder(self, options: Options) -> Build:
@@ -45,13 +45,13 @@ class KernelClock:
         return timed
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Calls inside run kernel by kernel and are timed."""
-        self._on = True
+    def running(self, observer: Observer | None = None) -> Iterator[None]:
+        """Calls inside run kernel by kernel and are timed; or ``observer`` sees them, and they are not."""
+        self._observer = observer or self
         try:
             yield
         finally:
-            self._on = False
+            self._observer = None
 
     def latency(self, program: Program, call: int) -> Latency:
         """Of one kernel call of a program: the least of the runs, for whatever else the machine does only adds to it; its uncertainty is
@@ -81,10 +81,11 @@ class _Timed:
     def __call__(
         self, symbols: Sequence[int], tensors: Sequence[torch.Tensor], *, validate: bool = False
     ) -> Sequence[torch.Tensor]:
-        if not self._clock._on:
+        observer = self._clock._observer
+        if observer is None:
             return self._executable(symbols, tensors, validate=validate)
         self._clock._current = id(self._executable.program)
-        return self._executable.run_stepwise(symbols, tensors, self._clock, validate=validate)
+        return self._executable.run_stepwise(symbols, tensors, observer, validate=validate)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executable, name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +17,34 @@ from effc.runtime.structure import flatten
 #: ``metric(references, outputs, batches)`` over all batches: 0 where nothing differs; NaN where outputs are.
 Metric = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], float]
 UserMetric = Callable[[Any, Any, Any], float]
+
+
+@dataclass(frozen=True)
+class Error:
+    """A metric over some batches. ``margin``: by which its mean over other batches of their source may differ, with a confidence of 95 %,
+    by Student's t. None of one batch, NaN where the metric of one is not finite.
+    """
+
+    value: float
+    margin: float | None
+
+
+def measured(
+    chosen: str | UserMetric, references: Sequence[Any], outputs: Sequence[Any], batches: Sequence[Any]
+) -> Error:
+    """The metric of a name, or a user's own, which is called once a batch."""
+    metric = metric_of(chosen)
+    each = [metric([r], [y], [b]) for r, y, b in zip(references, outputs, batches, strict=True)]
+    whole = metric(references, outputs, batches) if isinstance(chosen, str) else sum(each) / len(each)
+    return Error(whole, None if len(each) == 1 else _margin(each))
+
+
+def _margin(each: Sequence[float]) -> float:
+    from scipy.special import stdtrit
+
+    if not all(map(math.isfinite, each)):
+        return math.nan
+    return float(stdtrit(len(each) - 1, 0.975)) * statistics.stdev(each) / math.sqrt(len(each))
 
 
 def metric_of(chosen: str | UserMetric) -> Metric:

@@ -1,51 +1,80 @@
-"""``effc.plan``: choose what runs at each site of a model, within an accuracy budget, and verify it on the whole model."""
+"""``effc.plan``: choose what runs at each site of a model, within budgets, and verify it on the whole model."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from torch import nn
 
 import effc.passes
+from effc.autotune import Tuner
+from effc.collecting.timer import KernelTimer
 from effc.compiler.codegen.cpu import schedules
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.compress.form import Form
+from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir import plan as ir
+from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.calibration import Calibration
-from effc.compiler.ir.candidate import DENSE, Alternatives, Latency, dense
+from effc.compiler.ir.candidate import DENSE, Alternatives, Candidate, Latency, dense
 from effc.compiler.ir.errors import OptionError
-from effc.compiler.ir.options import Options, budget
+from effc.compiler.ir.options import Options
 from effc.compiler.ir.options import metric as checked_metric
+from effc.compiler.ir.site import Site
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import roofline
-from effc.costmodel.planner import Goal, Planner, Price
+from effc.costmodel.choices import Price
+from effc.costmodel.hardware import Hardware
+from effc.costmodel.neighbours import links
+from effc.costmodel.planner import Goal, Planner, Verified
 from effc.identity import model_digest, original
 from effc.metrics import UserMetric, metric_name
 from effc.plans import Plan, plan_of
 from effc.runtime.cache import Cache
+from effc.runtime.threads import threads
 from effc.speed import host_hardware
+from effc.stored_size import model_size, planned_size, weights_size
 from effc.trial import Compiled, Trial
-from effc.variants import Offers, offered, offers
+from effc.tuning import note, with_schedules
+from effc.turns import Turns, in_turn
+from effc.variants import Offers, Pairs, offered, offers
+
+#: How much slower than the exact model a plan may surely not be, as a ratio of times.
+_SLOWER = 1.05
 
 
 def plan(
     model: nn.Module,
     calibration: Calibration,
     *,
-    accuracy_budget: float = 0.0,
+    accuracy_budget: float | None = None,
+    latency_budget_ms: float | None = None,
+    size_budget_mb: float | None = None,
     metric: str | UserMetric = "relative_l2",
+    autotune: int = 0,
     options: Options | Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of least latency that keeps ``metric`` within ``accuracy_budget`` on the calibration's batches.
+    """The plan of least latency that keeps ``metric`` within ``accuracy_budget`` on the calibration's batches; without any budget, of
+    exact code.
+
+    ``latency_budget_ms``: the plan of least error instead, of those whose call takes so many milliseconds at most, for the first batch on
+    this machine. ``size_budget_mb``: of those whose parameters and buffers take so many millions of bytes at most; alone, the one of least
+    error. All that are given hold.
+
+    ``autotune``: so many schedules of a kernel are measured, of those that are predicted fastest, where predictions do not tell which is;
+    what is measured is kept in the cache. 0: none.
 
     ``metric``: ``"relative_l2"``, ``"top1_disagreement"``, ``"kl"``, ``"perplexity"`` (relative rise), or a callable
     ``(reference_outputs, outputs, batch) -> float``. ``options``: as for ``torch.compile``, without a plan or a budget; a
     pass that they switch off proposes nothing, one whose options they fix only that. Sites are taken from the model compiled for the
     first batch, on which kernels are timed too. OptionError: a wrong budget, metric or option, or a calibration of another model.
+    BudgetError: no plan keeps the budgets; the text says what is the nearest.
     """
-    limit, chosen = budget(accuracy_budget), checked_metric(metric)
+    budgets, chosen = Budgets.of(accuracy_budget, latency_budget_ms, size_budget_mb), checked_metric(metric)
     base = Options.of(options)
     if base.plan is not None or base.accuracy_budget:
         raise OptionError("effc.plan makes the plan: give it accuracy_budget= and metric=, not in options")
@@ -56,8 +85,12 @@ def plan(
         raise OptionError(
             "the calibration was made from another model, or its weights have changed: calibrate this one"
         )
+    if not isinstance(autotune, int) or isinstance(autotune, bool) or autotune < 0 or autotune == 1:
+        raise OptionError(
+            f"option 'autotune' is {autotune!r}: expected of how many schedules a kernel's are measured, 2 or more; or 0"
+        )
     effc.passes.registry()  # imports the passes, whose names options may hold
-    return _Planning(Trial(module, calibration), base, chosen).plan(limit)
+    return _Planning(Trial(module, calibration), base, chosen, budgets, autotune).plan()
 
 
 @dataclass(frozen=True)
@@ -65,49 +98,139 @@ class _Planning:
     trial: Trial
     options: Options
     metric: str | UserMetric
+    budgets: Budgets
+    autotune: int
 
-    def plan(self, limit: float) -> Plan:
-        """The plan for a budget of ``limit``."""
-        plain = self.trial.compile(self.options.exact())
-        variants = offered(self.options, self.trial) if limit else []
+    def plan(self) -> Plan:
+        made, calibration = self._offers, self.trial.calibration
+        sites, programs = self._plain.sites, self._plain.recording.programs
+        goal = Goal(
+            model=calibration.model,
+            calibration=calibration.digest,
+            hardware=Target.host().key,
+            metric=metric_name(self.metric),
+            budgets=self.budgets,
+            verify=self._verify,
+            seconds=math.nan
+            if self.budgets.latency is None
+            else in_turn(lambda: self.trial.seconds(self._plain), lambda turns: True).median(0),
+            size=model_size(self.trial.model),
+        )
+        planner = Planner(self._price, self._hardware)
+        candidates = {name: [self._sized(site, c) for c in made.candidates[name]] for name, site in self._named.items()}
+        found = self._complete(planner.plan(sites, candidates, goal, links(programs)))
+        if self.autotune:
+            found = self._tuned(found)
+        return plan_of(self._timed(found) if found.weights or found.schedules() else found)
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+    @cached_property
+    def _plain(self) -> Compiled:
+        """The exact model, by the schedules that templates take."""
+        return self.trial.compile(self.options.exact())
+
+    @cached_property
+    def _hardware(self) -> Hardware:
+        return host_hardware(Cache(self.options.cache_dir))
+
+    @cached_property
+    def _price(self) -> Price:
+        return roofline_price(self.options)
+
+    @cached_property
+    def _named(self) -> Mapping[str, Site]:
+        return {site.name: site for site in self._plain.sites}
+
+    @cached_property
+    def _offers(self) -> Offers:
+        variants = offered(self.options, self.trial) if self.budgets.spends else []
         if variants:
-            made = offers(self.trial, plain, self.options, variants)
-        else:
-            made = Offers({s.name: [dense(s, host_alternatives())] for s in plain.sites}, {})
+            return offers(self.trial, self._plain, self.options, variants)
+        return Offers({s.name: [dense(s, host_alternatives())] for s in self._plain.sites}, {})
 
-        def complete(plan: ir.Plan) -> ir.Plan:
-            changed = [
-                (name, d.options)
-                for site, d in zip(plain.sites, plan.decisions, strict=True)
-                for name in site.params
-                if d.options
-            ]
-            return replace(plan, weights={key[0]: made.weights[key] for key in changed if key in made.weights})
+    def _sized(self, site: Site, candidate: Candidate) -> Candidate:
+        """With the bytes that it saves."""
+        stored = self._stored(site, candidate.options)
+        named = dict(self.trial.model.named_parameters(remove_duplicate=False))
+        whole = sum(named[name].numel() * named[name].element_size() for name in stored)
+        return replace(candidate, saved=whole - weights_size(stored))
 
-        def verify(plan: ir.Plan) -> float:
-            as_it_is = plan.exact and not plan.schedules()
-            compiled = plain if as_it_is else self._compile(complete(plan))
-            return self.trial.error(compiled.call, self.metric)
+    def _stored(self, site: Site, options: Pairs) -> dict[str, StoredWeight[Form]]:
+        """The compressed weights of a site's candidate."""
+        made = self._offers.weights
+        return {name: made[name, options] for name in site.params if (name, options) in made}
 
-        calibration = self.trial.calibration
-        goal = Goal(calibration.model, calibration.digest, Target.host().key, metric_name(self.metric), limit, verify)
-        found = complete(Planner(roofline_price(self.options)).plan(plain.sites, made.candidates, goal))
-        return plan_of(self._if_faster(found, plain) if found.weights else found)
+    # -- plans --------------------------------------------------------------------------------------------------------
+    def _complete(self, plan: ir.Plan) -> ir.Plan:
+        """With the compressed weights that it asks for."""
+        weights: dict[str, StoredWeight[Form]] = {}
+        for decision in plan.decisions:
+            weights |= self._stored(self._named[decision.site], decision.options)
+        return replace(plan, weights=weights, size=planned_size(self.trial.model, weights))
 
     def _compile(self, plan: ir.Plan) -> Compiled:
+        if not plan.weights and not plan.schedules():
+            return self._plain
         return self.trial.compile(self.options.with_plan(plan))
 
-    def _if_faster(self, plan: ir.Plan, plain: Compiled) -> ir.Plan:
-        """``plan``, with the time of the whole model in its notes; nothing compressed where that is no gain."""
-        ours, exact = self.trial.seconds(self._compile(plan), plain)
-        times = f"a call takes {1e3 * ours:.3g} ms compressed, {1e3 * exact:.3g} ms as it is"
-        if ours < exact:
-            return replace(plan, notes=(*plan.notes, times))
-        kept = tuple(d if d.pass_name == DENSE else d.dropped("the whole model is not faster") for d in plan.decisions)
-        measured = self.trial.error(plain.call, self.metric)
+    def _verify(self, plan: ir.Plan) -> Verified:
+        compiled = self._compile(self._complete(plan))
+        error = self.trial.error(compiled.call, self.metric)
+        timed = self.budgets.latency is not None
+        seconds = self._times(compiled, self._plain).median(0) if timed else math.nan
+        return Verified(error.value, seconds, error.margin)
+
+    def _tuned(self, plan: ir.Plan) -> ir.Plan:
+        """With schedules by measurement, where the whole model keeps its budget by them and is not slower."""
+        cache, before = Cache(self.options.cache_dir), self._compile(plan)
+        timer = KernelTimer(self._hardware, cache, seed=0)
+        tuner = Tuner(timer, self._price, self._hardware, cache, self.autotune, threads().count())
+        found = with_schedules(plan, self.trial, before, tuner)
+        notes = (*plan.notes, note(tuner))
+        if found is plan:
+            return replace(plan, notes=notes)
+        after = self._compile(found)
+        error, ratio = self.trial.error(after.call, self.metric), self._times(after, before).ratio(0, 1)
+        limit = math.inf if self.budgets.accuracy is None or plan.exact else self.budgets.accuracy
+        holds = error.value <= limit
+        if holds and ratio.low <= 1:
+            return replace(found, notes=notes).found(error.value, error.margin)
+        why = f"the whole model takes {ratio.median:.3g} times as long" if holds else "the budget does not hold"
+        return replace(plan, notes=(*notes, f"by these schedules {why}: they are not taken"))
+
+    def _times(self, one: Compiled, other: Compiled) -> Turns:
+        """Of whole calls, in turn."""
+        return in_turn(lambda: self.trial.seconds(one, other), _settled)
+
+    def _timed(self, plan: ir.Plan) -> ir.Plan:
+        """``plan``, with the time of the whole model; where only time is to be gained and none is, the exact model's."""
+        turns = self._times(self._compile(plan), self._plain)
+        ratio = turns.ratio(0, 1)
+        timed = replace(plan, seconds=(turns.median(0), turns.median(1)))
+        asked = self.budgets.latency is not None or self.budgets.size is not None
+        if asked or (ratio.median < 1 and ratio.high < _SLOWER):
+            return timed
+        times = f"a call takes {ratio.median:.3g} ({ratio.low:.3g} to {ratio.high:.3g}) times as long by the plan as without it"
+        why = "the whole model is not faster"
+        kept = tuple(d.dropped(self._named[d.site].spec, why) if _changes(d) else d for d in plan.decisions)
+        error = self.trial.error(self._plain.call, self.metric)
+        exact = replace(plan, decisions=kept, notes=(*plan.notes, f"{times}: it stays exact"))
         return replace(
-            plan, decisions=kept, weights={}, measured=measured, notes=(*plan.notes, f"{times}: it stays exact")
+            exact.found(error.value, error.margin),
+            weights={},
+            size=model_size(self.trial.model),
+            seconds=(turns.median(1), turns.median(1)),
         )
+
+
+def _settled(turns: Turns) -> bool:
+    """Whether one is surely faster than the other."""
+    ratio = turns.ratio(0, 1)
+    return ratio.high < 1 or ratio.low > 1
+
+
+def _changes(decision: ir.Decision) -> bool:
+    return decision.pass_name != DENSE or decision.changed
 
 
 def host_alternatives() -> Alternatives:

@@ -10,7 +10,7 @@ from effc.compiler.ir.errors import ArtifactError
 from effc.plan_weights import Tensors, decoded, encoded
 from effc.runtime import archive
 
-KIND = "plan 4"
+KIND = "plan 5"
 
 
 class Plan(ir.Plan):

@@ -12,30 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from effc.compiler.capture.recording import Fallback, GraphFacts, Recording
+from effc.compiler.ir.plan import Plan
 from effc.compiler.ir.site import sites_of
 from effc.costmodel.hardware import flags
 from effc.costmodel.traffic import Layer, layers_of
+from effc.decided import HEAD, DecisionFacts, decisions_of, plan_data
 from effc.waterline import Roof, Waterline, analyze
 
 _SHOWN = 20  # kernels and fallbacks listed by str(); JSON and HTML hold all
-
-
-@dataclass(frozen=True)
-class DecisionFacts:
-    """A plan's decision at a site of this model; latencies predicted, in seconds; ``followed``: the kernel is the one chosen."""
-
-    site: str
-    chosen: str
-    latency: float
-    uncertainty: float
-    error: float
-    reason: str
-    followed: bool
-
-    def __str__(self) -> str:
-        error = "exact" if self.error == 0 else f"error {self.error:.2g}"
-        ignored = "" if self.followed else "; not followed"
-        return f"{self.site}: {self.chosen}, {1e6 * self.latency:.3g} us ± {100 * self.uncertainty:.0f} %, {error}: {self.reason}{ignored}"
 
 
 @dataclass(frozen=True)
@@ -50,8 +34,9 @@ class Measured:
 class Report:
     """``graphs`` in the order of compilation; ``seconds``: the whole first call, each graph's ``phases`` included.
 
-    ``decisions``: of the plan by which the model was compiled, at the sites that it has here. ``layers``: all kernel calls in order, with
-    what they compute and move. ``latency``: seconds of a whole call, the median of those that were measured, or None.
+    ``plan``: by which the model was compiled, or None; ``decisions``: of it, at the sites that are here, the slowest first. ``layers``:
+    all kernel calls in order, with what they compute and move. ``latency``: seconds of a whole call, the median of those that were
+    measured, or None.
     """
 
     graphs: tuple[GraphFacts, ...]
@@ -60,6 +45,7 @@ class Report:
     decisions: tuple[DecisionFacts, ...] = ()
     layers: tuple[Layer, ...] = ()
     latency: float | None = None
+    plan: Plan | None = None
 
     @staticmethod
     def of(recording: Recording, seconds: float, measured: Measured | None = None) -> Report:
@@ -69,7 +55,8 @@ class Report:
         if measured is not None:
             layers = tuple(replace(layer, seconds=s) for layer, s in zip(layers, measured.kernels, strict=True))
         latency = measured.latency if measured is not None else None
-        return Report(tuple(recording.graphs), notes, seconds, _decisions(recording), layers, latency)
+        decisions = decisions_of(recording.plan, sites_of(recording.programs), [layer.seconds for layer in layers])
+        return Report(tuple(recording.graphs), notes, seconds, decisions, layers, latency, recording.plan)
 
     @property
     def ops(self) -> tuple[int, int]:
@@ -135,8 +122,8 @@ class Report:
                 ]
                 lines += _rest(len(region.kernels), "kernels", "    ")
         if self.decisions:
-            lines.append("decisions of the plan, with predicted latencies:")
-            lines += [f"  {d}" for d in self.decisions[:_SHOWN]]
+            lines.append("decisions of the plan:")
+            lines += [f"  {line}" for d in self.decisions[:_SHOWN] for line in d.lines()]
             lines += _rest(len(self.decisions), "decisions", "  ")
         if self.fallbacks:
             lines.append("run by ATen:")
@@ -160,6 +147,8 @@ class Report:
             lines.append("Dynamo captured nothing of this model (TORCH_LOGS=graph_breaks says why): it ran in eager")
         if self.latency is not None:
             lines.append(f"a call takes {1e3 * self.latency:.3g} ms")
+        if self.plan is not None:
+            lines += self.plan.summary()
         if kinds["forward"]:
             lines.append("traced for gradients: under torch.no_grad() nothing is kept for a backward, which is faster")
         return lines
@@ -174,7 +163,8 @@ class Report:
             "latency": self.latency,
             "layers": [_layer_data(layer) for layer in self.layers],
             "notes": list(self.notes),
-            "decisions": [asdict(d) for d in self.decisions],
+            "plan": plan_data(self.plan) if self.plan is not None else None,
+            "decisions": [d.data() for d in self.decisions],
             "graphs": [asdict(g) for g in self.graphs],
         }
 
@@ -186,11 +176,8 @@ class Report:
             for k in region.kernels
         ]
         fallbacks = [(n, f.op, f.source.describe(), f.reason, f"{f.flops:,}") for f, n in self.fallbacks]
-        decisions = [
-            (d.site, d.chosen, f"{1e6 * d.latency:.3g} us", d.error, d.reason, "yes" if d.followed else "no")
-            for d in self.decisions
-        ]
-        planned = _table(("site", "chosen", "predicted", "error", "reason", "followed"), decisions)
+        head = "".join(f"<th>{h}</th>" for h in HEAD)
+        decisions = f"<table><tr>{head}</tr>{''.join(d.rows() for d in self.decisions)}</table>"
         summary = "".join(f"<p>{html.escape(line)}</p>" for line in [*self._summary(), *self.notes])
         return (
             '<!doctype html><html lang="en"><meta charset="utf-8"><title>effc report</title><style>'
@@ -198,29 +185,9 @@ class Report:
             "td,th{border:1px solid #ccc;padding:3px 8px;text-align:left}p{margin:.2em 0}</style>"
             f"<h1>effc report</h1>{summary}"
             f"<h2>Kernels</h2>{_table(('graph', 'region', 'kernel', 'template', 'FLOP', 'line'), kernels)}"
-            f"<h2>Decisions</h2>{planned if decisions else '<p>no plan</p>'}"
+            f"<h2>Decisions</h2>{decisions if self.decisions else '<p>no plan</p>'}"
             f"<h2>Run by ATen</h2>{_table(('times', 'op', 'line', 'reason', 'FLOP'), fallbacks)}</html>\n"
         )
-
-
-def _decisions(recording: Recording) -> tuple[DecisionFacts, ...]:
-    plan = recording.plan
-    if plan is None:
-        return ()
-    made = {decision.site: decision for decision in plan.decisions}
-    found = [(made[site.name], site.spec) for site in sites_of(recording.programs) if site.name in made]
-    return tuple(
-        DecisionFacts(
-            site=decision.site,
-            chosen=decision.pass_name,
-            latency=decision.latency.seconds,
-            uncertainty=decision.latency.uncertainty,
-            error=decision.error,
-            reason=decision.reason,
-            followed=spec in decision.kernels,
-        )
-        for decision, spec in found
-    )
 
 
 def _layer_data(layer: Layer) -> dict[str, Any]:

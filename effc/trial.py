@@ -18,10 +18,11 @@ from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site, sites_of
 from effc.kernel_clock import KernelClock
-from effc.metrics import UserMetric, metric_of
+from effc.metrics import Error, UserMetric, measured
 
-#: Runs of the first batch in which kernels are timed, after as many that are not.
-_ROUNDS = 7
+#: Runs of the first batch in which kernels are timed, after as many that are not; how often so many more, while times are unclear; and the
+#: share of all time that may be unclear.
+_ROUNDS, _MORE, _UNCLEAR = 7, 4, 0.1
 
 
 @dataclass(frozen=True)
@@ -54,36 +55,44 @@ class Trial:
         return Compiled(call, recording, clock, tuple(sites_of(recording.programs)))
 
     def time(self, *compiled: Compiled) -> None:
-        """Time the kernels of all, in turn, on the first batch."""
-        for timed in (False, True):
+        """Time the kernels of all, in turn, on the first batch; longer on a machine that does other things."""
+        for _ in range(_ROUNDS):
+            for one in compiled:
+                self.run(one.call, 0)
+        for _ in range(1 + _MORE):
             for _ in range(_ROUNDS):
                 for one in compiled:
-                    if timed:
-                        with one.clock.running():
-                            self.run(one.call, 0)
-                    else:
+                    with one.clock.running():
                         self.run(one.call, 0)
+            if all(map(_is_clear, compiled)):
+                break
 
     def seconds(self, *compiled: Compiled) -> list[float]:
-        """Of a whole call of each on the first batch, in turn: the least of some rounds."""
-        found = [float("inf")] * len(compiled)
-        for _ in range(2 * _ROUNDS):
-            for number, one in enumerate(compiled):
-                args, kwargs = cloned(self.calibration.batches[0])
-                with torch.no_grad():
-                    started = time.perf_counter()
-                    one.call(*args, **kwargs)
-                    found[number] = min(found[number], time.perf_counter() - started)
+        """Of one whole call of each on the first batch, one after the other."""
+        found = []
+        for one in compiled:
+            args, kwargs = cloned(self.calibration.batches[0])
+            with torch.no_grad():
+                started = time.perf_counter()
+                one.call(*args, **kwargs)
+                found.append(time.perf_counter() - started)
         return found
 
-    def error(self, call: Callable[..., Any], metric: str | UserMetric) -> float:
-        """The metric of the whole model, over all batches."""
+    def error(self, call: Callable[..., Any], metric: str | UserMetric) -> Error:
+        """By the metric of the whole model, over all batches."""
         outputs = [self.run(call, number) for number in range(len(self.calibration.batches))]
         batches = [args if not kwargs else (*args, *kwargs.values()) for args, kwargs in self.calibration.batches]
-        return metric_of(metric)(self.calibration.outputs, outputs, batches)
+        return measured(metric, self.calibration.outputs, outputs, batches)
 
     def run(self, call: Callable[..., Any], number: int) -> Any:
         """The outputs for a batch."""
         args, kwargs = cloned(self.calibration.batches[number])
         with torch.no_grad():
             return call(*args, **kwargs)
+
+
+def _is_clear(compiled: Compiled) -> bool:
+    """Whether the times of most kernels, by the time that they take, are known well."""
+    latencies = compiled.latencies()
+    unclear = sum(min(latency.uncertainty, 1.0) * latency.seconds for latency in latencies)
+    return unclear <= _UNCLEAR * sum(latency.seconds for latency in latencies)

@@ -17,14 +17,12 @@ import effc
 from effc.compiler.capture import record
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir import plan as ir
-from effc.compiler.ir.candidate import Candidate, Latency, dense
-from effc.compiler.ir.expr import const, var
-from effc.compiler.ir.plan import Decision
+from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.site import Site, sites_of
-from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
-from effc.costmodel.planner import Goal, Planner
+from effc.costmodel.neighbours import Link, links
 from effc.planning import host_alternatives
 from effc.plans import Plan, plan_of
+from effc.trial import Trial
 
 
 class Net(nn.Module):
@@ -100,7 +98,7 @@ def test_a_plan_is_exact_verified_and_says_why(planned: tuple[Net, effc.Calibrat
     assert plan.exact
     assert plan.measured is not None
     assert plan.measured < 1e-5
-    assert (plan.calibration, plan.metric, plan.budget) == (calibration.digest, "relative_l2", 0.01)
+    assert (plan.calibration, plan.metric, plan.budgets) == (calibration.digest, "relative_l2", Budgets(0.01))
     assert {d.pass_name for d in plan.decisions} == {"dense"}
     assert all("the only candidate" in d.reason and d.latency.seconds > 0 for d in plan.decisions)
     fast = compiled_with(model, plan=plan)
@@ -275,8 +273,8 @@ def test_a_plan_in_a_file(planned: tuple[Net, effc.Calibration, Plan], tmp_path:
     ("edit", "text"),
     [
         (lambda data: data[: len(data) // 2], "is damaged: its header cannot be read"),
-        (lambda data: data.replace(b'"budget": 0.01', b'"budget": 0.05'[:14]), "was edited or damaged"),
-        (lambda data: data.replace(b"plan 4", b"plan 1"), "holds 'plan 1', where 'plan 4' is expected"),
+        (lambda data: data.replace(b'"accuracy": 0.01', b'"accuracy": 0.05'), "was edited or damaged"),
+        (lambda data: data.replace(b"plan 5", b"plan 1"), "holds 'plan 1', where 'plan 5' is expected"),
         (lambda data: b"", "cannot be read"),
         (lambda data: b'{"format": "effc plan 1"}', "was not written by this version of effc"),
     ],
@@ -296,91 +294,72 @@ def test_a_plan_that_is_not_there(tmp_path: Path) -> None:
         effc.Options(plan=tmp_path / "none.json")
 
 
-# -- the planner, on candidates of its own making --------------------------------------------------------------
-SECONDS = {"small": 1.0, "half": 0.5, "tiny": 0.1, "unsure": 0.95, "whole": 1.0}
-
-
-def fake_site(name: str) -> Site:
-    copy = (Instr("load", (), "f32", (("address", var("d0")), ("operand", 0))),
-            Instr("store", (0,), "", (("address", var("d0")), ("operand", 1))))  # fmt: skip
-    operands = (Operand("f32", "read", const(8)), Operand("f32", "write", const(8)))
-    return Site(name, "copy", "", (), KernelSpec("loops", (Dim(const(8)),), operands, copy), (), 0, 64)
-
-
-def candidate(site: Site, name: str, error: float) -> Candidate:
-    spec = replace(site.spec, attributes=(("name", name),))
-    return Candidate(name, ((spec,),), (site.symbols,), error=error)
-
-
-def price(spec: Any, symbols: Any) -> Latency:
-    return Latency(SECONDS[spec.get("name", "whole")], 0.1)
-
-
-def goal(budget: float, errors: Callable[[ir.Plan], float]) -> Goal:
-    return Goal("m", "c", "h", "relative_l2", budget, errors)
-
-
-def total_error(plan: ir.Plan) -> float:
-    return float(sum(d.error**2 for d in plan.decisions) ** 0.5)
-
-
-def choices(plan: ir.Plan) -> list[str]:
-    return [d.pass_name for d in plan.decisions]
-
-
-@pytest.fixture(scope="module")
-def two_sites() -> tuple[list[Site], dict[str, list[Candidate]]]:
-    found = [fake_site("a"), fake_site("b")]
-    offered = {s.name: [dense(s), candidate(s, "half", 0.01), candidate(s, "tiny", 0.05)] for s in found}
-    return found, offered
-
-
-def test_the_budget_is_spent_where_it_saves_most(two_sites: tuple[list[Site], dict[str, list[Candidate]]]) -> None:
-    planner = Planner(price)
-    assert choices(planner.plan(*two_sites, goal(0.0, total_error))) == ["dense", "dense"]
-    assert choices(planner.plan(*two_sites, goal(0.015, total_error))) == ["half", "half"]
-    assert choices(planner.plan(*two_sites, goal(0.012, total_error))) == ["half", "dense"]
-    assert sorted(choices(planner.plan(*two_sites, goal(0.055, total_error)))) == ["half", "tiny"]
-    assert choices(planner.plan(*two_sites, goal(0.1, total_error))) == ["tiny", "tiny"]
-
-
-def test_the_whole_model_decides(two_sites: tuple[list[Site], dict[str, list[Candidate]]]) -> None:
-    plan = Planner(price).plan(*two_sites, goal(0.1, lambda p: 5 * total_error(p)))
-    assert plan.measured is not None
-    assert plan.measured <= 0.1
-    assert choices(plan) == ["half", "half"]
-    assert plan.notes[0].startswith("tightened")
-    for never in (float("nan"), float("inf"), 1.0):
-        kept = Planner(price).plan(*two_sites, goal(0.1, lambda p, e=never: 0.0 if p.exact else e))  # type: ignore[misc]
-        assert choices(kept) == ["dense", "dense"]
-
-
-def test_what_is_not_surely_faster_is_not_taken() -> None:
-    site = fake_site("a")
-    offered = {"a": [dense(site), candidate(site, "unsure", 0.0)]}
-    plan = Planner(price).plan([site], offered, goal(1.0, total_error))
-    assert choices(plan) == ["dense"]
-    assert plan.decisions[0].reason == "none of 1 other candidates is surely faster"
-
-
-def test_the_best_of_a_candidates_schedules_is_chosen() -> None:
-    site = fake_site("a")
-    slow, fast = (replace(site.spec, schedule=Schedule((("mr", i),))) for i in (1, 2))
-
-    def by_schedule(spec: Any, symbols: Any) -> Latency:
-        return Latency(1.0 / spec.schedule["mr"])
-
-    plan = Planner(by_schedule).plan(
-        [site], {"a": [Candidate("dense", ((slow, fast),), ((),))]}, goal(0.0, total_error)
-    )
-    (decision,) = plan.decisions
-    assert decision.kernels == (fast,)
-    assert decision.changed
-    assert plan.schedules() == {fast.key(): fast.schedule}
-
-
 def test_a_plan_of_no_decisions_is_a_plan() -> None:
-    empty = plan_of(ir.Plan("m", "c", Target.host().key, "kl", 0.0, 0.0, ()))
+    empty = plan_of(ir.Plan("m", "c", Target.host().key, "kl", Budgets(0.0), 0.0, ()))
     assert ir.Plan.from_json(json.loads(json.dumps(empty.to_json()))) == empty
     assert isinstance(empty.decisions, tuple)
-    assert not any(isinstance(d, Decision) for d in empty.decisions)
+
+
+# -- other budgets ----------------------------------------------------------------------------------------------------
+def test_the_least_error_within_a_size() -> None:
+    model, x = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)).eval(), torch.randn(8, 64)
+    calibration = effc.calibrate(model, [x])
+    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    only = {"passes": {"low_rank": False, "sparsity": False, "quantize": {"weights": "int8"}}}
+    plan = effc.plan(model, calibration, size_budget_mb=0.7 * whole / 1e6, options=only)
+    assert plan.size is not None
+    assert plan.size <= 0.7 * whole
+    assert plan.weights
+    assert plan.measured is not None
+    with torch.no_grad():
+        found, expected = compiled_with(model, plan=plan)(x), model(x)
+        assert float((found - expected).norm() / expected.norm()) == pytest.approx(plan.measured, rel=0.01)
+    roomy = effc.plan(model, calibration, size_budget_mb=whole / 1e6, options=only)
+    assert not roomy.weights
+    assert roomy.size == whole
+    with pytest.raises(effc.BudgetError, match=r"no plan keeps least relative_l2, size <= 0\.001 MB: the weights take"):
+        effc.plan(model, calibration, size_budget_mb=0.001, options=only)
+
+
+def test_a_latency_that_holds_as_it_is_and_one_that_nothing_reaches(
+    planned: tuple[Net, effc.Calibration, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calibration, _ = planned
+    monkeypatch.setattr(Trial, "seconds", lambda trial, *compiled: [0.002 for _ in compiled])
+    assert effc.plan(model, calibration, latency_budget_ms=2.0).exact
+    with pytest.raises(effc.BudgetError, match="latency <= 1 ms: of the nearest that was found, its call takes 2 ms"):
+        effc.plan(model, calibration, latency_budget_ms=1.0)
+
+
+@pytest.mark.parametrize("name", ["latency_budget_ms", "size_budget_mb"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "1 ms"])
+def test_what_is_no_budget(planned: tuple[Net, effc.Calibration, Plan], name: str, value: Any) -> None:
+    with pytest.raises(effc.OptionError, match=f"option '{name}' is .*: expected a number above 0"):
+        effc.plan(*planned[:2], **{name: value})
+
+
+@pytest.mark.parametrize("name", ["latency_budget_ms", "size_budget_mb", "autotune"])
+def test_budgets_without_a_plan_say_where_they_belong(name: str) -> None:
+    with pytest.raises(effc.OptionError, match=rf"'{name}' is an argument of effc\.plan: call effc\.plan"):
+        effc.Options(**{name: 5})
+
+
+class Chain(nn.Module):
+    """Two convolutions, the second of which reads a padded buffer that the first writes into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.two(torch.relu(self.one(x)))
+        return y
+
+
+def test_neighbours_are_found_through_padding() -> None:
+    with torch.no_grad(), record() as recording:
+        torch.compile(Chain().eval(), backend="effc")(torch.randn(1, 16, 12, 12))
+    found = sites_of(recording.programs)
+    numbers = {site.param: n for n, site in enumerate(found) if site.param}
+    assert Link(numbers["one.weight"], numbers["two.weight"], 32 * 12 * 12) in links(recording.programs)
+    assert all(link.reader != numbers["one.weight"] for link in links(recording.programs))

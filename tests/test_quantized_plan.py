@@ -6,6 +6,7 @@ Times are not the machine's: kernels that read codes are said to be faster, so t
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,34 @@ def test_what_is_not_faster_as_a_whole_stays_exact(planned: Planned, monkeypatch
     assert plan.exact
     assert not plan.weights
     assert any("it stays exact" in note for note in plan.notes)
+
+
+def test_the_report_shows_every_candidate(planned: Planned, tmp_path: Path) -> None:
+    model, tokens, _, plan = planned
+    with torch.no_grad():
+        report = effc.explain(model, tokens, options={"plan": plan}, rounds=1)
+    data = json.loads(report.to_json())
+    assert data["plan"]["budgets"] == {"accuracy": 0.03, "latency": None, "size": None}
+    assert data["plan"]["measured"] == plan.measured
+    shown = {d["site"]: d for d in data["decisions"]}
+    made = {d.site: d for d in plan.decisions if d.pass_name == "quantize"}
+    assert made.keys() <= shown.keys()
+    for site, decision in made.items():
+        found = shown[site]
+        assert found["followed"]
+        assert found["measured"] > 0
+        assert found["latency"] == decision.latency.seconds
+        assert found["candidates"][0]["pass"] == "dense"
+        assert [c["verdict"] for c in found["candidates"]].count("chosen") == 1
+        assert all(c["verdict"] and c["measured"] for c in found["candidates"])
+    text = str(report)
+    report.to_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    for decision in made.values():
+        assert f"{decision.site}: {decision.chosen}, " in text
+        assert decision.chosen in page
+    assert "    not dense (" in text
+    assert "slower than the chosen one" in page
 
 
 def test_in_a_file(planned: Planned, tmp_path: Path) -> None:

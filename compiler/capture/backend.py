@@ -88,4 +88,8 @@ def builder(options: Options) -> Build:
     def make(text: str) -> Built:
         return build(text, options=code, cache=cache)
 
-    return make
+    if options.trace is None:
+        return make
+    from effc.tracing import traced
+
+    return traced(make, options)

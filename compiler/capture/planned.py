@@ -13,9 +13,13 @@ from effc.compiler.ir.program import Program
 
 def check_kind(options: Options, kind: str) -> None:
     """OptionError where gradients are taken through a model that may be changed."""
-    budget = options.plan.budget if options.plan is not None and not options.plan.exact else options.accuracy_budget
+    plan = options.plan if options.plan is not None and not options.plan.exact else None
     passes = ", ".join(type(c).name for c in options.compressions())
-    what = f"an accuracy budget of {budget:g}" if budget > 0 else f"the rewrite {passes}" if passes else ""
+    what = f"the rewrite {passes}" if passes else ""
+    if plan is not None:
+        what = f"a plan for {plan.budgets.describe(plan.metric)}"
+    elif options.accuracy_budget:
+        what = f"an accuracy budget of {options.accuracy_budget:g}"
     if kind != "inference" and what:
         raise OptionError(
             f"{what} and gradients exclude each other, because training uses the weights in place and is always exact: call the "

@@ -40,6 +40,7 @@ class Candidate:
     """``kernels`` run in order in the site's place, each given by its alternatives: the same kernel under other schedules,
     the template's own choice first. ``error``: estimated relative L2 error that it adds to the site's result; 0 is exact.
     ``symbols``: for each kernel the values of its symbols. ``latency``: measured; None where a price must serve.
+    ``saved``: bytes by which the weights that it reads are stored smaller.
     """
 
     pass_name: str
@@ -48,6 +49,7 @@ class Candidate:
     options: tuple[tuple[str, Any], ...] = ()
     error: float = 0.0
     latency: Latency | None = None
+    saved: int = 0
 
     @property
     def exact(self) -> bool:

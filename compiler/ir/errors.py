@@ -11,6 +11,10 @@ class OptionError(EffcError, ValueError):
     """An unknown option, or a value that an option does not take."""
 
 
+class BudgetError(EffcError):
+    """No plan keeps the budgets that were asked for; the text says what is nearest."""
+
+
 class UnsupportedError(EffcError):
     """A graph holds something that effc does not compile (ATen runs it, unless ``fallback="error"``)."""
 

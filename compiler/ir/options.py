@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from effc.compiler.ir.budgets import budget
 from effc.compiler.ir.compression import Compression, compressions
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.plan import METRICS, Plan
@@ -24,8 +25,11 @@ PassChoice = bool | tuple[tuple[str, Any], ...]
 UNAVAILABLE: Mapping[str, str] = {
     "cost_model": "choosing rewrites by a cost model",
     "release_weights": "releasing the original weights",
-    "trace": "writing traces",
 }
+
+
+#: Arguments of ``effc.plan`` that mean nothing without it.
+OF_PLAN = ("latency_budget_ms", "size_budget_mb", "autotune")
 
 
 @dataclass(frozen=True, init=False)
@@ -38,6 +42,7 @@ class Options:
     passes: by name, ``False`` or ``{option: value}``; stored as sorted pairs.
     cache_dir: where compiled programs are kept; None: the user's cache directory.
     plan: a ``Plan``, or the path of a saved one; it brings its budget and metric.
+    trace: a folder to which the model's runs add the times of its kernels, for training a cost model.
     accuracy_budget, metric: without a plan; the metric is a name or a callable ``(reference_outputs, outputs, batch) -> float``.
     """
 
@@ -46,6 +51,7 @@ class Options:
     target: str | None
     passes: tuple[tuple[str, PassChoice], ...]
     cache_dir: str | None
+    trace: str | None
     plan: Plan | None
     accuracy_budget: float
     metric: str | Callable[..., float]
@@ -109,6 +115,7 @@ class Options:
             "check": self.check,
             "target": self.target,
             "cache_dir": self.cache_dir,
+            "trace": self.trace,
             "passes": _plain(self.passes),
             "accuracy_budget": self.accuracy_budget,
             **planned,
@@ -125,6 +132,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 # -- reading of values ----------------------------------------------------------------------------------------------
 def _refusal(name: str) -> str:
+    if name in OF_PLAN:
+        return f"option '{name}' is an argument of effc.plan: call effc.plan(model, calibration, {name}=...), and give the plan as 'plan'"
     if name in UNAVAILABLE:
         return f"option '{name}': {UNAVAILABLE[name]} is not part of this version of effc; leave the option out"
     return f"unknown option '{name}': {suggest(name, _READ)}"
@@ -231,13 +240,6 @@ def _plan(value: Any) -> Plan | None:
     raise OptionError(f"option 'plan' is {value!r}: expected what effc.plan returns, or the path of a saved plan")
 
 
-def budget(value: Any) -> float:
-    """A number of a metric's unit, at least 0; OptionError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise OptionError(f"option 'accuracy_budget' is {value!r}: expected a number of at least 0, such as 0.01")
-    return float(value)
-
-
 def metric(value: Any) -> str | Callable[..., float]:
     """A metric's name, or the user's own; OptionError for anything else."""
     if callable(value):
@@ -258,6 +260,7 @@ _READ: Mapping[str, tuple[Callable[[Any], Any], Any]] = {
     "target": (_choice("target", "cpu", None), None),
     "passes": (_passes, ()),
     "cache_dir": (_directory("cache_dir"), None),
+    "trace": (_directory("trace"), None),
     "plan": (_plan, None),
     "accuracy_budget": (budget, 0.0),
     "metric": (metric, METRICS[0]),

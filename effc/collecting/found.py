@@ -33,18 +33,17 @@ class Found:
 
 def kernels(model: Callable[..., Any], inputs: tuple[Any, ...], options: Options) -> list[Found]:
     """Those that ``model(*inputs)`` calls, each computation once. Whatever effc raises for the model is raised."""
-    catcher = _Catcher()
-    call = compiled_apart(model, options, catcher.builder)
-    with torch.no_grad(), catcher.running():
+    clock, catcher = KernelClock(), Catcher()
+    call = compiled_apart(model, options, clock.builder)
+    with torch.no_grad(), clock.running(catcher):
         call(*inputs)
     return list(catcher.found.values())
 
 
-class _Catcher(KernelClock):
-    """Looks at the operands of each call instead of timing it."""
+class Catcher:
+    """Looks at the operands of each call of a stepwise run. ``found``: by computation and the values of its symbols."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.found: dict[tuple[str, tuple[int, ...]], Found] = {}
         self._digests: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""This machine as a bench: compiles subjects, lays out memory for their kernels, and times schedules against each other."""
+"""This machine as a bench: compiles subjects, and times the schedules of their kernels against each other."""
 
 from __future__ import annotations
 
@@ -12,34 +12,25 @@ import torch
 from effc.collecting import code_facts, windows
 from effc.collecting.collector import Request
 from effc.collecting.found import Found, kernels
-from effc.collecting.native import Cursor, Timed
-from effc.collecting.operands import Store
-from effc.collecting.reference import reference
 from effc.collecting.shapes import Subject
+from effc.collecting.timer import KernelTimer
 from effc.collecting.windows import TooNoisy
-from effc.compiler.build import objects
-from effc.compiler.codegen.cpu import schedules
-from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
-from effc.compiler.toolchain import toolchain
 from effc.costmodel.traces import Code, Timing, Trace
 from effc.runtime.cache import Cache
-from effc.runtime.elf import load
 from effc.speed import host_hardware
 
 
 class HostBench:
-    """This machine. Measures by `windows.measure`, one kernel's schedules against each other."""
+    """This machine."""
 
     def __init__(self, request: Request, plan: windows.Plan = windows.USUAL) -> None:
         code_facts.disassembler()  # what is missing is told now, not at the first kernel
         self._options = Options(cache_dir=request.cache_dir, fallback="eager")
-        self._cache, self._target, self._plan = Cache(request.cache_dir), Target.host(), plan
-        self.hardware = host_hardware(self._cache)
-        self._store = Store(self.hardware, request.seed)
-        self._references = {threads: reference(self._cache, threads) for threads in request.threads}
+        cache = Cache(request.cache_dir)
+        self.hardware = host_hardware(cache)
+        self._timer = KernelTimer(self.hardware, cache, request.seed, plan)
 
     def kernels(self, subject: Subject) -> list[Found]:
         torch._dynamo.reset()
@@ -47,26 +38,13 @@ class HostBench:
         return kernels(model, inputs, self._options)
 
     def alternatives(self, spec: KernelSpec) -> list[KernelSpec]:
-        """Those whose weights can be laid out without the model: where zeros are left out, only the schedule that the model runs."""
-        try:
-            found = schedules.alternatives(spec, self._target)
-        except EffcError:
-            return [spec]
-        return [spec, *(s for s in found if s.schedule != spec.schedule and not s.schedule.get("sparse"))]
+        return self._timer.alternatives(spec)
 
     def traces(
         self, subject: Subject, found: Found, chosen: Sequence[KernelSpec], threads: int
     ) -> list[Trace | TooNoisy]:
-        code, _ = objects({s.digest(): s for s in chosen}, self._target, self._cache, toolchain())
-        seen, cursor = found.seen, Cursor()
-        memory = self._store.activations(found.spec, found.symbols, seen)
-        rivals = []
-        for spec in chosen:
-            known = seen if spec.schedule == found.spec.schedule else {}
-            placed = {**{i: [t] for i, t in memory.items()}, **self._store.scheduled(spec, found.symbols, known)}
-            operands = [placed[i] for i in range(len(spec.operands))]
-            rivals.append(Timed(load(code[spec.digest()]), spec, operands, found.symbols, threads, cursor))
-        timings = windows.measure([r.run for r in rivals], self._references[threads], self._plan)
+        code = self._timer.code(chosen)
+        timings = self._timer.timings(found, chosen, threads)
         when = datetime.now(UTC)
         return [
             timing

@@ -1,0 +1,65 @@
+"""Rivals timed in turn: what one takes over another, with an interval that other work on the machine widens and does not move."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import comb
+
+#: Rounds after which a verdict is looked for, and after which there is none.
+_FIRST, _MOST = 15, 45
+#: That the interval of a median holds the true one.
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Of a median: ``low`` to ``high`` hold the true one with a confidence of 95 % at least."""
+
+    low: float
+    median: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Interval:
+        """By order statistics, whatever the distribution (David, Nagaraja: "Order Statistics", 2003, 7.1); of fewer than six values,
+        their range.
+        """
+        ordered, count = sorted(values), len(values)
+        outside, rank = (
+            2 * 0.5**count,
+            0,
+        )  # of the interval from the value of this rank to the one of the same rank from above
+        while rank + 1 < count - rank - 1:
+            outside += 2 * comb(count, rank + 1) * 0.5**count
+            if outside > 1 - _CONFIDENCE:
+                break
+            rank += 1
+        return Interval(ordered[rank], statistics.median(ordered), ordered[count - 1 - rank])
+
+
+@dataclass(frozen=True)
+class Turns:
+    """``rounds``: seconds of each rival, one after the other, in each round."""
+
+    rounds: tuple[tuple[float, ...], ...]
+
+    def median(self, rival: int) -> float:
+        """Seconds."""
+        return statistics.median(r[rival] for r in self.rounds)
+
+    def ratio(self, one: int, other: int) -> Interval:
+        """How many times as long ``one`` takes as ``other``, by the ratios within rounds."""
+        return Interval.of([r[one] / r[other] for r in self.rounds])
+
+
+def in_turn(seconds: Callable[[], Sequence[float]], settled: Callable[[Turns], bool]) -> Turns:
+    """Rounds, each ``seconds()`` of all rivals, until ``settled`` by what there is or there are enough; the first one warms up."""
+    seconds()
+    rounds: list[tuple[float, ...]] = []
+    while len(rounds) < _MOST:
+        rounds.append(tuple(seconds()))
+        if len(rounds) >= _FIRST and len(rounds) % 5 == 0 and settled(Turns(tuple(rounds))):
+            break
+    return Turns(tuple(rounds))

@@ -1,0 +1,256 @@
+"""The planner, on candidates of its own making: what it chooses, within which budgets, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import effc
+from effc.compiler.ir import plan as ir
+from effc.compiler.ir.budgets import Budgets
+from effc.compiler.ir.candidate import Candidate, Latency, dense
+from effc.compiler.ir.expr import const, var
+from effc.compiler.ir.site import Site
+from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
+from effc.costmodel.hardware import Hardware, Speed
+from effc.costmodel.neighbours import Link
+from effc.costmodel.planner import Goal, Planner, Verified
+
+#: Sites, and the candidates of each.
+Offered = tuple[list[Site], dict[str, list[Candidate]]]
+SECONDS = {"slow": 1.2, "less": 0.45, "broken": 0.1, "half": 0.5, "tiny": 0.1, "unsure": 0.95, "whole": 1.0}
+
+
+def fake_site(name: str) -> Site:
+    copy = (Instr("load", (), "f32", (("address", var("d0")), ("operand", 0))),
+            Instr("store", (0,), "", (("address", var("d0")), ("operand", 1))))  # fmt: skip
+    operands = (Operand("f32", "read", const(8)), Operand("f32", "write", const(8)))
+    return Site(name, "copy", "", (), KernelSpec("loops", (Dim(const(8)),), operands, copy), (), 0, 64)
+
+
+def candidate(site: Site, name: str, error: float, saved: int = 0) -> Candidate:
+    spec = replace(site.spec, attributes=(("name", name),))
+    return Candidate(name, ((spec,),), (site.symbols,), error=error, saved=saved)
+
+
+def price(spec: Any, symbols: Any) -> Latency:
+    return Latency(SECONDS[spec.get("name", "whole")], 0.1)
+
+
+def goal(
+    budget: float | None = None,
+    errors: Callable[[ir.Plan], float] | None = None,
+    *,
+    latency: float | None = None,
+    size: int | None = None,
+    slower: float = 1.0,
+) -> Goal:
+    """Of a model that weighs 100 bytes and takes a second beside its sites; really ``slower`` times what is predicted of these."""
+
+    def verify(plan: ir.Plan) -> Verified:
+        return Verified((errors or total_error)(plan), 1.0 + slower * plan.latency.seconds)
+
+    return Goal("m", "c", "h", "relative_l2", Budgets(budget, latency, size), verify, seconds=3.0, size=100)
+
+
+def total_error(plan: ir.Plan) -> float:
+    return float(sum(d.error**2 for d in plan.decisions) ** 0.5)
+
+
+def choices(plan: ir.Plan) -> list[str]:
+    return [d.pass_name for d in plan.decisions]
+
+
+@pytest.fixture(scope="module")
+def two_sites() -> Offered:
+    found = [fake_site("a"), fake_site("b")]
+    offered = {s.name: [dense(s), candidate(s, "half", 0.01), candidate(s, "tiny", 0.05)] for s in found}
+    return found, offered
+
+
+def test_the_budget_is_spent_where_it_saves_most(two_sites: Offered) -> None:
+    planner = Planner(price)
+    assert choices(planner.plan(*two_sites, goal(0.0, total_error))) == ["dense", "dense"]
+    assert choices(planner.plan(*two_sites, goal(0.015, total_error))) == ["half", "half"]
+    assert sorted(choices(planner.plan(*two_sites, goal(0.012, total_error)))) == ["dense", "half"]
+    assert sorted(choices(planner.plan(*two_sites, goal(0.055, total_error)))) == ["half", "tiny"]
+    assert choices(planner.plan(*two_sites, goal(0.1, total_error))) == ["tiny", "tiny"]
+
+
+def test_the_whole_model_decides(two_sites: Offered) -> None:
+    plan = Planner(price).plan(*two_sites, goal(0.1, lambda p: 5 * total_error(p)))
+    assert plan.measured is not None
+    assert plan.measured <= 0.1
+    assert choices(plan) == ["half", "half"]
+    assert plan.notes[0].startswith("tightened")
+    for never in (float("nan"), float("inf"), 1.0):
+        kept = Planner(price).plan(*two_sites, goal(0.1, lambda p, e=never: 0.0 if p.exact else e))  # type: ignore[misc]
+        assert choices(kept) == ["dense", "dense"]
+
+
+def test_what_is_not_surely_faster_is_not_taken() -> None:
+    site = fake_site("a")
+    offered = {"a": [dense(site), candidate(site, "unsure", 0.0)]}
+    plan = Planner(price).plan([site], offered, goal(1.0, total_error))
+    assert choices(plan) == ["dense"]
+    assert plan.decisions[0].reason == "none of 1 other candidates is surely faster"
+
+
+def test_the_best_of_a_candidates_schedules_is_chosen() -> None:
+    site = fake_site("a")
+    slow, fast = (replace(site.spec, schedule=Schedule((("mr", i),))) for i in (1, 2))
+
+    def by_schedule(spec: Any, symbols: Any) -> Latency:
+        return Latency(1.0 / spec.schedule["mr"])
+
+    plan = Planner(by_schedule).plan(
+        [site], {"a": [Candidate("dense", ((slow, fast),), ((),))]}, goal(0.0, total_error)
+    )
+    (decision,) = plan.decisions
+    assert decision.kernels == (fast,)
+    assert decision.changed
+    assert plan.schedules() == {fast.key(): fast.schedule}
+
+
+# -- budgets ----------------------------------------------------------------------------------------------------------
+def test_the_choice_is_the_best_where_taking_the_best_step_first_is_not() -> None:
+    """``half`` saves more for its error, but leaves no room for ``less``, which saves more."""
+    found = [fake_site("a"), fake_site("b")]
+    offered = {
+        site.name: [dense(site), candidate(site, name, error)]
+        for site, name, error in zip(found, ("half", "less"), (0.01, 0.012), strict=True)
+    }
+    assert choices(Planner(price).plan(found, offered, goal(0.013))) == ["dense", "less"]
+
+
+def test_the_least_error_within_a_latency(two_sites: Offered) -> None:
+    """As it is, a call takes 3 seconds: one beside the sites, and one at each."""
+    planner = Planner(price)
+    for latency, expected in (
+        (3.0, ["dense", "dense"]),
+        (2.5, ["dense", "half"]),
+        (2.0, ["half", "half"]),
+        (1.2, ["tiny", "tiny"]),
+    ):
+        plan = planner.plan(*two_sites, goal(latency=latency))
+        assert sorted(choices(plan)) == expected
+        assert plan.budgets.describe("kl") == f"least kl, latency <= {1e3 * latency:g} ms"
+
+
+def test_a_latency_is_measured_and_less_is_allowed_until_it_holds(two_sites: Offered) -> None:
+    """Every site takes 1.3 times as long as predicted, so the first plan is too slow."""
+    plan = Planner(price).plan(*two_sites, goal(latency=2.0, slower=1.3))
+    assert sorted(choices(plan)) == ["half", "tiny"]
+    assert plan.notes[0].startswith("tightened")
+
+
+def test_a_latency_out_of_reach_says_what_is_reached(two_sites: Offered) -> None:
+    with pytest.raises(
+        effc.BudgetError, match=r"latency <= 1100 ms: of the nearest that was found, its call takes 1200 ms"
+    ):
+        Planner(price).plan(*two_sites, goal(latency=1.1))
+
+
+def test_a_latency_and_an_error_that_exclude_each_other(two_sites: Offered) -> None:
+    assert choices(Planner(price).plan(*two_sites, goal(0.08, latency=1.2))) == ["tiny", "tiny"]
+    with pytest.raises(
+        effc.BudgetError, match=r"relative_l2 <= 0\.06, latency <= 1200 ms: .* its relative_l2 is 0\.0707"
+    ):
+        Planner(price).plan(*two_sites, goal(0.06, latency=1.2))
+
+
+@pytest.fixture
+def sizes() -> Offered:
+    """``slow`` takes longer than dense and saves most."""
+    found = [fake_site("a"), fake_site("b")]
+    offered = {
+        s.name: [
+            dense(s),
+            candidate(s, "half", 0.02, 20),
+            candidate(s, "tiny", 0.05, 10),
+            candidate(s, "slow", 0.01, 30),
+        ]
+        for s in found
+    }
+    return found, offered
+
+
+def test_the_least_error_within_a_size(sizes: Offered) -> None:
+    planner = Planner(price)
+    for size, expected in ((100, ["dense", "dense"]), (75, ["dense", "slow"]), (45, ["slow", "slow"])):
+        plan = planner.plan(*sizes, goal(size=size))
+        assert sorted(choices(plan)) == expected
+        assert plan.size is not None
+        assert plan.size <= size
+
+
+def test_the_least_latency_within_a_size_and_an_error(sizes: Offered) -> None:
+    planner = Planner(price)
+    assert sorted(choices(planner.plan(*sizes, goal(0.1, size=70)))) == ["half", "tiny"]
+    assert sorted(choices(planner.plan(*sizes, goal(0.03, size=60)))) == ["half", "half"]
+    assert sorted(choices(planner.plan(*sizes, goal(0.03, size=50)))) == ["half", "slow"]
+
+
+def test_a_size_out_of_reach_says_the_smallest(sizes: Offered) -> None:
+    with pytest.raises(effc.BudgetError, match=r"0\.0001 MB, and 4e-05 MB with every weight in the smallest form"):
+        Planner(price).plan(*sizes, goal(size=39))
+    with pytest.raises(
+        effc.BudgetError, match=r"relative_l2 <= 0\.01, size <= 4e-05 MB: .* its relative_l2 is 0\.0141"
+    ):
+        Planner(price).plan(*sizes, goal(0.01, size=40))
+
+
+def test_outputs_that_are_not_finite_are_no_plan(sizes: Offered) -> None:
+    with pytest.raises(effc.BudgetError, match="its relative_l2 is nan"):
+        Planner(price).plan(*sizes, goal(None, lambda p: float("nan"), size=50))
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+def test_an_unsure_price_leaves_the_templates_own_schedule() -> None:
+    site = fake_site("a")
+    own, other = (replace(site.spec, schedule=Schedule((("mr", i),))) for i in (1, 2))
+    for uncertainty, expected in ((0.1, other), (0.5, own)):
+        planner = Planner(lambda spec, symbols, u=uncertainty: Latency(1.0 / spec.schedule["mr"], u))  # type: ignore[misc]
+        plan = planner.plan([site], {"a": [Candidate("dense", ((own, other),), ((),))]}, goal(0.0))
+        assert plan.decisions[0].kernels == (expected,)
+
+
+# -- neighbours -------------------------------------------------------------------------------------------------------
+SLOW = Hardware("h", "cpu", (), 64, 1, 0, 0, 0, Speed(1.0, 10.0), Speed(1.0, 10.0), (1.0, 1.0, 1.0), True)
+
+
+def test_a_result_that_is_held_narrower_than_its_reader_takes_it_costs_time() -> None:
+    """``codes`` saves 0.9 s at the writer, but a reader of floats makes it write 24 bytes more, at 10 a second."""
+    writer, reader = fake_site("a"), fake_site("b")
+    spec = replace(writer.spec, operands=(writer.spec.operands[0], Operand("i8", "write", const(8))))
+    codes = Candidate("codes", ((spec,),), ((),), error=0.001, latency=Latency(0.1))
+    offered = {"a": [replace(dense(writer), latency=Latency(1.0)), codes], "b": [dense(reader)]}
+    alone = Planner(price).plan([writer, reader], offered, goal(0.1), [Link(0, 1, 8)])
+    assert choices(alone) == ["codes", "dense"]
+    together = Planner(price, SLOW).plan([writer, reader], offered, goal(0.1), [Link(0, 1, 8)])
+    assert choices(together) == ["dense", "dense"]
+    assert choices(Planner(price, SLOW).plan([writer, reader], offered, goal(0.1), [Link(1, 0, 8)])) == [
+        "codes",
+        "dense",
+    ]
+
+
+# -- why --------------------------------------------------------------------------------------------------------------
+def test_every_candidate_has_a_verdict(sizes: Offered) -> None:
+    found, offered = sizes
+    offered["a"].append(candidate(found[0], "broken", float("inf")))
+    plan = Planner(price).plan(found, offered, goal(0.04))
+    (decision,) = [d for d in plan.decisions if d.site == "a"]
+    verdicts = {c.pass_name: c.verdict for c in decision.considered}
+    assert verdicts == {
+        "dense": "slower than the chosen one",
+        "half": "chosen",
+        "tiny": "its error is better spent elsewhere, or over the budget",
+        "slow": "not faster than dense",
+        "broken": "its outputs are not finite",
+    }
+    assert not any(c.measured for c in decision.considered)
+    assert ir.Plan.from_json(plan.to_json()) == plan
