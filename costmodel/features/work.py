@@ -33,6 +33,34 @@ _KINDS = (
 #: How an access moves: along which dimension its address takes steps of one element, or why along none.
 _WALKS = ("inner", "reduction", "outer", "strided", "broadcast", "gathered")
 
+#: Cycles of one vector, where two multiply-adds start in each; a function is a polynomial of some length, or an instruction.
+_CYCLES = {
+    "add": 0.5,
+    "multiply": 0.5,
+    "compare": 0.5,
+    "integer": 0.5,
+    "convert": 1.0,
+    "divide": 5.0,
+    "reduce": 0.75,
+    "decode": 1.0,
+}
+_OPS = {
+    "arith.truncf": 3.0,
+    "math.exp": 9.0,
+    "math.exp2": 8.0,
+    "math.erf": 11.0,
+    "math.tanh": 14.0,
+    "math.sqrt": 8.0,
+    "math.rsqrt": 10.0,
+}
+_FUNCTION, _SEARCH = 20.0, 6.0
+#: Of a vector of elements that are neighbours; of a tile that is transposed in registers; of elements that are picked up one by one.
+_LOAD, _STORE, _TURNED, _PICKED = 0.5, 1.0, 8.0, 28.0
+#: The same as the templates count when they ask for threads.
+_ASKED_MEMORY, _ASKED_TURNED, _ASKED_PICKED, _ASKED_HEAVY, _ASKED_DIVISION = 2.0, 6.0, 32.0, 15.0, 8.0
+#: How bad it is where stores, against loads, are not of neighbours.
+_STORES = 1.3
+
 _CHEAP_MATH = frozenset({"absf", "absi", "ceil", "floor", "copysign", "fma", "round", "roundeven", "trunc"})
 _FLOATS = ("f64", "f32", "bf16", "f16")
 
@@ -48,7 +76,7 @@ COLUMNS: tuple[str, ...] = (
     ),
     *("instructions", "symbolic"),
     *(f"log_{kind}" for kind in _KINDS),
-    "log_operations",
+    *("log_operations", "turned", "picked"),
     *(f"load_{walk}" for walk in _WALKS),
     *(f"store_{walk}" for walk in _WALKS),
     *("smallest_item", "largest_item", "computes_in_floats", "operands"),
@@ -58,7 +86,9 @@ COLUMNS: tuple[str, ...] = (
 @dataclass(frozen=True)
 class Work:
     """``counts`` of each kind of instruction, ``operations`` as the roofline counts them, ``accessed``: elements that each operand's loads
-    and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``values``: of the symbols.
+    and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``cycles``: of vectors of one element, without the factors of a product, as `_CYCLES`
+    counts; ``asked``: as the ``loops`` template counts them; ``order``: shares of what is moved that
+    is transposed in registers, and picked up one by one. ``values``: of the symbols.
     """
 
     spec: KernelSpec
@@ -68,6 +98,9 @@ class Work:
     operations: int
     accessed: tuple[int, ...]
     walks: tuple[Mapping[str, int], Mapping[str, int]]
+    cycles: float
+    asked: float
+    order: tuple[float, float]
 
     @staticmethod
     def of(spec: KernelSpec, values: Mapping[str, int]) -> Work:
@@ -76,6 +109,7 @@ class Work:
         counts: Counter[str] = Counter()
         walks = Counter[str](), Counter[str]()
         accessed = [0] * len(spec.operands)
+        cycles = asked = 0.0
         if spec.template == "attention":
             batch, heads, queries, keys, channels, out_channels = sizes
             points = batch * heads * queries * keys
@@ -85,15 +119,32 @@ class Work:
             counts.update(part.counts)
             walks[0].update(part.walks[0])
             walks[1].update(part.walks[1])
+            cycles, asked = cycles + part.cycles, asked + part.asked
             accessed = [a + b for a, b in zip(accessed, _padded(part.accessed, len(accessed)), strict=True)]
+        product = any(i.op == "contract" for i in spec.body)
+        outside = sum(d.kind == "parallel" for d in spec.dims) if product else len(sizes)
+        points_of = [prod(sizes[:level]) for level in range(len(sizes) + 1)]
+        accesses: list[_Access] = []
         for instr, level in zip(spec.body, spec.levels(), strict=True):
-            points = prod(sizes if instr.op in ("reduce", "contract") else sizes[:level])
+            points = points_of[-1 if instr.op in ("reduce", "contract") else level]
             operations += roofline.cost(instr) * points
-            counts[_kind(instr)] += points
+            kind = _kind(instr)
+            counts[kind] += points
+            inside = level > outside or instr.op == "contract"
             if instr.op in ("load", "store"):
                 accessed[instr["operand"]] += points
-                walks[instr.op == "store"][_walk(instr["address"], spec, values)] += points
-        return Work(spec, values, sizes, counts, operations, tuple(accessed), walks)
+                walk, along = _walk(instr["address"], spec, values)
+                walks[instr.op == "store"][walk] += points
+                if not inside:
+                    accesses.append(
+                        _Access(instr.op == "store", bool(instr.args[instr.op == "store" :]), points, walk, along)
+                    )
+            elif not inside:
+                each, heavy = _cost(instr, kind)
+                cycles, asked = cycles + each * points, asked + heavy * points
+        moved, counted, order = _moved(accesses)
+        found = tuple(accessed), walks, cycles + moved, asked + counted, order
+        return Work(spec, values, sizes, counts, operations, *found)
 
     def bytes_of(self, spec: KernelSpec) -> tuple[tuple[str, int, float], ...]:
         """``(role, bytes, how often each is accessed)`` of each operand of ``spec``, this kernel under any schedule. Of what is gathered
@@ -128,6 +179,7 @@ class Work:
             float(bool(spec.symbols)),
             *(float(self.counts.get(kind, 0)) for kind in _KINDS),
             float(self.operations),
+            *self.order,
             *(share(walks.get(w, 0), sum(walks.values())) for walks in self.walks for w in _WALKS),
             float(min(items, default=0)),
             float(max(items, default=0)),
@@ -153,20 +205,68 @@ def _kind(instr: Instr) -> str:
     return "add" if name.endswith("f") or dialect == "math" else "integer"
 
 
-def _walk(address: Expr, spec: KernelSpec, values: Mapping[str, int]) -> str:
-    """The first of `_WALKS` that fits an address."""
+def _cost(instr: Instr, kind: str) -> tuple[float, float]:
+    """Cycles of a vector of an instruction that computes, and as the template counts them."""
+    if kind in ("constant", "index", "check"):
+        return 0.0, 0.0
+    if kind == "math":
+        short = instr.op in ("math.sqrt", "math.rsqrt")
+        return _OPS.get(instr.op, _FUNCTION), _ASKED_DIVISION if short else _ASKED_HEAVY
+    if kind == "reduce" and instr["kind"].startswith("arg"):
+        return _SEARCH, 0.5
+    return _OPS.get(instr.op, _CYCLES.get(kind, 0.0)), _ASKED_DIVISION if kind == "divide" else 0.5
+
+
+@dataclass(frozen=True)
+class _Access:
+    """``along``: the dimension along which its elements are neighbours, -1 for none."""
+
+    store: bool
+    masked: bool
+    points: int
+    walk: str
+    along: int
+
+
+def _moved(accesses: Sequence[_Access]) -> tuple[float, float, tuple[float, float]]:
+    """Cycles of all loads and stores, for vectors along the dimension that most of them have neighbours along; as the template counts them;
+    and shares of those that are transposed, and picked up one by one.
+    """
+    weights: Counter[int] = Counter()
+    for access in accesses:
+        if access.along >= 0:
+            weights[access.along] += round(access.points * (_STORES if access.store else 1))
+    vectors = max(weights, key=lambda d: weights[d], default=-1)
+    total = asked = 0.0
+    turned = picked = every = 0
+    for access in accesses:
+        every += access.points
+        if access.along == vectors or access.walk == "broadcast":
+            each, counted = _STORE if access.store else _LOAD, _ASKED_MEMORY
+        elif access.along >= 0 and not access.masked and not access.store:
+            each, counted = _TURNED, _ASKED_TURNED
+            turned += access.points
+        else:
+            each, counted = _PICKED, _ASKED_PICKED
+            picked += access.points
+        total, asked = total + each * access.points, asked + counted * access.points
+    return total, asked, (share(turned, every), share(picked, every))
+
+
+def _walk(address: Expr, spec: KernelSpec, values: Mapping[str, int]) -> tuple[str, int]:
+    """The first of `_WALKS` that fits an address, and the dimension along which elements are neighbours, or -1."""
     moved: set[str] = set()
     gathered = False
     for name, step in steps(address, values):
         if name[0] == "v":
             gathered = True
         elif name[0] == "d" and step == 1:
-            return _along(int(name[1:]), spec)
+            return _along(int(name[1:]), spec), int(name[1:])
         elif name[0] == "d":
             moved.add(name)
     if gathered:
-        return "gathered"
-    return "strided" if moved else "broadcast"
+        return "gathered", -1
+    return "strided" if moved else "broadcast", -1
 
 
 def _along(dim: int, spec: KernelSpec) -> str:

@@ -1,0 +1,57 @@
+"""What a model predicts of a kernel, each by trees of its own: how LightGBM learns it, and what the trees' sums mean.
+
+A call's time is learned as the logarithm of its ratio to the counted one (`features.cycles`): so trees learn how far from the count kernels
+of a kind are, and sizes that no trace had scale as the count does. Facts of the code are learned as they are, sizes as logarithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effc.costmodel.model.dataset import CODE, Dataset
+
+Array = NDArray[np.float64]
+
+#: Quantiles of the latency's distribution, by the name of the target.
+QUANTILES = {"latency.low": 0.1, "latency.median": 0.5, "latency.high": 0.9}
+
+
+@dataclass(frozen=True)
+class Target:
+    """``parameters``: LightGBM's, beyond the usual; ``learned(data)``: a number of each record, NaN where there is none to learn from."""
+
+    parameters: Mapping[str, Any]
+    learned: Callable[[Dataset], Array]
+
+
+def _latency(data: Dataset) -> Array:
+    found: Array = np.log2(data.seconds / data.counted)
+    return found
+
+
+def _code(name: str) -> Callable[[Dataset], Array]:
+    return lambda data: data.code[:, CODE.index(name)]
+
+
+def _logarithm(name: str) -> Callable[[Dataset], Array]:
+    return lambda data: np.asarray(np.log2(_code(name)(data)))
+
+
+def _any(data: Dataset) -> Array:
+    spills = _code("spills")(data)
+    return np.where(np.isnan(spills), np.nan, spills > 0)
+
+
+#: By the name of the target; ``spills``: whether there is any.
+TARGETS: Mapping[str, Target] = {
+    **{name: Target({"objective": "quantile", "alpha": alpha}, _latency) for name, alpha in QUANTILES.items()},
+    "instructions": Target({"objective": "l1"}, _logarithm("instructions")),
+    "code_bytes": Target({"objective": "l1"}, _logarithm("code_bytes")),
+    "spills": Target({"objective": "binary"}, _any),
+    "vector_share": Target({"objective": "l1"}, _code("vector_share")),
+}

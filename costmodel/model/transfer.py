@@ -1,0 +1,94 @@
+"""Adapting a model to another machine by few records of it: more trees on top of those that it has, learned from what those get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effc.compiler.ir.errors import OptionError
+from effc.costmodel import features
+from effc.costmodel.model.dataset import Dataset
+from effc.costmodel.model.evaluation import Errors, errors
+from effc.costmodel.model.predictor import Predictor, widening
+from effc.costmodel.model.targets import TARGETS
+from effc.costmodel.model.training import library
+
+#: Records below which nothing is learned; and, of a target, that teach more than its level.
+FEWEST = 20
+_ROUNDS = 80
+_PARAMETERS = {
+    "num_leaves": 6,
+    "learning_rate": 0.1,
+    "min_data_in_leaf": 8,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 1.0,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+
+
+def sampled(data: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
+    """``count`` records, of as many kernels as there are and of each family alike, at random; and all records of kernels that are not among
+    them. OptionError: it asks for too few, or for more than there are.
+    """
+    if not FEWEST <= count <= len(data):
+        raise OptionError(f"--samples must be between {FEWEST} and {len(data)}, the records of the traces")
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(len(data))
+    turn, turns = {}, np.zeros(len(data), int)  # of each record: how many of its kernel come before it
+    for i in order:
+        turn[data.sites[i]] = turns[i] = turn.get(data.sites[i], -1) + 1
+    place: dict[tuple[str, int], int] = {}
+    rank = np.zeros(len(data), int)  # of each record: how many of its family and turn come before it
+    for i in order:
+        key = str(data.families[i]), int(turns[i])
+        rank[i] = place[key] = place.get(key, -1) + 1
+    listed = np.lexsort((draw.random(len(data)), rank, turns))
+    chosen = np.zeros(len(data), bool)
+    chosen[listed[:count]] = True
+    return data.only(chosen), data.only(~np.isin(data.sites, data.sites[chosen]))
+
+
+def adapted(
+    base: Predictor,
+    chosen: Dataset,
+    rest: Dataset,
+    seed: int = 0,
+    workers: int = 1,
+    watch: Callable[[str], None] = lambda name: None,
+) -> tuple[Predictor, Errors | None, Errors | None]:
+    """``base`` with what ``chosen`` teaches, and the errors on ``rest`` before and after; None where it holds nothing."""
+    texts = dict(base.texts)
+    for name in base.texts:
+        learned = TARGETS[name].learned(chosen)
+        known = ~np.isnan(learned)
+        if known.sum() >= FEWEST:
+            watch(name)
+            texts[name] = _continued(base.texts[name], name, chosen.rows[known], learned[known], seed, workers)
+    found = Predictor.of(texts, base.widening)
+    if not len(rest):
+        return found, None, None
+    found = found.widened(base.widening * max(1.0, widening(rest.seconds, *found.seconds(rest.rows))))
+    return found, _judged(base, rest), _judged(found, rest)
+
+
+def _continued(
+    text: str, name: str, rows: NDArray[np.float32], learned: NDArray[np.float64], seed: int, workers: int
+) -> str:
+    lightgbm: Any = library()
+    table = lightgbm.Dataset(rows, learned, feature_name=list(features.COLUMNS), free_raw_data=False)
+    parameters = {**_PARAMETERS, **TARGETS[name].parameters, "seed": seed, "num_threads": workers}
+    more = lightgbm.train(parameters, table, num_boost_round=_ROUNDS, init_model=lightgbm.Booster(model_str=text))
+    found: str = more.model_to_string()
+    return found
+
+
+def _judged(model: Predictor, data: Dataset) -> Errors:
+    low, median, high = model.seconds(data.rows)
+    return errors(data, median, median, (low, high))
