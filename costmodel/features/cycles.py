@@ -24,21 +24,25 @@ COLUMNS: tuple[str, ...] = (
 )
 
 #: Cycles around a tile: finding its place, its first loads and last stores; of one with few taps, whose loops are unrolled.
-_TILE, _SHORT_TILE = 40, 8
+_TILE, _SHORT_TILE = 15, 4
 #: Instructions that a core looks ahead: the sums of so many run beside each other.
 _AHEAD = 320
-#: Steps of a long sum that are one chain: of a packed factor, and of another. Converting a vector, or a broadcast element, of two bytes.
-_CHAIN, _SHORT_CHAIN, _CONVERTING = 128, 64, 1.0
-#: Cycles of work for which another thread is started, and how much of the lesser of two things that happen at once is lost.
-_A_THREAD, _LOST = 12_000, 0.25
+#: Steps of a long sum that are one chain of additions; cycles of converting a vector, or a broadcast element, of two bytes.
+_CHAIN, _CONVERTING = 64, 0.5
+#: Cycles of work for which another thread is started.
+_A_THREAD = 12_000
+#: How much of the lesser of two things that happen at once is lost: of products, of depthwise ones, and of what has none.
+_LOST, _LOST_WISE, _LOST_LOOPS = 0.08, 0.7, 0.12
+#: How many more loads are needed of vectors that cross cache lines.
+_CROSSING = 1.2
 #: Share of a cache that operands can count on, size in last caches from which on it holds nothing, and copies of weights that are read in turn where traces are collected.
-_USABLE, _HELD, _COPIES = 0.7, 1.3, 64
+_USABLE, _HELD, _COPIES = 0.65, 1.2, 64
 #: Winograd's F(2x2, 3x3): products of a tile of 4 outputs, each a position; cycles of its transforms, of a vector.
 _POSITIONS, _OUTPUTS, _TRANSFORMS = 16, 4, (26.0, 22.0)
 #: Cycles of a vector of exponentials, with what else a softmax does to one.
 _SOFTMAX = 24
 #: Of what a parallel call costs, what one on the calling thread does.
-_ALONE = 0.008
+_ALONE = 0.003
 _NANO = 1e9
 
 
@@ -57,11 +61,9 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     operands = n["activations"] / _speed_of(n["activations"], hardware, active, threads)
     weights = n["packed"] / _speed_of(n["packed"] * _COPIES, hardware, active, threads)
     longest = np.maximum(np.maximum(compute, panels), np.maximum(operands, weights))
-    counted = (
-        longest
-        + _LOST * (compute + panels + operands + weights - longest)
-        + OVERHEAD * np.where(active > 1, 1.0, _ALONE)
-    )
+    lost = np.where(n["wise"] > 0, _LOST_WISE, np.where(n["contracts"] > 0, _LOST, _LOST_LOOPS))
+    beside = compute + panels + operands + weights - longest
+    counted = longest + lost * beside + OVERHEAD * np.where(active > 1, 1.0, _ALONE)
     return {
         "log_core_time": compute * _NANO,
         "log_panel_time": panels * _NANO,
@@ -93,10 +95,13 @@ def _step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
     total, late, loaded = (np.zeros_like(n["rows"]) for _ in range(3))
     low, more = np.floor(n["height"]), n["taller"]
     for height, share in ((low, 1 - more), (low + 1, more)):
-        loads = n["vectors"] + height * np.where(n["wise"] > 0, n["vectors"], 1)
+        apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
+        places = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)  # rows that taps share stay in registers
+        wise = places * n["vectors"] * (1 + _CROSSING * n["unaligned"])
+        loads = n["vectors"] + np.where(n["wise"] > 0, wise, height)
         multiplies = height * n["vectors"] + loads * n["converts"] * _CONVERTING
         flow = np.maximum(multiplies / core.starts, loads / (2 if core.starts > 1 else 1.5))
-        chain = np.minimum(n["sums"] / n["step_rate"], np.where(n["packed"] > 0, _CHAIN, _SHORT_CHAIN))
+        chain = np.minimum(n["sums"] / n["step_rate"], _CHAIN)
         beside = np.maximum(_AHEAD / ((multiplies + loads) * np.maximum(chain, 1)), 1)
         late_cycles = LATENCY / beside
         total += share * np.maximum(flow, late_cycles)

@@ -19,11 +19,13 @@ COLUMNS: tuple[str, ...] = (
     *("log_rows", "log_columns", "log_sums", "log_batches"),
     *("window", "depthwise", "left_item", "right_item", "quantized", "right_packed", "masked"),
     *("stored_share", "block_elements"),
-    *("log_tall", "log_lines", "columns_inner", "rows_crowded", "sums_crowded"),
+    *("log_tall", "log_lines", "columns_inner", "rows_crowded", "sums_crowded", "unaligned"),
 )
 
 #: Bytes: addresses that are multiples of it apart share a set of L1.
 _PAGE = 4096
+#: Bytes of a cache line.
+_LINE = 64
 #: Rows that fill a register tile.
 _FULL = 8
 
@@ -35,7 +37,8 @@ class Sizes:
     one's elements that may differ from zero, ``block``: elements of a block of them; ``stage``: number of the block's stage that this is.
     ``tall``: rows that register tiles divide, a line of them; ``inner``: whether neighbours in a row of the right factor are neighbours in
     memory; ``crowded``: whether rows of the left one, and steps of the sum in the right one, lie whole pages apart. ``further``: channels
-    of an attention's values.
+    of an attention's values. ``taps``: of the innermost sum, and ``stride``: of how many of them rows are apart in the left factor, 0 where
+    rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache line.
     """
 
     rows: int
@@ -54,6 +57,9 @@ class Sizes:
     inner: bool = True
     crowded: tuple[bool, bool] = (False, False)
     further: int = 0
+    taps: int = 1
+    stride: int = 0
+    unaligned: bool = False
     stage: int = 0
 
     @staticmethod
@@ -106,7 +112,7 @@ class Sizes:
         sparse = operand.sparsity
         whole = max(prod(sizes[i] for i in (*columns, *batches)) * sums, 1)
         tall, across = _tall(rows, sizes, walks)
-        deepest = reduced[-1] if reduced else -1
+        deepest = next((i for i in reversed(reduced) if sizes[i] > 1), -1)
         return Sizes(
             rows=prod(sizes[i] for i in rows),
             columns=prod(sizes[i] for i in columns),
@@ -122,6 +128,9 @@ class Sizes:
             block=sparse.rows * sparse.columns if sparse else 1,
             tall=tall,
             inner=operand.role == "packed" or any(in_right.get(f"d{i}") == 1 for i in (*columns, *batches)),
+            taps=sizes[deepest] if deepest >= 0 else 1,
+            stride=_stride(in_left.get(f"d{across}", 0), in_left.get(f"d{deepest}", 0)),
+            unaligned=in_left.get(f"d{across}", 0) * items[0] % _LINE != 0,
             crowded=(
                 _pages(in_left.get(f"d{across}", 0) * items[0]),
                 operand.role != "packed" and _pages(in_right.get(f"d{deepest}", 0) * items[1]),
@@ -150,6 +159,7 @@ class Sizes:
             float(self.rows // max(self.tall, 1)),
             float(self.inner),
             *map(float, self.crowded),
+            float(self.unaligned),
         ]
 
 
@@ -194,6 +204,10 @@ def _tall(rows: list[int], sizes: list[int], walks: list[dict[str, int]]) -> tup
         else:
             lines.append((size, dim))
     return max(lines, key=lambda line: (min(line[0], _FULL), line[1]), default=(1, -1))
+
+
+def _stride(row: int, tap: int) -> int:
+    return row // tap if tap and row % tap == 0 else 0
 
 
 def _pages(distance: int) -> bool:

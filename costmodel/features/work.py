@@ -40,7 +40,7 @@ _CYCLES = {
     "compare": 0.5,
     "integer": 0.5,
     "convert": 1.0,
-    "divide": 5.0,
+    "divide": 4.0,
     "reduce": 0.75,
     "decode": 1.0,
 }
@@ -53,9 +53,11 @@ _OPS = {
     "math.sqrt": 8.0,
     "math.rsqrt": 10.0,
 }
-_FUNCTION, _SEARCH = 20.0, 6.0
+_FUNCTION, _SEARCH = 20.0, 12.0
 #: Of a vector of elements that are neighbours; of a tile that is transposed in registers; of elements that are picked up one by one.
-_LOAD, _STORE, _TURNED, _PICKED = 0.5, 1.0, 8.0, 28.0
+_LOAD, _STORE, _TURNED, _PICKED = 0.5, 1.0, 5.0, 26.0
+#: Elements on a side of the tile.
+_VECTOR = 16
 #: The same as the templates count when they ask for threads.
 _ASKED_MEMORY, _ASKED_TURNED, _ASKED_PICKED, _ASKED_HEAVY, _ASKED_DIVISION = 2.0, 6.0, 32.0, 15.0, 8.0
 #: How bad it is where stores, against loads, are not of neighbours.
@@ -136,13 +138,13 @@ class Work:
                 walk, along = _walk(instr["address"], spec, values)
                 walks[instr.op == "store"][walk] += points
                 if not inside:
-                    accesses.append(
-                        _Access(instr.op == "store", bool(instr.args[instr.op == "store" :]), points, walk, along)
-                    )
+                    masked = bool(instr.args[instr.op == "store" :])
+                    walked = dict(steps(instr["address"], values))
+                    accesses.append(_Access(instr.op == "store", masked, points, walk, along, walked))
             elif not inside:
                 each, heavy = _cost(instr, kind)
                 cycles, asked = cycles + each * points, asked + heavy * points
-        moved, counted, order = _moved(accesses)
+        moved, counted, order = _moved(accesses, sizes)
         found = tuple(accessed), walks, cycles + moved, asked + counted, order
         return Work(spec, values, sizes, counts, operations, *found)
 
@@ -219,18 +221,19 @@ def _cost(instr: Instr, kind: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Access:
-    """``along``: the dimension along which its elements are neighbours, -1 for none."""
+    """``along``: the dimension along which its elements are neighbours, -1 for none; ``steps`` of its address."""
 
     store: bool
     masked: bool
     points: int
     walk: str
     along: int
+    steps: Mapping[str, int]
 
 
-def _moved(accesses: Sequence[_Access]) -> tuple[float, float, tuple[float, float]]:
+def _moved(accesses: Sequence[_Access], sizes: Sequence[int]) -> tuple[float, float, tuple[float, float]]:
     """Cycles of all loads and stores, for vectors along the dimension that most of them have neighbours along; as the template counts them;
-    and shares of those that are transposed, and picked up one by one.
+    and shares of those that are transposed, and picked up one by one, as is what fills no square tile.
     """
     weights: Counter[int] = Counter()
     for access in accesses:
@@ -238,19 +241,32 @@ def _moved(accesses: Sequence[_Access]) -> tuple[float, float, tuple[float, floa
             weights[access.along] += round(access.points * (_STORES if access.store else 1))
     vectors = max(weights, key=lambda d: weights[d], default=-1)
     total = asked = 0.0
-    turned = picked = every = 0
+    turned = picked = every = 0.0
     for access in accesses:
         every += access.points
         if access.along == vectors or access.walk == "broadcast":
             each, counted = _STORE if access.store else _LOAD, _ASKED_MEMORY
         elif access.along >= 0 and not access.masked and not access.store:
-            each, counted = _TURNED, _ASKED_TURNED
-            turned += access.points
+            length = _line(access.along, accesses, sizes)
+            left = length % _VECTOR / max(length, 1)
+            each, counted = (1 - left) * _TURNED + left * _PICKED, _ASKED_TURNED
+            turned, picked = turned + (1 - left) * access.points, picked + left * access.points
         else:
             each, counted = _PICKED, _ASKED_PICKED
             picked += access.points
         total, asked = total + each * access.points, asked + counted * access.points
     return total, asked, (share(turned, every), share(picked, every))
+
+
+def _line(dim: int, accesses: Sequence[_Access], sizes: Sequence[int]) -> int:
+    """Size of a dimension with those outside it that every access walks as one with it."""
+    length = sizes[dim]
+    for outer in range(dim - 1, -1, -1):
+        if sizes[outer] > 1:
+            if any(a.steps.get(f"d{outer}", 0) != a.steps.get(f"d{dim}", 0) * length for a in accesses):
+                break
+            length *= sizes[outer]
+    return length
 
 
 def _walk(address: Expr, spec: KernelSpec, values: Mapping[str, int]) -> tuple[str, int]:
