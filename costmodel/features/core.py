@@ -21,8 +21,8 @@ class Core:
 
     @staticmethod
     def of(hardware: Hardware) -> Core:
-        """AMD's cores that have bf16 but no tiles take two cycles for 512 bits: Zen 4. (Zen 5 does not, and is then taken for a core of half
-        the cycles: of each twice as many.)
+        """AMD's cores that have bf16 but no tiles take two cycles for 512 bits, as far as flags tell: Zen 4. Zen 5 does not, and is then
+        taken for a core of half the cycles.
         """
         wide = hardware.vector_bytes == 64
         halves = wide and "avx512_bf16" in hardware.isa and "amx_bf16" not in hardware.isa

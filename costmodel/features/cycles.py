@@ -35,7 +35,8 @@ _A_THREAD = 12_000
 _LOST, _LOST_WISE, _LOST_LOOPS = 0.08, 0.7, 0.12
 #: How many more loads are needed of vectors that cross cache lines.
 _CROSSING = 1.2
-#: Share of a cache that operands can count on, size in last caches from which on it holds nothing, and copies of weights that are read in turn where traces are collected.
+#: Share of a cache that operands can count on; how many times its size the last one must be for nothing to be left in it; and copies of
+#: weights that are read in turn where traces are collected.
 _USABLE, _HELD, _COPIES = 0.65, 1.2, 64
 #: Winograd's F(2x2, 3x3): products of a tile of 4 outputs, each a position; cycles of its transforms, of a vector.
 _POSITIONS, _OUTPUTS, _TRANSFORMS = 16, 4, (26.0, 22.0)
@@ -96,7 +97,9 @@ def _step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
     low, more = np.floor(n["height"]), n["taller"]
     for height, share in ((low, 1 - more), (low + 1, more)):
         apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
-        places = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)  # rows that taps share stay in registers
+        places = np.minimum(apart, height * n["taps"]) / np.maximum(
+            n["taps"], 1
+        )  # rows that taps share stay in registers
         wise = places * n["vectors"] * (1 + _CROSSING * n["unaligned"])
         loads = n["vectors"] + np.where(n["wise"] > 0, wise, height)
         multiplies = height * n["vectors"] + loads * n["converts"] * _CONVERTING
@@ -133,7 +136,8 @@ def _attention(n: Numbers, core: Core) -> Array:
     )
     seen = np.where(n["masked"] > 0, 0.5 + 0.5 * np.minimum(1, 2 * n["lanes"] / np.maximum(n["rows"], 1)), 1.0)
     softmax = np.where(few, _SOFTMAX / n["lanes"] + 5, _SOFTMAX)
-    return n["batches"] * vectors * n["columns"] * seen * (channels + softmax) / core.starts
+    found: Array = n["batches"] * vectors * n["columns"] * seen * (channels + softmax) / core.starts
+    return found
 
 
 def _speed_of(footprint: Array, hardware: Hardware, active: Array, threads: int) -> Array:

@@ -67,7 +67,14 @@ class Facts:
         by_size = [*sorted(by_size, reverse=True), *[(0, 0.0)] * LARGEST][:LARGEST]
         numbers = [
             *(sizes.rows, sizes.columns, sizes.sums, sizes.batches, sizes.tall, wise, sizes.masked, *sizes.items),
-            *(sizes.stored, sizes.further, product and not pairs and max(sizes.items) == 2, sizes.taps, sizes.stride, sizes.unaligned),
+            *(
+                sizes.stored,
+                sizes.further,
+                product and not pairs and max(sizes.items) == 2,
+                sizes.taps,
+                sizes.stride,
+                sizes.unaligned,
+            ),
             *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
             *(work.cycles / lanes, work.asked / lanes),
             *(read, written, read + written),

@@ -88,9 +88,9 @@ COLUMNS: tuple[str, ...] = (
 @dataclass(frozen=True)
 class Work:
     """``counts`` of each kind of instruction, ``operations`` as the roofline counts them, ``accessed``: elements that each operand's loads
-    and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``cycles``: of vectors of one element, without the factors of a product, as `_CYCLES`
-    counts; ``asked``: as the ``loops`` template counts them; ``order``: shares of what is moved that
-    is transposed in registers, and picked up one by one. ``values``: of the symbols.
+    and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``cycles``: of vectors of one
+    element, without the factors of a product, as `_CYCLES` counts; ``asked``: as the ``loops`` template counts them. ``order``: shares of
+    what is moved that is transposed in registers, and picked up one by one. ``values``: of the symbols.
     """
 
     spec: KernelSpec

@@ -43,7 +43,8 @@ def held_out_code(
     """By family, and ``all``, then by who predicts, ``model`` or ``constant``; the mean over ``seeds``. None where the traces know nothing
     of the code.
     """
-    data = data.only(~np.isnan(data.code).any(axis=1))
+    known = np.asarray(~np.isnan(data.code).any(axis=1))
+    data = data.only(known)
     if not len(data):
         return {}
     families = sorted(set(map(str, data.families)))
@@ -55,11 +56,11 @@ def held_out_code(
         for part in np.unique(parts):
             test, rest = without(data, parts, part)
             watch(f"code, seed {seed}, without {', '.join(sorted(set(data.families[test])))}")
-            known = data.only(rest)
-            found = train(known, seed, workers, rounds, targets=CODE).code(data.rows[test])
+            learned = data.only(rest)
+            found = train(learned, seed, workers, rounds, targets=CODE).code(data.rows[test])
             for at, name in enumerate(CODE):
                 model[name][test] = found[name]
-                constant[name][test] = np.median(known.code[:, at])
+                constant[name][test] = np.median(learned.code[:, at])
         everything = np.ones(len(data), bool)
         runs.append(
             {

@@ -59,9 +59,7 @@ class Predictor:
         return counted * np.exp2(median - down), counted * np.exp2(median), counted * np.exp2(median + up)
 
     def code(self, rows: NDArray[np.float32]) -> dict[str, Array]:
-        """What is known of the code of each row: ``instructions``, ``code_bytes``, ``vector_share``, and of ``spills`` the chance that there
-        are any.
-        """
+        """What is known of the code of each row: ``instructions``, ``code_bytes``, ``vector_share``, and the chance of any ``spills``."""
         found = {name: forest.predict(rows) for name, forest in self.forests.items() if name not in QUANTILES}
         for name in found.keys() & {"instructions", "code_bytes"}:
             found[name] = np.exp2(found[name])

@@ -18,8 +18,8 @@ def kendall(a: Array, b: Array) -> float:
 
 
 def auroc(score: Array, true: NDArray[np.bool_]) -> float:
-    """The area under the curve of the receiver's operation: how likely a true one has a higher score than another, ties counted as half; NaN
-    where all are alike.
+    """The area under the receiver's operating curve: how likely a true one has a higher score than another, ties counted as half; NaN where
+    all are alike.
     """
     values, number, counts = np.unique(score, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[number]

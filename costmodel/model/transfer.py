@@ -41,9 +41,11 @@ def sampled(data: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
         raise OptionError(f"--samples must be between {FEWEST} and {len(data)}, the records of the traces")
     draw = np.random.default_rng(seed)
     order = draw.permutation(len(data))
-    turn, turns = {}, np.zeros(len(data), int)  # of each record: how many of its kernel come before it
+    turn: dict[str, int] = {}
+    turns = np.zeros(len(data), int)  # of each record: how many of its kernel come before it
     for i in order:
-        turn[data.sites[i]] = turns[i] = turn.get(data.sites[i], -1) + 1
+        site = str(data.sites[i])
+        turn[site] = turns[i] = turn.get(site, -1) + 1
     place: dict[tuple[str, int], int] = {}
     rank = np.zeros(len(data), int)  # of each record: how many of its family and turn come before it
     for i in order:

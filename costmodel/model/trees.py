@@ -24,9 +24,10 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class Forest:
-    """``roots``: number of each tree's first node. Of node i: a row goes to ``children[2i + 1]`` where its value of ``columns[i]`` is at
+    """``roots``: number of each tree's first node. From node i a row goes to ``children[2i + 1]`` where its value of ``columns[i]`` is at
     most ``limits[i]``, else to ``children[2i]``; leaves lead to themselves and are worth ``values[i]``. Columns are numbered three times:
-    with NaN as 0, as -inf, and as it is, which is never at most a limit. ``depth``: steps from a root to its lowest leaf, at most. ``gains``: of each feature, of all splits.
+    with NaN as 0, as -inf, and as it is, which is never at most a limit. ``depth``: steps from a root to its lowest leaf, at most.
+    ``gains``: of each feature, of all splits.
     """
 
     features: tuple[str, ...]
@@ -89,7 +90,9 @@ class Forest:
             node *= 2
             node += by_column.take(at) <= self.limits.take(node >> 1)
             node = self.children.take(node)
-        found: NDArray[np.float64] = np.add.reduce(self.values.take(node), axis=0)
+        found: NDArray[np.float64] = np.cumsum(self.values.take(node), axis=0)[
+            -1
+        ]  # in the order of the trees, unlike a sum
         return found
 
     @cached_property

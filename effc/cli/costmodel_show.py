@@ -37,10 +37,11 @@ def _show(args: argparse.Namespace) -> int:
         tables.latency(errors, tables.TITLES[held])
     for held, errors in card.get("code_errors", {}).items():
         tables.code(errors, tables.TITLES[held])
-    gains = forests[args.target].gains
+    forest = forests[args.target]
+    shares = forest.gains / (forest.gains.sum() or 1.0)
     print(f"what decides {args.target}, by gain:")
-    for gain, name in sorted(zip(gains / (gains.sum() or 1.0), forests[args.target].features, strict=True), reverse=True)[: args.top]:  # fmt: skip
-        print(f"{gain:6.1%}  {name}")
+    for share, name in sorted(zip(shares, forest.features, strict=True), reverse=True)[: args.top]:
+        print(f"{share:6.1%}  {name}")
     if args.plot is not None:
         points = card.get("points", {})
         if not points:
