@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 from torch import nn
@@ -14,18 +13,15 @@ from effc.compiler.codegen.cpu import schedules
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.calibration import Calibration
-from effc.compiler.ir.candidate import DENSE, Alternatives, Latency, dense
+from effc.compiler.ir.candidate import DENSE, Alternatives, dense
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options, budget
 from effc.compiler.ir.options import metric as checked_metric
-from effc.compiler.ir.spec import KernelSpec
-from effc.costmodel import roofline
-from effc.costmodel.planner import Goal, Planner, Price
+from effc.costmodel.planner import Goal, Planner
 from effc.identity import model_digest, original
 from effc.metrics import UserMetric, metric_name
 from effc.plans import Plan, plan_of
-from effc.runtime.cache import Cache
-from effc.speed import host_hardware
+from effc.pricing import pricing
 from effc.trial import Compiled, Trial
 from effc.variants import Offers, offered, offers
 
@@ -91,7 +87,9 @@ class _Planning:
 
         calibration = self.trial.calibration
         goal = Goal(calibration.model, calibration.digest, Target.host().key, metric_name(self.metric), limit, verify)
-        found = complete(Planner(roofline_price(self.options)).plan(plain.sites, made.candidates, goal))
+        priced = pricing(self.options, made.candidates.values())
+        found = complete(Planner(priced.price).plan(plain.sites, made.candidates, goal))
+        found = replace(found, notes=(*found.notes, priced.told))
         return plan_of(self._if_faster(found, plain) if found.weights else found)
 
     def _compile(self, plan: ir.Plan) -> Compiled:
@@ -114,14 +112,3 @@ def host_alternatives() -> Alternatives:
     """The schedules that code generation has for this CPU."""
     target = Target.host()
     return lambda spec: schedules.alternatives(spec, target)
-
-
-def roofline_price(options: Options) -> Price:
-    """Latency by this machine's roofline."""
-    hardware = host_hardware(Cache(options.cache_dir))
-
-    @cache
-    def price(key: KernelSpec, symbols: tuple[int, ...]) -> Latency:
-        return roofline.latency(key, symbols, hardware)
-
-    return lambda spec, symbols: price(spec, tuple(symbols))

@@ -53,7 +53,8 @@ def train(
         watch(name)
         table = lightgbm.Dataset(data.rows[known], learned[known], feature_name=list(features.COLUMNS))
         parameters = {**_PARAMETERS, **TARGETS[name].parameters, "seed": seed, "num_threads": workers}
-        texts[name] = lightgbm.train(parameters, table, num_boost_round=rounds).model_to_string()
+        count = max(round(rounds * TARGETS[name].share), 1)
+        texts[name] = lightgbm.train(parameters, table, num_boost_round=count).model_to_string()
     return Predictor.of(texts)
 
 
