@@ -186,6 +186,25 @@ def test_spills_are_seen_in_the_code() -> None:
     assert many.code_bytes > 2 * many.instructions
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "62f2764852c0",  # vdpbf16ps zmm0, zmm1, zmm0
+        "62f27648524040",  # … , [rax + 0x40 * 64]
+        "62f27648528000100000",  # … , [rax + 0x1000]
+        "62f276485204c8",  # … , [rax + 8*rcx]
+        "62f276485205ffffff7f",  # … , [rip + …]
+        "62f2764852048d00000000",  # … , [4*rcx + 0]
+        "62f2764852448840",  # … , [rax + 4*rcx + …]
+    ],
+)
+def test_instructions_that_the_disassembler_does_not_know_are_skipped_whole(text: str) -> None:
+    unknown, after = bytes.fromhex(text), bytes.fromhex("62f17c4858c1c3")  # vaddps zmm0, zmm0, zmm1; ret
+    assert code_facts.length(unknown + after) == len(unknown)
+    names = [name for _, _, name, _ in code_facts.disassembler().disasm_lite(unknown + after, 0)]
+    assert names[1:] == ["vaddps", "ret"]
+
+
 # -- the command line -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("arguments", "message"),
