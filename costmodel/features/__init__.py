@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effc.compiler.ir.spec import KernelSpec
-from effc.costmodel.features import bounds, cycles, fit, kernel, machine, nest, schedules, work
+from effc.costmodel.features import bounds, code, cycles, fit, kernel, machine, nest, schedules, work
 from effc.costmodel.features.core import Core
 from effc.costmodel.features.kernel import Facts
 from effc.costmodel.features.scale import scaled
@@ -24,6 +24,7 @@ VERSION = 2
 #: Columns that a schedule leaves as they are come first.
 COLUMNS: tuple[str, ...] = (
     *machine.COLUMNS, *work.COLUMNS, *nest.COLUMNS, *fit.COLUMNS, *bounds.COLUMNS, *cycles.COLUMNS,
+    *code.COLUMNS,
 )  # fmt: skip
 
 #: ``(spec, values of its symbols)``.
@@ -54,6 +55,7 @@ def matrix(kernels: Iterable[Kernel], hardware: Hardware, threads: int) -> NDArr
     table |= fit.fitted(table, core, hardware, threads)
     table |= bounds.columns(table, hardware, speed, threads)
     table |= cycles.columns(table, core, hardware, threads)
+    table |= code.columns(table)
     host = np.tile(machine.row(hardware, threads), (len(listed), 1))
-    own = np.stack([table[name] for name in (*fit.COLUMNS, *bounds.COLUMNS, *cycles.COLUMNS)], axis=1)
+    own = np.stack([table[name] for name in (*fit.COLUMNS, *bounds.COLUMNS, *cycles.COLUMNS, *code.COLUMNS)], axis=1)
     return scaled(np.concatenate([host, np.array([f.row for f in facts])[which], own], axis=1), COLUMNS)

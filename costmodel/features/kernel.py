@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 from effc.costmodel import roofline
+from effc.costmodel.features import code
 from effc.costmodel.features.bounds import LARGEST
 from effc.costmodel.features.nest import Sizes
 from effc.costmodel.features.work import Work
@@ -31,7 +32,7 @@ NAMES: tuple[str, ...] = (
         "stride",
         "unaligned",
     ),
-    *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations", "vector_cycles", "vector_asked"),
+    *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations", "vector_cycles", "vector_asked", "body"),
     *("read", "write", "activations"),
     *(f"bytes_{rank}" for rank in range(LARGEST)),
     *(f"reuse_{rank}" for rank in range(LARGEST)),
@@ -76,7 +77,7 @@ class Facts:
                 sizes.unaligned,
             ),
             *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
-            *(work.cycles / lanes, work.asked / lanes),
+            *(work.cycles / lanes, work.asked / lanes, code.body(spec)),
             *(read, written, read + written),
             *(size for size, _ in by_size),
             *(often for _, often in by_size),

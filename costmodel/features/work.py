@@ -130,7 +130,7 @@ class Work:
         for instr, level in zip(spec.body, spec.levels(), strict=True):
             points = points_of[-1 if instr.op in ("reduce", "contract") else level]
             operations += roofline.cost(instr) * points
-            kind = _kind(instr)
+            kind = kind_of(instr)
             counts[kind] += points
             inside = level > outside or instr.op == "contract"
             if instr.op in ("load", "store"):
@@ -190,7 +190,7 @@ class Work:
         ]
 
 
-def _kind(instr: Instr) -> str:
+def kind_of(instr: Instr) -> str:
     dialect, _, name = instr.op.partition(".")
     if not name:
         return instr.op

@@ -18,7 +18,7 @@ from effc.costmodel.traces import Part, Trace
 #: A record whose quartiles are further apart than this share of its median teaches nothing.
 NOISY = 0.5
 
-_ROOF, _COUNTED = (features.COLUMNS.index(name) for name in ("log_roof", "log_counted"))
+_ROOF, _COUNTED, _CODE = (features.COLUMNS.index(name) for name in ("log_roof", "log_counted", "log_code"))
 #: Sizes of a nest by which shapes are told apart, and how much larger those of the next kind are, as a power of two.
 _SIZES = tuple(features.COLUMNS.index(f"log_{name}") for name in ("rows", "columns", "sums"))
 _OCTAVES = 3
@@ -96,6 +96,12 @@ def roof_seconds(rows: NDArray[np.float32]) -> NDArray[np.float64]:
 def counted_seconds(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """The counted time of each row of features (`features.cycles`): what the model's predictions are relative to."""
     found: NDArray[np.float64] = (np.exp2(rows[:, _COUNTED].astype(np.float64)) - 1) * 1e-9
+    return found
+
+
+def counted_instructions(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The counted instructions of the code of each row (`features.code`)."""
+    found: NDArray[np.float64] = np.exp2(rows[:, _CODE].astype(np.float64)) - 1
     return found
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from effc.compiler.ir.candidate import Latency
 from effc.costmodel import features
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.model.dataset import counted_seconds
+from effc.costmodel.model.dataset import counted_instructions, counted_seconds
 from effc.costmodel.model.targets import QUANTILES, TARGETS
 from effc.costmodel.model.trees import Forest
 
@@ -62,7 +62,7 @@ class Predictor:
         """What is known of the code of each row: ``instructions``, ``code_bytes``, ``vector_share``, and the chance of any ``spills``."""
         found = {name: forest.predict(rows) for name, forest in self.forests.items() if name not in QUANTILES}
         for name in found.keys() & {"instructions", "code_bytes"}:
-            found[name] = np.exp2(found[name])
+            found[name] = counted_instructions(rows) * np.exp2(found[name])
         if "spills" in found:
             found["spills"] = 1 / (1 + np.exp(-found["spills"]))
         return found

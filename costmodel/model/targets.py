@@ -1,7 +1,8 @@
 """What a model predicts of a kernel, each by trees of its own: how LightGBM learns it, and what the trees' sums mean.
 
 A call's time is learned as the logarithm of its ratio to the counted one (`features.cycles`): so trees learn how far from the count kernels
-of a kind are, and sizes that no trace had scale as the count does. Facts of the code are learned as they are, sizes as logarithms.
+of a kind are, and sizes that no trace had scale as the count does. So are the instructions and bytes of the code (`features.code`); other
+facts are learned as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effc.costmodel.model.dataset import CODE, Dataset
+from effc.costmodel.model.dataset import CODE, Dataset, counted_instructions
 
 Array = NDArray[np.float64]
 
@@ -43,8 +44,8 @@ def _code(name: str) -> Callable[[Dataset], Array]:
     return lambda data: data.code[:, CODE.index(name)]
 
 
-def _logarithm(name: str) -> Callable[[Dataset], Array]:
-    return lambda data: np.asarray(np.log2(_code(name)(data)))
+def _size(name: str) -> Callable[[Dataset], Array]:
+    return lambda data: np.asarray(np.log2(_code(name)(data) / counted_instructions(data.rows)))
 
 
 def _any(data: Dataset) -> Array:
@@ -60,8 +61,8 @@ TARGETS: Mapping[str, Target] = {
         if name != "latency.median"
     },
     "latency.median": Target({"objective": "quantile", "alpha": 0.5}, _latency),
-    "instructions": Target({"objective": "l1"}, _logarithm("instructions")),
-    "code_bytes": Target({"objective": "l1"}, _logarithm("code_bytes")),
+    "instructions": Target({"objective": "l1"}, _size("instructions")),
+    "code_bytes": Target({"objective": "l1"}, _size("code_bytes")),
     "spills": Target({"objective": "binary"}, _any),
     "vector_share": Target({"objective": "l1"}, _code("vector_share")),
 }
