@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -112,6 +113,12 @@ def test_other_machines_and_threads_are_other_sites() -> None:
     found = dataset([Part(MACHINE, (trace, replace(trace, threads=1))), Part(other, (trace,))])
     assert len(set(found.sites)) == 3
     assert [m.name for m in found.machines] == [MACHINE.name, "another"]
+
+
+def test_each_model_is_a_family() -> None:
+    trace = part().traces[0]
+    models = (replace(trace, family="model", subject=f"model:{n}", computation=n) for n in ("a", "b"))
+    assert sorted(dataset([Part(MACHINE, (trace, *models))]).families) == ["model:a", "model:b", trace.family]
 
 
 def test_what_teaches_nothing_is_left_out_and_counted() -> None:
@@ -302,6 +309,14 @@ def test_from_traces_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "720 records: " in out
     assert sum(name in out for name in features.COLUMNS) >= 3
+    picture = tmp_path / "plot.svg"
+    assert cli.main(["costmodel", "show", str(model), "--plot", str(picture), "--target", "instructions"]) == 0
+    drawn = ElementTree.parse(picture).getroot()
+    assert (
+        len(drawn.findall(".//{*}circle")) == len(json.loads((model / files.CARD).read_text())["points"]["family"]) * 2
+    )
+    assert cli.main(["costmodel", "show", str(model), "--target", "speed"]) == 1
+    assert "--target speed: the model has latency.low" in capsys.readouterr().err
     assert cli.main(["costmodel", "eval", "--seeds", "1", "--json", str(figures), *common]) == 0
     assert "nothing was measured twice" in capsys.readouterr().out
     held = json.loads(figures.read_text())
