@@ -117,8 +117,12 @@ def test_other_machines_and_threads_are_other_sites() -> None:
 
 def test_each_model_is_a_family() -> None:
     trace = part().traces[0]
-    models = (replace(trace, family="model", subject=f"model:{n}", computation=n) for n in ("a", "b"))
-    assert sorted(dataset([Part(MACHINE, (trace, *models))]).families) == ["model:a", "model:b", trace.family]
+    models = (replace(trace, family="net", subject=f"model:{n}", computation=n) for n in ("a.py:net", "b.py:net"))
+    assert sorted(dataset([Part(MACHINE, (trace, *models))]).families) == [
+        "model:a.py:net",
+        "model:b.py:net",
+        trace.family,
+    ]
 
 
 def test_what_teaches_nothing_is_left_out_and_counted() -> None:

@@ -39,13 +39,20 @@ def other() -> Dataset:
 
 
 def test_few_records_teach_what_is_different() -> None:
-    chosen, rest = sampled(other(), 100, 0)
+    chosen, rest = sampled(other(), 32, 0)
     found, before, after = adapted(predictor(), chosen, rest)
     assert before is not None
     assert after is not None
     assert after.mape < 0.15 < 0.3 < before.mape
     assert after.covered > 0.6
     np.testing.assert_array_equal(found.seconds(rest.rows), adapted(predictor(), chosen, rest)[0].seconds(rest.rows))
+
+
+def test_an_adapted_model_is_not_adapted_again() -> None:
+    chosen, rest = sampled(other(), 32, 0)
+    found, _, _ = adapted(predictor(), chosen, rest)
+    with pytest.raises(OptionError, match="adapt the one that it was made from"):
+        adapted(found, chosen, rest)
 
 
 def test_a_sample_holds_many_kernels_of_each_family() -> None:
@@ -76,12 +83,12 @@ def test_the_command_adapts_a_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     write(tmp_path / "traces", elsewhere())
     common = ["--traces", str(tmp_path / "traces"), "--workers", "1", "--rounds", str(ROUNDS)]
     command = ["costmodel", "train", *common, "--out", str(tmp_path / "new")]
-    assert cli.main([*command, "--from", str(tmp_path / "base"), "--samples", "60"]) == 0
+    assert cli.main([*command, "--from", str(tmp_path / "base"), "--samples", "32"]) == 0
     out = capsys.readouterr().out
-    assert "adapted by 60 records" in out
+    assert "adapted by 32 records" in out
     assert "all, by as it was" in out
     card = json.loads((tmp_path / "new" / files.CARD).read_text())
-    assert card["adapted"]["records"] == 60
+    assert card["adapted"]["records"] == 32
     assert card["machines"][0]["name"] == "elsewhere"
     assert files.load(tmp_path / "new").predictor.seconds(other().rows[:3])
     assert cli.main([*command, "--samples", "60"]) == 1

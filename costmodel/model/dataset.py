@@ -22,8 +22,8 @@ _ROOF, _COUNTED, _CODE = (features.COLUMNS.index(name) for name in ("log_roof", 
 #: Sizes of a nest by which shapes are told apart, and how much larger those of the next kind are, as a power of two.
 _SIZES = tuple(features.COLUMNS.index(f"log_{name}") for name in ("rows", "columns", "sums"))
 _OCTAVES = 3
-#: The family of all models in traces.
-_MODELS = "model"
+#: How subjects begin that are models.
+_MODEL = "model:"
 #: Facts of the code, by their names in `traces.Code`.
 CODE = ("instructions", "code_bytes", "spills", "vector_share")
 
@@ -31,9 +31,9 @@ CODE = ("instructions", "code_bytes", "spills", "vector_share")
 @dataclass(frozen=True)
 class Dataset:
     """``rows``: features; ``seconds``: median of one call; ``roof``: what the roofline says, ``counted``: what a count of cycles does.
-    ``families`` as in the traces, of models each one; ``shapes``: finer ones, of kernels of one family and size. ``sites``: of each record the kernel,
-    machine and threads: its schedules compete with each other; ``own``: the template's own choice among them. ``code``: `CODE` of each,
-    NaN where it is not known. ``skipped``: records that are left out, by reason.
+    ``families`` as in the traces, of models each one; ``shapes``: finer ones, of kernels of one family and size. ``sites``: of each record
+    the kernel, machine and threads: its schedules compete with each other; ``own``: the template's own choice among them. ``code``: `CODE`
+    of each, NaN where it is not known. ``skipped``: records that are left out, by reason.
     """
 
     rows: NDArray[np.float32]
@@ -128,7 +128,7 @@ def _arrays(
         listed += [(key, trace) for key, trace, _ in records]
     whole = np.concatenate(rows)
     traces: Sequence[Trace] = [trace for _, trace in listed]
-    families = np.array([t.subject if t.family == _MODELS else t.family for t in traces])
+    families = np.array([t.subject if t.subject.startswith(_MODEL) else t.family for t in traces])
     classes = np.round(np.nan_to_num(whole[:, _SIZES]) / _OCTAVES).astype(int)
     return Dataset(
         rows=whole,

@@ -20,7 +20,7 @@ from effc.costmodel import features
 from effc.costmodel.hardware import Hardware
 from effc.costmodel.model.dataset import Dataset
 from effc.costmodel.model.predictor import Predictor
-from effc.costmodel.model.targets import QUANTILES, TARGETS
+from effc.costmodel.model.targets import CORRECTION, QUANTILES, TARGETS
 
 VERSION = 2
 CARD = "card.json"
@@ -66,7 +66,7 @@ def load(folder: Traversable) -> Model:
     try:
         widening = float(card["widening"])
         expected = {str(name): (int(t["bytes"]), str(t["sha256"])) for name, t in card["texts"].items()}
-        if not 0 < widening < float("inf") or not QUANTILES.keys() <= expected.keys() <= TARGETS.keys():
+        if not 0 < widening < float("inf") or not QUANTILES.keys() <= expected.keys() <= {*TARGETS, CORRECTION}:
             raise ValueError("no texts of a model's targets")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _no_card(folder, error) from error

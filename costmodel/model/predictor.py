@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from effc.compiler.ir.candidate import Latency
 from effc.costmodel import features
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.model.dataset import counted_instructions, counted_seconds
-from effc.costmodel.model.targets import QUANTILES, TARGETS
+from effc.costmodel.model.dataset import CODE, counted_instructions, counted_seconds
+from effc.costmodel.model.targets import CORRECTION, QUANTILES, TARGETS
 from effc.costmodel.model.trees import Forest
 
 Array = NDArray[np.float64]
@@ -39,7 +39,7 @@ class Predictor:
         forests = {}
         for name, text in texts.items():
             forests[name] = Forest.parse(text)
-            if name not in TARGETS or forests[name].features != features.COLUMNS:
+            if name not in (*TARGETS, CORRECTION) or forests[name].features != features.COLUMNS:
                 raise ValueError(f"{name}: trees for another target, or of other features")
         return Predictor(texts, forests, widening)
 
@@ -54,13 +54,15 @@ class Predictor:
     def seconds(self, rows: NDArray[np.float32]) -> tuple[Array, Array, Array]:
         """Low, median and high time of each row of features, in this order."""
         counted = counted_seconds(rows)
+        if CORRECTION in self.forests:
+            counted = counted * np.exp2(self.forests[CORRECTION].predict(rows))
         low, median, high = (self.forests[name].predict(rows) for name in QUANTILES)
         down, up = (self.widening * np.maximum(side, _NARROWEST) for side in (median - low, high - median))
         return counted * np.exp2(median - down), counted * np.exp2(median), counted * np.exp2(median + up)
 
     def code(self, rows: NDArray[np.float32]) -> dict[str, Array]:
         """What is known of the code of each row: ``instructions``, ``code_bytes``, ``vector_share``, and the chance of any ``spills``."""
-        found = {name: forest.predict(rows) for name, forest in self.forests.items() if name not in QUANTILES}
+        found = {name: forest.predict(rows) for name, forest in self.forests.items() if name in CODE}
         for name in found.keys() & {"instructions", "code_bytes"}:
             found[name] = counted_instructions(rows) * np.exp2(found[name])
         if "spills" in found:

@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 
 #: Quantiles of the latency's distribution, by the name of the target.
 QUANTILES = {"latency.low": 0.1, "latency.median": 0.5, "latency.high": 0.9}
+#: Trees that shift all three, of a model that was adapted to another machine (`transfer`).
+CORRECTION = "latency.correction"
 #: Ends of the range need not be told as finely as the median: fewer and smaller trees, which take a third of the time.
 _COARSE = {"num_leaves": 20, "max_depth": 6, "learning_rate": 0.1}
 

@@ -1,8 +1,11 @@
-"""Adapting a model to another machine by few records of it: more trees on top of those that it has, learned from what those get wrong."""
+"""Adapting a model to another machine by few records of it: a few small trees learn what the model gets wrong there.
+
+Times get trees of their own, which shift the median and the ends of its range alike; facts of the code get more trees on top of theirs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,23 +13,21 @@ from numpy.typing import NDArray
 
 from effc.compiler.ir.errors import OptionError
 from effc.costmodel import features
-from effc.costmodel.model.dataset import Dataset
+from effc.costmodel.model.dataset import CODE, Dataset
 from effc.costmodel.model.evaluation import Errors, errors
 from effc.costmodel.model.predictor import Predictor, widening
-from effc.costmodel.model.targets import TARGETS
+from effc.costmodel.model.targets import CORRECTION, TARGETS
 from effc.costmodel.model.training import library
 
-#: Records below which nothing is learned; and, of a target, that teach more than its level.
-FEWEST = 20
+#: Records below which nothing is learned, and share of them that a leaf must hold.
+FEWEST, _LEAF = 20, 0.06
+#: Of what is wrong with times: an average, so that a machine that is slower at everything is one number; outliers count less.
+_TIMES = {"objective": "huber", "alpha": 0.3}
 _ROUNDS = 80
 _PARAMETERS = {
     "num_leaves": 6,
     "learning_rate": 0.1,
-    "min_data_in_leaf": 8,
     "feature_fraction": 0.5,
-    "bagging_fraction": 0.8,
-    "bagging_freq": 1,
-    "lambda_l2": 1.0,
     "deterministic": True,
     "force_row_wise": True,
     "verbosity": -1,
@@ -66,13 +67,18 @@ def adapted(
     watch: Callable[[str], None] = lambda name: None,
 ) -> tuple[Predictor, Errors | None, Errors | None]:
     """``base`` with what ``chosen`` teaches, and the errors on ``rest`` before and after; None where it holds nothing."""
-    texts = dict(base.texts)
-    for name in base.texts:
+    if CORRECTION in base.texts:
+        raise OptionError("this model was adapted before: adapt the one that it was made from")
+    watch("latency")
+    _, median, _ = base.seconds(chosen.rows)
+    texts = {**base.texts, CORRECTION: _learned(chosen.rows, np.log2(chosen.seconds / median), _TIMES, seed, workers)}
+    for name in CODE:
         learned = TARGETS[name].learned(chosen)
         known = ~np.isnan(learned)
-        if known.sum() >= FEWEST:
+        if name in base.texts and known.sum() >= FEWEST:
             watch(name)
-            texts[name] = _continued(base.texts[name], name, chosen.rows[known], learned[known], seed, workers)
+            parameters = TARGETS[name].parameters
+            texts[name] = _learned(chosen.rows[known], learned[known], parameters, seed, workers, base.texts[name])
     found = Predictor.of(texts, base.widening)
     if not len(rest):
         return found, None, None
@@ -80,14 +86,21 @@ def adapted(
     return found, _judged(base, rest), _judged(found, rest)
 
 
-def _continued(
-    text: str, name: str, rows: NDArray[np.float32], learned: NDArray[np.float64], seed: int, workers: int
+def _learned(
+    rows: NDArray[np.float32],
+    learned: NDArray[np.float64],
+    objective: Mapping[str, Any],
+    seed: int,
+    workers: int,
+    base: str | None = None,
 ) -> str:
+    """LightGBM's text of trees, on top of those of the text ``base``."""
     lightgbm: Any = library()
     table = lightgbm.Dataset(rows, learned, feature_name=list(features.COLUMNS), free_raw_data=False)
-    parameters = {**_PARAMETERS, **TARGETS[name].parameters, "seed": seed, "num_threads": workers}
-    more = lightgbm.train(parameters, table, num_boost_round=_ROUNDS, init_model=lightgbm.Booster(model_str=text))
-    found: str = more.model_to_string()
+    leaf = max(round(_LEAF * len(rows)), 3)
+    parameters = {**objective, **_PARAMETERS, "min_data_in_leaf": leaf, "seed": seed, "num_threads": workers}
+    below = None if base is None else lightgbm.Booster(model_str=base)
+    found: str = lightgbm.train(parameters, table, num_boost_round=_ROUNDS, init_model=below).model_to_string()
     return found
 
 
