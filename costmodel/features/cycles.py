@@ -97,9 +97,8 @@ def _step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
     low, more = np.floor(n["height"]), n["taller"]
     for height, share in ((low, 1 - more), (low + 1, more)):
         apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
-        places = np.minimum(apart, height * n["taps"]) / np.maximum(
-            n["taps"], 1
-        )  # rows that taps share stay in registers
+        # rows that taps share stay in registers
+        places = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)
         wise = places * n["vectors"] * (1 + _CROSSING * n["unaligned"])
         loads = n["vectors"] + np.where(n["wise"] > 0, wise, height)
         multiplies = height * n["vectors"] + loads * n["converts"] * _CONVERTING

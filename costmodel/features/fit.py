@@ -21,15 +21,8 @@ COLUMNS: tuple[str, ...] = (
     *("tile_vectors", "accumulators", "register_share", "tile_height", "tile_taller"),
     *("column_waste", "unroll_waste", "vector_waste"),
     *("log_tiles", "log_panels", "log_units_per_thread", "thread_waste"),
-    *(
-        "ratio_panel_l1",
-        "ratio_panel_l2",
-        "ratio_rows_l1",
-        "ratio_rows_l2",
-        "ratio_left_l2",
-        "ratio_factor_l2",
-        "log_streamed",
-    ),
+    *("ratio_panel_l1", "ratio_panel_l2", "ratio_rows_l1", "ratio_rows_l2"),
+    *("ratio_left_l2", "ratio_factor_l2", "log_streamed"),
 )
 
 #: Share of a cache that a panel, or a factor, can count on.
@@ -43,10 +36,8 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     beyond the last one.
     """
     tiled = ~np.isnan(n["schedule_mr"])
-    mr, nr = (
-        np.where(tiled, np.maximum(n["schedule_mr"], 1), 1),
-        np.where(tiled, np.maximum(n["schedule_nr"], 1), n["lanes"]),
-    )
+    mr = np.where(tiled, np.maximum(n["schedule_mr"], 1), 1)
+    nr = np.where(tiled, np.maximum(n["schedule_nr"], 1), n["lanes"])
     wise = n["wise"] > 0
     width, batches = np.where(wise, n["batches"], n["columns"]), np.where(wise, 1, n["batches"])
     vectors = np.ceil(nr / n["lanes"])
@@ -60,7 +51,8 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     panel = np.where(n["packed"] > 0, n["packed"] / (panels * batches), n["sums"] * nr * n["right_item"])
     block, left = n["sums"] * mr * n["left_item"], n["rows"] * n["sums"] * n["left_item"]
     factor = panel * panels
-    outside = n["rows_outside"] > 0
+    streamed = batches * _streamed(rows, panels, panel, left, factor, n["rows_outside"] > 0, hardware)
+    product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), streamed)
     return {
         **{f"by_{name}": n[f"by_{name}"] for name in METHODS},
         **{f"by_sparse_{name}": n[f"by_sparse_{name}"] for name in SPARSE},
@@ -84,7 +76,7 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
         "ratio_rows_l2": block / max(hardware.l2, 1),
         "ratio_left_l2": left / max(hardware.l2, 1),
         "ratio_factor_l2": factor / max(hardware.l2, 1),
-        "log_streamed": (streamed := batches * _streamed(rows, panels, panel, left, factor, outside, hardware)),
+        "log_streamed": streamed,
         "tiled": tiled.astype(float),
         "height": height,
         "taller": height % 1,
@@ -93,7 +85,7 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
         "vectors": vectors,
         "register_tiles": units,
         "units": units,
-        "streamed": np.where(n["contracts"] > 0, np.where(n["by_winograd"] > 0, _winograd(n, hardware), streamed), 0.0),
+        "streamed": np.where(n["contracts"] > 0, product, 0.0),
     }
 
 

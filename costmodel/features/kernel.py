@@ -15,23 +15,8 @@ from effc.costmodel.hardware import Hardware
 
 #: Of `Facts.numbers`.
 NAMES: tuple[str, ...] = (
-    *(
-        "rows",
-        "columns",
-        "sums",
-        "batches",
-        "tall",
-        "wise",
-        "masked",
-        "left_item",
-        "right_item",
-        "stored",
-        "columns_out",
-        "converts",
-        "taps",
-        "stride",
-        "unaligned",
-    ),
+    *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
+    *("stored", "columns_out", "converts", "taps", "stride", "unaligned"),
     *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations", "vector_cycles", "vector_asked", "body"),
     *("read", "write", "activations"),
     *(f"bytes_{rank}" for rank in range(LARGEST)),
@@ -57,6 +42,7 @@ class Facts:
         lanes = max(hardware.vector_bytes // max(ITEM_SIZE[summed], 4), 1)
         wise = product and sizes.columns == 1 and sizes.batches > 1
         pairs = sizes.packed and not wise  # neighbours of the sum lie together: one instruction sums them
+        converts = product and not pairs and max(sizes.items) == 2
         read = written = 0
         by_size = []
         for role, size, often in work.bytes_of(spec):
@@ -68,14 +54,7 @@ class Facts:
         by_size = [*sorted(by_size, reverse=True), *[(0, 0.0)] * LARGEST][:LARGEST]
         numbers = [
             *(sizes.rows, sizes.columns, sizes.sums, sizes.batches, sizes.tall, wise, sizes.masked, *sizes.items),
-            *(
-                sizes.stored,
-                sizes.further,
-                product and not pairs and max(sizes.items) == 2,
-                sizes.taps,
-                sizes.stride,
-                sizes.unaligned,
-            ),
+            *(sizes.stored, sizes.further, converts, sizes.taps, sizes.stride, sizes.unaligned),
             *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
             *(work.cycles / lanes, work.asked / lanes, code.body(spec)),
             *(read, written, read + written),

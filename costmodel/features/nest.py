@@ -12,8 +12,8 @@ from math import prod
 
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
+from effc.costmodel.features.moves import steps
 from effc.costmodel.features.scale import NAN
-from effc.costmodel.features.work import steps
 
 COLUMNS: tuple[str, ...] = (
     *("log_rows", "log_columns", "log_sums", "log_batches"),

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from effc.compiler.ir.expr import Call, Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
 from effc.costmodel import roofline
+from effc.costmodel.features.moves import WALKS, Access, moved, steps, walk_of
 from effc.costmodel.features.scale import NAN, share
 
 TEMPLATES = ("loops", "contraction", "block", "attention", "scan", "scatter")
@@ -29,9 +29,6 @@ _KINDS = (
     "load",
     "store",
 )
-
-#: How an access moves: along which dimension its address takes steps of one element, or why along none.
-_WALKS = ("inner", "reduction", "outer", "strided", "broadcast", "gathered")
 
 #: Cycles of one vector, where two multiply-adds start in each; a function is a polynomial of some length, or an instruction.
 _CYCLES = {
@@ -54,14 +51,8 @@ _OPS = {
     "math.rsqrt": 10.0,
 }
 _FUNCTION, _SEARCH = 20.0, 12.0
-#: Of a vector of elements that are neighbours; of a tile that is transposed in registers; of elements that are picked up one by one.
-_LOAD, _STORE, _TURNED, _PICKED = 0.5, 1.0, 5.0, 26.0
-#: Elements on a side of the tile.
-_VECTOR = 16
-#: The same as the templates count when they ask for threads.
-_ASKED_MEMORY, _ASKED_TURNED, _ASKED_PICKED, _ASKED_HEAVY, _ASKED_DIVISION = 2.0, 6.0, 32.0, 15.0, 8.0
-#: How bad it is where stores, against loads, are not of neighbours.
-_STORES = 1.3
+#: As the ``loops`` template counts vectors of instructions that are polynomials, and divisions.
+_ASKED_HEAVY, _ASKED_DIVISION = 15.0, 8.0
 
 _CHEAP_MATH = frozenset({"absf", "absi", "ceil", "floor", "copysign", "fma", "round", "roundeven", "trunc"})
 _FLOATS = ("f64", "f32", "bf16", "f16")
@@ -79,8 +70,8 @@ COLUMNS: tuple[str, ...] = (
     *("instructions", "symbolic"),
     *(f"log_{kind}" for kind in _KINDS),
     *("log_operations", "turned", "picked"),
-    *(f"load_{walk}" for walk in _WALKS),
-    *(f"store_{walk}" for walk in _WALKS),
+    *(f"load_{walk}" for walk in WALKS),
+    *(f"store_{walk}" for walk in WALKS),
     *("smallest_item", "largest_item", "computes_in_floats", "operands"),
 )
 
@@ -126,7 +117,7 @@ class Work:
         product = any(i.op == "contract" for i in spec.body)
         outside = sum(d.kind == "parallel" for d in spec.dims) if product else len(sizes)
         points_of = [prod(sizes[:level]) for level in range(len(sizes) + 1)]
-        accesses: list[_Access] = []
+        accesses: list[Access] = []
         for instr, level in zip(spec.body, spec.levels(), strict=True):
             points = points_of[-1 if instr.op in ("reduce", "contract") else level]
             operations += roofline.cost(instr) * points
@@ -135,17 +126,17 @@ class Work:
             inside = level > outside or instr.op == "contract"
             if instr.op in ("load", "store"):
                 accessed[instr["operand"]] += points
-                walk, along = _walk(instr["address"], spec, values)
+                walk, along = walk_of(instr["address"], spec, values)
                 walks[instr.op == "store"][walk] += points
                 if not inside:
                     masked = bool(instr.args[instr.op == "store" :])
                     walked = dict(steps(instr["address"], values))
-                    accesses.append(_Access(instr.op == "store", masked, points, walk, along, walked))
+                    accesses.append(Access(instr.op == "store", masked, points, walk, along, walked))
             elif not inside:
                 each, heavy = _cost(instr, kind)
                 cycles, asked = cycles + each * points, asked + heavy * points
-        moved, counted, order = _moved(accesses, sizes)
-        found = tuple(accessed), walks, cycles + moved, asked + counted, order
+        move, counted, order = moved(accesses, sizes)
+        found = tuple(accessed), walks, cycles + move, asked + counted, order
         return Work(spec, values, sizes, counts, operations, *found)
 
     def bytes_of(self, spec: KernelSpec) -> tuple[tuple[str, int, float], ...]:
@@ -182,7 +173,7 @@ class Work:
             *(float(self.counts.get(kind, 0)) for kind in _KINDS),
             float(self.operations),
             *self.order,
-            *(share(walks.get(w, 0), sum(walks.values())) for walks in self.walks for w in _WALKS),
+            *(share(walks.get(w, 0), sum(walks.values())) for walks in self.walks for w in WALKS),
             float(min(items, default=0)),
             float(max(items, default=0)),
             share(sum(dtype in _FLOATS for dtype in computed), len(computed)),
@@ -217,98 +208,6 @@ def _cost(instr: Instr, kind: str) -> tuple[float, float]:
     if kind == "reduce" and instr["kind"].startswith("arg"):
         return _SEARCH, 0.5
     return _OPS.get(instr.op, _CYCLES.get(kind, 0.0)), _ASKED_DIVISION if kind == "divide" else 0.5
-
-
-@dataclass(frozen=True)
-class _Access:
-    """``along``: the dimension along which its elements are neighbours, -1 for none; ``steps`` of its address."""
-
-    store: bool
-    masked: bool
-    points: int
-    walk: str
-    along: int
-    steps: Mapping[str, int]
-
-
-def _moved(accesses: Sequence[_Access], sizes: Sequence[int]) -> tuple[float, float, tuple[float, float]]:
-    """Cycles of all loads and stores, for vectors along the dimension that most of them have neighbours along; as the template counts them;
-    and shares of those that are transposed, and picked up one by one, as is what fills no square tile.
-    """
-    weights: Counter[int] = Counter()
-    for access in accesses:
-        if access.along >= 0:
-            weights[access.along] += round(access.points * (_STORES if access.store else 1))
-    vectors = max(weights, key=lambda d: weights[d], default=-1)
-    total = asked = 0.0
-    turned = picked = every = 0.0
-    for access in accesses:
-        every += access.points
-        if access.along == vectors or access.walk == "broadcast":
-            each, counted = _STORE if access.store else _LOAD, _ASKED_MEMORY
-        elif access.along >= 0 and not access.masked and not access.store:
-            length = _line(access.along, accesses, sizes)
-            left = length % _VECTOR / max(length, 1)
-            each, counted = (1 - left) * _TURNED + left * _PICKED, _ASKED_TURNED
-            turned, picked = turned + (1 - left) * access.points, picked + left * access.points
-        else:
-            each, counted = _PICKED, _ASKED_PICKED
-            picked += access.points
-        total, asked = total + each * access.points, asked + counted * access.points
-    return total, asked, (share(turned, every), share(picked, every))
-
-
-def _line(dim: int, accesses: Sequence[_Access], sizes: Sequence[int]) -> int:
-    """Size of a dimension with those outside it that every access walks as one with it."""
-    length = sizes[dim]
-    for outer in range(dim - 1, -1, -1):
-        if sizes[outer] > 1:
-            if any(a.steps.get(f"d{outer}", 0) != a.steps.get(f"d{dim}", 0) * length for a in accesses):
-                break
-            length *= sizes[outer]
-    return length
-
-
-def _walk(address: Expr, spec: KernelSpec, values: Mapping[str, int]) -> tuple[str, int]:
-    """The first of `_WALKS` that fits an address, and the dimension along which elements are neighbours, or -1."""
-    moved: set[str] = set()
-    gathered = False
-    for name, step in steps(address, values):
-        if name[0] == "v":
-            gathered = True
-        elif name[0] == "d" and step == 1:
-            return _along(int(name[1:]), spec), int(name[1:])
-        elif name[0] == "d":
-            moved.add(name)
-    if gathered:
-        return "gathered", -1
-    return "strided" if moved else "broadcast", -1
-
-
-def _along(dim: int, spec: KernelSpec) -> str:
-    if spec.dims[dim].kind != "parallel":
-        return "reduction"
-    last = max(i for i, d in enumerate(spec.dims) if d.kind == "parallel")
-    return "inner" if dim == last else "outer"
-
-
-def steps(address: Expr, values: Mapping[str, int]) -> list[tuple[str, int]]:
-    """``(variable, step)`` of the terms of an address over loop dimensions (``d*``) and values (``v*``); a step of 0 where it is not
-    linear.
-    """
-    found: list[tuple[str, int]] = []
-    for mono, coefficient in address.terms:
-        step, names = coefficient, []
-        for atom in mono:
-            if isinstance(atom, Call):
-                names += [(n, 0) for n in (*atom.lhs.variables(), *atom.rhs.variables()) if n not in values]
-            elif atom.name in values:
-                step *= values[atom.name]
-            else:
-                names.append((atom.name, 1))
-        linear = len(names) == 1
-        found += [(name, step if linear and single else 0) for name, single in names]
-    return found
 
 
 def _padded(counts: Sequence[int], length: int) -> list[int]:
