@@ -149,6 +149,11 @@ class Target:
         return tuple(f"+{_LLVM_NAMES.get(f, f)}" for f in sorted(self.features) if f.startswith("amx"))
 
     @property
+    def unused(self) -> frozenset[str]:
+        """Features, by /proc/cpuinfo's names, that code for it does without, though a CPU that it runs on may have them."""
+        return frozenset(_CONSIDERED) - self.features
+
+    @property
     def key(self) -> str:
         """Text that equal targets share, for cache keys."""
         return f"{self.name}/{self.vector_bytes}/{','.join(sorted(self.features))}"
