@@ -12,6 +12,8 @@ from torch import nn
 import effc.passes
 from effc.compiler.codegen.cpu import schedules
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.compress.form import Form
+from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.candidate import DENSE, Alternatives, Latency, dense
@@ -23,11 +25,12 @@ from effc.costmodel import roofline
 from effc.costmodel.planner import Goal, Planner, Price
 from effc.identity import model_digest, original
 from effc.metrics import UserMetric, metric_name
+from effc.offers import Offers, offers
 from effc.plans import Plan, plan_of
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
 from effc.trial import Compiled, Trial
-from effc.variants import Offers, offered, offers
+from effc.variants import offered
 
 
 def plan(
@@ -76,13 +79,11 @@ class _Planning:
             made = Offers({s.name: [dense(s, host_alternatives())] for s in plain.sites}, {})
 
         def complete(plan: ir.Plan) -> ir.Plan:
-            changed = [
-                (name, d.options)
-                for site, d in zip(plain.sites, plan.decisions, strict=True)
-                for name in site.params
-                if d.options
-            ]
-            return replace(plan, weights={key[0]: made.weights[key] for key in changed if key in made.weights})
+            weights: dict[str, StoredWeight[Form]] = {}
+            for site, decision in zip(plain.sites, plan.decisions, strict=True):
+                for name in site.params:
+                    weights |= made.weights.get((name, decision.options), {})
+            return replace(plan, weights=weights)
 
         def verify(plan: ir.Plan) -> float:
             as_it_is = plan.exact and not plan.schedules()
