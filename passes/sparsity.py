@@ -58,7 +58,7 @@ class Sparsify(Compression):
                 "'16xkernel', or leave it out"
             )
         if self.planned:
-            self._check_share(None, "auto")
+            self._check_share(None, AUTO)
         elif self.prunes:
             self._check_pruning(self.chosen)
         else:

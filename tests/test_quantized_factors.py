@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,17 +74,26 @@ def test_pruned_windows(pattern: str) -> None:
 
 
 def test_what_no_calibration_tells_stays() -> None:
-    """A transposed window has none that is kept, so what lies behind its first kernel is unknown; weights alone of a convolution stay."""
+    """What lies behind factors of a layer that no calibration has seen; weights alone of a convolution."""
     model, x = filters()
     calibration = effc.calibrate(model, [x])
     notes = "\n".join(run(model, x, {"low_rank": {"rank": 32}, "quantize": {}})[1].notes)
     assert "shared.weight:kernel0 stays as it is: a convolution gains only where its activations are bytes too" in notes
     sites = {name: s for name, s in calibration.sites.items() if name != "shared.weight"}
-    less = effc.Calibration(calibration.model, sites, calibration.batches, calibration.outputs, "other")
-    quantize = {**BYTES, "calibration": less}
+    quantize = {**BYTES, "calibration": replace(calibration, sites=sites, digest="other")}
     notes = "\n".join(run(model, x, {"low_rank": {"rank": 32}, "quantize": quantize})[1].notes)
     assert "shared.weight:kernel1 stays as it is: the calibration has not seen it" in notes
     assert "grouped.weight:kernel1 stays" not in notes
+
+
+def test_a_calibration_of_other_channels_is_an_error_that_names_the_factor() -> None:
+    model, _ = tied()
+    seen = effc.calibrate(nn.Linear(96, 8).eval(), [torch.randn(4, 96)]).sites["weight"]
+    calibration = effc.calibrate(model, [torch.randint(0, 100, (2, 7))])
+    wrong = replace(calibration, sites={**calibration.sites, "query.weight": seen})
+    passes = {"low_rank": {"rank": 32, "skip": ["embed*"]}, "quantize": {**BYTES, "calibration": wrong}}
+    with pytest.raises(Exception, match=r"query\.weight:right: its calibration has 96 channels and the weight 128"):
+        run(model, torch.randint(0, 100, (2, 7)), passes)
 
 
 def test_new_values_that_reach_further_run_exactly() -> None:

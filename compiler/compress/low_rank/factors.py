@@ -33,8 +33,10 @@ class Factors(Form):
         return {"left": self.left, "right": self.right, **shift}
 
     def met(self, statistics: Statistics) -> Mapping[str, Statistics]:
-        inner = torch.from_numpy(statistics.sample) @ self.right.float().T
-        return {"right": statistics, "left": statistics_of(inner)}
+        sample, right = torch.from_numpy(statistics.sample), self.right.float()
+        if sample.shape[1] != right.shape[1]:
+            return {"right": statistics}  # of another model: what looks at it says so
+        return {"right": statistics, "left": statistics_of(sample @ right.T)}
 
     @property
     def kind(self) -> str:

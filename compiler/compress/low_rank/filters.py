@@ -47,13 +47,15 @@ class FilterChain(Form):
 
     def between(self, statistics: Statistics) -> Iterator[Tensor]:
         """What meets the kernels behind the first, for calibration's windows: ``[rows, channels, window…]`` each, of the positions that one
-        output is summed over. As far as it is known: without windows behind kernels of one position alone.
+        output is summed over. As far as it is known: without windows behind kernels of one position alone; nothing of another model's.
         """
         dims = self.kernels[0].dim() - 2
         if statistics.windows is not None:
             value = torch.from_numpy(statistics.windows)
         else:
             value = torch.from_numpy(statistics.sample)[(..., *[None] * dims)]
+        if value.shape[1] != self.groups * self.kernels[0].shape[1]:
+            return
         for kernel in self.kernels[:-1]:
             if any(size > there for size, there in zip(kernel.shape[2:], value.shape[2:], strict=True)):
                 return
