@@ -30,6 +30,7 @@ from effc.costmodel.neighbours import links
 from effc.costmodel.planner import Goal, Planner, Verified
 from effc.identity import model_digest, original
 from effc.metrics import UserMetric, metric_name
+from effc.offers import Offers, offers
 from effc.plans import Plan, plan_of
 from effc.pricing import Pricing, pricing
 from effc.runtime.cache import Cache
@@ -39,7 +40,7 @@ from effc.stored_size import model_size, planned_size, weights_size
 from effc.trial import Compiled, Trial
 from effc.tuning import note, with_schedules
 from effc.turns import Turns, in_turn
-from effc.variants import Offers, Pairs, offered, offers
+from effc.variants import Pairs, offered
 
 #: How much slower than the exact model a plan may surely not be, as a ratio of times.
 _SLOWER = 1.05
@@ -151,13 +152,15 @@ class _Planning:
         """With the bytes that it saves."""
         stored = self._stored(site, candidate.options)
         named = dict(self.trial.model.named_parameters(remove_duplicate=False))
-        whole = sum(named[name].numel() * named[name].element_size() for name in stored)
+        whole = sum(p.numel() * p.element_size() for name, p in named.items() if name in stored)
         return replace(candidate, saved=whole - weights_size(stored))
 
     def _stored(self, site: Site, options: Pairs) -> dict[str, StoredWeight[Form]]:
-        """The compressed weights of a site's candidate."""
-        made = self._offers.weights
-        return {name: made[name, options] for name in site.params if (name, options) in made}
+        """The compressed weights of a site's candidate; those of a weight's parts are named ``name:role``."""
+        found: dict[str, StoredWeight[Form]] = {}
+        for name in site.params:
+            found |= self._offers.weights.get((name, options), {})
+        return found
 
     # -- plans --------------------------------------------------------------------------------------------------------
     def _complete(self, plan: ir.Plan) -> ir.Plan:
