@@ -9,7 +9,8 @@ from typing import Any
 
 from effc.compiler.codegen.cpu.block.cost import L1_BYTES, Cost, Counter
 from effc.compiler.codegen.cpu.block.needs import Reading
-from effc.compiler.codegen.cpu.block.plan import Plan, planned, read
+from effc.compiler.codegen.cpu.block.plan import Plan, planned
+from effc.compiler.codegen.cpu.block.reading import read, slice_counts
 from effc.compiler.codegen.cpu.block.stages import Stage, own
 from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.form import lanes_of
@@ -50,9 +51,20 @@ def block_of(spec: KernelSpec, constants: Collection[int], target: Target, lines
     packed = _packed(spec, constants, target, [None] * len(spec.stages))
     if isinstance(packed, str):
         return packed
-    found = read(_with_operands(spec, packed), target)
+    plain = _with_operands(spec, packed)
+    found = read(plain, target)
     if isinstance(found, str):
         return found
+    whole = _made(spec, found, constants, target, lines)
+    cut = (read(plain, target, n) for n in slice_counts(plain, found))
+    made = [whole, *(_made(spec, r, constants, target, lines) for r in cut if isinstance(r, Reading))]
+    return min((b for b in made if isinstance(b, Block)), key=lambda b: b.cost.fused, default=whole)
+
+
+def _made(
+    spec: KernelSpec, found: Reading, constants: Collection[int], target: Target, lines: int | None
+) -> Block | str:
+    """`block_of`, of stages that were read."""
     schedules = _rows_schedules(found, target) if found.tiled else [_line_schedule(s, target) for s in found.stages]
     if schedules is None:
         return "no height of tiles serves all stages"
@@ -122,9 +134,19 @@ def _line_schedule(stage: Stage, target: Target) -> Schedule | None:
 def _fastest(stage: Stage, target: Target) -> Schedule:
     nest = stage.nest
     assert nest is not None, "loops have no register tiles"
-    counts = {t: estimate(nest, target, *t) for t in tiles(nest, target)}
+    counts = {t: estimate(nest, target, *t) for t in _whole(nest, target)}
     mr, vectors = min(counts, key=lambda t: (counts[t], -t[0] * t[1], t))
     return _rows_outside(variants(nest, target, mr, vectors))
+
+
+def _whole(nest: Nest, target: Target) -> list[tuple[int, int]]:
+    """Register tiles; where columns are a slice of all, those whose panels are whole ones of all."""
+    cut, columns, lanes = (
+        any(i < nest.lines for i in nest.batch),
+        nest.size(nest.column).constant,
+        lanes_of(nest, target),
+    )
+    return [t for t in tiles(nest, target) if not cut or (columns or 0) % (t[1] * lanes) == 0]
 
 
 def _rows_outside(found: Sequence[Schedule]) -> Schedule:
@@ -194,11 +216,16 @@ def _finished(spec: KernelSpec, plan: Plan) -> KernelSpec:
     """``spec`` with its dims, its tile, and scratch memory."""
     operands = list(spec.operands)
     for between, size in zip(plan.between, plan.scratch_elements(), strict=True):
-        operands[between.operand] = replace(operands[between.operand], size=const(size))
+        if not between.shown:
+            operands[between.operand] = replace(operands[between.operand], size=const(size))
+    if plan.fold is not None:
+        operands.append(plan.fold.line.operands[plan.fold.partial])
     stages = tuple(replace(stage, operands=tuple(operands)) for stage in spec.stages)
     lines = plan.lines
     dims = (Dim(const(lines.height)),) if plan.tiled else (Dim(const(lines.images)), Dim(const(lines.height)))
-    return replace(spec, dims=dims, operands=tuple(operands), stages=stages).with_schedule(lines=plan.tile)
+    made = replace(spec, dims=dims, operands=tuple(operands), stages=stages)
+    cut = {"slices": plan.slices} if plan.slices > 1 else {}
+    return made.with_schedule(lines=plan.tile, **cut)
 
 
 def _bytes(operand: Operand) -> int:

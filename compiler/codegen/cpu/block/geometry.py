@@ -14,9 +14,9 @@ from effc.compiler.ir.spec import KernelSpec
 
 def lines_of(spec: KernelSpec) -> tuple[Lines, ...] | None:
     """Of each stage; None where no convolution says how many lines an image has."""
-    scratch = {i for i, o in enumerate(spec.operands) if o.role == "scratch"}
-    loaded = [_operands(stage, "load") & scratch for stage in spec.stages]
-    stored = [_operands(stage, "store") & scratch for stage in spec.stages]
+    between = {operand for stage in spec.stages[:-1] for operand in operands_of(stage, "store")}
+    loaded = [operands_of(stage, "load") & between for stage in spec.stages]
+    stored = [operands_of(stage, "store") & between for stage in spec.stages]
     found = [_natural(stage) for stage in spec.stages]
     for _ in spec.stages:
         known = {o: lines for lines, own in zip(found, stored, strict=True) if lines is not None for o in own}
@@ -32,7 +32,8 @@ def _first(lines: Mapping[int, Lines], operands: set[int]) -> Lines | None:
     return next((lines[o] for o in sorted(operands) if o in lines), None)
 
 
-def _operands(stage: KernelSpec, op: str) -> set[int]:
+def operands_of(stage: KernelSpec, op: str) -> set[int]:
+    """That a stage loads or stores."""
     return {instr["operand"] for instr in stage.body if instr.op == op}
 
 
