@@ -23,13 +23,12 @@ from effc.compiler.ir.spec import ITEM_SIZE, Dim, KernelSpec, Operand, Schedule
 
 #: Bytes of all that lies between the stages of a tile: half of L2.
 MOST_BYTES = 512 * 1024
-#: Bytes of the widest intermediate where lines are tiles of rows, and factors come from L2 for each tile; and with tile registers, which
-#: each stage configures anew for each tile. On two cores of Zen 4, 3136 rows through a norm, and 96 to 384 channels and back: 0.98 of the
-#: speed of three kernels by 16 KiB, 1.04 by 64, 1.02 by 160; 16 to 64 and back: 1.01 to 1.12 by 16, 0.94 by 64.
-ROWS_BYTES, REGISTERS_BYTES = 64 * 1024, 128 * 1024
-#: Bytes of factors that stay in L1 with small tiles of rows, and of all that such a tile reads and writes. 12544 rows of 96 channels,
-#: scaled and multiplied to 16: 1.26 of the speed of two kernels by 12 KiB, 1.07 by 25, 0.91 by 50.
-SMALL_FACTORS, SMALL_BYTES = 16 * 1024, 24 * 1024
+#: Bytes of the widest intermediate where lines are tiles of rows: where L1 holds all of them and the factors, and where factors come
+#: from L2 for each tile; with tile registers, which each stage configures anew for each tile. On two cores of Zen 4, 3136 rows through a
+#: norm, and 96 to 384 channels and back: 0.98 of the speed of three kernels by 16 KiB, 1.04 by 64, 1.02 by 160; 16 to 64 and back: 1.01
+#: to 1.12 by 16, 0.94 by 64. Loops read about as much as they write, and L1 holds both: 12544 rows of 96 channels, scaled and multiplied
+#: to 16: 1.26 by 5 KiB, 1.07 by 10, 0.91 by 21.
+SMALL_BYTES, ROWS_BYTES, REGISTERS_BYTES = 16 * 1024, 64 * 1024, 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -207,10 +206,12 @@ def _tiled(counter: Counter, schedules: Sequence[Schedule], target: Target, line
         return first
     if first.tiled:
         widest = first.height * max(b.stride * first.item(b) for b in first.between)
-        plain = replace(first, tile=max((REGISTERS_BYTES if first.spare else ROWS_BYTES) // widest, 1))
-        near = replace(first, tile=max(SMALL_BYTES // (first.height * counter.line_bytes), 1))
-        small = not first.spare and sum(counter.factors) <= SMALL_FACTORS and near.scratch_bytes() <= L1_BYTES
-        return near if small else plain
+        loops = first.height * 2 * first.between[0].stride * first.item(first.between[0])
+        most = max(widest, loops) if first.stages[0].plan is not None else widest
+        plain, near = (replace(first, tile=max(size // w, 1)) for size, w in ((ROWS_BYTES, widest), (SMALL_BYTES, most)))
+        if first.spare:
+            return replace(first, tile=max(REGISTERS_BYTES // widest, 1))
+        return near if sum(counter.factors) <= SMALL_BYTES and near.scratch_bytes() <= L1_BYTES else plain
     if first.scratch_bytes() > MOST_BYTES:
         return "what lies between the stages does not fit L2"
     plans = [replace(first, tile=tile) for tile in range(1, first.lines.height + 1)]

@@ -125,11 +125,6 @@ class Counter:
         ]  # fmt: skip
 
     @cached_property
-    def line_bytes(self) -> int:
-        """Bytes of all that a line of the result reads and writes but factors, where no stage reads other lines."""
-        return sum(self._outside.values()) // self.reading.stages[-1].lines.count + sum(self._line_bytes)
-
-    @cached_property
     def _again(self) -> set[int]:
         """The operands that every slice of channels reads all of."""
         return {
