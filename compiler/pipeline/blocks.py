@@ -30,7 +30,7 @@ from effc.compiler.pipeline.regions import Region, find_regions
 MOST_STAGES = 8
 #: Lines of a result, or tiles of rows, at least: fewer are not shared out evenly.
 LEAST_LINES = 14
-#: Least share of a block of images' time that is saved: the count is no better than that.
+#: Least share of a block's time that is saved where it holds lines for later tiles: the count is no better than that.
 MARGIN = 0.03
 
 
@@ -79,10 +79,14 @@ class _Finder:
         parts = [region.parts for top in tops for region in top.walk()]
         # Also across the ends of regions: what scales by a gate belongs to the region of the gate, what follows does not.
         parts += [[region for region in top.walk() if not region.parts] for top in tops]
-        for members in dict.fromkeys(m for each in parts for m in _runs(each)):
+        for members in dict.fromkeys(self._computing(m) for each in parts for m in _runs(each)):
             if len(members) > 1 and self.flow.shared(members) is not None:
                 yield from self._block(members)
             yield from self._with_pool(members)
+
+    def _computing(self, members: tuple[int, ...]) -> tuple[int, ...]:
+        """``members`` without those that fill borders around what the others store."""
+        return tuple(i for i in members if not self.flow.fills(i))
 
     def _with_pool(self, members: tuple[int, ...]) -> Iterator[_Found]:
         """The run with a kernel that reduces its result, which others read too: the first half of squeeze-excitation."""
@@ -122,7 +126,7 @@ def _runs(parts: Sequence[Region]) -> Iterator[tuple[int, ...]]:
 
 def saved(found: Block) -> float:
     """Cycles by which a block is counted to be faster than its stages, each a kernel of its own; 0 where that is not clear."""
-    clear = found.plan.tiled or found.cost.saved > MARGIN * found.cost.fused
+    clear = not found.cost.moved or found.cost.saved > MARGIN * found.cost.fused
     return found.cost.saved if clear and found.plan.units.count >= LEAST_LINES else 0.0
 
 

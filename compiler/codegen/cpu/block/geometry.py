@@ -38,9 +38,14 @@ def operands_of(stage: KernelSpec, op: str) -> set[int]:
 
 
 def _natural(stage: KernelSpec) -> Lines | None:
-    """Of a convolution in two dimensions or more: its parallel dims are images (where there are several), height, width and channels."""
+    """Of a convolution in two dimensions or more: its parallel dims are images (where there are several), height, width, and the channels
+    and their groups, which its weight has too.
+    """
     sizes = [d.size.constant for d in stage.dims if d.kind == "parallel"]
-    wide = [size for size in sizes if size is not None and size > 1]
-    if stage.template != "contraction" or None in sizes or len(sizes) < 4 or len(wide) < 3:
+    if stage.template != "contraction" or None in sizes or len(sizes) < 4:
         return None
-    return Lines(1, wide[0]) if len(wide) == 3 else Lines(wide[0], wide[1])
+    loads = (instr for instr in stage.body if instr.op == "load")
+    weights = [i["address"].variables() for i in loads if stage.operands[i["operand"]].role == "packed"]
+    channels = weights[0] if weights else frozenset[str]()
+    wide = [size for i, size in enumerate(sizes) if size is not None and size > 1 and f"d{i}" not in channels]
+    return Lines(1, wide[0]) if len(wide) == 2 else Lines(wide[0], wide[1]) if len(wide) == 3 else None

@@ -141,8 +141,6 @@ def _unfit(nest: Nest, target: Target, forms: Sequence[str]) -> str | None:
         return "sums that are not float32"
     if not nest.right.packed:
         return "a factor that is not constant"
-    if nest.channels:
-        return "groups of few channels"
     kind = form(nest, target)
     if kind == "codes":
         return "codes become floats once for all rows, in a block once for each tile of them"
