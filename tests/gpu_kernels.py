@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tt_interpreter import launch
 
+from effc.compiler.capture.kernel_reference import evaluate
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.launch import Emitted
 from effc.compiler.codegen.gpu.target import GpuTarget
@@ -53,3 +54,26 @@ class Kernel:
 
 def _number(e: Expr, values: dict[str, int]) -> int:
     return e.evaluate(values)
+
+
+#: Bound on the relative error of one result, by its dtype: a few roundings of a few instructions.
+_TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-6, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
+
+
+def agrees(
+    spec: KernelSpec, tensors: Sequence[torch.Tensor], symbols: Sequence[int] = (), *, aligned: bool = True
+) -> Kernel:
+    """The kernel of ``spec`` writes what float64 gives for its body; integers and bools exactly; nothing else changes."""
+    before = [t.clone() for t in tensors]
+    expected = evaluate(spec, before, symbols, wide=True)
+    assert expected is not None, "the reference does not know an instruction"
+    kernel = Kernel(spec, aligned=aligned)
+    assert kernel(tensors, symbols) == 0
+    for operand, (got, old) in enumerate(zip(tensors, before, strict=True)):
+        want = expected.get(operand, old)
+        if got.is_floating_point():
+            bound = _TOLERANCE[got.dtype]
+            torch.testing.assert_close(got.double(), want.double(), rtol=bound, atol=bound, equal_nan=True)
+        else:
+            assert torch.equal(got, want.to(got.dtype)), operand
+    return kernel

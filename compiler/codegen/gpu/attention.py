@@ -13,7 +13,7 @@ Schedule: ``bm`` rows, ``bn`` keys, ``split`` parts of the keys, ``warps``, ``st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from effc.compiler.codegen.gpu.launch import Emitted, Launch, blocks, kernel, power_of_two
 from effc.compiler.codegen.gpu.target import GpuTarget
@@ -33,7 +33,8 @@ _MOST_PARTS = 32
 @dataclass(frozen=True)
 class Plan:
     """``heads``: how many heads of q the rows of a program span, 1 or all that share one of k and v. ``bd``, ``be``: channels of q and k,
-    of v and the result, as powers of two.
+    of v and the result, as powers of two. ``chunk``: channels of q and k that one product takes: without tensor cores all that it
+    takes lies in registers.
     """
 
     spec: KernelSpec
@@ -42,6 +43,7 @@ class Plan:
     bn: int
     bd: int
     be: int
+    chunk: int
     split: int
     warps: int
     stages: int
@@ -88,15 +90,18 @@ def plan(spec: KernelSpec, target: GpuTarget) -> Plan:
     size = ITEM_SIZE[spec.operands[0].dtype]
     channels = max(spec.dims[4].size.constant or 0, spec.dims[5].size.constant or 0)
     bd, be = (power_of_two(spec.dims[i].size, 16, _MOST_CHANNELS) for i in (4, 5))
-    large = 128 if size == 2 and channels <= 128 else 64 if size == 2 else 32
+    if size == 2:
+        large = 128 if channels <= 128 else 64 if target.has_wgmma else 32
+    else:
+        large = 32 if channels <= 64 else 16
     bm = power_of_two(queries * heads, 16, large)
-    bn = power_of_two(spec.dims[3].size, 16, 64 if size == 2 and channels <= 128 else 32)
-    found = Plan(spec, heads, bm, bn, bd, be, 1, 8 if bm >= 128 else 4, 2)
+    bn = power_of_two(spec.dims[3].size, 16, 64 if size == 2 and channels <= 128 else 32 if size == 2 or target.tf32 else 16)
+    chunk = bd if size == 2 or target.tf32 else 16
+    found = Plan(spec, heads, bm, bn, bd, be, chunk, 1, 8 if bm >= 128 else 4, 2)
     wanted = spec.schedule
     blocks_ = {name: int(wanted.get(name, getattr(found, name))) for name in ("bm", "bn", "warps", "stages")}
-    found = Plan(spec, heads, blocks_["bm"], blocks_["bn"], bd, be, 1, blocks_["warps"], blocks_["stages"])
-    split = int(wanted.get("split", _parts(found, target)))
-    return Plan(spec, heads, found.bm, found.bn, bd, be, split, found.warps, found.stages)
+    found = replace(found, **blocks_)
+    return replace(found, split=int(wanted.get("split", _parts(found, target))))
 
 
 def candidates(spec: KernelSpec, target: GpuTarget) -> list[Schedule]:

@@ -11,7 +11,7 @@ from effc.compiler.codegen.gpu.attention import Plan
 from effc.compiler.codegen.gpu.attention_parts import places
 from effc.compiler.codegen.gpu.body import Axis, Frame, combiner
 from effc.compiler.codegen.gpu.builder import Builder, Shape
-from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step
+from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, blocks
 from effc.compiler.codegen.gpu.ops import Ops
 from effc.compiler.codegen.gpu.target import GpuTarget
@@ -26,16 +26,18 @@ class Attention:
     def __init__(self, b: Builder, plan: Plan, target: GpuTarget, given: Arguments) -> None:
         self.b, self.plan, self.spec, self.target, self.given = b, plan, plan.spec, target, given
         self.ops = Ops(b)
-        self.sizes = Indices(b, dict(given.symbols), frozenset(given.symbols), {})
         self.dtype = self.spec.operands[0].dtype
         names = ["q", "k", "v", "out", *(n for n in ("mask", "lse") if self.spec.get(n) is not None)]
         self.operand = {name: i for i, name in enumerate(names)}
+
+    def _size(self, e: Expr) -> ir.Value:
+        return evaluated(self.b, e, self.given.symbols)
 
     def emit(self) -> None:
         b, plan = self.b, self.plan
         self._place()
         rows = self._rows()
-        q = self._load("q", rows, self._channels(4, plan.bd, 1), (plan.bm, plan.bd))
+        q = [self._load("q", rows, channels, (plan.bm, plan.chunk)) for channels in self._chunks(1)]
         scale = b.constant(float(self.spec.get("scale")) * _LOG2E, "f32")
         start = [
             b.constant("-inf", "f32", (plan.bm, 1)),
@@ -59,13 +61,13 @@ class Attention:
 
         def digit(size: Expr) -> ir.Value:
             nonlocal program
-            count = self.sizes.value(size)
+            count = self._size(size)
             found, program = b.op("arith.remsi", program, count), b.op("arith.divsi", program, count)
             return found
 
         # The last rows of a causal attention see most keys: they start first.
         row_blocks = blocks(plan.rows, plan.bm)
-        last = self.sizes.value(row_blocks - 1)
+        last = self._size(row_blocks - 1)
         self.row_block = b.op("arith.subi", last, digit(row_blocks))
         self.head = b.op("arith.muli", digit(plan.head_blocks), b.constant(plan.heads, "i32"))
         self.batch = digit(self.spec.dims[0].size)
@@ -77,9 +79,9 @@ class Attention:
         start = b.op("arith.muli", self.row_block, b.constant(plan.bm, "i32"))
         index = b.op("arith.addi", start, b.range(plan.bm, 0, 2))
         self.row_start, self.row = start, index
-        queries = self.sizes.value(self.spec.dims[2].size)
+        queries = self._size(self.spec.dims[2].size)
         self.row_scalars = dict(self.scalars)
-        mask = b.compare("arith.cmpi", "slt", index, self.sizes.value(plan.rows))
+        mask = b.compare("arith.cmpi", "slt", index, self._size(plan.rows))
         if plan.heads > 1:
             self.row_scalars["d1"] = b.op("arith.addi", self.head, b.op("arith.divsi", index, queries))
             index = b.op("arith.remsi", index, queries)
@@ -91,10 +93,10 @@ class Attention:
         b, plan, keys = self.b, self.plan, self.spec.dims[3].size
         each = blocks(blocks(keys, plan.bn), plan.split) * plan.bn
         low: ir.Value = b.constant(0, "i32")
-        high = self.sizes.value(keys)
+        high = self._size(keys)
         if plan.split > 1:
-            low = b.op("arith.muli", self.part, self.sizes.value(each))
-            high = b.op("arith.minsi", b.op("arith.addi", low, self.sizes.value(each)), high)
+            low = b.op("arith.muli", self.part, self._size(each))
+            high = b.op("arith.minsi", b.op("arith.addi", low, self._size(each)), high)
         whole = b.constant(plan.bn, "i32")
         plain = b.op("arith.muli", b.op("arith.divsi", high, whole), whole)
         if self.spec.get("causal"):
@@ -108,12 +110,21 @@ class Attention:
         plain = b.op("arith.maxsi", plain, low)
         return low, plain, high
 
-    def _channels(self, dim: int, block: int, axis: int) -> Axis:
-        b, size = self.b, self.spec.dims[dim].size
-        index = b.range(block, axis, 2)
-        if size.constant == block:
-            return Axis((dim,), index, None)
-        return Axis((dim,), index, b.compare("arith.cmpi", "slt", index, self.sizes.value(size)))
+    def _out_channels(self, axis: int) -> Axis:
+        b, size = self.b, self.spec.dims[5].size
+        index = b.range(self.plan.be, axis, 2)
+        inside = size.constant == self.plan.be
+        return Axis((5,), index, None if inside else b.compare("arith.cmpi", "slt", index, self._size(size)))
+
+    def _chunks(self, axis: int) -> list[Axis]:
+        """The channels of q and k, in pieces that a product takes at once."""
+        b, size, block = self.b, self.spec.dims[4].size, self.plan.chunk
+        found = []
+        for start in range(0, self.plan.bd, block):
+            index = b.op("arith.addi", b.range(block, axis, 2), b.constant(start, "i32"))
+            inside = (size.constant or 0) >= start + block
+            found.append(Axis((4,), index, None if inside else b.compare("arith.cmpi", "slt", index, self._size(size))))
+        return found
 
     def _key_axis(self, start: ir.Value, axis: int, masked: bool) -> Axis:
         b, block = self.b, self.plan.bn
@@ -121,7 +132,7 @@ class Attention:
         index = b.op("arith.addi", start, local)
         mask = None
         if masked:
-            left = b.op("arith.subi", self.sizes.value(self.spec.dims[3].size), start)
+            left = b.op("arith.subi", self._size(self.spec.dims[3].size), start)
             mask = b.compare("arith.cmpi", "slt", local, left)
         return Axis((3,), index, mask, Step(start, local, block))
 
@@ -144,14 +155,16 @@ class Attention:
 
     # -- blocks of keys -----------------------------------------------------------------------------------------------
     def _block(
-        self, q: ir.Value, scale: ir.Value, rows: Axis, at: ir.Value, state: Sequence[ir.Value], masked: bool
+        self, q: Sequence[ir.Value], scale: ir.Value, rows: Axis, at: ir.Value, state: Sequence[ir.Value], masked: bool
     ) -> list[ir.Value]:
         """Maxima, sums and results of the rows after one more block of keys."""
         b, plan = self.b, self.plan
         highest, total, result = state
         shape = (plan.bm, plan.bn)
-        k = self._load("k", self._channels(4, plan.bd, 0), self._key_axis(at, 1, masked), (plan.bd, plan.bn))
-        score = b.dot(q, k, b.constant(0, "f32", shape), tf32=self.target.tf32)
+        score = b.constant(0, "f32", shape)
+        for part, channels in zip(q, self._chunks(0), strict=True):
+            k = self._load("k", channels, self._key_axis(at, 1, masked), (plan.chunk, plan.bn))
+            score = b.dot(part, k, score, tf32=self.target.tf32)
         score = self._masked(b.op("arith.mulf", score, scale), rows, self._key_axis(at, 1, masked), masked)
         (most,) = b.reduce([score], 1, combiner(self.ops, "max", "f32"))
         new = self.ops.extremum(True, highest, most)
@@ -162,7 +175,7 @@ class Attention:
         factor = b.op("math.exp2", b.op("arith.subf", highest, shift))
         (added,) = b.reduce([power], 1, combiner(self.ops, "add", "f32"))
         total = b.op("arith.addf", b.op("arith.mulf", total, factor), added)
-        v = self._load("v", self._key_axis(at, 0, masked), self._channels(5, plan.be, 1), (plan.bn, plan.be))
+        v = self._load("v", self._key_axis(at, 0, masked), self._out_channels(1), (plan.bn, plan.be))
         if self.dtype != "f32":
             power = b.op("arith.truncf", power, dtype=self.dtype)
         result = b.dot(power, v, b.op("arith.mulf", result, factor), tf32=self.target.tf32)
@@ -190,7 +203,7 @@ class Attention:
     def _finish(self, rows: Axis, state: Sequence[ir.Value]) -> None:
         b, plan = self.b, self.plan
         highest, total, result = state
-        channels = self._channels(5, plan.be, 1)
+        channels = self._out_channels(1)
         if plan.split > 1:
             self._store_part(rows, channels, state)
             return
@@ -215,9 +228,8 @@ class Attention:
         places_ = places(plan)
         row = ((var("d0") * h + var("d1")) * q + var("d2")) + var("part") * plan.all_rows
         values = {**frame.indices.values, "part": self.part}
-        indices = Indices(b, values, frozenset(values), {})
         for start, value, address in zip(places_, (state[2], state[0], state[1]), (row * e + var("d5"), row, row), strict=True):
-            pointers = b.pointers(self.given.scratch, indices.value(start + address))
+            pointers = b.pointers(self.given.scratch, evaluated(b, start + address, values))
             mask = frame.mask((plan.bm, plan.be), b) if value is state[2] else rows.mask
             b.store(pointers, value, mask)
 

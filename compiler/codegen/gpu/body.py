@@ -9,7 +9,7 @@ from torch_mlir import ir
 
 from effc.compiler.codegen.gpu.builder import Builder, Shape, common_shape, dtype_of
 from effc.compiler.codegen.gpu.dialect import shape_of
-from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step
+from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step, evaluated
 from effc.compiler.codegen.gpu.ops import Ops
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Expr, const
@@ -38,7 +38,7 @@ class Frame:
         steps = {f"d{a.dims[0]}": a.step for a in axes if a.step is not None}
         self.indices = Indices(b, values, names, steps)
         for axis in axes:
-            self.indices.values.update(unflattened(self.indices, spec, axis.dims, axis.index))
+            self.indices.values.update(unflattened(b, spec, scalars, axis.dims, axis.index))
 
     @property
     def shape(self) -> Shape:
@@ -53,15 +53,17 @@ class Frame:
         return found
 
 
-def unflattened(indices: Indices, spec: KernelSpec, dims: Sequence[int], index: ir.Value) -> dict[str, ir.Value]:
-    """The indices of ``dims`` at a flattened one; by an Expr of the flattened index, so that constant sizes stay constants."""
-    b, found = indices.b, {}
+def unflattened(
+    b: Builder, spec: KernelSpec, symbols: Mapping[str, ir.Value], dims: Sequence[int], index: ir.Value
+) -> dict[str, ir.Value]:
+    """The indices of ``dims``, by name, at a flattened one. ``symbols``: at least the spec's."""
+    found: dict[str, ir.Value] = {}
     rest = index
     for position, dim in enumerate(reversed(dims)):
         if position == len(dims) - 1:
             found[f"d{dim}"] = rest
             break
-        size = indices.value(spec.dims[dim].size)
+        size = evaluated(b, spec.dims[dim].size, symbols)
         found[f"d{dim}"] = b.op("arith.remsi", rest, size)
         rest = b.op("arith.divsi", rest, size)
     return found

@@ -163,17 +163,21 @@ class Builder:
         axis: int,
         combine: Callable[[Sequence[ir.Value], Sequence[ir.Value]], Sequence[ir.Value]],
     ) -> list[ir.Value]:
-        """All ``tiles`` folded along ``axis``, which stays with size 1. ``combine``: of two elements of each."""
+        """One or two ``tiles`` folded along ``axis``, which stays with size 1. ``combine``: of two elements of each."""
         tiles = self.unified(*tiles)
         elements = [element_of(t) for t in tiles]
         shape = list(shape_of(tiles[0]))
         del shape[axis]
         types = [ir.RankedTensorType.get(shape, e) if shape else e for e in elements]
-        found = tt.Reduce(list(tiles), self._i32(axis), types)
+        second = len(tiles) > 1
+        found = tt.Reduce(
+            tiles[0], tiles[1] if second else None, self._i32(axis), types[0], types[1] if second else None
+        )
         block = found.operation.regions[0].blocks.append(*elements, *elements)
         with ir.InsertionPoint(block):
             arguments = list(block.arguments)
-            tt.ReduceReturn(list(combine(arguments[: len(tiles)], arguments[len(tiles) :])))
+            kept = list(combine(arguments[: len(tiles)], arguments[len(tiles) :]))
+            tt.ReduceReturn(kept[0], kept[1] if second else None)
         results = list(found.operation.results)
         if shape:
             return [self.expand(r, axis) for r in results]

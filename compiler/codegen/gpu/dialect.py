@@ -143,18 +143,23 @@ class Dot(TT.Operation, name="dot", traits=_PURE):
 
 
 class Reduce(TT.Operation, name="reduce"):
-    """All tiles of ``srcs`` folded along ``axis``, in no fixed order, by the region, which takes two elements of each."""
+    """One or two tiles folded along ``axis``, in no fixed order, by the region, which takes two elements of each. (IRDL gives all
+    operands of a list one type, hence two by name.)
+    """
 
-    srcs: Sequence[ext.Operand[Any]]
+    src: ext.Operand[Any]
+    other: ext.Operand[Any] | None
     axis: ir.IntegerAttr
-    result: Sequence[ext.Result[Any]]
+    result: ext.Result[Any]
+    other_result: ext.Result[Any] | None
     combine: ext.Region
 
 
 class ReduceReturn(TT.Operation, name="reduce_return", traits=[ir.IsTerminatorTrait]):
     """The end of a ``reduce``'s region."""
 
-    result: Sequence[ext.Operand[Any]]
+    result: ext.Operand[Any]
+    other: ext.Operand[Any] | None
 
 
 class ExternElementwise(TT.Operation, name="extern_elementwise", traits=_PURE):

@@ -107,6 +107,11 @@ class Indices:
         return all(c >= 0 and all(map(plain, monomial)) for monomial, c in e.terms)
 
 
+def evaluated(b: Builder, e: Expr, values: Mapping[str, ir.Value], dtype: str = "i32") -> ir.Value:
+    """``e`` where the builder stands; ``values``, none of them negative, of its variables."""
+    return Indices(b, dict(values), frozenset(values), {}).value(e, dtype)
+
+
 def widened(b: Builder, value: ir.Value, dtype: str) -> ir.Value:
     """An integer as ``dtype``; a wider one is cut."""
     have = dtype_of(value)

@@ -18,6 +18,7 @@ from torch_mlir import ir
 from effc.compiler.codegen.canonical import simplify
 from effc.compiler.codegen.gpu.body import Axis, Body, Combine, Frame, combiner, flat_size, identity_of
 from effc.compiler.codegen.gpu.builder import Builder
+from effc.compiler.codegen.gpu.indices import evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel, power_of_two
 from effc.compiler.codegen.gpu.ops import LOW_PRECISION, Ops, known
 from effc.compiler.codegen.gpu.target import GpuTarget
@@ -154,8 +155,7 @@ class _Loops:
         b, plan = self.b, self.plan
         program = b.program_id()
         if not plan.reduces:
-            across = Frame(b, self.spec, (), self.given.symbols).indices
-            columns = across.value(blocks(flat_size(self.spec, plan.columns), plan.column_block))
+            columns = self._size(blocks(flat_size(self.spec, plan.columns), plan.column_block))
             row, column = b.op("arith.divsi", program, columns), b.op("arith.remsi", program, columns)
             frame = self._frame(row, b.op("arith.muli", column, b.constant(plan.column_block, "i32")))
             self._finish(self._body(frame, {}), range(len(self.spec.body)))
@@ -187,8 +187,10 @@ class _Loops:
         index = b.op("arith.addi", start, b.range(block, axis, 2))
         if block == 1 or (size.constant is not None and size.constant % block == 0):
             return Axis(dims, index, None)
-        limit = Frame(b, self.spec, (), self.given.symbols).indices.value(size)
-        return Axis(dims, index, b.compare("arith.cmpi", "slt", index, limit))
+        return Axis(dims, index, b.compare("arith.cmpi", "slt", index, self._size(size)))
+
+    def _size(self, e: Expr) -> ir.Value:
+        return evaluated(self.b, e, self.given.symbols)
 
     def _body(self, frame: Frame, known: dict[int, ir.Value]) -> Body:
         return Body(self.b, self.spec, frame, self.given.operands, self.given.error, known)
@@ -237,8 +239,7 @@ class _Loops:
             self._finish(inner, effects)
             return found
 
-        size = Frame(b, spec, (), self.given.symbols).indices.value(flat_size(spec, plan.columns))
-        ends = b.loop(b.constant(0, "i32"), size, plan.column_block, starts, step)
+        ends = b.loop(b.constant(0, "i32"), self._size(flat_size(spec, plan.columns)), plan.column_block, starts, step)
         for i in reduces:
             count = len(self._neutral(i))
             outer.values[i] = self._folded(i, ends[:count])

@@ -13,7 +13,7 @@ from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
-from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step
+from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
@@ -62,13 +62,15 @@ class _Product:
     def __init__(self, b: Builder, roles: Roles, tiling: Tiling, target: GpuTarget, given: Arguments) -> None:
         self.b, self.roles, self.tiling, self.target, self.given = b, roles, tiling, target, given
         self.spec = roles.spec
-        self.sizes = Indices(b, dict(given.symbols), frozenset(given.symbols), {})
+
+    def _size(self, e: Expr) -> ir.Value:
+        return evaluated(self.b, e, self.given.symbols)
 
     def emit(self) -> None:
         b, roles, tiling = self.b, self.roles, self.tiling
         part, batch, row, column = self._place()
         self.scalars = dict(self.given.symbols)
-        self.scalars.update(unflattened(self.sizes, self.spec, roles.batch, batch))
+        self.scalars.update(unflattened(b, self.spec, self.given.symbols, roles.batch, batch))
         self.row_start = b.op("arith.muli", row, b.constant(tiling.bm, "i32"))
         self.column_start = b.op("arith.muli", column, b.constant(tiling.bn, "i32"))
         zero = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn))
@@ -89,12 +91,12 @@ class _Product:
     def _place(self) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
         """Part of the sum, point of the batch, and row and column block of this program; blocks in groups of rows, for L2."""
         b, roles, tiling = self.b, self.roles, self.tiling
-        rows = self.sizes.value(blocks(flat_size(self.spec, roles.rows), tiling.bm))
-        columns = self.sizes.value(blocks(flat_size(self.spec, roles.columns), tiling.bn))
+        rows = self._size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
+        columns = self._size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
         tiles = b.op("arith.muli", rows, columns)
         program = b.program_id()
         tile, rest = b.op("arith.remsi", program, tiles), b.op("arith.divsi", program, tiles)
-        count = self.sizes.value(product(self.spec.dims[i].size for i in roles.batch))
+        count = self._size(product(self.spec.dims[i].size for i in roles.batch))
         batch, part = b.op("arith.remsi", rest, count), b.op("arith.divsi", rest, count)
         group = b.constant(tiling.group, "i32")
         of_group = b.op("arith.muli", columns, group)
@@ -107,7 +109,7 @@ class _Product:
     def _steps(self, part: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The steps along the sum that are this program's."""
         b, split = self.b, self.tiling.split
-        steps = self.sizes.value(self._inner_steps() * flat_size(self.spec, self.roles.outer_sums))
+        steps = self._size(self._inner_steps() * flat_size(self.spec, self.roles.outer_sums))
         if split == 1:
             return b.constant(0, "i32"), steps
         each = b.op(
@@ -134,7 +136,7 @@ class _Product:
         if size.constant is not None and size.constant % block == 0:
             return Axis(dims, index, None, step)
         # What is left of the sum, against numbers that do not change: one comparison of a small tile each step.
-        left = b.op("arith.subi", self.sizes.value(size), start)
+        left = b.op("arith.subi", self._size(size), start)
         return Axis(dims, index, b.compare("arith.cmpi", "slt", local, left), step)
 
     # -- the sum ------------------------------------------------------------------------------------------------------
@@ -142,9 +144,9 @@ class _Product:
         b, roles, tiling = self.b, self.roles, self.tiling
         scalars, block = dict(self.scalars), number
         if roles.outer_sums:
-            inner = self.sizes.value(self._inner_steps())
+            inner = self._size(self._inner_steps())
             outer, block = b.op("arith.divsi", number, inner), b.op("arith.remsi", number, inner)
-            scalars.update(unflattened(self.sizes, self.spec, roles.outer_sums, outer))
+            scalars.update(unflattened(b, self.spec, self.given.symbols, roles.outer_sums, outer))
         start = b.op("arith.muli", block, b.constant(tiling.bk, "i32"))
 
         def sums(axis: int) -> Axis:
@@ -177,12 +179,7 @@ class _Product:
         rows, columns = (flat_size(self.spec, dims) for dims in (roles.rows, roles.columns))
         count = rows * columns * flat_size(self.spec, roles.batch) * self.tiling.split
         dtype = "i32" if (count.constant or MOST_I32 + 1) <= MOST_I32 else "i64"
-        places = Indices(
-            b,
-            {**self.given.symbols, "p": part, "b": batch, "m": frame.axes[0].index, "n": frame.axes[1].index},
-            frozenset(),
-            {},
-        )
+        places = {**self.given.symbols, "p": part, "b": batch, "m": frame.axes[0].index, "n": frame.axes[1].index}
         address = ((var("p") * flat_size(self.spec, roles.batch) + var("b")) * rows + var("m")) * columns + var("n")
-        pointers = b.pointers(self.given.scratch, places.value(address, dtype))
+        pointers = b.pointers(self.given.scratch, evaluated(b, address, places, dtype))
         b.store(pointers, total, frame.mask((self.tiling.bm, self.tiling.bn), b))
