@@ -8,12 +8,16 @@ import pytest
 import torch
 from contraction_cases import Case, Runner
 from gpu_kernels import SM80, SM90, Kernel
+from low_bit_cases import Linear
 from test_contraction_conv import conv_case
 
+from effc.compiler.capture.kernel_reference import evaluate
 from effc.compiler.codegen.gpu.contraction.roles import Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import candidates, chosen, shared_bytes
 from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.formats import INT4, NF4, UINT4
 from effc.compiler.ir.spec import KernelSpec, Schedule
+from effc.runtime.dtypes import TORCH_DTYPES
 
 
 class GpuRunner(Runner):
@@ -165,3 +169,53 @@ def test_nan_and_infinity_reach_their_rows_alone() -> None:
     x[1, 2], x[5, 39] = float("nan"), float("inf")
     Kernel(case.spec())([x.reshape(-1), w.reshape(-1), torch.zeros(20), y.reshape(-1)])
     torch.testing.assert_close(y, x @ w, equal_nan=True)
+
+
+CODES = [
+    Linear(20, 24, 96, x="bf16"),
+    Linear(20, 24, 96, x="f16", zero="i8", scale="f16"),
+    Linear(33, 40, 128, group=32, format=INT4, x="bf16", zero="i8"),
+    Linear(33, 40, 128, group=64, format=UINT4, x="f16", scale="bf16", turned=True),
+    Linear(20, 24, 96, x="f16", after=True),
+]
+
+
+def linear_operands(case: Linear) -> list[torch.Tensor]:
+    """Random ones: rows, codes, zero points and scales, bias; the result."""
+    found = []
+    spec = case.spec()
+    for operand in spec.operands[:-1]:
+        count = 1 << 14
+        dtype = TORCH_DTYPES[operand.dtype]
+        if dtype.is_floating_point:
+            found.append((torch.rand(count) + 0.5 if len(found) > 1 else torch.randn(count)).to(dtype))
+        else:
+            low, high = case.format.limits if case.format else (-128, 127)
+            found.append(torch.randint(low, high + 1, (count,), dtype=dtype))
+    return [*found, torch.zeros(case.m * case.n)]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("case", CODES, ids=str)
+def test_codes_times_rows_of_16_bits_are_exact(case: Linear) -> None:
+    """Tensor cores multiply the codes themselves; scales come behind, once or after each group: errors are those of float32."""
+    spec = case.spec()
+    roles = roles_of(spec)
+    assert {roles.left.dtype, roles.right.dtype} == {case.x}
+    assert roles.right.group == case.group
+    tensors = linear_operands(case)
+    expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
+    assert expected is not None
+    Kernel(spec)(tensors)
+    want = expected[len(tensors) - 1]
+    assert (tensors[-1].double() - want).norm() < 2e-6 * want.norm()
+
+
+@pytest.mark.parametrize("case", [Linear(20, 24, 96, x="f32"), Linear(20, 24, 96, x="bf16", format=NF4)], ids=str)
+def test_codes_that_are_no_short_integers_are_multiplied_in_float32(case: Linear) -> None:
+    spec = case.spec()
+    assert {roles_of(spec).left.dtype, roles_of(spec).right.dtype} == {"f32"}
+    tensors = linear_operands(case)
+    expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
+    assert expected is not None
+    Kernel(spec)(tensors)
+    torch.testing.assert_close(tensors[-1].double(), expected[len(tensors) - 1], rtol=1e-4, atol=1e-3)

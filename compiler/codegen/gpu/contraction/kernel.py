@@ -77,6 +77,7 @@ class _Product:
         low, high = self._steps(part)
         (total,) = b.loop(low, high, 1, [zero], self._step)
         frame = Frame(b, self.spec, [self._rows(0), self._columns(1)], self.scalars)
+        total = self._scaled(total, (frame, frame), grouped=False)
         if tiling.split > 1:
             self._store_part(frame, part, batch, total)
             return
@@ -156,7 +157,17 @@ class _Product:
         right = Frame(b, self.spec, [sums(0), self._columns(1)], scalars)
         a = self._factor(roles.left, left, (tiling.bm, tiling.bk), left.axes[1])
         c = self._factor(roles.right, right, (tiling.bk, tiling.bn), right.axes[0])
-        return [b.dot(a, c, carried[0], tf32=self.target.tf32)]
+        if not (roles.left.group or roles.right.group):
+            return [b.dot(a, c, carried[0], tf32=self.target.tf32)]
+        part = b.dot(a, c, b.constant(0, roles.accumulator, (tiling.bm, tiling.bn)), tf32=self.target.tf32)
+        return [b.op("arith.addf", carried[0], self._scaled(part, (left, right), grouped=True))]
+
+    def _scaled(self, total: ir.Value, frames: tuple[Frame, Frame], *, grouped: bool) -> ir.Value:
+        """A sum times the scales of the factors that are the same for all of it."""
+        for factor, frame in zip((self.roles.left, self.roles.right), frames, strict=True):
+            if factor.scale is not None and bool(factor.group) == grouped:
+                total = self.b.op("arith.mulf", total, self._body(frame, {}).value(factor.scale))
+        return total
 
     def _factor(self, factor: Factor, frame: Frame, shape: tuple[int, int], sums: Axis) -> ir.Value:
         """A factor on its tile; zero where the sum is over: masked loads are, what is computed from them need not be."""

@@ -5,7 +5,8 @@ batch. Rows and columns of a tile run over all their dims, flattened; so do the 
 then the others are a loop of their own (the taps of a convolution's window), and addresses stay linear.
 
 Factors may be any values: loads, masked to the inside of an image, codes that are decoded, gathers. Two values of 16 bits, or of i8,
-are multiplied as such; codes meet rows of 16 bits as those, rounded as eager rounds them.
+are multiplied as such. So are codes and values of 16 bits: integers of 8 bits, less an integer zero point, have no more digits than
+bf16, so their products are exact, and the scale multiplies what a block of the sum gives (`codes`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from effc.compiler.codegen.canonical import simplify
+from effc.compiler.codegen.gpu.contraction.codes import Codes, read_codes
 from effc.compiler.codegen.gpu.ops import LOW_PRECISION, known
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import KernelSpec
@@ -24,10 +26,14 @@ LEAST_BLOCK = 16
 
 @dataclass(frozen=True)
 class Factor:
-    """``value``: the instruction whose result tensor cores take, as ``dtype``."""
+    """``value``: the instruction whose result tensor cores take, as ``dtype``. ``scale``: one that multiplies the sum, of all steps that
+    agree in their quotient by ``group``; of all, where that is 0.
+    """
 
     value: int
     dtype: str
+    scale: int | None = None
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def find(spec: KernelSpec) -> Roles | str:
         if instr.op not in ("load", "store", "index", "check", "contract") and not known(instr.op):
             return f"{instr.op} (v{i}) has no form on the GPU"
     depends = dependences(spec)
-    factors = _factors(spec, at)
+    factors = coded(spec, at) or _factors(spec, at)
     if isinstance(factors, str):
         return factors
     left, right = (depends[a] for a in spec.body[at].args)
@@ -92,6 +98,24 @@ def dependences(spec: KernelSpec) -> tuple[frozenset[int], ...]:
                     mine |= {int(name[1:])} if name[0] == "d" else found[int(name[1:])]
         found.append(mine - summed if instr.op in ("reduce", "contract") else mine)
     return tuple(found)
+
+
+def coded(spec: KernelSpec, at: int) -> tuple[Factor, Factor] | None:
+    """The factors where one is codes and the other of 16 bits."""
+    if spec.body[at].dtype != "f32":
+        return None
+    first, second = spec.body[at].args
+    for codes, other in ((first, second), (second, first)):
+        plain, found = _peeled(spec, other), read_codes(spec, codes)
+        dtype = spec.body[plain].dtype
+        if dtype in LOW_PRECISION and found is not None:
+            factors = (_of_codes(found, dtype), Factor(plain, dtype))
+            return factors if codes == first else (factors[1], factors[0])
+    return None
+
+
+def _of_codes(found: Codes, dtype: str) -> Factor:
+    return Factor(found.value, dtype, found.scale, found.group)
 
 
 def _factors(spec: KernelSpec, at: int) -> tuple[Factor, Factor] | str:

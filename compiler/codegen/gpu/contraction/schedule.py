@@ -90,7 +90,8 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
     rows, columns, sums = (flat_size(roles.spec, dims) for dims in (roles.rows, roles.columns, roles.sums))
     least = 32 if size == 1 else 16
     most = 64 if size == 4 else 128 if size == 2 else 256
-    steps = {power_of_two(sums, least, block) for block in (most // 2, most // 4)}
+    groups = [f.group for f in (roles.left, roles.right) if f.group]
+    steps = {min([power_of_two(sums, least, block), *groups]) for block in (most // 2, most // 4)}
     k = _guess(roles, (*roles.outer_sums, *roles.sums))
     wide = (16, 32, 64, 128) if size == 4 else (16, 32, 64, 128, 256)
     found: dict[Tiling, None] = {}
