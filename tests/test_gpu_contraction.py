@@ -149,7 +149,10 @@ def test_every_candidate_fits_shared_memory_and_agrees(target: GpuTarget) -> Non
     offered = candidates(roles, target, 6)
     assert len(offered) == 6
     for schedule in offered:
-        assert shared_bytes(roles, chosen(roles_of(replace(case.spec(), schedule=schedule)), target)) <= target.shared_bytes
+        assert (
+            shared_bytes(roles, chosen(roles_of(replace(case.spec(), schedule=schedule)), target))
+            <= target.shared_bytes
+        )
         GpuRunner(case, target, schedule).check()
 
 
@@ -182,7 +185,7 @@ CODES = [
 
 def linear_operands(case: Linear) -> list[torch.Tensor]:
     """Random ones: rows, codes, zero points and scales, bias; the result."""
-    found = []
+    found: list[torch.Tensor] = []
     spec = case.spec()
     for operand in spec.operands[:-1]:
         count = 1 << 14
@@ -192,7 +195,7 @@ def linear_operands(case: Linear) -> list[torch.Tensor]:
         else:
             low, high = case.format.limits if case.format else (-128, 127)
             found.append(torch.randint(low, high + 1, (count,), dtype=dtype))
-    return [*found, torch.zeros(case.m * case.n)]  # type: ignore[operator]
+    return [*found, torch.zeros(int(case.m) * case.n)]
 
 
 @pytest.mark.parametrize("case", CODES, ids=str)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_reading_what_another_program_wrote_is_a_fault() -> None:
 
 def test_loops_carry_tiles_and_reductions_fold_them() -> None:
     def body(b: Builder, given: Values) -> None:
-        def step(at: ir.Value, carried: Values) -> Values:
+        def step(at: ir.Value, carried: Sequence[ir.Value]) -> Values:
             index = b.op("arith.addi", at, b.range(4))
             inside = b.compare("arith.cmpi", "slt", index, given[2])
             return [b.op("arith.addf", carried[0], b.load(b.pointers(given[0], index), inside))]
@@ -148,4 +148,4 @@ def test_wrong_types_are_found(before: str, after: str, message: str) -> None:
 
 def test_tiles_that_do_not_broadcast_are_refused_by_name() -> None:
     with pytest.raises(LoweringError, match="does not broadcast"):
-        kernel(["f32"], lambda b, _: b.op("arith.addi", b.range(8), b.range(4)))  # type: ignore[arg-type, return-value]
+        kernel(["f32"], lambda b, _: b.op("arith.addi", b.range(8), b.range(4)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from gpu_kernels import Kernel, agrees
@@ -10,11 +12,19 @@ from kernels import LoopsBuilder
 from effc.compiler.ir.errors import LoweringError
 from effc.runtime.dtypes import TORCH_DTYPES
 
+_WHOLE: dict[str, Callable[..., torch.Tensor]] = {
+    "add": torch.sum,
+    "mul": torch.prod,
+    "max": torch.amax,
+    "min": torch.amin,
+}
 SIZES = [1, 7, 32, 33, 1025]
 
 
 def softmax(rows: int | str, columns: int | str, dtype: str = "f32") -> LoopsBuilder:
-    k = LoopsBuilder([(rows, "parallel"), (columns, "reduction")], [(dtype, "read", 1 << 20), (dtype, "write", 1 << 20)])
+    k = LoopsBuilder(
+        [(rows, "parallel"), (columns, "reduction")], [(dtype, "read", 1 << 20), (dtype, "write", 1 << 20)]
+    )
     x = k.load(0, f"{columns}*d0 + d1")
     if dtype != "f32":
         x = k.op("arith.extf", x)
@@ -36,7 +46,12 @@ def test_a_chain_with_broadcasts(size: int, dtype: str) -> None:
     total = k.op("arith.addf", k.load(0, "s1*d0 + d1"), k.load(1, "d1"), dtype=dtype)
     k.store(3, "s1*d0 + d1", k.op("arith.mulf", total, k.load(2, "d0"), dtype=dtype))
     of = TORCH_DTYPES[dtype]
-    tensors = [torch.randn(3 * size).to(of), torch.randn(size).to(of), torch.randn(3).to(of), torch.zeros(3 * size, dtype=of)]
+    tensors = [
+        torch.randn(3 * size).to(of),
+        torch.randn(size).to(of),
+        torch.randn(3).to(of),
+        torch.zeros(3 * size, dtype=of),
+    ]
     agrees(k.spec(("s0", "s1")), tensors, (3, size))
 
 
@@ -101,7 +116,7 @@ def test_reductions_along_rows_and_columns(kind: str, dtype: str) -> None:
         kernel, got = Kernel(k.spec()), torch.zeros(other, dtype=of)
         kernel([x.reshape(-1), got])
         dim = 1 if size == 37 else 0
-        whole = {"add": x.sum, "mul": x.prod, "max": x.amax, "min": x.amin}[kind](dim)
+        whole = _WHOLE[kind](x, dim)
         torch.testing.assert_close(got, whole.to(of), rtol=1e-4, atol=1e-5)
 
 
@@ -130,7 +145,9 @@ def test_gathers_and_masked_loads() -> None:
         [("s0", "parallel"), (5, "parallel")], [("i64", "read", "s0"), ("f32", "read", 50), ("f32", "write", "5*s0")]
     )
     row = k.load(0, "d0")
-    inside = k.op("arith.cmpi", k.op("index", dtype="i64", expr="d1"), k.constant(3, "i64"), dtype="i1", predicate="slt")
+    inside = k.op(
+        "arith.cmpi", k.op("index", dtype="i64", expr="d1"), k.constant(3, "i64"), dtype="i1", predicate="slt"
+    )
     value = k.load(1, f"5*v{row} + d1", inside, k.constant(0.0))
     k.store(2, "5*d0 + d1", value)
     agrees(k.spec(("s0",)), [torch.randint(0, 10, (7,)), torch.randn(50), torch.ones(35)], (7,))
@@ -153,7 +170,23 @@ def test_bools_are_bytes() -> None:
     agrees(k.spec(), [torch.rand(70) > 0.5, torch.randn(70), torch.zeros(70, dtype=torch.bool)])
 
 
-UNARY = ["exp", "log", "erf", "tanh", "sin", "cos", "sqrt", "rsqrt", "expm1", "log1p", "absf", "floor", "ceil", "roundeven", "trunc"]
+UNARY = [
+    "exp",
+    "log",
+    "erf",
+    "tanh",
+    "sin",
+    "cos",
+    "sqrt",
+    "rsqrt",
+    "expm1",
+    "log1p",
+    "absf",
+    "floor",
+    "ceil",
+    "roundeven",
+    "trunc",
+]
 
 
 @pytest.mark.parametrize("name", UNARY)

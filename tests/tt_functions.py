@@ -15,8 +15,8 @@ Array = NDArray[Any]
 
 
 def _unsigned(x: Any) -> Array:
-    x = np.asarray(x)
-    return x if x.dtype == np.bool_ else x.view(x.dtype.str.replace("i", "u"))
+    found: Array = np.asarray(x)
+    return found if found.dtype == np.bool_ else found.view(found.dtype.str.replace("i", "u"))
 
 
 def _divided(x: Any, y: Any) -> Array:
@@ -24,11 +24,11 @@ def _divided(x: Any, y: Any) -> Array:
     x, y = np.asarray(x), np.where(np.asarray(y) == 0, 1, y)
     quotient = np.abs(x.astype(object)) // np.abs(y.astype(object))
     negative = (x < 0) != (y < 0)
-    return np.where(negative, -quotient, quotient).astype(np.int64) if x.size else x
+    return np.asarray(np.where(negative, -quotient, quotient), np.int64)
 
 
 def _remainder(x: Any, y: Any) -> Array:
-    return np.fmod(x, np.where(np.asarray(y) == 0, 1, y))
+    return np.asarray(np.fmod(x, np.where(np.asarray(y) == 0, 1, y)))
 
 
 def _as_unsigned(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Array]:
@@ -96,7 +96,8 @@ def _to_integer(x: Any, kind: np.dtype[Any]) -> Array:
 
 
 def _bitcast(x: Any, kind: np.dtype[Any]) -> Array:
-    return np.ascontiguousarray(x).view(kind).reshape(np.shape(x))
+    found: Array = np.ascontiguousarray(x).view(kind).reshape(np.shape(x))
+    return found
 
 
 CASTS: Mapping[str, Callable[[Any, np.dtype[Any]], Array]] = {
@@ -104,7 +105,7 @@ CASTS: Mapping[str, Callable[[Any, np.dtype[Any]], Array]] = {
     "arith.truncf": lambda x, kind: np.asarray(x).astype(kind),
     "arith.extsi": lambda x, kind: -np.asarray(x).astype(kind) if np.asarray(x).dtype == bool else np.asarray(x).astype(kind),
     "arith.extui": lambda x, kind: _unsigned(x).astype(kind),
-    "arith.trunci": lambda x, kind: (np.asarray(x) & 1).astype(bool) if kind == bool else np.asarray(x).astype(kind),
+    "arith.trunci": lambda x, kind: (np.asarray(x) & 1).astype(bool) if kind == np.bool_ else np.asarray(x).astype(kind),
     "arith.sitofp": lambda x, kind: np.asarray(x).astype(kind),
     "arith.uitofp": lambda x, kind: _unsigned(x).astype(kind),
     "arith.fptosi": _to_integer,

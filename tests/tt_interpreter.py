@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch_mlir import ir
 from tt_functions import BINARY, CASTS, EXTERN, UNARY, compared, to_bf16, to_tf32
 
 from effc.compiler.codegen.gpu import dialect as tt
-from torch_mlir import ir
 
 Array = NDArray[Any]
 Values = list[Any]
@@ -247,7 +247,7 @@ class _Compiler:
         def read(_: Any, pointers: Any, mask: Any = True, other: Any = 0) -> Any:
             pointers = np.asarray(pointers)
             taken = np.broadcast_to(mask, pointers.shape)
-            found = np.array(np.broadcast_to(np.asarray(other, NUMPY[dtype]), pointers.shape))
+            found: Array = np.array(np.broadcast_to(np.asarray(other, NUMPY[dtype]), pointers.shape))
             if taken.any():
                 got = self.memory.load(pointers[taken], size)
                 found[taken] = (got.astype(np.uint32) << 16).view(np.float32) if dtype == "bf16" else got

@@ -90,17 +90,22 @@ def plan(spec: KernelSpec, target: GpuTarget) -> Plan:
     size = ITEM_SIZE[spec.operands[0].dtype]
     channels = max(spec.dims[4].size.constant or 0, spec.dims[5].size.constant or 0)
     bd, be = (power_of_two(spec.dims[i].size, 16, _MOST_CHANNELS) for i in (4, 5))
-    if size == 2:
-        large = 128 if channels <= 128 else 64 if target.has_wgmma else 32
-    else:
-        large = 32 if channels <= 64 else 16
+    wide = 128 if channels <= 128 else 64 if target.has_wgmma else 32
+    large = wide if size == 2 else 32 if channels <= 64 else 16
     bm = power_of_two(queries * heads, 16, large)
-    bn = power_of_two(spec.dims[3].size, 16, 64 if size == 2 and channels <= 128 else 32 if size == 2 or target.tf32 else 16)
+    bn = power_of_two(
+        spec.dims[3].size, 16, 64 if size == 2 and channels <= 128 else 32 if size == 2 or target.tf32 else 16
+    )
     chunk = bd if size == 2 or target.tf32 else 16
     found = Plan(spec, heads, bm, bn, bd, be, chunk, 1, 8 if bm >= 128 else 4, 2)
     wanted = spec.schedule
-    blocks_ = {name: int(wanted.get(name, getattr(found, name))) for name in ("bm", "bn", "warps", "stages")}
-    found = replace(found, **blocks_)
+    found = replace(
+        found,
+        bm=int(wanted.get("bm", found.bm)),
+        bn=int(wanted.get("bn", found.bn)),
+        warps=int(wanted.get("warps", found.warps)),
+        stages=int(wanted.get("stages", found.stages)),
+    )
     return replace(found, split=int(wanted.get("split", _parts(found, target))))
 
 
@@ -142,5 +147,3 @@ def _parts(plan: Plan, target: GpuTarget) -> int:
         return 1
     most = min(target.processors // programs, keys // _LEAST_PART, _MOST_PARTS)
     return 1 << int(math.log2(most)) if most > 1 else 1
-
-

@@ -228,9 +228,9 @@ class Attention:
         places_ = places(plan)
         row = ((var("d0") * h + var("d1")) * q + var("d2")) + var("part") * plan.all_rows
         values = {**frame.indices.values, "part": self.part}
-        for start, value, address in zip(places_, (state[2], state[0], state[1]), (row * e + var("d5"), row, row), strict=True):
+        for start, value, address in zip(
+            places_, (state[2], state[0], state[1]), (row * e + var("d5"), row, row), strict=True
+        ):
             pointers = b.pointers(self.given.scratch, evaluated(b, start + address, values))
             mask = frame.mask((plan.bm, plan.be), b) if value is state[2] else rows.mask
             b.store(pointers, value, mask)
-
-

@@ -6,10 +6,12 @@ bytes of its frame (spilled registers and local arrays; 0 is meant), shared memo
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,11 +56,13 @@ def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
     """The code of a launch. LoweringError: no triton, or it refuses the kernel (its message is part of the text)."""
     if triton_version() is None:
         needed = ".".join(map(str, OLDEST))
-        raise LoweringError(f"GPU kernels are compiled by triton, {needed} or newer, which is not installed: pip install 'effc[gpu]'")
+        raise LoweringError(
+            f"GPU kernels are compiled by triton, {needed} or newer, which is not installed: pip install 'effc[gpu]'"
+        )
     import triton
     from triton.backends.compiler import GPUTarget
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _environment("TRITON_CACHE_DIR", folder):
         file = Path(folder) / "kernel.ttir"
         file.write_text(launch.text)
         # Subnormal numbers are numbers, also to libdevice.
@@ -71,7 +75,23 @@ def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
     registers, frame = resources(cubin, launch.name)
     entry = ptx[ptx.index(f".entry {launch.name}(") :]
     parameters = tuple(int(bits) // 8 for bits in re.findall(r"\.param\s+\.[a-z](\d+)", entry[: entry.index("\n)")]))
-    return Compiled(cubin, ptx, launch.name, made.metadata.num_warps, made.metadata.shared, registers, frame, parameters)
+    return Compiled(
+        cubin, ptx, launch.name, made.metadata.num_warps, made.metadata.shared, registers, frame, parameters
+    )
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """triton keeps what it compiled where the variable says; effc has a cache of its own."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def resources(cubin: bytes, name: str) -> tuple[int, int]:

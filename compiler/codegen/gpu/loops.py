@@ -104,9 +104,7 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
     if reason is not None:
         raise LoweringError(f"these loops are not supported: {reason}")
     found = plan(spec)
-    text = kernel(
-        found.spec, name, lambda b, given: _Loops(b, found, given).emit(), aligned=aligned, scratch=scratch
-    )
+    text = kernel(found.spec, name, lambda b, given: _Loops(b, found, given).emit(), aligned=aligned, scratch=scratch)
     grid = blocks(flat_size(found.spec, found.rows), found.row_block)
     if not found.reduces:
         grid = grid * blocks(flat_size(found.spec, found.columns), found.column_block)
@@ -116,7 +114,9 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
 def _reduction_blocks(spec: KernelSpec, rows: Sequence[int], columns: Sequence[int]) -> tuple[int, int]:
     size, count = flat_size(spec, columns), flat_size(spec, rows)
     if _strides_of_one(spec, columns) or not _strides_of_one(spec, rows):
-        column_block = power_of_two(size, 1, _WHOLE if size.constant is not None and size.constant <= _WHOLE else 2 * _TILE)
+        column_block = power_of_two(
+            size, 1, _WHOLE if size.constant is not None and size.constant <= _WHOLE else 2 * _TILE
+        )
         return power_of_two(count, 1, max(1, _TILE // column_block)), column_block
     # Neighbours in memory are rows: as many as one warp reads together, and few columns at a time.
     row_block = power_of_two(count, 1, _NEIGHBOURS)

@@ -85,7 +85,9 @@ class Ops:
             return widened(b, value, dtype)
         if have in LOW_PRECISION and dtype != "f32":
             value, have = b.op("arith.extf", value, dtype="f32"), "f32"
-            return self.cast("arith.truncf" if dtype in LOW_PRECISION else "arith.extf" if dtype == "f64" else op, value, dtype)
+            return self.cast(
+                "arith.truncf" if dtype in LOW_PRECISION else "arith.extf" if dtype == "f64" else op, value, dtype
+            )
         if dtype in LOW_PRECISION and have != "f32":
             return b.op("arith.truncf", self.cast(op, value, "f32"), dtype=dtype)
         return b.op(op, value, dtype=dtype)

@@ -31,7 +31,9 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
             raise LoweringError(f"this contraction is not supported: {roles}; as loops: {error}") from error
     tiling = chosen(roles, target)
     text = kernel(roles.spec, name, lambda b, given: _Product(b, roles, tiling, target, given).emit(), aligned=aligned)
-    tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(flat_size(roles.spec, roles.columns), tiling.bn)
+    tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
+        flat_size(roles.spec, roles.columns), tiling.bn
+    )
     grid = tiles * flat_size(roles.spec, roles.batch) * tiling.split
     first = Launch(name, text, grid, tiling.warps, tiling.stages)
     if tiling.split == 1:
@@ -113,9 +115,7 @@ class _Product:
         steps = self._size(self._inner_steps() * flat_size(self.spec, self.roles.outer_sums))
         if split == 1:
             return b.constant(0, "i32"), steps
-        each = b.op(
-            "arith.divsi", b.op("arith.addi", steps, b.constant(split - 1, "i32")), b.constant(split, "i32")
-        )
+        each = b.op("arith.divsi", b.op("arith.addi", steps, b.constant(split - 1, "i32")), b.constant(split, "i32"))
         low = b.op("arith.muli", part, each)
         return low, b.op("arith.minsi", b.op("arith.addi", low, each), steps)
 

@@ -57,11 +57,11 @@ def _replaced(spec: KernelSpec, make: Callable[[int, Sequence[int], Instr], list
         else:
             body.append(_renamed(replace(instr, args=args), number))
         number[i] = len(body) - 1
-    kept = sorted(needed(replace(spec, body=tuple(body)), [i for i, x in enumerate(body) if x.op in ("store", "check")]))
-    fresh = {old: new for new, old in enumerate(kept)}
-    return tuple(
-        _renamed(replace(body[i], args=tuple(fresh[a] for a in body[i].args)), fresh) for i in kept
+    kept = sorted(
+        needed(replace(spec, body=tuple(body)), [i for i, x in enumerate(body) if x.op in ("store", "check")])
     )
+    fresh = {old: new for new, old in enumerate(kept)}
+    return tuple(_renamed(replace(body[i], args=tuple(fresh[a] for a in body[i].args)), fresh) for i in kept)
 
 
 def _renamed(instr: Instr, number: dict[int, int]) -> Instr:

@@ -124,7 +124,9 @@ def _factors(spec: KernelSpec, at: int) -> tuple[Factor, Factor] | str:
     values = [_peeled(spec, a) for a in spec.body[at].args]
     dtypes = [spec.body[v].dtype for v in values]
     if accumulator == "i32":
-        if dtypes == ["i8", "i8"] and not any(_is_unsigned(spec, a, v) for a, v in zip(spec.body[at].args, values, strict=True)):
+        if dtypes == ["i8", "i8"] and not any(
+            _is_unsigned(spec, a, v) for a, v in zip(spec.body[at].args, values, strict=True)
+        ):
             return Factor(values[0], "i8"), Factor(values[1], "i8")
         return f"a product of {' and '.join(dtypes)} in i32; tensor cores take signed i8"
     if accumulator != "f32":

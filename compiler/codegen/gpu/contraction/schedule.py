@@ -7,11 +7,12 @@ that what they read stays in L2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 
 from effc.compiler.codegen.gpu.body import flat_size
-from effc.compiler.codegen.gpu.contraction.roles import Roles
+from effc.compiler.codegen.gpu.contraction.roles import Roles, needed
 from effc.compiler.codegen.gpu.launch import power_of_two
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule
@@ -21,12 +22,18 @@ _NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps")
 _UNKNOWN = 1024
 #: The least part of a sum that is worth a program of its own.
 _LEAST_PART = 256
-#: Multiply-adds a cycle of one processor by dtype of the factors, and bytes a cycle that it gets from L2: A100 and H100 lie between
-#: 512 and 2048, 48 and 64. Only their ratio chooses a tile.
+#: Multiply-adds a cycle of one processor by dtype of the factors, and bytes a cycle that it gets from L2 and from memory, of an A100
+#: (NVIDIA's white paper). Only their ratios choose a tile.
 _RATE = {"f32": 64, "bf16": 1024, "f16": 1024, "i8": 2048}
-_BYTES = 64
+_NEAR_BYTES, _FAR_BYTES = 64, 10
+#: Rows below which Hopper's processors multiply by single warps, and the share of the rate that is left to them.
+_WIDE_ROWS, _NARROW = 64, 0.6
 #: Cycles that a program spends before its first product and after its last.
 _OVERHEAD = 2000
+#: Elements of factors a thread, where each is loaded by itself: its pointer takes two registers.
+_SINGLE_ELEMENTS = 32
+#: Cycles of a step beside loads and products: barriers, addresses.
+_STEP = 100
 
 
 @dataclass(frozen=True)
@@ -66,18 +73,24 @@ def shared_bytes(roles: Roles, tiling: Tiling) -> int:
 
 def cost(roles: Roles, target: GpuTarget, tiling: Tiling) -> float:
     """Cycles, counted: of a wave of programs the larger of multiplications and loads, for all waves."""
-    m, n, k, batch = (_guess(roles, dims) for dims in (roles.rows, roles.columns, (*roles.outer_sums, *roles.sums), roles.batch))
+    m, n, k, batch = (
+        _guess(roles, dims) for dims in (roles.rows, roles.columns, (*roles.outer_sums, *roles.sums), roles.batch)
+    )
     programs = -(-m // tiling.bm) * -(-n // tiling.bn) * batch * tiling.split
     steps = max(1, -(-k // (tiling.bk * tiling.split)))
     size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
     # A small tile keeps tensor cores waiting: its factors are loaded into registers more often than they are used.
-    rate = _RATE[roles.left.dtype] * min(1.0, (tiling.bm * tiling.bn / (128 * 128)) ** 0.5)
+    rate = _RATE[roles.left.dtype] * min(1.0, math.sqrt(tiling.bm * tiling.bn / (128 * 128)))
+    if target.has_wgmma and tiling.bm < _WIDE_ROWS:
+        rate *= _NARROW
     multiply = tiling.bm * tiling.bn * tiling.bk / rate
-    load = (tiling.bm + tiling.bn) * tiling.bk * size / _BYTES
+    load = (tiling.bm + tiling.bn) * tiling.bk * size / _NEAR_BYTES
     together = max(1, min(4, target.shared_bytes // max(shared_bytes(roles, tiling), 1)))
     waves = -(-programs // target.processors)
-    adding = m * n * batch * tiling.split * 8 / (_BYTES * target.processors) + _OVERHEAD if tiling.split > 1 else 0.0
-    return waves * steps * max(multiply, load) + -(-waves // together) * _OVERHEAD + adding
+    adding = (
+        m * n * batch * tiling.split * 8 / (_FAR_BYTES * target.processors) + _OVERHEAD if tiling.split > 1 else 0.0
+    )
+    return waves * steps * (max(multiply, load) + _STEP) + -(-waves // together) * _OVERHEAD + adding
 
 
 def _guess(roles: Roles, dims: tuple[int, ...]) -> int:
@@ -94,6 +107,7 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
     steps = {min([power_of_two(sums, least, block), *groups]) for block in (most // 2, most // 4)}
     k = _guess(roles, (*roles.outer_sums, *roles.sums))
     wide = (16, 32, 64, 128) if size == 4 else (16, 32, 64, 128, 256)
+    single = not _vectors(roles)
     found: dict[Tiling, None] = {}
     for bm in {power_of_two(rows, 16, block) for block in wide}:
         for bn in {power_of_two(columns, 16, block) for block in wide}:
@@ -101,6 +115,8 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
                 continue
             for bk in steps:
                 warps = 8 if bm * bn >= 128 * 128 else 4
+                if single and (bm + bn) * bk > _SINGLE_ELEMENTS * 32 * warps and bk > least:
+                    continue
                 for stages in (4, 3, 2):
                     tiling = Tiling(bm, bn, bk, stages=stages, warps=warps)
                     if shared_bytes(roles, tiling) <= target.shared_bytes:
@@ -109,3 +125,17 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
                 for split in parts:
                     found[Tiling(bm, bn, bk, 8, split, tiling.stages, warps)] = None
     return iter(found)
+
+
+def _vectors(roles: Roles) -> bool:
+    """Whether all loads of the factors are of neighbours, at multiples of 16 bytes."""
+    spec = roles.spec
+    for i in needed(spec, [roles.left.value, roles.right.value]):
+        instr = spec.body[i]
+        if instr.op == "load":
+            steps = [instr["address"].coefficient(f"d{d}") for d in range(len(spec.dims))]
+            numbers = [None if s is None else s.constant for s in steps]
+            vector = 16 // ITEM_SIZE[instr.dtype]
+            if not all(n is not None and (n == 1 or n % vector == 0) for n in numbers):
+                return False
+    return True
