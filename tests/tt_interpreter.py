@@ -36,76 +36,97 @@ class Fault(Exception):
 
 
 @dataclass
-class Buffer:
-    """``data``: 1-D, in memory's own type (bf16 as uint16). A view of the caller's memory."""
+class Region:
+    """``data``: bytes at ``address``, a view of the caller's memory. ``itemsize``: of its elements; 0: any."""
 
-    data: Array
-    writer: Array = field(init=False)
+    address: int
+    data: NDArray[np.uint8]
+    itemsize: int = 0
+    writer: NDArray[np.int32] = field(init=False)
 
     def __post_init__(self) -> None:
         self.writer = np.full(self.data.size, -1, np.int32)
 
 
 class Memory:
-    """Buffers at addresses far apart; ``program`` is the one that runs."""
+    """All that kernels may touch; ``program`` is the one that runs. Who wrote what is forgotten between kernels (`fresh`)."""
 
-    def __init__(self, buffers: Sequence[Array]) -> None:
-        self.buffers = [Buffer(b) for b in buffers]
+    def __init__(self, regions: Sequence[Region]) -> None:
+        self.regions = list(regions)
         self.program = 0
 
-    def address(self, index: int) -> int:
-        return (index + 1) * _SPACING
+    def fresh(self) -> None:
+        for region in self.regions:
+            region.writer.fill(-1)
 
-    def _elements(self, pointers: Array, size: int) -> tuple[Buffer, Array]:
-        which = pointers[0] // _SPACING
-        if not 1 <= which <= len(self.buffers) or not np.all(pointers // _SPACING == which):
-            raise Fault("a pointer outside of its buffer")
-        buffer = self.buffers[which - 1]
-        offsets = pointers - which * _SPACING
-        if buffer.data.itemsize != size:
-            raise Fault(f"elements of {size} bytes in a buffer of {buffer.data.itemsize}")
-        if np.any(offsets % size):
+    def _elements(self, pointers: Array, size: int) -> tuple[Region, Array]:
+        first = int(pointers.min())
+        region = next((r for r in self.regions if r.address <= first < r.address + r.data.size), None)
+        if region is None:
+            raise Fault("a pointer outside of all buffers")
+        offsets = pointers - region.address
+        if region.itemsize not in (0, size):
+            raise Fault(f"elements of {size} bytes in a buffer of {region.itemsize}")
+        if np.any(pointers % size):
             raise Fault("a misaligned pointer")
-        elements = offsets // size
-        if elements.min() < 0 or elements.max() >= buffer.data.size:
-            raise Fault(f"element {elements.max()} of a buffer of {buffer.data.size}")
-        return buffer, elements
+        if offsets.max() + size > region.data.size:
+            raise Fault(f"element {offsets.max() // size} of a buffer of {region.data.size // size}")
+        return region, offsets
 
-    def load(self, pointers: Array, size: int) -> Array:
-        buffer, elements = self._elements(pointers, size)
-        foreign = (buffer.writer[elements] != -1) & (buffer.writer[elements] != self.program)
+    def load(self, pointers: Array, dtype: np.dtype[Any]) -> Array:
+        region, offsets = self._elements(pointers, dtype.itemsize)
+        writers = region.writer[offsets]
+        foreign = (writers != -1) & (writers != self.program)
         if foreign.any():
-            raise Fault(f"element {elements[foreign][0]} is read after another program has written it")
-        found: Array = buffer.data[elements]
+            raise Fault(f"element {offsets[foreign][0] // dtype.itemsize} is read after another program has written it")
+        found: Array = _elements_at(region, offsets, dtype)
         return found
 
     def store(self, pointers: Array, values: Array) -> None:
-        buffer, elements = self._elements(pointers, values.itemsize)
-        owner = buffer.writer[elements]
-        foreign = (owner != -1) & (owner != self.program)
-        if foreign.any() and np.any(buffer.data[elements[foreign]] != values[foreign]):
-            raise Fault(f"element {elements[foreign][0]} is written by two programs")
-        buffer.writer[elements] = self.program
-        buffer.data[elements] = values
+        region, offsets = self._elements(pointers, values.itemsize)
+        writers = region.writer[offsets]
+        foreign = (writers != -1) & (writers != self.program)
+        if foreign.any() and np.any(_elements_at(region, offsets[foreign], values.dtype) != values[foreign]):
+            raise Fault(f"element {offsets[foreign][0] // values.itemsize} is written by two programs")
+        region.writer[offsets] = self.program
+        region.data[offsets[:, None] + np.arange(values.itemsize)] = (
+            np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.itemsize)
+        )
+
+
+def _elements_at(region: Region, offsets: Array, dtype: np.dtype[Any]) -> Array:
+    raw = np.ascontiguousarray(region.data[offsets[:, None] + np.arange(dtype.itemsize)])
+    found: Array = raw.view(dtype).reshape(-1)
+    return found
 
 
 def launch(text: str, grid: int, buffers: Sequence[Array], scalars: Sequence[int] = ()) -> None:
-    """Run ``grid`` programs of the only kernel in ``text`` on ``buffers``, an array a pointer argument, then i32 ``scalars``."""
+    """Run ``grid`` programs of the only kernel in ``text`` on ``buffers``, an array a pointer argument (bf16 as uint16), each far from
+    the others, then i32 ``scalars``.
+    """
+    regions = [Region((i + 1) * _SPACING, b.view(np.uint8), b.itemsize) for i, b in enumerate(buffers)]
+    run(text, grid, Memory(regions), [*(r.address for r in regions), *scalars])
+
+
+def run(text: str, grid: int, memory: Memory, arguments: Sequence[int]) -> None:
+    """Run ``grid`` programs of the only kernel in ``text``; ``arguments``: addresses and i32 numbers."""
     context = ir.Context()
     tt.load(context)
+    memory.fresh()
     with context, ir.Location.unknown():
         module = tt.parse(text)
         function = next(op for op in module.body.operations if op.operation.name == "tt.func").operation
-        memory = Memory(buffers)
-        run = _Compiler(memory).block(function.regions[0].blocks[0])
-        arguments = [np.int64(memory.address(i)) for i in range(len(buffers))] + [np.int32(s) for s in scalars]
+        block = function.regions[0].blocks[0]
+        execute = _Compiler(memory).block(block)
+        kinds = [np.int32 if str(a.type) == "i32" else np.int64 for a in block.arguments]
+        given = [kind(value) for kind, value in zip(kinds, arguments, strict=True)]
         with np.errstate(all="ignore"):
             for program in range(grid):
                 memory.program = program
-                run(arguments, {})
+                execute(given, {})
 
 
-Run = Callable[[Sequence[Any], dict[int, Any]], Values]
+_Run = Callable[[Sequence[Any], dict[int, Any]], Values]
 
 
 def _dtype(value: ir.Value) -> str:
@@ -126,7 +147,7 @@ class _Compiler:
     def number(self, value: ir.Value) -> int:
         return self.numbers.setdefault(value, len(self.numbers))
 
-    def block(self, block: ir.Block) -> Run:
+    def block(self, block: ir.Block) -> _Run:
         arguments = [self.number(a) for a in block.arguments]
         steps: list[tuple[Callable[..., Any], list[int], list[int]]] = []
         terminator: list[int] = []
@@ -242,14 +263,14 @@ class _Compiler:
 
     def _load(self, op: ir.Operation) -> Callable[..., Any]:
         dtype = _dtype(op.results[0])
-        size = 2 if dtype == "bf16" else np.dtype(NUMPY[dtype]).itemsize
+        stored = np.dtype(np.uint16 if dtype == "bf16" else NUMPY[dtype])
 
         def read(_: Any, pointers: Any, mask: Any = True, other: Any = 0) -> Any:
             pointers = np.asarray(pointers)
             taken = np.broadcast_to(mask, pointers.shape)
             found: Array = np.array(np.broadcast_to(np.asarray(other, NUMPY[dtype]), pointers.shape))
             if taken.any():
-                got = self.memory.load(pointers[taken], size)
+                got = self.memory.load(pointers[taken], stored)
                 found[taken] = (got.astype(np.uint32) << 16).view(np.float32) if dtype == "bf16" else got
             return found
 
