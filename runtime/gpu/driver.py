@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -40,14 +40,10 @@ class Driver(Protocol):
 
 
 class CudaDriver:
-    """A `Driver` over libcuda. DeviceError: the library is not there, or refuses something, in its own words."""
+    """A `Driver` over ``library``, libcuda. DeviceError: it refuses something, in its own words."""
 
-    def __init__(self, library: str | None = None) -> None:
-        name = library or os.environ.get("EFFC_LIBCUDA", "libcuda.so.1")
-        try:
-            self._library = ctypes.CDLL(name)
-        except OSError as error:
-            raise DeviceError(f"no CUDA driver: {name} cannot be loaded ({error}); GPUs need NVIDIA's driver") from error
+    def __init__(self, library: Any) -> None:
+        self._library = library
         self._library.cuLaunchKernel.argtypes = [
             ctypes.c_void_p, *[ctypes.c_uint] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p,
         ]  # fmt: skip
@@ -84,5 +80,9 @@ class CudaDriver:
 
 @lru_cache(maxsize=1)
 def cuda_driver() -> CudaDriver:
-    """This process's driver."""
-    return CudaDriver()
+    """This process's driver; DeviceError where there is none."""
+    name = os.environ.get("EFFC_LIBCUDA", "libcuda.so.1")
+    try:
+        return CudaDriver(ctypes.CDLL(name))
+    except OSError as error:
+        raise DeviceError(f"no CUDA driver: {name} cannot be loaded ({error}); GPUs need NVIDIA's driver") from error
