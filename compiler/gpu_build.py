@@ -1,4 +1,4 @@
-"""Graph text → ``GpuExecutable``: lowered for a GPU, its kernels compiled by triton in toolchain processes, in parallel, through the cache."""
+"""Graph text → ``GpuExecutable``: lowered for a GPU; triton compiles kernels in toolchain processes, in parallel, through the cache."""
 
 from __future__ import annotations
 

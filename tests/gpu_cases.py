@@ -16,10 +16,13 @@ from effc.compiler.ir.spec import KernelSpec
 
 @dataclass(frozen=True)
 class GpuCase:
-    """``cores``: whether tensor cores must multiply. ``wide``: whether they are Hopper's wgmma there."""
+    """``small``: the same kernel at a size that the interpreter can run. ``cores``: whether tensor cores must multiply. ``wide``: whether
+    they are Hopper's wgmma there.
+    """
 
     name: str
     spec: KernelSpec
+    small: KernelSpec
     cores: bool = False
     wide: bool = False
 
@@ -65,6 +68,12 @@ def gelu(size: int) -> KernelSpec:
     return k.spec()
 
 
+def tanh_of_one() -> KernelSpec:
+    k = LoopsBuilder([], [("bf16", "read", 1), ("bf16", "write", 1)])
+    k.store(1, "0", k.op("math.tanh", k.load(0, "0"), dtype="bf16"))
+    return k.spec()
+
+
 def transpose(rows: int, columns: int) -> KernelSpec:
     size = rows * columns
     k = LoopsBuilder([(rows, "parallel"), (columns, "parallel")], [("f32", "read", size), ("f32", "write", size)])
@@ -80,39 +89,63 @@ def column_sums(rows: int, columns: int) -> KernelSpec:
     return k.spec()
 
 
-def attention(*sizes: int, **options: object) -> KernelSpec:
-    return attention_spec(sizes, **options)  # type: ignore[arg-type]
+def codes(m: int, n: int, k: int) -> KernelSpec:
+    return Linear(m, n, k, x="bf16", scale="bf16").spec()
+
+
+def groups(m: int, n: int, k: int, group: int) -> KernelSpec:
+    return Linear(m, n, k, group, INT4, x="f16", zero="i8").spec()
+
+
+def conv(channels: int, size: int, groups: int = 1) -> KernelSpec:
+    return conv_case(2, channels, channels, (size, size), (3, 3), groups=groups, dtype="f16", result="f32").spec()
+
+
+def attention(
+    batch: int, heads: int, length: int, channels: int, *, dtype: str = "f16", causal: bool = False, group: int = 1
+) -> KernelSpec:
+    return attention_spec((batch, heads, length, length, channels, channels), dtype=dtype, causal=causal, group=group)
+
+
+def decode(batch: int, heads: int, length: int, channels: int) -> KernelSpec:
+    return attention_spec((batch, heads, 1, length, channels, channels), dtype="f16", group=4)
 
 
 CASES = [
-    GpuCase("linear f16 2048x2048x2048", linear(2048, 2048, 2048, "f16"), cores=True, wide=True),
-    GpuCase("linear bf16 512x3072x768", linear(512, 3072, 768, "bf16"), cores=True, wide=True),
-    GpuCase("linear f16 any 1000x1001x999", linear(1000, 1001, 999, "f16"), cores=True, wide=True),
-    GpuCase("linear f16 16x4096x4096", linear(16, 4096, 4096, "f16"), cores=True),
-    GpuCase("linear f16 1x4096x4096", linear(1, 4096, 4096, "f16")),
-    GpuCase("linear f32 512x512x512", linear(512, 512, 512, "f32")),
-    GpuCase("linear i8 512x512x512", linear(512, 512, 512, "i8", "i32"), cores=True, wide=True),
     GpuCase(
-        "int8 weights bf16 256x1024x1024", Linear(256, 1024, 1024, x="bf16", scale="bf16").spec(), cores=True, wide=True
+        "linear f16 2048x2048x2048", linear(2048, 2048, 2048, "f16"), linear(70, 90, 130, "f16", "f32"), True, True
     ),
-    GpuCase("int4 weights f16 32x1024x1024", Linear(32, 1024, 1024, 128, INT4, x="f16", zero="i8").spec(), cores=True),
-    GpuCase("conv 3x3 f16 64 to 64", conv_case(8, 64, 64, (30, 30), (3, 3), dtype="f16").spec(), cores=True, wide=True),
-    GpuCase("conv 3x3 depthwise f16", conv_case(8, 64, 64, (30, 30), (3, 3), groups=64, dtype="f16").spec()),
+    GpuCase("linear bf16 512x3072x768", linear(512, 3072, 768, "bf16"), linear(70, 90, 130, "bf16", "f32"), True, True),
+    GpuCase("linear f16 1000x1001x999", linear(1000, 1001, 999, "f16"), linear(33, 31, 99, "f16", "f32"), True, True),
+    GpuCase("linear f16 16x4096x4096", linear(16, 4096, 4096, "f16"), linear(16, 64, 2100, "f16", "f32"), True),
+    GpuCase("linear f16 1x4096x4096", linear(1, 4096, 4096, "f16"), linear(1, 64, 2100, "f16", "f32")),
+    GpuCase("linear f32 512x512x512", linear(512, 512, 512, "f32"), linear(70, 90, 130, "f32")),
+    GpuCase("linear i8 512x512x512", linear(512, 512, 512, "i8", "i32"), linear(70, 90, 130, "i8", "i32"), True, True),
+    GpuCase("int8 weights bf16 256x1024x1024", codes(256, 1024, 1024), codes(33, 40, 96), True, True),
+    GpuCase("int4 weights f16 32x1024x1024", groups(32, 1024, 1024, 128), groups(17, 40, 128, 64), True),
+    GpuCase("conv 3x3 f16 64 to 64", conv(64, 30), conv(16, 9), True, True),
+    GpuCase("conv 3x3 f16 depthwise", conv(64, 30, 64), conv(8, 9, 8)),
     GpuCase(
-        "attention f16 causal 64", attention(2, 8, 512, 512, 64, 64, dtype="f16", causal=True), cores=True, wide=True
+        "attention f16 64, causal",
+        attention(2, 8, 512, 64, causal=True),
+        attention(1, 2, 70, 16, causal=True),
+        True,
+        True,
     ),
     GpuCase(
-        "attention bf16 128, groups of 4",
-        attention(1, 8, 256, 256, 128, 128, dtype="bf16", group=4),
-        cores=True,
-        wide=True,
+        "attention f16 128, 4 heads a key",
+        attention(1, 8, 256, 128, group=4),
+        attention(1, 4, 70, 32, group=4),
+        True,
+        True,
     ),
-    GpuCase("attention f16 decode", attention(4, 32, 1, 2048, 128, 128, dtype="f16", group=4), cores=True),
-    GpuCase("attention f32", attention(1, 4, 64, 64, 64, 64)),
-    GpuCase("softmax f32 1024x1000", softmax(1024, 1000)),
-    GpuCase("softmax f32 64x50000", softmax(64, 50_000)),
-    GpuCase("rms norm bf16 1024x4096", rms_norm(1024, 4096)),
-    GpuCase("gelu f16", gelu(1 << 20)),
-    GpuCase("transpose f32 1000x1000", transpose(1000, 1000)),
-    GpuCase("sums of columns f32 1000x1000", column_sums(1000, 1000)),
+    GpuCase("attention f16 128, decode", decode(4, 32, 2048, 128), decode(1, 8, 600, 32), True),
+    GpuCase("attention f32 64", attention(1, 4, 64, 64, dtype="f32"), attention(1, 2, 40, 16, dtype="f32")),
+    GpuCase("softmax f32 1024x1000", softmax(1024, 1000), softmax(5, 1000)),
+    GpuCase("softmax f32 64x50000", softmax(64, 50_000), softmax(2, 9000)),
+    GpuCase("rms norm bf16 1024x4096", rms_norm(1024, 4096), rms_norm(3, 4096)),
+    GpuCase("gelu f16 1048576", gelu(1 << 20), gelu(3000)),
+    GpuCase("tanh bf16 of one number", tanh_of_one(), tanh_of_one()),
+    GpuCase("transpose f32 1000x1000", transpose(1000, 1000), transpose(50, 70)),
+    GpuCase("sums of columns f32 1000x1000", column_sums(1000, 1000), column_sums(200, 50)),
 ]

@@ -1,4 +1,4 @@
-"""Whole models as GPU programs, whose kernels the interpreter runs: everything but triton, the driver and the GPU itself is the product's."""
+"""Whole models as GPU programs, whose kernels the interpreter runs: all but triton, the driver and the GPU is the product's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tt_interpreter import Memory, Region, run
 
-from effc.compiler.build import Built, BuildReport
+from effc.compiler.build import BuildReport, Built
 from effc.compiler.capture.backend import compile_with
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.target import GpuTarget
@@ -92,10 +92,8 @@ def watched(driver: InterpretingDriver) -> Iterator[None]:
         yield
 
 
-def compiled_for_gpu(
-    model: Callable[..., Any], driver: InterpretingDriver, *, dynamic: bool = False, fallback: str = "error"
-) -> Callable[..., Any]:
-    """``model`` through ``torch.compile``, its regions built for sm_90 and interpreted."""
+def gpu_backend(driver: InterpretingDriver, fallback: str) -> Callable[[Any, list[Any]], Any]:
+    """A backend of ``torch.compile`` that builds regions for sm_90; tensors are this process's, ``driver`` interprets."""
 
     def make(text: str) -> Built:
         executable = build_gpu(
@@ -112,5 +110,13 @@ def compiled_for_gpu(
     def backend(gm: Any, inputs: list[Any]) -> Any:
         return compile_with(gm, inputs, Options(fallback=fallback), lambda options: make)  # type: ignore[arg-type]
 
+    return backend
+
+
+def compiled_for_gpu(
+    model: Callable[..., Any], driver: InterpretingDriver, *, dynamic: bool = False
+) -> Callable[..., Any]:
+    """``model`` through ``torch.compile``; an op for which there is no kernel is an error."""
+    backend = gpu_backend(driver, "error")
     compiled: Callable[..., Any] = torch.compile(model, backend=backend, dynamic=dynamic, fullgraph=True)
     return compiled

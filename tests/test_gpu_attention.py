@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpu_kernels import SM80, SM90, Kernel
+from gpu_interpreted import SM80, SM90, Kernel
 from test_attention_kernel import attention_spec, check
 
 from effc.compiler.codegen.gpu import attention

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from gpu_cases import CASES, GpuCase
-from gpu_kernels import SM80, SM90, Kernel
+from gpu_interpreted import SM80, SM90, Kernel
 
 from effc.compiler.codegen.gpu.compile import Compiled, compile_launch, resources, triton_version
 from effc.compiler.codegen.gpu.launch import Launch

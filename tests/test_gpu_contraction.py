@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from contraction_cases import Case, Runner
-from gpu_kernels import SM80, SM90, Kernel
+from gpu_interpreted import SM80, SM90, Kernel
 from low_bit_cases import Linear
 from test_contraction_conv import conv_case
 
@@ -154,6 +154,12 @@ def test_every_candidate_fits_shared_memory_and_agrees(target: GpuTarget) -> Non
             <= target.shared_bytes
         )
         GpuRunner(case, target, schedule).check()
+
+
+@pytest.mark.parametrize("sums", [1, 5])
+def test_a_factor_that_does_not_vary_along_the_sum(sums: int) -> None:
+    """It counts for the steps that there are, not for all of a block."""
+    GpuRunner(Case((20, 30, sums), 1, (1, 0, 0), (0, sums, 1), (30, 1, 0))).check()
 
 
 def test_tf32_is_taken_where_it_is_allowed() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from gpu_kernels import Kernel, agrees
+from gpu_interpreted import Kernel, agrees
 from kernels import LoopsBuilder
 
 from effc.compiler.ir.errors import LoweringError
@@ -132,6 +132,12 @@ def test_argmax_takes_the_first_of_equals_and_nan_first(columns: int) -> None:
     assert torch.equal(got, x.argmax(1))
 
 
+def test_a_single_number() -> None:
+    k = LoopsBuilder([], [("bf16", "read", 1), ("bf16", "write", 1)])
+    k.store(1, "0", k.op("math.tanh", k.load(0, "0"), dtype="bf16"))
+    agrees(k.spec(), [torch.randn(1).bfloat16(), torch.zeros(1).bfloat16()])
+
+
 def test_a_sum_of_everything() -> None:
     k = LoopsBuilder([("s0", "reduction")], [("f32", "read", "s0"), ("f32", "write", 1)])
     k.store(1, "0", k.reduce("add", k.load(0, "d0")))
@@ -197,6 +203,14 @@ def test_functions(name: str, dtype: str) -> None:
     of = TORCH_DTYPES[dtype]
     x = torch.cat([torch.rand(97, dtype=of) * 8 + 0.01, torch.tensor([0.0, float("inf"), float("nan")], dtype=of)])
     agrees(k.spec(), [x, torch.zeros(100, dtype=of)])
+
+
+def test_libm_functions_of_float32() -> None:
+    k = LoopsBuilder([(60, "parallel")], [("f32", "read", 60), ("f32", "read", 60), ("f32", "write", 60)])
+    k.store(2, "d0", k.op("libm.hypotf", k.load(0, "d0"), k.load(1, "d0")))
+    x, y, got = torch.randn(60), torch.randn(60), torch.zeros(60)
+    Kernel(k.spec())([x, y, got])
+    torch.testing.assert_close(got, torch.hypot(x, y))
 
 
 @pytest.mark.parametrize("op", ["floordivsi", "divsi", "remsi"])

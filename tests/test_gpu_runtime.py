@@ -94,7 +94,14 @@ def test_a_launch_hands_over_every_parameter() -> None:
     parameters.values[0], parameters.values[1] = 0x7F0000001000, 5
     driver.launch(kernel, 12, 128, 1 << 10, 0xABC, parameters)
     assert cuda.launches == [
-        {"function": 0x21, "grid": 12, "threads": 128, "shared": 1024, "stream": 0xABC, "values": [0x7F0000001000, 5, 0]}
+        {
+            "function": 0x21,
+            "grid": 12,
+            "threads": 128,
+            "shared": 1024,
+            "stream": 0xABC,
+            "values": [0x7F0000001000, 5, 0],
+        }
     ]
 
 

@@ -72,16 +72,16 @@ def compared(op: str, predicate: int) -> Callable[[Any, Any], Array]:
 
 def to_bf16(x: Any) -> Array:
     """float32 rounded to the nearest bf16, ties to even, held in float32."""
-    x = np.ascontiguousarray(x, np.float32)
-    bits = x.view(np.uint32).astype(np.uint64)
+    x = np.asarray(x, np.float32)
+    bits = np.ascontiguousarray(x).view(np.uint32).astype(np.uint64)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
     return np.where(np.isnan(x), np.float32("nan"), rounded.reshape(x.shape))
 
 
 def to_tf32(x: Any) -> Array:
     """float32 rounded to 10 bits of mantissa, as tensor cores take it."""
-    x = np.ascontiguousarray(x, np.float32)
-    bits = x.view(np.uint32).astype(np.uint64)
+    x = np.asarray(x, np.float32)
+    bits = np.ascontiguousarray(x).view(np.uint32).astype(np.uint64)
     rounded = ((bits + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)
     return np.where(np.isfinite(x), rounded.reshape(x.shape), x)
 
@@ -145,6 +145,6 @@ def EXTERN(symbol: str) -> Callable[..., Array]:  # noqa: N802
 
     def applied(*arrays: Array) -> Array:
         found = function(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
-        return np.asarray(found.numpy())
+        return np.asarray(found.numpy()).reshape(np.shape(arrays[0]))
 
     return applied

@@ -50,7 +50,9 @@ def known(op: str) -> bool:
 
 
 def _function(op: str) -> str:
-    return op.split(".", 1)[1] if op.startswith(("math.", "libm.")) or op == "arith.remf" else ""
+    """The name in `_FUNCTIONS`, if it is there; libm's of f32 end in ``f``."""
+    name = op.split(".", 1)[1] if op.startswith(("math.", "libm.")) or op == "arith.remf" else ""
+    return name[:-1] if op.startswith("libm.") and name not in _FUNCTIONS else name
 
 
 class Ops:

@@ -13,6 +13,7 @@ from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
+from effc.compiler.codegen.gpu.dialect import shape_of
 from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel
 from effc.compiler.codegen.gpu.target import GpuTarget
@@ -170,14 +171,18 @@ class _Product:
         return total
 
     def _factor(self, factor: Factor, frame: Frame, shape: tuple[int, int], sums: Axis) -> ir.Value:
-        """A factor on its tile; zero where the sum is over: masked loads are, what is computed from them need not be."""
+        """A factor on its tile; zero where the sum is over: loads along it are masked, what is computed from them, or does not vary along
+        it, is not.
+        """
         body = self._body(frame, {})
         value = body.value(factor.value)
         if dtype_of(value) != factor.dtype:
             value = body.ops.cast("arith.truncf", value, factor.dtype)
-        value = self.b.spread(value, shape)
         instr = self.spec.body[factor.value]
-        if sums.mask is None or (instr.op == "load" and not instr.args):
+        axis = shape_of(sums.index).index(self.tiling.bk)
+        along = len(shape_of(value)) == 2 and shape_of(value)[axis] > 1
+        value = self.b.spread(value, shape)
+        if sums.mask is None or (along and instr.op == "load" and not instr.args):
             return value
         return self.b.select(sums.mask, value, self.b.constant(0, factor.dtype))
 

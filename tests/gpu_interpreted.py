@@ -14,6 +14,7 @@ from effc.compiler.codegen.gpu.launch import Emitted
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import KernelSpec
+from effc.runtime.dtypes import TORCH_DTYPES
 
 SM80, SM90 = GpuTarget.named("sm_80"), GpuTarget.named("sm_90")
 
@@ -50,6 +51,24 @@ class Kernel:
         for launched in self.emitted.launches:
             launch(launched.text, _number(launched.grid, values), buffers, list(symbols))
         return int(error[0])
+
+
+def operands_of(spec: KernelSpec) -> list[torch.Tensor]:
+    """Random memory for each operand of a spec without symbols, 1-D, just large enough; what is written is NaN or 77."""
+    last = {f"d{i}": (d.size.constant or 1) - 1 for i, d in enumerate(spec.dims)}
+    addresses = [(i["operand"], i["address"]) for i in spec.body if i.op in ("load", "store")]
+    addresses += [(n, spec.get(name)) for n, name in enumerate(("q", "k", "v", "out")) if spec.get(name) is not None]
+    found = []
+    for number, operand in enumerate(spec.operands):
+        size = 1 + max(e.evaluate(last) for n, e in addresses if n == number)
+        dtype = TORCH_DTYPES[operand.dtype]
+        if operand.role == "write":
+            found.append(torch.full((size,), float("nan") if dtype.is_floating_point else 77, dtype=dtype))
+        elif dtype.is_floating_point:
+            found.append(torch.randn(size).to(dtype))
+        else:
+            found.append(torch.randint(-8, 8, (size,), dtype=dtype))
+    return found
 
 
 def _number(e: Expr, values: dict[str, int]) -> int:
