@@ -13,7 +13,7 @@ import torch
 
 from effc.compiler.build import digest, toolchain_key
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.codegen.gpu.compile import triton_version
+from effc.compiler.codegen.gpu.installed import triton_version
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.expr import as_expr
 from effc.compiler.ir.program import Program

@@ -75,7 +75,7 @@ class InterpretingDriver:
 
 
 def _bytes(storage: torch.UntypedStorage) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return torch.tensor([], dtype=torch.uint8).set_(storage).numpy()  # type: ignore[call-overload, no-any-return]
+    return torch.tensor([], dtype=torch.uint8).set_(storage).numpy()
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def gpu_backend(driver: InterpretingDriver, fallback: str) -> Callable[[Any, lis
         return Built(cast(Any, executable), cast(Any, None), BuildReport())
 
     def backend(gm: Any, inputs: list[Any]) -> Any:
-        return compile_with(gm, inputs, Options(fallback=fallback), lambda options: make)  # type: ignore[arg-type]
+        return compile_with(gm, inputs, Options(fallback=fallback), lambda options: make)
 
     return backend
 

@@ -10,7 +10,8 @@ import pytest
 from gpu_cases import CASES, GpuCase
 from gpu_interpreted import SM80, SM90, Kernel
 
-from effc.compiler.codegen.gpu.compile import Compiled, compile_launch, resources, triton_version
+from effc.compiler.codegen.gpu.compile import Compiled, compile_launch, resources
+from effc.compiler.codegen.gpu.installed import triton_version
 from effc.compiler.codegen.gpu.launch import Launch
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError

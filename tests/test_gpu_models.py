@@ -46,7 +46,7 @@ class Block(nn.Module):
         return torch.cat([low * cos - high * sin, high * cos + low * sin], -1)
 
     def split(self, x: Tensor, heads: int) -> Tensor:
-        return x.unflatten(-1, (heads, self.head)).transpose(1, 2)
+        return x.view(*x.shape[:-1], heads, self.head).transpose(1, 2)
 
     def forward(self, x: Tensor, keys: Tensor | None = None, values: Tensor | None = None, at: int = 0) -> Tensor:
         """``keys`` and ``values``: a cache, into which this writes from position ``at`` on."""
@@ -59,7 +59,8 @@ class Block(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=keys is None, enable_gqa=True)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         y = self.second(x)
-        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+        mixed: Tensor = self.down(F.silu(self.gate(y)) * self.up(y))
+        return x + mixed
 
 
 class Residual(nn.Module):
@@ -125,7 +126,7 @@ def test_weights_that_change_are_seen() -> None:
     with torch.no_grad(), watched(driver):
         for _ in range(2):
             torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
-            model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr, operator]
+            model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr]
 
 
 class Lookup(nn.Module):

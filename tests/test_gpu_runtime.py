@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +16,7 @@ from importer_harness import compile_and_run
 from torch import nn
 
 from effc.compiler import gpu_build
-from effc.compiler.codegen.gpu.compile import triton_version
+from effc.compiler.codegen.gpu.installed import triton_version
 from effc.compiler.gpu_build import build_gpu, kernels_of
 from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.program import Program
@@ -209,3 +211,8 @@ def test_cubins_are_built_by_workers_and_kept(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(gpu_build, "triton_version", lambda: "9.9")
     built(text, StubDriver(StubCuda()), Counting(), cache)
     assert "gpu" in asked, "another triton compiles anew"
+
+
+def test_building_for_a_gpu_imports_neither_mlir_nor_triton() -> None:
+    code = "import sys, effc.compiler.gpu_build; sys.exit(any(m.split('.')[0] in ('torch_mlir', 'triton') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0

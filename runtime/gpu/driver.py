@@ -68,7 +68,7 @@ class CudaDriver:
         self._check(done, f"launch {grid} programs of {threads} threads")
 
     def stream(self, device: torch.device) -> int:
-        return int(torch._C._cuda_getCurrentRawStream(device.index))  # type: ignore[attr-defined]
+        return int(torch._C._cuda_getCurrentRawStream(device.index))
 
     def _check(self, result: int, what: str) -> None:
         if result:

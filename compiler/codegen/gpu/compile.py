@@ -13,15 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from effc.compiler.codegen.gpu.installed import OLDEST, triton_version
 from effc.compiler.codegen.gpu.launch import Launch
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
-
-#: The oldest triton whose compiler reads what is written here.
-OLDEST = (3, 3)
 
 _EM_CUDA = 190
 #: Attributes of .nv.info whose value is a symbol and a number: EIATTR_FRAME_SIZE, EIATTR_REGCOUNT.
@@ -40,16 +37,6 @@ class Compiled:
     registers: int
     frame: int
     parameters: tuple[int, ...]
-
-
-def triton_version() -> str | None:
-    """Of the installed triton; None: there is none, or one that is too old."""
-    try:
-        found = version("triton")
-    except PackageNotFoundError:
-        return None
-    numbers = tuple(int(n) for n in re.findall(r"\d+", found)[:2])
-    return found if numbers >= OLDEST else None
 
 
 def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
