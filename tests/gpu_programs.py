@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -69,6 +69,9 @@ class InterpretingDriver:
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in self.known}
         regions = [Region(a, _bytes(s)) for a, s in storages.items() if s.nbytes()]
         run(text, grid, Memory(regions), list(parameters.values))
+
+    def current(self, device: torch.device) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def stream(self, device: torch.device) -> int:
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -84,6 +85,9 @@ class StubCuda:
 
 
 class StubDriver(CudaDriver):
+    def current(self, device: torch.device) -> AbstractContextManager[object]:
+        return nullcontext()
+
     def stream(self, device: torch.device) -> int:
         return 0xABC
 

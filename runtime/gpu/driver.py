@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -28,7 +29,11 @@ class Parameters:
 
 
 class Driver(Protocol):
-    """What an executable needs of a device. ``load`` gives a handle of a kernel, ``stream`` the one on which torch works."""
+    """What an executable needs of a device. ``current``: while it is entered, ``load`` and ``launch`` are for that device; ``load`` gives a
+    handle of a kernel, ``stream`` the one on which torch works.
+    """
+
+    def current(self, device: torch.device) -> AbstractContextManager[object]: ...
 
     def load(self, image: bytes, name: str, shared: int) -> int: ...
 
@@ -66,6 +71,9 @@ class CudaDriver:
             kernel, grid, 1, 1, threads, 1, 1, shared, stream, ctypes.addressof(parameters.pointers), None
         )
         self._check(done, f"launch {grid} programs of {threads} threads")
+
+    def current(self, device: torch.device) -> AbstractContextManager[object]:
+        return torch.cuda.device(device)
 
     def stream(self, device: torch.device) -> int:
         return int(torch._C._cuda_getCurrentRawStream(device.index))

@@ -6,6 +6,7 @@ results come from torch's caching allocator. A program with a bounds check reads
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,9 +58,9 @@ class _Schedule:
 
 
 class GpuExecutable:
-    """Runs ``program``; ``code`` is that of its kernels, in order. ``prepare``: the executable of ``program.prepare``.
+    """Runs ``program`` on ``device``; ``code`` is that of its kernels, in order. ``prepare``: the executable of ``program.prepare``.
 
-    Calls may come from one thread at a time.
+    Calls may come from any threads; each launches all of its kernels before the next one does.
     """
 
     def __init__(
@@ -73,13 +74,15 @@ class GpuExecutable:
     ) -> None:
         self.program, self.code, self.device, self.unchanged = program, code, device, unchanged
         self._driver = driver
-        self._kernels = [[driver.load(c.image, c.name, c.shared) for c in spec.launches] for spec in code]
+        self._error = torch.zeros(1, dtype=torch.int32, device=device)  # first: torch then makes the device's context
+        with driver.current(device):
+            self._kernels = [[driver.load(c.image, c.name, c.shared) for c in spec.launches] for spec in code]
+        self._lock = threading.Lock()
         self._sizes = SizeTable(program)
         self.weights = Weights(program, prepare, unchanged) if program.derived else None
         self._mutated = sorted({o.mutates for o in program.outputs if o.mutates is not None})
         self._dtypes = [TORCH_DTYPES[o.tensor.dtype] for o in program.outputs if o.mutates is None]
         self._checks = any(i.op == "check" for spec in program.kernels for i in spec.body)
-        self._error = torch.zeros(1, dtype=torch.int32, device=device)
         self._schedules: dict[tuple[int, ...], _Schedule] = {}
 
     @property
@@ -107,7 +110,8 @@ class GpuExecutable:
             for dtype, (size, stride) in zip(self._dtypes, self._sizes[key].outputs, strict=True)
         ]
         arena = torch.empty(schedule.size, dtype=torch.uint8, device=self.device)
-        self._run(schedule, arena.data_ptr(), self._bases(aligned, derived, results, arena))
+        with self._lock, self._driver.current(self.device):
+            self._run(schedule, arena.data_ptr(), self._bases(aligned, derived, results, arena))
         for i in self._mutated:
             if aligned[i] is not tensors[i]:
                 tensors[i].copy_(aligned[i])
