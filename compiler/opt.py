@@ -4,7 +4,7 @@
 
 Reads the module, verifies it, runs the passes with the verifier after each, prints the module. With ``--emit kernels``
 the module then goes through the rest of the pipeline, and the program made from it is printed; with ``--emit code``, the
-MLIR that is emitted for each kernel; with ``--emit regions``, which kernels could be one.
+MLIR that is emitted for each kernel (for a GPU, what Triton takes); with ``--emit regions``, which kernels could be one.
 """
 
 from __future__ import annotations
@@ -82,19 +82,26 @@ def run(
 
 def emit(text: str, what: str, target: str) -> str:
     """The program that the pipeline makes of graph IR for ``target``, as text; with ``"code"`` its kernels' MLIR, with ``"regions"`` the
-    regions that are found among them.
+    regions that are found among them, on a CPU.
     """
     from effc.compiler.codegen.cpu.emit import emit as emit_kernel
     from effc.compiler.codegen.cpu.target import Target
+    from effc.compiler.codegen.gpu.emit import emit as emit_launches
+    from effc.compiler.codegen.targets import target_named
     from effc.compiler.pipeline.lower import kernels_of, lower
     from effc.compiler.pipeline.regions_text import regions_text
 
+    chosen = target_named(target)
     if what == "regions":
-        return regions_text(*kernels_of(text, Target.named(target)))
+        if not isinstance(chosen, Target):
+            raise OptionError(f"--emit regions is for CPUs: on {target} no kernels become one")
+        return regions_text(*kernels_of(text, chosen))
     program = lower(text, {"target": target})
     if what == "kernels":
         return program_text(program)
-    return "\n".join(emit_kernel(spec, Target.named(target)) for spec in program.kernels)
+    if isinstance(chosen, Target):
+        return "\n".join(emit_kernel(spec, chosen) for spec in program.kernels)
+    return "\n".join(launch.text for spec in program.kernels for launch in emit_launches(spec, chosen).launches)
 
 
 def passes() -> dict[str, type[Pass]]:
@@ -126,8 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--emit", choices=("ir", "kernels", "code", "regions"), default="ir", help="what to print (default: ir)"
     )
-    targets = ("host", "avx512", "avx2", "x86-64")
-    parser.add_argument("--target", choices=targets, default="host", help="the CPU that --emit is for (default: host)")
+    targets = ("host", "avx512", "avx2", "x86-64", "sm_80", "sm_90")
+    parser.add_argument(
+        "--target", choices=targets, default="host", help="the CPU or GPU that --emit is for (default: host)"
+    )
     parser.add_argument("--list", action="store_true", help="list the passes and their options")
     parser.add_argument("--locations", action="store_true", help="print source locations")
     parser.add_argument("--dump-dir", type=Path, help="write the IR after every pass into this folder")

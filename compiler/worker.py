@@ -53,6 +53,23 @@ def _object(payload: Mapping[str, Any]) -> str:
     return base64.b64encode(compile_object(payload["text"], _target(payload))).decode()
 
 
+def _gpu(payload: Mapping[str, Any]) -> dict[str, Any]:
+    from effc.compiler.codegen.gpu.compile import compile_launch
+    from effc.compiler.codegen.gpu.emit import emit
+    from effc.compiler.codegen.gpu.target import GpuTarget
+    from effc.compiler.ir.spec import KernelSpec
+
+    target = GpuTarget(*payload["target"])
+    emitted = emit(KernelSpec.from_json(payload["spec"]), target, aligned=payload["aligned"])
+    launches = []
+    for launch in emitted.launches:
+        made = compile_launch(launch, target)
+        image = base64.b64encode(made.cubin).decode()
+        grid = str(launch.grid)
+        launches.append([made.name, image, grid, 32 * made.warps, made.shared, len(made.parameters)])
+    return {"launches": launches, "scratch": str(emitted.scratch)}
+
+
 def _target(payload: Mapping[str, Any]) -> Any:
     from effc.compiler.codegen.cpu.target import Target
 
@@ -65,6 +82,7 @@ HANDLERS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "emit": _emit,
     "driver": _driver,
     "object": _object,
+    "gpu": _gpu,
 }
 
 

@@ -22,7 +22,7 @@ from effc.runtime import archive
 from effc.runtime.structure import flatten, unflatten
 from effc.sensitivity import GradientObserver, Probe
 
-KIND = "calibration 5"
+KIND = "calibration 6"
 _ARRAYS = (
     "least",
     "greatest",
@@ -33,6 +33,7 @@ _ARRAYS = (
     "weight_absmax",
     "weight_mean_square",
     "sensitivity",
+    "windows",
 )
 
 
@@ -65,7 +66,8 @@ def calibrate(
     """Run ``model`` in eager on up to ``max_batches`` of ``batches``.
 
     A batch is a tensor, a tuple or list of positional arguments, or a dict of named ones. ``rows``: how many rows of the
-    activations are kept for each weight. The batches and the outputs are kept too: plans are verified on them.
+    activations are kept for each weight, and, of a convolution, how many windows. The batches and the outputs are kept too: plans are
+    verified on them.
     ``second_moments``: keep the mean of ``x xᵀ`` over all rows for each activation that meets a weight, once where several weights meet it.
     Quantization by GPTQ needs as many rows as channels and more, and AWQ is the better for them; of the 135 million parameters of SmolLM2
     these matrices take 400 MB, as much as 1,030 rows of each activation would. False saves them: the kept rows then stand for all.

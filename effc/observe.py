@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from effc.compiler.ir.calibration import Floats, Statistics
+from effc.windows import CONVOLUTIONS, Convolution, sampled, spread
 
 #: Functions that multiply an activation by a weight -> (position of the activation, of the weight, the activation's channel
 #: dimension, the weight's dimension of output channels).
@@ -42,6 +43,7 @@ class Observer(TorchFunctionMode):
         self.names, self.rows, self.second_moments = names, rows, second_moments
         self.weights: dict[int, tuple[Floats, Floats]] = {}
         self.seen: dict[int, _Rows] = {}
+        self.windows: dict[int, torch.Tensor] = {}
         self.latest = _Latest()
 
     def __torch_function__(
@@ -50,19 +52,21 @@ class Observer(TorchFunctionMode):
         kwargs = kwargs or {}
         place = CONTRACTIONS.get(func)
         if place is not None:
-            self._see(*place, args, kwargs)
+            self._see(func, args, kwargs)
         return func(*args, **kwargs)
 
     def statistics(self) -> dict[str, Statistics]:
         """By parameter name."""
         arrays = {id(rows): rows.arrays() for rows in self.seen.values()}
+        windows = {key: _floats(sample) for key, sample in self.windows.items()}
         return {
-            name: Statistics(*arrays[id(rows)], *self.weights[key])
+            name: Statistics(*arrays[id(rows)], *self.weights[key], windows=windows.get(key))
             for key, rows in self.seen.items()
             for name in self.names[key]
         }
 
-    def _see(self, activation: int, weight: int, dim: int, out: int, args: Any, kwargs: Any) -> None:
+    def _see(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        activation, weight, dim, out = CONTRACTIONS[func]
         x = args[activation] if len(args) > activation else kwargs.get("input")
         w = args[weight] if len(args) > weight else kwargs.get("weight")
         if not isinstance(x, torch.Tensor) or not isinstance(w, torch.Tensor) or id(w) not in self.names:
@@ -80,6 +84,9 @@ class Observer(TorchFunctionMode):
             found = found.thinned(self.rows)
             self.latest.keep(before, found)
         self.seen[id(w)] = found
+        if func in CONVOLUTIONS and w[0, 0].numel() > 1:
+            more, known = sampled(Convolution.of(x, w, args, kwargs), x, self.rows), self.windows.get(id(w))
+            self.windows[id(w)] = more if known is None else spread(torch.cat([known, more]), self.rows)
 
 
 class _Latest:
@@ -137,8 +144,7 @@ class _Rows:
 
     def thinned(self, limit: int) -> _Rows:
         """With at most ``limit`` rows in the sample."""
-        kept = self.sample[torch.linspace(0, len(self.sample) - 1, min(len(self.sample), limit)).long()].clone()
-        return replace(self, sample=kept)
+        return replace(self, sample=spread(self.sample, limit))
 
     def arrays(self) -> tuple[Floats, Floats, Floats, Floats, Floats, Floats | None, int]:
         """The first fields of `Statistics`."""

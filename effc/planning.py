@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -20,20 +20,19 @@ from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.calibration import Calibration
-from effc.compiler.ir.candidate import DENSE, Alternatives, Candidate, Latency, dense
+from effc.compiler.ir.candidate import DENSE, Alternatives, Candidate, dense
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.options import metric as checked_metric
 from effc.compiler.ir.site import Site
-from effc.compiler.ir.spec import KernelSpec
-from effc.costmodel import roofline
-from effc.costmodel.choices import Price
 from effc.costmodel.hardware import Hardware
 from effc.costmodel.neighbours import links
 from effc.costmodel.planner import Goal, Planner, Verified
 from effc.identity import model_digest, original
 from effc.metrics import UserMetric, metric_name
+from effc.offers import Offers, offers
 from effc.plans import Plan, plan_of
+from effc.pricing import Pricing, pricing
 from effc.runtime.cache import Cache
 from effc.runtime.threads import threads
 from effc.speed import host_hardware
@@ -41,7 +40,7 @@ from effc.stored_size import model_size, planned_size, weights_size
 from effc.trial import Compiled, Trial
 from effc.tuning import note, with_schedules
 from effc.turns import Turns, in_turn
-from effc.variants import Offers, Pairs, offered, offers
+from effc.variants import Pairs, offered
 
 #: How much slower than the exact model a plan may surely not be, as a ratio of times.
 _SLOWER = 1.05
@@ -116,9 +115,10 @@ class _Planning:
             else in_turn(lambda: self.trial.seconds(self._plain), lambda turns: True).median(0),
             size=model_size(self.trial.model),
         )
-        planner = Planner(self._price, self._hardware)
+        planner = Planner(self._pricing.price, self._hardware)
         candidates = {name: [self._sized(site, c) for c in made.candidates[name]] for name, site in self._named.items()}
         found = self._complete(planner.plan(sites, candidates, goal, links(programs)))
+        found = replace(found, notes=(*found.notes, self._pricing.told))
         if self.autotune:
             found = self._tuned(found)
         return plan_of(self._timed(found) if found.weights or found.schedules() else found)
@@ -134,8 +134,8 @@ class _Planning:
         return host_hardware(Cache(self.options.cache_dir))
 
     @cached_property
-    def _price(self) -> Price:
-        return roofline_price(self.options)
+    def _pricing(self) -> Pricing:
+        return pricing(self.options, self._offers.candidates.values())
 
     @cached_property
     def _named(self) -> Mapping[str, Site]:
@@ -152,13 +152,15 @@ class _Planning:
         """With the bytes that it saves."""
         stored = self._stored(site, candidate.options)
         named = dict(self.trial.model.named_parameters(remove_duplicate=False))
-        whole = sum(named[name].numel() * named[name].element_size() for name in stored)
+        whole = sum(p.numel() * p.element_size() for name, p in named.items() if name in stored)
         return replace(candidate, saved=whole - weights_size(stored))
 
     def _stored(self, site: Site, options: Pairs) -> dict[str, StoredWeight[Form]]:
-        """The compressed weights of a site's candidate."""
-        made = self._offers.weights
-        return {name: made[name, options] for name in site.params if (name, options) in made}
+        """The compressed weights of a site's candidate; those of a weight's parts are named ``name:role``."""
+        found: dict[str, StoredWeight[Form]] = {}
+        for name in site.params:
+            found |= self._offers.weights.get((name, options), {})
+        return found
 
     # -- plans --------------------------------------------------------------------------------------------------------
     def _complete(self, plan: ir.Plan) -> ir.Plan:
@@ -184,7 +186,7 @@ class _Planning:
         """With schedules by measurement, where the whole model keeps its budget by them and is not slower."""
         cache, before = Cache(self.options.cache_dir), self._compile(plan)
         timer = KernelTimer(self._hardware, cache, seed=0)
-        tuner = Tuner(timer, self._price, self._hardware, cache, self.autotune, threads().count())
+        tuner = Tuner(timer, self._pricing.price, self._hardware, cache, self.autotune, threads().count())
         found = with_schedules(plan, self.trial, before, tuner)
         notes = (*plan.notes, note(tuner))
         if found is plan:
@@ -237,14 +239,3 @@ def host_alternatives() -> Alternatives:
     """The schedules that code generation has for this CPU."""
     target = Target.host()
     return lambda spec: schedules.alternatives(spec, target)
-
-
-def roofline_price(options: Options) -> Price:
-    """Latency by this machine's roofline."""
-    hardware = host_hardware(Cache(options.cache_dir))
-
-    @cache
-    def price(key: KernelSpec, symbols: tuple[int, ...]) -> Latency:
-        return roofline.latency(key, symbols, hardware)
-
-    return lambda spec, symbols: price(spec, tuple(symbols))

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -39,8 +40,15 @@ _USUAL = (32 << 10, 1 << 20, 32 << 20)
 
 
 def host_hardware(cache: Cache) -> Hardware:
-    """This machine's description, measured where ``cache`` has no measurement of it."""
+    """This machine's description, measured where ``cache`` has no measurement of it. Instruction sets that code may not use, because
+    ``EFFC_CPU`` names a lesser CPU or the system forbids them, are not in it.
+    """
     target = Target.host()
+    found = _measured(cache, target)
+    return replace(found, isa=tuple(flag for flag in found.isa if flag not in target.unused))
+
+
+def _measured(cache: Cache, target: Target) -> Hardware:
     key = digest("hardware 2", target.key, " ".join(flags()), str(os.cpu_count()))
     kept = cache.get("hardware", key)
     if kept is not None:

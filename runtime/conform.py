@@ -47,7 +47,7 @@ def conforming(
     placed = list(tensors)
     for i, (size, stride) in expected.items():
         if not placed_as(placed[i], (size, stride)):
-            copy = torch.empty_strided(size, stride, dtype=placed[i].dtype, device="cpu")
+            copy = torch.empty_strided(size, stride, dtype=placed[i].dtype, device=placed[i].device)
             placed[i] = copy.copy_(placed[i].detach())
     yield placed
     for i in mutated:

@@ -48,7 +48,7 @@ FUNCTIONS: Mapping[str, Derivation] = {
 def derive(
     function: str, source: torch.Tensor, attributes: Mapping[str, Any], pages: Pages | None = None
 ) -> torch.Tensor:
-    """Apply the derivation named ``function``; what it makes lies row-major in ``pages``, or in memory of its own.
+    """Apply the derivation named ``function``; what it makes lies row-major in ``pages``, or in memory of its own; on a GPU as it comes.
 
     ArtifactError where this version of effc has none of that name.
     """
@@ -58,4 +58,6 @@ def derive(
         )
     with torch.no_grad():
         result = FUNCTIONS[function](source, **attributes)
-        return result if function == "as_is" else (pages or Pages()).copy(result)
+        if function == "as_is" or result.device.type != "cpu":
+            return result
+        return (pages or Pages()).copy(result)

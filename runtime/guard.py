@@ -100,8 +100,10 @@ def fingerprint(tensor: torch.Tensor, versioned: bool) -> Fingerprint:
 
 
 def content_sample(tensor: torch.Tensor) -> list[Entry]:
-    """Words of the tensor's content, evenly spread, first and last included; whole aligned words, so no page is overstepped."""
-    if tensor.numel() == 0:
+    """Words of the tensor's content, evenly spread, first and last included; whole aligned words, so no page is overstepped. A
+    GPU's memory cannot be looked at.
+    """
+    if tensor.numel() == 0 or tensor.device.type != "cpu":
         return []
     span = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     start, end = tensor.data_ptr(), tensor.data_ptr() + span * tensor.element_size()

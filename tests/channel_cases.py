@@ -99,6 +99,7 @@ def removed(recording: Recording) -> Removed:
     """Of the one graph."""
     (compressed,) = recording.compressed
     (found,) = compressed.removed
+    assert isinstance(found, Removed)
     return found
 
 

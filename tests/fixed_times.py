@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.program import Program
+from effc.compiler.ir.spec import ITEM_SIZE
 from effc.kernel_clock import KernelClock
 from effc.trial import Compiled, Trial
 
@@ -18,6 +19,13 @@ def by_size(clock: KernelClock, program: Program, call: int) -> Latency:
     """A kernel takes as long as it has weights."""
     operands = program.kernels[program.calls[call].kernel].operands
     return Latency(float(sum(o.size.constant or 0 for o in operands if o.role == "packed")) + 1.0)
+
+
+def by_bytes(clock: KernelClock, program: Program, call: int) -> Latency:
+    """A kernel takes as long as its weights have bytes."""
+    operands = program.kernels[program.calls[call].kernel].operands
+    packed = (o for o in operands if o.role == "packed")
+    return Latency(float(sum((o.size.constant or 0) * ITEM_SIZE[o.dtype] for o in packed)) + 1.0)
 
 
 def by_sites(trial: Trial, *compiled: Compiled) -> list[float]:

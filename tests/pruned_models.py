@@ -107,7 +107,12 @@ def pruned(model: nn.Module, pattern: str, sparsity: float, names: tuple[str, ..
         put(model, prune(weights, Pattern.parse(pattern), sparsity))
 
 
-def same(found: Tensor, model: nn.Module, x: Tensor) -> bool:
+def off_by(found: Tensor, model: nn.Module, x: Tensor) -> float:
+    """Relative L2."""
     with torch.no_grad():
         expected = model(x)
-    return float((found.double() - expected.double()).norm() / expected.double().norm()) < 1e-5
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def same(found: Tensor, model: nn.Module, x: Tensor) -> bool:
+    return off_by(found, model, x) < 1e-5

@@ -8,6 +8,7 @@ import math
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import nn
 
 from effc import cli
 from effc.bench import kernels, plot, table
-from effc.bench.kernels import attention, contractions, convolutions, moves, pointwise, quantized, rows
+from effc.bench.kernels import attention, compressed, contractions, convolutions, moves, pointwise, quantized, rows
 from effc.bench.load import Load
 from effc.bench.remote import Remote, RemoteError
 from effc.bench.result import Measurement, Outcome, Report
@@ -27,6 +28,7 @@ from effc.bench.runner import Subject, relative_error
 from effc.bench.spread import Spread
 from effc.bench.systems import SYSTEMS, Setting
 from effc.bench.work import Work, work_of
+from effc.compiler.capture import record
 
 FLOAT32 = Setting(2, "float32")
 BFLOAT16 = Setting(2, "bfloat16")
@@ -277,7 +279,7 @@ def test_the_plot_is_svg_with_every_system_that_ran(report: Report, tmp_path: Pa
         (["--kernels", "--small"], "--small is of models"),
         (
             ["--kernels", "--dtype", "int8", "--models", "int8 product M=1"],
-            "are quantized as they are: leave --dtype int8 out",
+            "are compressed as they are: leave --dtype int8 out",
         ),
         (["--threads", "0"], "--threads must be between 1 and"),
         (["--rounds", "1"], "--rounds must be at least 2"),
@@ -307,7 +309,7 @@ def test_kernels_are_the_same_each_time(name: str) -> None:
 
 
 def test_no_kernel_hides_another_of_its_name() -> None:
-    parts = (attention, contractions, convolutions, moves, pointwise, quantized, rows)
+    parts = (attention, compressed, contractions, convolutions, moves, pointwise, quantized, rows)
     assert sum(len(list(part.kernels())) for part in parts) == len(kernels.KERNELS)
 
 
@@ -341,6 +343,26 @@ def test_codes_count_as_the_bits_that_they_need() -> None:
     n, k, floats = 49152, 576, 4 * (49152 * 9 + 576 + 49152)
     assert kernels.KERNELS["int4 weights M=1/576x49152"].bytes == n * k // 2 + floats
     assert kernels.KERNELS["int8 product M=128/768x3072"].flops == 2 * 128 * 768 * 3072
+
+
+def test_products_with_zeros_are_no_work() -> None:
+    assert kernels.KERNELS["1x16 80% conv1x1/512x14x14"].flops == 2 * round(512 * 512 * 14 * 14 * 0.2)
+    assert kernels.KERNELS["16x1 80% conv3x3 stride 2/128x56x56"].flops == 2 * round(128 * 128 * 9 * 28 * 28 * 0.2)
+
+
+@pytest.mark.parametrize(
+    "name", ["2:4 linear M=1/576x1536", "1x16 80% conv1x1/512x14x14", "unstructured 90% conv1x1/512x14x14"]
+)
+def test_effc_is_told_of_zeros(name: str) -> None:
+    """And its kernel leaves them out; eager runs the same layer."""
+    torch._dynamo.reset()
+    kernel, (module, inputs) = kernels.KERNELS[name], Subject("kernel", name).build()
+    zeros = float((module.get_parameter("weight") == 0).double().mean())
+    with torch.no_grad(), record() as recording:
+        found = SYSTEMS["effc"].prepare(module, inputs, replace(FLOAT32, passes=kernel.passes))()
+        assert relative_error(found, [module.double()(*(i.double() for i in inputs))]) < 1e-6
+    assert zeros == pytest.approx(0.5 if "2:4" in name else 0.9 if "90%" in name else 0.8, abs=0.01)
+    assert any(o.sparsity for program, _ in recording.programs for spec in program.kernels for o in spec.operands)
 
 
 def test_eager_runs_the_float_layer_where_torch_has_no_kernel() -> None:

@@ -87,16 +87,17 @@ def as_one(model: nn.Module, shape: Sequence[int]) -> Callable[[Tensor], Tensor]
     response = torch.stack([torch.autograd.grad(row[center], x, retain_graph=True)[0][0] for row in y[0]])
     reached = response.abs().sum((0, 1)).nonzero()
     first, last = reached.amin(0).tolist(), reached.amax(0).tolist()
-    weight = response[(..., *(slice(a, b + 1) for a, b in zip(first, last, strict=True)))]
+    at: Any = (..., *(slice(a, b + 1) for a, b in zip(first, last, strict=True)))
+    weight = response[at]
     before = [center[d] * stride[d] - first[d] for d in dims]
     convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[len(dims) - 1]
     bias = y[(0, slice(None), *center)].detach()
 
     def one(x: Tensor) -> Tensor:
-        sizes = wide(x.double()).shape[2:]
+        inside: Any = (..., *(slice(n) for n in wide(x.double()).shape[2:]))
         around = [n for d in reversed(dims) for n in (before[d], weight.shape[2 + d] * stride[d])]
         z: Tensor = convolve(F.pad(x, around), weight.to(x.dtype), bias.to(x.dtype), stride=stride)
-        return z[(..., *(slice(n) for n in sizes))]
+        return z[inside]
 
     return one
 

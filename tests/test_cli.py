@@ -43,6 +43,13 @@ def test_a_target_is_a_function_of_a_module(model_file: Path, monkeypatch: pytes
     assert len(target.load("a_model:model")) == 2
 
 
+def test_models_of_the_bench_are_targets() -> None:
+    model, (x,) = target.load("effc.bench.zoo:mlp")
+    assert model(x).isfinite().all()
+    with pytest.raises(OptionError, match="no function 'lenet'"):
+        target.load("effc.bench.zoo:lenet")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -22,8 +22,11 @@ from effc.collecting.found import Found
 from effc.collecting.host import HostBench
 from effc.collecting.shapes import Subject, spread
 from effc.collecting.windows import Plan, TooNoisy
+from effc.compiler.codegen.cpu.target import CHOICE, Target
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.traces import Trace
+from effc.runtime.cache import Cache
+from effc.speed import host_hardware
 
 pytest.importorskip("pyarrow", reason="traces need the extra 'costmodel'")
 pytest.importorskip("capstone", reason="the collector needs the extra 'costmodel'")
@@ -186,6 +189,25 @@ def test_spills_are_seen_in_the_code() -> None:
     assert many.code_bytes > 2 * many.instructions
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "62f2764852c0",  # vdpbf16ps zmm0, zmm1, zmm0
+        "62f27648524040",  # … , [rax + 0x40 * 64]
+        "62f27648528000100000",  # … , [rax + 0x1000]
+        "62f276485204c8",  # … , [rax + 8*rcx]
+        "62f276485205ffffff7f",  # … , [rip + …]
+        "62f2764852048d00000000",  # … , [4*rcx + 0]
+        "62f2764852448840",  # … , [rax + 4*rcx + …]
+    ],
+)
+def test_instructions_that_the_disassembler_does_not_know_are_skipped_whole(text: str) -> None:
+    unknown, after = bytes.fromhex(text), bytes.fromhex("62f17c4858c1c3")  # vaddps zmm0, zmm0, zmm1; ret
+    assert code_facts.length(unknown + after) == len(unknown)
+    names = [name for _, _, name, _ in code_facts.disassembler().disasm_lite(unknown + after, 0)]
+    assert names[1:] == ["vaddps", "ret"]
+
+
 # -- the command line -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -218,6 +240,29 @@ def test_the_command_collects_and_goes_on(
     assert "18 records of 3 subjects" in capsys.readouterr().out
     assert cli.main(command) == 0
     assert "0 records of 0 subjects" in capsys.readouterr().out
+
+
+def test_a_lesser_cpu_is_measured_and_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(CHOICE, "")
+    seen: list[Target] = []
+
+    def bench(request: Request) -> FakeBench:
+        seen.append(Target.host())
+        return FakeBench()
+
+    monkeypatch.setattr("effc.collecting.host.HostBench", bench)
+    command = ["costmodel", "collect", "--out", str(tmp_path), "--shapes", "1", "--threads", "1", "--isa", "x86-64"]
+    try:
+        assert cli.main(command) == 0
+        (target,) = seen
+        assert target.vector_bytes == 16
+        assert not {"avx2", "avx512f", "fma"} & {*host_hardware(Cache(str(tmp_path / "cache"))).isa}
+        assert cli.main([*command, "--scheduler", "tcp://nowhere:1"]) == 1
+        assert "start the workers with EFFC_CPU set" in capsys.readouterr().err
+    finally:
+        Target.host.cache_clear()
 
 
 def test_an_interruption_says_what_is_kept(

@@ -98,15 +98,16 @@ def test_a_product_counts_its_rows_columns_and_sums(m: int, n: int, k: int) -> N
     assert made["ratio_intensity"] == pytest.approx(math.log2(2 * m * n * k / (4 * (m * k + k * n + m * n))), rel=1e-4)
 
 
-def test_tiles_that_do_not_divide_waste_their_borders() -> None:
+def test_rows_are_cut_evenly_and_columns_are_filled_up() -> None:
     made = row(gemm(13, 100, 32).with_schedule(mr=6, nr=64, unroll=5, order="rows"))
-    assert made["row_waste"] == pytest.approx(5 / 13)
+    assert made["tile_height"] == pytest.approx(13 / 3)  # 5 + 4 + 4
+    assert made["tile_taller"] == pytest.approx(1 / 3)
     assert made["column_waste"] == pytest.approx(28 / 100)
     assert made["unroll_waste"] == pytest.approx(3 / 32)
     assert made["accumulators"] == 24
     assert made["register_share"] == pytest.approx(29 / 32)
     even = row(gemm(12, 128, 32).with_schedule(mr=6, nr=64, unroll=4))
-    assert even["row_waste"] == even["column_waste"] == even["unroll_waste"] == 0
+    assert even["tile_taller"] == even["column_waste"] == even["unroll_waste"] == 0
 
 
 def test_threads_share_what_tiles_there_are() -> None:
@@ -116,7 +117,7 @@ def test_threads_share_what_tiles_there_are() -> None:
 
 
 def test_what_is_outside_decides_what_is_read_again() -> None:
-    tall = gemm(600, 64, 256)
+    tall = gemm(600, 512, 32)  # a panel fits L1, the factor does not
     by_rows = row(tall.with_schedule(mr=6, nr=64, order="rows"))["log_streamed"]
     by_panels = row(tall.with_schedule(mr=6, nr=64, order="panels"))["log_streamed"]
     assert by_rows > by_panels + 2
@@ -139,6 +140,36 @@ def test_ways_of_walking_are_told_apart() -> None:
     assert made["load_broadcast"] == pytest.approx(1 / points)
     assert made["load_gathered"] == pytest.approx(8 / points)
     assert made["store_inner"] == 1
+
+
+def test_the_count_knows_latency_and_borders() -> None:
+    def counted(spec: KernelSpec) -> float:
+        return float(2.0 ** row(spec, threads=1)["log_core_time"])
+
+    narrow, wide = (gemm(96, 256, 512).with_schedule(mr=mr, nr=16, unroll=4) for mr in (1, 8))
+    assert counted(narrow) > 1.5 * counted(wide)  # one sum at a time waits for itself
+    even, ragged = (gemm(96, n, 512).with_schedule(mr=6, nr=64, unroll=4) for n in (256, 257))
+    assert counted(ragged) == pytest.approx(1.25 * counted(even), rel=0.02)  # a panel more, for a column
+    half, whole = (gemm(96, 256, k).with_schedule(mr=6, nr=64, unroll=4) for k in (1024, 2048))
+    assert counted(whole) == pytest.approx(2 * counted(half), rel=0.02)
+
+
+def test_every_kernel_is_counted() -> None:
+    assert (features.matrix(rivals(), MACHINE, 2)[:, features.COLUMNS.index("log_counted")] > 0).all()
+
+
+def test_what_is_transposed_is_told_from_what_is_picked_up() -> None:
+    def copied(rows: int, columns: int) -> dict[str, float]:
+        k = LoopsBuilder(
+            [(rows, "parallel"), (columns, "parallel")],
+            [("f32", "read", rows * columns), ("f32", "write", rows * columns)],
+        )
+        k.store(1, f"{columns}*d0 + d1", k.load(0, f"d0 + {rows}*d1"))
+        return row(k.spec())
+
+    assert copied(64, 96)["turned"] == pytest.approx(0.5)  # the loads; the stores are of neighbours
+    assert copied(64, 96)["picked"] == 0
+    assert copied(7, 96)["picked"] > 0.2  # fewer rows than a tile has
 
 
 def test_operations_are_counted_by_kind_where_they_run() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ from effc.costmodel import features, roofline
 from effc.costmodel.hardware import Hardware
 from effc.costmodel.model import files
 from effc.costmodel.model.dataset import Dataset, dataset
-from effc.costmodel.model.evaluation import errors, held_out, kendall, repeated
-from effc.costmodel.model.predictor import Predictor, unsure
+from effc.costmodel.model.evaluation import HELD, errors, held_out, parts_of, repeated, without
+from effc.costmodel.model.predictor import Predictor, unsure, widening
+from effc.costmodel.model.ranking import auroc, kendall
 from effc.costmodel.model.training import train
 from effc.costmodel.traces import Part, Trace, write
 
@@ -113,6 +115,16 @@ def test_other_machines_and_threads_are_other_sites() -> None:
     assert [m.name for m in found.machines] == [MACHINE.name, "another"]
 
 
+def test_each_model_is_a_family() -> None:
+    trace = part().traces[0]
+    models = (replace(trace, family="net", subject=f"model:{n}", computation=n) for n in ("a.py:net", "b.py:net"))
+    assert sorted(dataset([Part(MACHINE, (trace, *models))]).families) == [
+        "model:a.py:net",
+        "model:b.py:net",
+        trace.family,
+    ]
+
+
 def test_what_teaches_nothing_is_left_out_and_counted() -> None:
     good = part().traces[0]
     broken = replace(good, spec="{}")
@@ -148,8 +160,10 @@ def test_latencies_of_kernels() -> None:
     assert not unsure(replace(found[0], uncertainty=0.1))
 
 
-def test_held_out_families_are_judged_beside_simpler_ways() -> None:
-    found = held_out(data(), (0,), rounds=ROUNDS)
+@pytest.mark.parametrize("by", HELD)
+def test_what_is_held_out_is_judged_beside_simpler_ways(by: str) -> None:
+    judged = held_out(data(), (0,), rounds=ROUNDS, by=by)
+    found = judged.errors
     assert set(found) == {"small", "wide", "tall", "all"}
     model, roof, random = (found["all"][who] for who in ("model", "roofline", "random"))
     assert model.records == len(data())
@@ -158,6 +172,28 @@ def test_held_out_families_are_judged_beside_simpler_ways() -> None:
     assert model.tau > 0.5
     assert 0 <= model.within <= 1
     assert roof.covered != roof.covered, "a roof has no range"
+    assert judged.predicted.shape == (len(data()),)
+
+
+def test_no_kernel_that_is_judged_was_learned() -> None:
+    for by in HELD:
+        parts = parts_of(data(), by, 3)
+        for part in np.unique(parts):
+            test, rest = without(data(), parts, part)
+            assert test.any()
+            assert not set(data().sites[test]) & set(data().sites[rest])
+            if by == "shape":
+                assert not set(data().shapes[test]) & set(data().shapes[rest])
+
+
+def test_ranges_are_widened_until_they_hold_what_they_promise() -> None:
+    draw = np.random.default_rng()
+    median = draw.uniform(1e-6, 1e-3, 5000)
+    actual = median * np.exp2(draw.normal(size=5000))
+    low, high = median / 1.1, median * 1.1
+    factor = widening(actual, low, median, high)
+    inside = (median * (low / median) ** factor <= actual) & (actual <= median * (high / median) ** factor)
+    assert inside.mean() == pytest.approx(0.8, abs=0.001)  # by construction: 0.1 to 0.9 of these very times
 
 
 def test_one_family_cannot_be_held_out() -> None:
@@ -199,6 +235,20 @@ def test_kendall(a: list[float], b: list[float], tau: float) -> None:
     assert kendall(np.array(a, float), np.array(b, float)) == pytest.approx(tau)
 
 
+@pytest.mark.parametrize(
+    ("score", "true", "area"),
+    [
+        ([1, 2, 3, 4], [0, 0, 1, 1], 1.0),
+        ([4, 3, 2, 1], [0, 0, 1, 1], 0.0),
+        ([1, 1, 1, 1], [0, 1, 0, 1], 0.5),
+        ([1, 3, 2, 4], [0, 0, 1, 1], 0.75),
+        ([1, 2], [1, 1], math.nan),
+    ],
+)
+def test_area_under_the_curve(score: list[float], true: list[int], area: float) -> None:
+    assert auroc(np.array(score, float), np.array(true, bool)) == pytest.approx(area, nan_ok=True)
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
@@ -234,6 +284,8 @@ def test_a_text_cut_short_is_refused(saved: Path) -> None:
     ("change", "message"),
     [
         ({"version": 99}, "made for other features"),
+        ({"widening": -1}, "no card of a cost model"),
+        ({"machines": [{}]}, "no card of a cost model"),
         ({"features": {"version": 99, "columns": []}}, "made for other features"),
         ({"texts": {}}, "no card of a cost model"),
     ],
@@ -261,6 +313,16 @@ def test_from_traces_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "720 records: " in out
     assert sum(name in out for name in features.COLUMNS) >= 3
+    picture = tmp_path / "plot.svg"
+    assert cli.main(["costmodel", "show", str(model), "--plot", str(picture), "--target", "instructions"]) == 0
+    drawn = ElementTree.parse(picture).getroot()
+    assert (
+        len(drawn.findall(".//{*}circle")) == len(json.loads((model / files.CARD).read_text())["points"]["family"]) * 2
+    )
+    assert cli.main(["costmodel", "show", str(model), "--target", "speed"]) == 1
+    assert "--target speed: the model has latency.low" in capsys.readouterr().err
     assert cli.main(["costmodel", "eval", "--seeds", "1", "--json", str(figures), *common]) == 0
     assert "nothing was measured twice" in capsys.readouterr().out
-    assert set(json.loads(figures.read_text())["held_out"]) == {"small", "wide", "tall", "all"}
+    held = json.loads(figures.read_text())
+    assert set(held["held_out"]) == set(held["code"]) == set(HELD)
+    assert set(held["held_out"]["family"]) == set(held["code"]["shape"]) == {"small", "wide", "tall", "all"}

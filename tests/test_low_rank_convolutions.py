@@ -290,17 +290,6 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         assert torch.equal(effc.load(tmp_path / "small")(x), compiled(model, **options)(x))
 
 
-def test_factors_in_bytes_where_their_activations_are_known() -> None:
-    """Calibration has seen what meets the first kernel, and nothing of what lies between the kernels."""
-    model, x = filters()
-    calibration = effc.calibrate(model, [x])
-    quantize = {"activations": "tensor", "calibration": calibration}
-    found, recording = run(model, x, {"rank": 32, "skip": ["strided*"]}, quantize=quantize)
-    (compressed,) = recording.compressed
-    assert "strided.weight" in compressed.stages[1].weights
-    assert bool(found.isfinite().all())
-
-
 # -- refusals -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("change", "low_rank", "text"),

@@ -287,7 +287,7 @@ def test_channels_that_stay(how: str) -> None:
             model.get_parameter("2.weight")[2, 3] = torch.inf if how == "infinite" else torch.nan
     x = torch.randn(5, 32)
     found, recording = run(model, x, options.get(how, {}))
-    assert not any(r.slices for r in recording.compressed[0].removed)
+    assert not any(r.sources for r in recording.compressed[0].removed)
     with torch.no_grad():
         torch.testing.assert_close(found, model(x), equal_nan=True)
 

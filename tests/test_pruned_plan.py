@@ -6,6 +6,7 @@ Times are not the machine's: kernels that leave zeros out are said to be faster.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,3 +85,47 @@ def test_a_plan_leaves_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     given = {"passes": {**_OTHERS, "sparsity": {"pattern": "channel", "sparsity": 0.5}}}
     with pytest.raises(OptionError, match="a plan decides for each weight alone, and channels go from all"):
         effc.plan(model, calibration, accuracy_budget=0.01, options=given)
+
+
+def test_a_plan_chooses_the_pattern_of_each_weight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All that leave zeros out are as fast here, so the one of the least error is taken: blocks where a weight nearly is in blocks."""
+    monkeypatch.setattr(KernelClock, "latency", by_zeros)
+    monkeypatch.setattr(Trial, "seconds", by_sites)
+    model = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)).eval()
+    with torch.no_grad():
+        nearly_in_blocks(model.get_parameter("0.weight"))
+        model.get_parameter("2.weight")[:, 1::2] *= 1e-3  # in no block of 1 x 16
+    x = torch.randn(3, 64)
+    calibration = effc.calibrate(model, [x, torch.randn(200, 64)])
+    given = {"passes": {**_OTHERS, "sparsity": {"pattern": "auto", "sparsity": 0.5}}}
+    plan = effc.plan(model, calibration, accuracy_budget=0.05, options=given)
+    patterns = {name: str(stored.form.pattern) for name, stored in plan.weights.items()}
+    assert set(patterns) == {"0.weight", "2.weight"}
+    assert "1x16" not in patterns.values()
+    assert plan.measured is not None
+    assert 1e-6 < plan.measured <= 0.05
+    assert {dict(d.options)["pattern"] for d in plan.decisions if d.options} == set(patterns.values())
+    kept_in_a_file(plan, model, x, tmp_path / "plan")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"pattern": "auto"}, "pattern='auto' needs 'sparsity'"),
+        ({"pattern": "auto", "sparsity": 0.5, "method": "wanda"}, "method='wanda' needs the activations"),
+        ({"pattern": "auto", "sparsity": 0.5, "rearrange": True}, "choose such a pattern"),
+    ],
+)
+def test_what_auto_needs(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(OptionError, match=text):
+        Options(passes={"sparsity": given})
+
+
+def test_auto_is_for_plans() -> None:
+    model = nn.Linear(64, 64).eval()
+    fast = torch.compile(model, backend="effc", options={"passes": {"sparsity": {"pattern": "auto", "sparsity": 0.5}}})
+    with (
+        torch.no_grad(),
+        pytest.raises(Exception, match=r"which only a plan measures: give these passes to effc\.plan"),
+    ):
+        fast(torch.randn(3, 64))

@@ -23,7 +23,7 @@ from effc.compiler.ir.pattern import Pattern
 from effc.passes.sparsity import Method
 
 METHODS: tuple[Method, ...] = get_args(Method)
-PATTERNS = ["unstructured", "2:4", "1:4", "3:5", "1x16", "4x1", "16x1", "8x4"]
+PATTERNS = ["unstructured", "2:4", "1:4", "3:5", "1x16", "4x1", "16x1", "8x4", "4xkernel"]
 
 
 def statistics_of(rows: Tensor) -> Statistics:

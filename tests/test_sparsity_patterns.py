@@ -13,7 +13,7 @@ from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.pattern import Pattern
 from effc.passes.sparsity import Sparsify
 
-MASKED = ["unstructured", "2:4", "1:4", "4:8", "3:5", "1x16", "4x1", "16x1", "8x4", "3x5"]
+MASKED = ["unstructured", "2:4", "1:4", "4:8", "3:5", "1x16", "4x1", "16x1", "8x4", "3x5", "1xkernel", "16xkernel"]
 PATTERNS = [*MASKED, "channel"]
 #: Of linear layers and convolutions that all of them divide.
 SHAPES = [(48, 80), (144, 240), (48, 80, 3, 3), (48, 80, 1, 1), (48, 80, 2)]
@@ -26,6 +26,9 @@ def holds(weight: Tensor, text: str) -> bool:
     if ":" in text:
         n, m = map(int, text.split(":"))
         return int(there.reshape(out, channels // m, m, positions).sum(2).max()) <= n
+    if "kernel" in text:
+        counts = there.reshape(-1, int(text.removesuffix("xkernel")), channels, positions).sum((1, 3))
+        return set(counts.flatten().tolist()) <= {0, int(text.removesuffix("xkernel")) * positions}
     if "x" in text:
         rows, columns = map(int, text.split("x"))
         counts = there.reshape(out // rows, rows, channels // columns, columns, positions).sum((1, 3))
@@ -35,7 +38,8 @@ def holds(weight: Tensor, text: str) -> bool:
 
 def units(shape: tuple[int, ...], pattern: Pattern) -> int:
     """What is kept or pruned as a whole."""
-    return torch.Size(shape).numel() // (pattern.rows * pattern.columns)
+    window = torch.Size(shape[2:]).numel() if pattern.kind == "kernel" else 1
+    return torch.Size(shape).numel() // (pattern.rows * pattern.columns * window)
 
 
 # -- text ---------------------------------------------------------------------------------------------------------
@@ -61,6 +65,8 @@ def test_a_pattern_reads_what_it_writes(text: str) -> None:
         ("0:0", "at least 1"),
         ("0x4", "a block has 2 elements or more"),
         ("1x1", "of single ones it is 'unstructured'"),
+        ("0xkernel", "a group has 1 output channel or more"),
+        ("4:kernel", "expected"),
     ],
 )
 def test_nonsense_is_refused(text: str, why: str) -> None:
@@ -76,6 +82,7 @@ def test_nonsense_is_refused(text: str, why: str) -> None:
         ("1x16", (8, 24, 3, 3), "24 input channels are no multiple of 16"),  # though the sum of 216 is one of 8
         ("16x1", (24, 8), "24 output channels are no multiple of 16"),
         ("4x8", (6, 16), "6 output channels are no multiple of 4"),
+        ("4xkernel", (6, 16, 3, 3), "6 output channels are no multiple of 4"),
     ],
 )
 def test_a_pattern_that_does_not_divide_names_layer_pattern_and_shape(text: str, shape: list[int], why: str) -> None:

@@ -119,8 +119,8 @@ _INT4 = '"quantize": ' + _cal('{"weights": "int4", "rounding": "gptq", "clipping
 _THIN, _THINNER = ('"low_rank": ' + _cal(f'{{"rank_ratio": {r}, "method": "output"}}') for r in (0.375, 0.25))
 
 
-def _pruned(pattern: str, share: float | None = None) -> str:
-    asked = "" if share is None else f', "sparsity": {share}'
+def _pruned(pattern: str, share: float | None = None, *, rearrange: bool = False) -> str:
+    asked = ("" if share is None else f', "sparsity": {share}') + ', "rearrange": true' * rearrange
     return '"sparsity": ' + _cal(f'{{"pattern": "{pattern}"{asked}, "method": "sparsegpt"}}')
 
 
@@ -140,12 +140,17 @@ ROWS = [
         (_pruned("4x1", 0.3),),
         (_pruned("16x1", 0.3),),
         (_pruned("16x1", 0.5),),
+        (_pruned("4x1", 0.3, rearrange=True),),
+        (_pruned("4xkernel", 0.3),),
+        (_pruned("4xkernel", 0.3, rearrange=True),),
         (_pruned("channel", 0.1),),
         (_pruned("channel", 0.3),),
         (_THIN, _INT8),
         (_THIN, _TOKEN),
+        (_THIN, _TENSOR),
         (_pruned("channel", 0.1), _TENSOR),
         (_pruned("unstructured", 0.5), _TOKEN),
+        (_pruned("unstructured", 0.5), _TENSOR),
     )
 ]
 

@@ -43,7 +43,7 @@ class ByQuantization(ByOptions[Quantize]):
         if (
             scheme.activations == "tensor"
             and site.kinds != {"embedding"}
-            and self.options.statistics(site.calibrated) is None
+            and self.options.statistics(site.name) is None
         ):
             return "the calibration has not seen it"
         if site.in_groups and (self.options.smoothing != "none" or self.options.rounding != "nearest"):
@@ -57,7 +57,7 @@ class ByQuantization(ByOptions[Quantize]):
         self, sites: Sequence[WeightSite], weights: Mapping[str, torch.Tensor]
     ) -> Mapping[str, StoredWeight[QuantizedWeight]]:
         channels = {site.name: site.by_channels(weights[site.name]) for site in sites}
-        statistics = None if sites[0].in_groups else self.options.statistics(sites[0].calibrated)
+        statistics = None if sites[0].in_groups else self.options.statistics(sites[0].name)
         found = quantize(channels, self.options.scheme, self._recipe(sites), statistics)
         return {
             site.name: StoredWeight(
@@ -81,7 +81,7 @@ class ByQuantization(ByOptions[Quantize]):
 
     def _range(self, site: WeightSite, weight: QuantizedWeight) -> ActivationRange | None:
         """Of the activation as it meets ``weight``: divided by its smoothing."""
-        statistics = self.options.statistics(site.calibrated) if self.options.scheme.activations == "tensor" else None
+        statistics = self.options.statistics(site.name) if self.options.scheme.activations == "tensor" else None
         if statistics is None:
             return None
         smoothed = Inputs.of(statistics, site.name).over(weight.factors(len(statistics.least)))

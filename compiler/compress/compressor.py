@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch.fx import GraphModule, Node
 
 from effc.compiler.capture.nodes import drop_unread
+from effc.compiler.compress.channels.arranged import Arranged
 from effc.compiler.compress.channels.by_channel import Removal
 from effc.compiler.compress.channels.removed import Removed
 from effc.compiler.compress.form import Form
@@ -19,6 +20,8 @@ from effc.compiler.compress.sites import WeightSite, find_sites, root_of
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir.calibration import Calibration
 
+#: A calibration of a model, given that of the model before a step.
+Narrow = Callable[[Calibration], Calibration]
 #: Sites that read one activation, which their forms may share something of.
 Groups = Sequence[Sequence[WeightSite]]
 
@@ -43,8 +46,10 @@ class Forms(Protocol):
         """For the report."""
         ...
 
-    def narrowed(self, narrow: Callable[[Calibration], Calibration]) -> Forms:
-        """The same for a graph that has lost channels; what has been chosen for weights holds for both."""
+    def narrowed(self, narrow: Narrow) -> Forms:
+        """The same for a graph that earlier steps have changed, so that its calibration is another; what has been chosen for weights holds
+        for both.
+        """
         ...
 
 
@@ -54,7 +59,9 @@ Step = Forms | Removal
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of compression, ``forms``, of a graph: ``groups`` of its sites, and ``weights`` by name."""
+    """One kind of compression, ``forms``, of a graph: ``groups`` of its sites, and ``weights`` by name. ``forms`` know of the channels that
+    have gone before, and not of what meets the parts that earlier stages have left: see `knowing`.
+    """
 
     forms: Forms
     groups: Groups
@@ -69,12 +76,13 @@ class Stage:
 @dataclass(frozen=True)
 class Compressed:
     """A graph's compression, ``stages`` in order, each of what those before have left: ``values`` of the graph's parameters; ``masked``:
-    products of these that became constants first; ``removed``: what is left of both where channels went then; ``notes``: for the report.
+    products of these that became constants first; ``removed``: what is left of both where channels went then, or were put in another order;
+    ``notes``: for the report.
     """
 
     values: Mapping[Node, torch.Tensor]
     masked: Sequence[Masked]
-    removed: Sequence[Removed]
+    removed: Sequence[Removed | Arranged]
     stages: Sequence[Stage]
     notes: Sequence[str]
 
@@ -85,6 +93,16 @@ class Compressed:
         weights += [site.param for stage in self.stages for site in stage.sites]
         weights = [param for param in weights if param in self.values]
         return list(dict.fromkeys([*(factor for m in self.masked for factor in m.factors), *weights]))
+
+    @property
+    def tensors(self) -> dict[Node, torch.Tensor]:
+        """Of the parameters, and of all constants that a stage found or made."""
+        found = dict(self.values) | {m.node: m.tensor for m in self.masked}
+        for removed in self.removed:
+            found |= removed.tensors
+        for stage in self.stages:
+            found |= {node: stage.rewritten.tensors[name] for node, name in stage.rewritten.constants.items()}
+        return found
 
     @property
     def constants(self) -> dict[Node, str]:
@@ -106,11 +124,17 @@ class Compressed:
             made = removed.of(values)
             found += [(removed.tensors[node], tensor) for node, tensor in made.items()]
             values |= made
+        known: list[Narrow] = []
         for stage in self.stages:
-            refused = next((r for s in stage.sites if (r := stage.forms.refusal(s, values[s.param]))), "")
+            source = _after(known, stage.forms)
+            refused = next((r for s in stage.sites if (r := source.refusal(s, values[s.param]))), "")
             if refused:
                 return refused
-            forms = stage.forms.of(stage.groups, {s.name: values[s.param] for s in stage.sites})
+            forms = source.of(stage.groups, {s.name: values[s.param] for s in stage.sites})
+            moved = next((n for n, w in forms.items() if w.range != stage.weights[n].range), None)
+            if moved is not None:
+                return f"what meets {moved} has another range for it: compile the model again"
+            known.append(knowing(forms))
             parts = {f"{name}:{role}": t for name, w in forms.items() for role, t in w.form.parts().items()}
             for node, name in stage.rewritten.constants.items():
                 held = stage.rewritten.tensors[name]
@@ -131,7 +155,8 @@ def compress(
     OptionError: a weight that cannot be compressed (NaN, or groups that do not divide it), or a calibration that is not its model's.
     """
     made: list[Stage] = []
-    removals: list[Removed] = []
+    known: list[Narrow] = []
+    removals: list[Removed | Arranged] = []
     notes: dict[str, None] = {}  # in order, each once: what one stage leaves out, the next may too
     masked = fold_masks(gm, params, values)
     factors = {factor for m in masked for factor in m.factors}
@@ -149,8 +174,9 @@ def compress(
             forms = step
             for removed in removals:
                 forms = forms.narrowed(removed.narrowed)
-            stage, kept = _stage(gm, names, tensors, forms)
+            stage, kept = _stage(gm, names, tensors, forms, known)
             made.append(stage)
+            known.append(knowing(stage.weights))
             notes[forms.summary(stage.sites)] = None
             notes |= {f"{name} stays as it is: {reason}": None for name, reason in kept.items() if reason}
             names |= stage.rewritten.constants
@@ -164,19 +190,24 @@ def compress(
 
 
 def _stage(
-    gm: GraphModule, names: Mapping[Node, str], values: Mapping[Node, torch.Tensor], forms: Forms
+    gm: GraphModule,
+    names: Mapping[Node, str],
+    values: Mapping[Node, torch.Tensor],
+    forms: Forms,
+    known: Sequence[Narrow],
 ) -> tuple[Stage, Mapping[str, str]]:
-    """Compress what ``forms`` fit, and why the rest stays."""
+    """Compress what ``forms``, of a calibration in which the rest is ``known``, fit; and why the rest stays."""
+    source = _after(known, forms)
     sites, kept = find_sites(names)
     taken = []
     for site in sites:
-        reason = forms.refusal(site, values[site.param])
+        reason = source.refusal(site, values[site.param])
         if reason:
             kept[site.name] = reason
         else:
             taken.append(site)
     together = _together(taken)
-    weights = forms.of(together, {site.name: values[site.param] for site in taken})
+    weights = source.of(together, {site.name: values[site.param] for site in taken})
     kept |= {site.name: "no form of it gains anything" for site in taken if site.name not in weights}
     groups = [g for group in together if (g := [site for site in group if site.name in weights])]
     rewriter = forms.rewriter(gm)
@@ -185,6 +216,27 @@ def _stage(
             rewriter.write(site, weights[site.name])
     drop_unread(gm.graph)
     return Stage(forms, groups, weights, rewriter.made), kept
+
+
+def knowing(weights: Mapping[str, StoredWeight[Form]]) -> Narrow:
+    """A calibration that has also seen what meets the parts of ``weights``, by name."""
+
+    def more(calibration: Calibration) -> Calibration:
+        found = dict(calibration.sites)
+        for name, stored in weights.items():
+            if name in calibration.sites:
+                met = stored.form.met(calibration.sites[name])
+                found |= {f"{name}:{role}": statistics for role, statistics in met.items()}
+        return replace(calibration, sites=found)
+
+    return more
+
+
+def _after(known: Sequence[Narrow], forms: Forms) -> Forms:
+    """``forms`` behind stages that make this ``known``."""
+    for more in known:
+        forms = forms.narrowed(more)
+    return forms
 
 
 def _together(taken: Sequence[WeightSite]) -> list[list[WeightSite]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from effc.compiler.compress.inputs import Inputs, by_channel
+from effc.compiler.ir.calibration import Statistics
 
 
 class Form(ABC):
@@ -25,6 +26,10 @@ class Form(ABC):
     @abstractmethod
     def dense(self) -> Tensor:
         """The weight that exact activations meet: float32 ``[out, in]``."""
+
+    def met(self, statistics: Statistics) -> Mapping[str, Statistics]:
+        """Of what meets each of `parts` that is a weight, by role, where that can be told; ``statistics``: of what meets the whole."""
+        return {}
 
     def outputs(self, inputs: Inputs) -> Tensor:
         """What a layer without a bias gives for the rows of calibration, as this form holds weight and activations: float32 ``[rows, out *

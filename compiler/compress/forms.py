@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from effc.compiler.compress.by_plan import ByPlan
 from effc.compiler.compress.by_quantization import ByQuantization
-from effc.compiler.compress.channels.by_channel import ByChannel, ByNeed, Removal
+from effc.compiler.compress.channels.by_channel import ByChannel, ByNeed, ByOrder, Removal
 from effc.compiler.compress.compressor import Step
 from effc.compiler.compress.low_rank.by_rank import ByRank
 from effc.compiler.compress.low_rank.factors import Factors
@@ -61,10 +61,15 @@ def _by(chosen: Compression) -> Sequence[Step]:
     if isinstance(chosen, LowRank):
         return [ByRank(chosen)]
     if isinstance(chosen, Sparsify):
+        if chosen.planned:
+            raise chosen.refused(
+                "pattern='auto' chooses by the time that kernels take, which only a plan measures: give these passes to effc.plan, or "
+                "name a pattern"
+            )
         if chosen.removes:
             return [ByChannel(chosen)]
         if chosen.prunes:
-            return [ByPruning(chosen)]
+            return [ByOrder(chosen), ByPruning(chosen)] if chosen.rearrange else [ByPruning(chosen)]
         return [ByZeros(chosen)] if chosen.keep_channels else [ByNeed(chosen), ByZeros(chosen)]
     assert isinstance(chosen, Quantize), f"this version of effc cannot compress by '{chosen.name}'"
     return [ByQuantization(chosen)]

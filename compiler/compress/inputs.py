@@ -18,7 +18,8 @@ from effc.compiler.ir.errors import InputError
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """By channel: ``least``, ``greatest``, ``mean`` ``[channels]``; ``sample`` ``[rows, channels]``; ``moment``: the mean of ``x xᵀ`` over
-    all rows, ``[channels, channels]``. All float32 and finite.
+    all rows, ``[channels, channels]``. ``windows``: some whole ones of a convolution, ``[rows, channels, window…]``, None where there are
+    none. All float32 and finite.
     """
 
     least: Tensor
@@ -26,6 +27,7 @@ class Inputs:
     mean: Tensor
     sample: Tensor
     moment: Tensor
+    windows: Tensor | None = None
 
     @staticmethod
     def of(statistics: Statistics, layer: str) -> Inputs:
@@ -34,7 +36,8 @@ class Inputs:
         mean = torch.from_numpy(statistics.mean)
         sample, kept = torch.from_numpy(statistics.sample), statistics.second_moment
         moment = sample.T @ sample / len(sample) if kept is None else torch.from_numpy(kept)
-        found = Inputs(least, greatest, mean, sample, moment)
+        windows = None if statistics.windows is None else torch.from_numpy(statistics.windows)
+        found = Inputs(least, greatest, mean, sample, moment, windows)
         if not all(bool(t.isfinite().all()) for t in (least, greatest, mean, sample, moment)):
             raise InputError(
                 f"{layer}: the activations in calibration hold NaN or infinity: look at the batches and at the model in eager"
@@ -57,7 +60,8 @@ class Inputs:
         """Divided by ``smoothing``, float32 ``[channels]``, positive."""
         moment = self.moment / smoothing / smoothing[:, None]
         least, greatest, mean = (t / smoothing for t in (self.least, self.greatest, self.mean))
-        return Inputs(least, greatest, mean, self.sample / smoothing, moment)
+        windows = None if self.windows is None else (self.windows.movedim(1, -1) / smoothing).movedim(-1, 1)
+        return Inputs(least, greatest, mean, self.sample / smoothing, moment, windows)
 
     def error(self, difference: Tensor) -> float:
         """The mean of ``||x differenceᵀ||²`` over rows of activations: what a weight that is off by ``difference``, float32

@@ -60,11 +60,6 @@ class WeightSite:
     order: tuple[int, ...]
 
     @property
-    def calibrated(self) -> str:
-        """The name by which calibration knows it: a pruned weight meets what the parameter met."""
-        return self.name.removesuffix(":pruned")
-
-    @property
     def width(self) -> int:
         """Elements of the sum."""
         shape = self.read.meta["val"].shape

@@ -21,6 +21,8 @@ class Statistics:
     over the batches. ``weight_absmax``, ``weight_mean_square``: [output channels].
     ``sensitivity``: [output channels], squares of the gradient of a row of the model's output by the layer's, as ``effc.calibrate`` says,
     summed over the layer's rows; the mean over rows of the model's output. None where it was not measured.
+    ``windows``: [rows, channels, window…], what some positions of a convolution's output are sums over, padding as zeros; None of what has
+    no window of several positions.
 
     Weights that met the same activations have the same arrays of them, not copies.
     """
@@ -35,6 +37,7 @@ class Statistics:
     weight_absmax: Floats
     weight_mean_square: Floats
     sensitivity: Floats | None = None
+    windows: Floats | None = None
 
     @property
     def absmax(self) -> Floats:

@@ -31,6 +31,10 @@ class ToolchainCrash(LoweringError):
     """The process that runs MLIR died or hung; the region goes to ATen."""
 
 
+class DeviceError(EffcError):
+    """A GPU's driver is not there, or refuses to load or to launch a kernel."""
+
+
 class CacheError(EffcError):
     """A cache directory cannot be used."""
 

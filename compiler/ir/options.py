@@ -23,7 +23,6 @@ PassChoice = bool | tuple[tuple[str, Any], ...]
 
 #: Known options whose feature this version does not have, and what that is.
 UNAVAILABLE: Mapping[str, str] = {
-    "cost_model": "choosing rewrites by a cost model",
     "release_weights": "releasing the original weights",
 }
 
@@ -41,6 +40,8 @@ class Options:
     target: ``"cpu"``, or None for the device of the inputs.
     passes: by name, ``False`` or ``{option: value}``; stored as sorted pairs.
     cache_dir: where compiled programs are kept; None: the user's cache directory.
+    cost_model: what prices kernels where a plan is made: the folder of a trained model, or the name of a shipped one; None: the shipped one
+    whose machine is nearest to this.
     plan: a ``Plan``, or the path of a saved one; it brings its budget and metric.
     trace: a folder to which the model's runs add the times of its kernels, for training a cost model.
     accuracy_budget, metric: without a plan; the metric is a name or a callable ``(reference_outputs, outputs, batch) -> float``.
@@ -52,6 +53,7 @@ class Options:
     passes: tuple[tuple[str, PassChoice], ...]
     cache_dir: str | None
     trace: str | None
+    cost_model: str | None
     plan: Plan | None
     accuracy_budget: float
     metric: str | Callable[..., float]
@@ -116,6 +118,7 @@ class Options:
             "target": self.target,
             "cache_dir": self.cache_dir,
             "trace": self.trace,
+            "cost_model": self.cost_model,
             "passes": _plain(self.passes),
             "accuracy_budget": self.accuracy_budget,
             **planned,
@@ -179,6 +182,15 @@ def _directory(name: str) -> Callable[[Any], str | None]:
                 f"option '{name}' is {value!r}: that is a file; expected a directory, which is made if absent"
             )
         return path
+
+    return read
+
+
+def _name(name: str) -> Callable[[Any], str | None]:
+    def read(value: Any) -> str | None:
+        if value is not None and not (isinstance(value, str | os.PathLike) and os.fsdecode(value)):
+            raise OptionError(f"option '{name}' is {value!r}: expected a path or a name")
+        return None if value is None else os.fsdecode(value)
 
     return read
 
@@ -261,6 +273,7 @@ _READ: Mapping[str, tuple[Callable[[Any], Any], Any]] = {
     "passes": (_passes, ()),
     "cache_dir": (_directory("cache_dir"), None),
     "trace": (_directory("trace"), None),
+    "cost_model": (_name("cost_model"), None),
     "plan": (_plan, None),
     "accuracy_budget": (budget, 0.0),
     "metric": (metric, METRICS[0]),

@@ -13,20 +13,25 @@ from typing import Literal
 
 from effc.compiler.ir.errors import OptionError
 
-Kind = Literal["unstructured", "n:m", "block", "channel"]
+Kind = Literal["unstructured", "n:m", "block", "kernel", "channel"]
 
 #: How patterns are written, for errors.
-WRITTEN = "'unstructured', N:M as '2:4', a block of output channels x input channels as '16x1' or '1x16', or 'channel'"
-_PAIR = re.compile(r"([0-9]{1,6})([:x])([0-9]{1,6})")
+WRITTEN = (
+    "'unstructured', N:M as '2:4', a block of output channels x input channels as '16x1' or '1x16', output channels x a whole window as "
+    "'16xkernel', or 'channel'"
+)
+_PAIR = re.compile(r"([0-9]{1,6})([:x])([0-9]{1,6}|kernel)")
 
 
 @dataclass(frozen=True)
 class Pattern:
     """``"unstructured"``: any element. ``"n:m"``: at most ``n`` of every ``m`` neighbouring channels (Mishra et al., "Accelerating Sparse
     Deep Neural Networks", 2021, for 2:4). ``"block"``: tiles of ``rows`` output channels and ``columns`` input channels that are zeros
-    as a whole or stored as a whole (Gray et al., "GPU Kernels for Block-Sparse Weights", 2017). ``"channel"``: whole output channels.
+    as a whole or stored as a whole (Gray et al., "GPU Kernels for Block-Sparse Weights", 2017). ``"kernel"``: whole windows, between one
+    input channel and ``rows`` neighbouring output channels (Xu et al., "SparseByteNN", 2023): a group of outputs sums over fewer input
+    channels. ``"channel"``: whole output channels.
 
-    ``rows``, ``columns``: of a block, 1 elsewhere. ``n``, ``m``: 0 where there are none.
+    ``rows``: of a block or group, ``columns``: of a block, 1 elsewhere. ``n``, ``m``: 0 where there are none.
 
     OptionError: numbers that are no pattern, as 0 or 4 of 2.
     """
@@ -40,6 +45,8 @@ class Pattern:
     def __post_init__(self) -> None:
         if self.kind == "n:m" and not 1 <= self.n <= self.m:
             raise OptionError(f"sparsity pattern '{self}': at least 1 and at most all of a group are kept")
+        if self.kind == "kernel" and self.rows < 1:
+            raise OptionError(f"sparsity pattern '{self}': a group has 1 output channel or more")
         if self.kind == "block" and not (self.rows >= 1 and self.columns >= 1 and self.rows * self.columns > 1):
             raise OptionError(
                 f"sparsity pattern '{self}': a block has 2 elements or more; of single ones it is 'unstructured'"
@@ -58,6 +65,10 @@ class Pattern:
         return Pattern("block", rows=rows, columns=columns)
 
     @staticmethod
+    def kernel(rows: int) -> Pattern:
+        return Pattern("kernel", rows=rows)
+
+    @staticmethod
     def of_each(n: int, m: int) -> Pattern:
         """At most ``n`` of each ``m``."""
         return Pattern("n:m", n=n, m=m)
@@ -70,12 +81,18 @@ class Pattern:
         found = _PAIR.fullmatch(text)
         if found is None:
             raise OptionError(f"sparsity pattern {text!r}: expected {WRITTEN}")
-        first, second = int(found[1]), int(found[3])
-        return Pattern.of_each(first, second) if found[2] == ":" else Pattern.block(first, second)
+        first = int(found[1])
+        if found[3] == "kernel":
+            if found[2] == ":":
+                raise OptionError(f"sparsity pattern {text!r}: expected {WRITTEN}")
+            return Pattern.kernel(first)
+        return (Pattern.of_each if found[2] == ":" else Pattern.block)(first, int(found[3]))
 
     def __str__(self) -> str:
         if self.kind == "n:m":
             return f"{self.n}:{self.m}"
+        if self.kind == "kernel":
+            return f"{self.rows}xkernel"
         return f"{self.rows}x{self.columns}" if self.kind == "block" else self.kind
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 from effc.compiler.codegen.cpu.block.choice import Block, block_of
 from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packing
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.codegen.targets import AnyTarget
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
@@ -21,7 +22,7 @@ from effc.compiler.pipeline.placement import Base, Layout, row_major
 
 class Assembler:
     """``prepared``: how many of the graph's inputs, behind all that are arguments and before those that are joined, are results of
-    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``.
+    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``. For a GPU nothing is packed, and no kernels become a block.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Assembler:
         kernels: Sequence[Kernel],
         prepared: int,
         prepare: Program | None,
-        target: Target,
+        target: AnyTarget,
         schedules: Mapping[str, Schedule],
     ) -> None:
         self.graph, self.layout, self.kernels, self.prepare = graph, layout, kernels, prepare
@@ -47,7 +48,8 @@ class Assembler:
     def run(self) -> Program:
         """The program."""
         constants = {Base("input", i) for i in self.constants}
-        self.kernels = fuse_blocks(self.kernels, constants, self._is_dense, self.target)
+        if isinstance(self.target, Target):
+            self.kernels = fuse_blocks(self.kernels, constants, self._is_dense, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives())
@@ -93,6 +95,8 @@ class Assembler:
 
     def _packed(self, kernel: Kernel) -> Packing | Block | None:
         """How contractions read constant factors; scratch memory becomes a buffer that lives for this kernel alone."""
+        if not isinstance(self.target, Target):
+            return None
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
         found: Packing | Block | str
         if kernel.spec.template == "block":
@@ -131,7 +135,9 @@ class Assembler:
             spec = found.spec
             for operand, function, attributes in found.derivations():
                 pointers[operand] = self._derived(kernel.sites[operand], function, attributes)
-        elif spec.template == "contraction":
+        elif spec.key() in self.schedules and not isinstance(self.target, Target):
+            spec = replace(spec, schedule=self.schedules[spec.key()])
+        elif spec.template == "contraction" and isinstance(self.target, Target):
             wanted = self.schedules.get(spec.key())
             spec = replace(spec, schedule=default_schedule(spec, self.target, wanted))
         number = self.specs.setdefault(spec, len(self.specs))

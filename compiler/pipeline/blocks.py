@@ -30,7 +30,7 @@ from effc.compiler.pipeline.regions import Region, find_regions
 MOST_STAGES = 8
 #: Lines of a result, or tiles of rows, at least: fewer are not shared out evenly.
 LEAST_LINES = 14
-#: Least share of a block of images' time that is saved: the count is no better than that.
+#: Least share of a block's time that is saved where it holds lines for later tiles: the count is no better than that.
 MARGIN = 0.03
 
 
@@ -75,50 +75,70 @@ class _Finder:
 
     def blocks(self) -> Iterator[_Found]:
         """All blocks that save something."""
-        for members in dict.fromkeys(
-            m for top in find_regions(self.flow) for region in top.walk() for m in _runs(region)
-        ):
-            block = self._block(members) if self.flow.shared(members) is not None else None
-            if block is not None:
-                yield block
+        tops = find_regions(self.flow)
+        parts = [region.parts for top in tops for region in top.walk()]
+        # Also across the ends of regions: what scales by a gate belongs to the region of the gate, what follows does not.
+        parts += [[region for region in top.walk() if not region.parts] for top in tops]
+        for members in dict.fromkeys(self._computing(m) for each in parts for m in _runs(each)):
+            if len(members) > 1 and self.flow.shared(members) is not None:
+                yield from self._block(members)
+            yield from self._with_pool(members)
 
-    def _block(self, members: tuple[int, ...]) -> _Found | None:
-        """The kernel of a run, where there is one and it pays."""
-        made = _joined([self.kernels[i] for i in members])
+    def _computing(self, members: tuple[int, ...]) -> tuple[int, ...]:
+        """``members`` without those that fill borders around what the others store."""
+        return tuple(i for i in members if not self.flow.fills(i))
+
+    def _with_pool(self, members: tuple[int, ...]) -> Iterator[_Found]:
+        """The run with a kernel that reduces its result, which others read too: the first half of squeeze-excitation."""
+        shared = self.flow.shared(members)
+        if shared is None or len(members) == MOST_STAGES:
+            return
+        pools = (i for i in self.flow.readers(shared.exit, members[-1]) if _reduces(self.kernels[i].spec))
+        for pool in pools:
+            if self.flow.shared((*members, pool), {shared.exit}) is not None:
+                yield from self._block((*members, pool), shared.exit)
+
+    def _block(self, members: tuple[int, ...], shown: Base | None = None) -> Iterator[_Found]:
+        """The kernel of a run, where there is one and it pays. ``shown``: what lies between its kernels, and others read too."""
+        made = _joined([self.kernels[i] for i in members], shown)
         if made is None:
-            return None
+            return
         constants = tuple(i for i, site in enumerate(made.sites) if self.is_dense(site))
         key = made.spec, constants
         if key not in self.known:
             self.known[key] = block_of(made.spec, constants, self.target)
         found = self.known[key]
-        if isinstance(found, str):
-            return None
-        gain = saved(found)
-        return _Found(members, made, gain) if gain > 0 else None
+        gain = 0.0 if isinstance(found, str) else saved(found)
+        if gain > 0:
+            yield _Found(members, made, gain)
 
 
-def _runs(region: Region) -> Iterator[tuple[int, ...]]:
-    """The kernels of parts of a region that follow each other, at least two and not too many kernels."""
-    for first in range(len(region.parts)):
+def _runs(parts: Sequence[Region]) -> Iterator[tuple[int, ...]]:
+    """The kernels of ``parts`` that follow each other, not too many."""
+    for first in range(len(parts)):
         members: tuple[int, ...] = ()
-        for part in region.parts[first:]:
+        for part in parts[first:]:
             members = (*members, *part.kernels)
             if len(members) > MOST_STAGES:
                 break
-            if len(members) > 1:
-                yield members
+            yield members
 
 
 def saved(found: Block) -> float:
     """Cycles by which a block is counted to be faster than its stages, each a kernel of its own; 0 where that is not clear."""
-    clear = found.plan.tiled or found.cost.saved > MARGIN * found.cost.fused
+    clear = not found.cost.moved or found.cost.saved > MARGIN * found.cost.fused
     return found.cost.saved if clear and found.plan.units.count >= LEAST_LINES else 0.0
 
 
-def _joined(kernels: Sequence[Kernel]) -> Kernel | None:
-    """The kernels as stages of one, whose intermediates are scratch memory; None where one of these is seen as several things."""
-    stored = {base for kernel in kernels[:-1] for base in _written(kernel)}
+def _reduces(spec: KernelSpec) -> bool:
+    return spec.template == "loops" and any(i.op == "reduce" for i in spec.body)
+
+
+def _joined(kernels: Sequence[Kernel], shown: Base | None = None) -> Kernel | None:
+    """The kernels as stages of one, whose intermediates are scratch memory, but for one that is ``shown``; None where one of these is seen
+    as several things.
+    """
+    stored = {base for kernel in kernels[:-1] for base in _written(kernel) if base != shown}
     sites: dict[Site, Operand] = {}
     between: dict[Site, Operand] = {}
     for kernel in kernels:
@@ -127,8 +147,8 @@ def _joined(kernels: Sequence[Kernel]) -> Kernel | None:
                 between[site] = Operand(site.dtype, "scratch", const(0))
             else:
                 known = sites.get(site, operand)
-                sites[site] = max(known, operand, key=lambda o: o.size.constant or 0)
-    if len(between) > len(stored):
+                sites[site] = max(known, operand, key=lambda o: (o.role == "write", o.size.constant or 0))
+    if len(between) > len(stored) or sum(site.base == shown for site in sites) > 1:
         return None
     number = {site: i for i, site in enumerate((*sites, *between))}
     operands = (*sites.values(), *between.values())

@@ -119,11 +119,16 @@ class Dataflow:
         """Whether a kernel reads constants at most."""
         return not self.reads[kernel]
 
-    def shared(self, members: Sequence[int]) -> Shared | None:
+    def readers(self, base: Base, writer: int) -> list[int]:
+        """The kernels that read ``base`` as the kernel ``writer`` leaves it, in running order."""
+        values = (v for v in self.graph.successors(writer) if isinstance(v, Value) and v.base == base)
+        return sorted(i for value in values for i in self.graph.successors(value) if isinstance(i, int))
+
+    def shared(self, members: Sequence[int], shown: Collection[Base] = ()) -> Shared | None:
         """What ``members``, in running order, have in common with the rest, if they may run together in the place of the last one.
 
-        That is where all are layers of known sizes, others read one base of what they write, and what they read is written neither by
-        others in the meantime nor later by themselves: part by part, a later one may come before an earlier one.
+        That is where all are layers of known sizes, others read one base of what they write, or of those ``shown`` too, and what they read
+        is written neither by others in the meantime nor later by themselves: part by part, a later one may come before an earlier one.
         """
         if not all(is_layer(self.kernels[i].spec) for i in members) or not self._may_wait(members):
             return None
@@ -137,11 +142,14 @@ class Dataflow:
             if not inside.issuperset(self.graph.successors(value))
             or not inside.issuperset(self.graph.predecessors(value))
         }
-        if len(visible) != 1 or visible & read.keys():
+        exits = visible.difference(shown)
+        if len(exits) != 1 or exits & read.keys():
             return None
-        (end,) = visible
+        (end,) = exits
         return Shared(
-            tuple(base for base in read if base not in written), end, tuple(base for base in written if base != end)
+            tuple(base for base in read if base not in written),
+            end,
+            tuple(base for base in written if base != end and base not in shown),
         )
 
     def _may_wait(self, members: Sequence[int]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from torch_mlir import ir
 
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.codegen.targets import AnyTarget, target_named
 from effc.compiler.ir.dialect import new_context, verify
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.pass_text import parse_pipeline
@@ -39,13 +40,13 @@ GRAPH_PASSES = "mlir:func.func(cse)"
 
 
 def lower(text: str, options: Mapping[str, Any]) -> Program:
-    """Compile graph IR ``text`` to a program for ``options["target"]`` (default: the host).
+    """Compile graph IR ``text`` to a program for ``options["target"]``: a CPU (default: the host), or a GPU, such as ``sm_90``.
 
     ``options["schedules"]``: a plan's schedules, ``{KernelSpec.key(): {parameter: value}}``; other kernels choose their own.
     LoweringError says which op of the region cannot be compiled, and where in the user's model it stands.
     """
     name = options.get("target", "host")
-    target = Target.named(name)
+    target = target_named(name)
     schedules = {key: Schedule(tuple(sorted(s.items()))) for key, s in options.get("schedules", {}).items()}
     dump = RegionDump.of(text)
     with dump.reproduced(text, f"--emit kernels --target {name}"):
@@ -102,16 +103,17 @@ def _program(
     graph: Graph,
     prepared: Sequence[Tensor],
     prepare: Program | None,
-    target: Target,
+    target: AnyTarget,
     schedules: Mapping[str, Schedule],
 ) -> Program:
     layout, kernels = _kernels(graph, target)
     return Assembler(graph, layout, kernels, len(prepared), prepare, target, schedules).run()
 
 
-def _kernels(graph: Graph, target: Target) -> tuple[Layout, list[Kernel]]:
+def _kernels(graph: Graph, target: AnyTarget) -> tuple[Layout, list[Kernel]]:
     absorb_borders(graph)
     fusion = fuse(graph)
     layout = place(graph, fusion)
-    materialize_factors(graph, fusion, layout, target)
+    if isinstance(target, Target):  # a GPU's kernels read any factor where it lies
+        materialize_factors(graph, fusion, layout, target)
     return layout, [step.build() for step in order_steps(graph, fusion, layout)]

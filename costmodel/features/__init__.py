@@ -7,24 +7,25 @@ meaning here. `VERSION` changes with every change of a column's name, place or m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effc.compiler.ir.spec import KernelSpec
-from effc.costmodel import roofline
-from effc.costmodel.features import bounds, fit, machine, nest, work
-from effc.costmodel.features.nest import Sizes
+from effc.costmodel.features import bounds, code, cycles, fit, kernel, machine, nest, schedules, work
+from effc.costmodel.features.core import Core
+from effc.costmodel.features.kernel import Facts
 from effc.costmodel.features.scale import scaled
-from effc.costmodel.features.work import Work
 from effc.costmodel.hardware import Hardware
 
-VERSION = 1
+VERSION = 2
 
 #: Columns that a schedule leaves as they are come first.
-COLUMNS: tuple[str, ...] = (*machine.COLUMNS, *work.COLUMNS, *nest.COLUMNS, *fit.COLUMNS, *bounds.COLUMNS)
+COLUMNS: tuple[str, ...] = (
+    *machine.COLUMNS, *work.COLUMNS, *nest.COLUMNS, *fit.COLUMNS, *bounds.COLUMNS, *cycles.COLUMNS,
+    *code.COLUMNS,
+)  # fmt: skip
 
 #: ``(spec, values of its symbols)``.
 Kernel = tuple[KernelSpec, Sequence[int]]
@@ -34,31 +35,27 @@ def matrix(kernels: Iterable[Kernel], hardware: Hardware, threads: int) -> NDArr
     """``[kernels, len(COLUMNS)]``, for calls with so many threads. What the schedules of one kernel share is computed once, where they
     hold the same loop nest (as ``dataclasses.replace`` leaves it).
     """
-    listed = list(kernels)
-    known: dict[tuple[object, ...], _Shared] = {}
-    host, speed = machine.row(hardware, threads), hardware.speed_of(threads)
-    rows = []
-    for spec, symbols in listed:
+    known: dict[tuple[object, ...], int] = {}
+    facts: list[Facts] = []
+    listed, which = [], []
+    for spec, symbols in kernels:
         key = (spec.template, id(spec.body), id(spec.dims), id(spec.attributes), id(spec.stages), tuple(symbols))
-        shared = known.get(key)
-        if shared is None:
-            shared = known[key] = _Shared.of(spec, dict(zip(spec.symbols, symbols, strict=True)), hardware)
-        fitted = fit.Fit.of(spec, shared.sizes, hardware, threads)
-        bounded = bounds.row(shared.work, shared.work.bytes_of(spec), fitted, hardware, speed, shared.rate)
-        rows.append([*host, *shared.row, *fitted.row(), *bounded])
-    return scaled(np.array(rows, np.float64).reshape(len(rows), len(COLUMNS)), COLUMNS)
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """What schedules of one kernel have in common; ``row``: their columns of `work` and `nest`."""
-
-    work: Work
-    sizes: Sizes
-    rate: float
-    row: list[float]
-
-    @staticmethod
-    def of(spec: KernelSpec, values: Mapping[str, int], hardware: Hardware) -> _Shared:
-        done, sizes = Work.of(spec, values), Sizes.of(spec, values)
-        return _Shared(done, sizes, roofline.rate(spec, hardware.isa), [*done.row(), *sizes.row()])
+        values = dict(zip(spec.symbols, symbols, strict=True))
+        number = known.get(key)
+        if number is None:
+            number = known[key] = len(facts)
+            facts.append(Facts.of(spec, values, hardware))
+        listed.append((spec, facts[number].stage, values))
+        which.append(number)
+    if not listed:
+        return np.zeros((0, len(COLUMNS)), np.float32)
+    shared = np.array([f.numbers for f in facts])[which].T
+    table = {**dict(zip(kernel.NAMES, shared, strict=True)), **schedules.numbers(listed)}
+    core, speed = Core.of(hardware), hardware.speed_of(threads)
+    table |= fit.fitted(table, core, hardware, threads)
+    table |= bounds.columns(table, hardware, speed, threads)
+    table |= cycles.columns(table, core, hardware, threads)
+    table |= code.columns(table)
+    host = np.tile(machine.row(hardware, threads), (len(listed), 1))
+    own = np.stack([table[name] for name in (*fit.COLUMNS, *bounds.COLUMNS, *cycles.COLUMNS, *code.COLUMNS)], axis=1)
+    return scaled(np.concatenate([host, np.array([f.row for f in facts])[which], own], axis=1), COLUMNS)

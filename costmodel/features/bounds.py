@@ -2,65 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import numpy as np
+from numpy.typing import NDArray
 
 from effc.costmodel import roofline
-from effc.costmodel.features.fit import Fit
-from effc.costmodel.features.scale import share
-from effc.costmodel.features.work import Work
+from effc.costmodel.features.schedules import Numbers
 from effc.costmodel.hardware import Hardware, Speed
 
-_ROLES = ("read", "write", "packed", "scratch")
-#: Operands, by falling size, that have columns of their own.
-_LARGEST = 3
+Array = NDArray[np.float64]
+
+#: Operands, by falling size, that have columns of their own; packed ones have another.
+LARGEST = 3
 
 COLUMNS: tuple[str, ...] = (
-    "log_bytes",
-    *(f"log_bytes_{role}" for role in _ROLES),
-    *(f"log_bytes_{rank}" for rank in range(_LARGEST)),
-    *(f"ratio_reuse_{rank}" for rank in range(_LARGEST)),
+    *("log_bytes", "log_bytes_read", "log_bytes_write", "log_bytes_packed", "log_bytes_scratch"),
+    *(f"log_bytes_{rank}" for rank in range(LARGEST)),
+    *(f"ratio_reuse_{rank}" for rank in range(LARGEST)),
     *("ratio_bytes_l1", "ratio_bytes_l2", "ratio_bytes_l3"),
     "ratio_intensity",
     "dtype_rate",
-    *("log_compute_time", "log_memory_time", "log_stream_time", "log_roof", "ratio_balance"),
-    *("log_padded_time", "ratio_dispatch"),
+    *("log_compute_time", "log_memory_time", "log_roof", "ratio_balance", "ratio_dispatch"),
 )
 
 #: Times are in nanoseconds.
 _NANO = 1e9
 
 
-def row(
-    work: Work, touched: Sequence[tuple[str, int, float]], fit: Fit, hardware: Hardware, speed: Speed, rate: float
-) -> list[float]:
-    """In the order of `COLUMNS`. ``touched``: `Work.bytes_of` the spec; ``speed``: of all its threads, ``rate``: of its dtype."""
-    threads = fit.threads
-    by_role = dict.fromkeys(_ROLES, 0)
-    for role, size, _ in touched:
-        if role == "readwrite":
-            by_role["read"] += size
-            by_role["write"] += size
-        else:
-            by_role[role] += size
-    total = sum(size for role, size in by_role.items() if role != "scratch")
-    largest = sorted(((size, often) for role, size, often in touched if role != "scratch"), reverse=True)[:_LARGEST]
-    largest += [(0, 0.0)] * (_LARGEST - len(largest))
-    compute = work.operations / (speed.flops * rate)
+def columns(n: Numbers, hardware: Hardware, speed: Speed, threads: int) -> dict[str, Array]:
+    """`COLUMNS`. ``speed``: of all threads."""
+    total = n["activations"] + n["packed"]
+    compute = n["operations"] / (speed.flops * n["rate"])
     memory = total / speed.bandwidth
-    stream = fit.streamed / (hardware.caches[1] * threads)
-    roof = max(compute, memory)
-    return [
-        total,
-        *by_role.values(),
-        *(size for size, _ in largest),
-        *(often for _, often in largest),
-        share(total, hardware.l1 * threads),
-        share(total, hardware.l2 * threads),
-        share(total, hardware.l3),
-        share(work.operations, total),
-        rate,
-        *(seconds * _NANO for seconds in (compute, memory, stream, roof)),
-        share(compute, memory),
-        max(compute * fit.padded, memory, stream) * _NANO,
-        share(roofline.OVERHEAD, roof),
-    ]
+    roof = np.maximum(compute, memory)
+    return {
+        "log_bytes": total,
+        "log_bytes_read": n["read"],
+        "log_bytes_write": n["write"],
+        "log_bytes_packed": n["packed"],
+        "log_bytes_scratch": n["scratch"],
+        **{f"log_bytes_{rank}": n[f"bytes_{rank}"] for rank in range(LARGEST)},
+        **{f"ratio_reuse_{rank}": n[f"reuse_{rank}"] for rank in range(LARGEST)},
+        "ratio_bytes_l1": total / max(hardware.l1 * threads, 1),
+        "ratio_bytes_l2": total / max(hardware.l2 * threads, 1),
+        "ratio_bytes_l3": total / hardware.l3 if hardware.l3 else np.full_like(total, np.nan),
+        "ratio_intensity": n["operations"] / np.maximum(total, 1),
+        "dtype_rate": n["rate"],
+        "log_compute_time": compute * _NANO,
+        "log_memory_time": memory * _NANO,
+        "log_roof": roof * _NANO,
+        "ratio_balance": compute / np.maximum(memory, 1e-12),
+        "ratio_dispatch": roofline.OVERHEAD / np.maximum(roof, 1e-12),
+    }

@@ -1,118 +1,104 @@
-"""How a schedule fits a kernel: its parameters, what of tiles and vectors is wasted on borders, and how much there is for threads to
+"""How a schedule fits a kernel: its parameters, what tiles and vectors leave unused on borders, and how much there is for threads to
 share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import numpy as np
+from numpy.typing import NDArray
 
-from effc.compiler.ir.spec import KernelSpec
-from effc.costmodel.features.nest import Sizes
-from effc.costmodel.features.scale import NAN, share
+from effc.costmodel.features.core import Core
+from effc.costmodel.features.schedules import METHODS, PARAMETERS, SPARSE, Numbers
 from effc.costmodel.hardware import Hardware
 
-#: Methods of a contraction, by the parameter of the schedule that names one, and its value where there are several.
-_METHODS = ("direct", "winograd", "sparse", "skip")
-_SPARSE = ("rows", "blocks", "columns", "dots", "groups", "window")
-#: Parameters that are numbers; each is a column, NaN where the schedule has none.
-_PARAMETERS = ("mr", "nr", "unroll", "touch", "tiles", "width", "lanes", "vector")
+Array = NDArray[np.float64]
 
 COLUMNS: tuple[str, ...] = (
-    *(f"by_{name}" for name in _METHODS),
-    *(f"by_sparse_{name}" for name in _SPARSE),
-    *(f"schedule_{name}" for name in _PARAMETERS),
+    *(f"by_{name}" for name in METHODS),
+    *(f"by_sparse_{name}" for name in SPARSE),
+    *(f"schedule_{name}" for name in PARAMETERS),
     "rows_outside",
-    *("tile_vectors", "accumulators", "register_share"),
-    *("row_waste", "column_waste", "unroll_waste", "vector_waste"),
+    *("tile_vectors", "accumulators", "register_share", "tile_height", "tile_taller"),
+    *("column_waste", "unroll_waste", "vector_waste"),
     *("log_tiles", "log_panels", "log_units_per_thread", "thread_waste"),
-    *("ratio_panel_l1", "ratio_panel_l2", "ratio_rows_l1", "ratio_rows_l2", "log_streamed"),
+    *("ratio_panel_l1", "ratio_panel_l2", "ratio_rows_l1", "ratio_rows_l2"),
+    *("ratio_left_l2", "ratio_factor_l2", "log_streamed"),
 )
 
+#: Share of a cache that a panel, or a factor, can count on.
+_USABLE = 0.6
 
-@dataclass(frozen=True)
-class Fit:
-    """``tile``: rows and columns of one; ``grid``: tiles along the rows and along ``width``, which lanes run along: the columns, or the
-    batch where there are none (depthwise convolutions); ``units``: parts of the work that threads can share; ``padded``: points
-    computed over points needed; ``streamed``: bytes of factors that pass from L2 or beyond, with repeats.
+
+def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str, Array]:
+    """`COLUMNS`, and what `cycles` counts with. ``width``: what lanes run along, the columns, or the batch where there are none (depthwise
+    convolutions); ``height``: rows of a register tile, of which ``taller`` is the share that have one more; ``units``: parts of the work
+    that threads can share; ``streamed``: bytes of panels that pass from L2 or beyond, with repeats. Rows are cut evenly: no tile reaches
+    beyond the last one.
     """
-
-    sizes: Sizes
-    parameters: Mapping[str, int | str]
-    hardware: Hardware
-    threads: int
-    lanes: int
-    tile: tuple[int, int]
-    width: int
-    grid: tuple[int, int]
-    units: int
-    padded: float
-    streamed: float
-
-    @staticmethod
-    def of(spec: KernelSpec, sizes: Sizes, hardware: Hardware, threads: int) -> Fit:
-        """Of a block by the stage that ``sizes`` are of; without a tile, a row of one vector."""
-        parameters = dict((spec.stages[sizes.stage] if spec.stages else spec).schedule.parameters)
-        item = max(sizes.items[1] or sizes.items[0], 4)  # low precision is summed in 4 bytes
-        lanes = max(hardware.vector_bytes // item, 1)
-        mr, nr = int(parameters.get("mr", 1)) or 1, int(parameters.get("nr", lanes)) or 1
-        wise = sizes.columns <= 1
-        width = sizes.batches if wise else sizes.columns
-        rows, columns = -(-sizes.rows // mr), -(-width // nr)
-        return Fit(
-            sizes,
-            parameters,
-            hardware,
-            threads,
-            lanes,
-            (mr, nr),
-            width,
-            (rows, columns),
-            units=max(rows * columns * (1 if wise else sizes.batches), 1),
-            padded=max(rows * mr * columns * nr / max(sizes.rows * width, 1), 1.0),
-            streamed=_streamed(sizes, rows, columns, parameters.get("order") == "rows"),
-        )
-
-    def row(self) -> list[float]:
-        """In the order of `COLUMNS`."""
-        parameters, host, sizes, width = self.parameters, self.hardware, self.sizes, self.width
-        method = next((name for name in _METHODS if parameters.get(name)), "direct")
-        numbers = [parameters.get(name) for name in _PARAMETERS]
-        mr, nr = self.tile
-        vectors = -(-nr // self.lanes)
-        registers = 32 if host.vector_bytes == 64 else 16
-        tiled = "mr" in parameters
-        rows, columns = self.grid
-        each = -(-self.units // self.threads)
-        unroll = max(int(parameters.get("unroll", 1)), 1)
-        panel = sizes.sums * nr * sizes.items[1]
-        block = sizes.sums * mr * sizes.items[0]
-        return [
-            *(float(method == name) for name in _METHODS),
-            *(float(parameters.get("sparse") == name) for name in _SPARSE),
-            *(float(n) if isinstance(n, int) else NAN for n in numbers),
-            float(parameters.get("order") == "rows"),
-            float(vectors) if tiled else NAN,
-            float(mr * vectors) if tiled else NAN,
-            (mr * vectors + vectors + 1) / registers if tiled else NAN,
-            share(rows * mr - sizes.rows, sizes.rows),
-            share(columns * nr - width, width),
-            share(-sizes.sums % unroll, sizes.sums),
-            share(-width % self.lanes, width),
-            rows * columns * sizes.batches,
-            columns,
-            each,
-            share(each * self.threads - self.units, self.units),
-            share(panel, host.l1),
-            share(panel, host.l2),
-            share(block, host.l1),
-            share(block, host.l2),
-            self.streamed,
-        ]
+    tiled = ~np.isnan(n["schedule_mr"])
+    mr = np.where(tiled, np.maximum(n["schedule_mr"], 1), 1)
+    nr = np.where(tiled, np.maximum(n["schedule_nr"], 1), n["lanes"])
+    wise = n["wise"] > 0
+    width, batches = np.where(wise, n["batches"], n["columns"]), np.where(wise, 1, n["batches"])
+    vectors = np.ceil(nr / n["lanes"])
+    lines = np.maximum(n["rows"], 1) / np.maximum(n["tall"], 1)
+    cut = np.maximum(np.ceil(n["tall"] / mr), 1)
+    height = n["tall"] / cut
+    rows, panels = cut * lines, np.maximum(np.ceil(width / nr), 1)
+    units = np.maximum(rows * panels * batches, 1)
+    each = np.ceil(units / threads)
+    unroll = np.maximum(np.nan_to_num(n["schedule_unroll"], nan=1), 1)
+    panel = np.where(n["packed"] > 0, n["packed"] / (panels * batches), n["sums"] * nr * n["right_item"])
+    block, left = n["sums"] * mr * n["left_item"], n["rows"] * n["sums"] * n["left_item"]
+    factor = panel * panels
+    streamed = batches * _streamed(rows, panels, panel, left, factor, n["rows_outside"] > 0, hardware)
+    product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), streamed)
+    return {
+        **{f"by_{name}": n[f"by_{name}"] for name in METHODS},
+        **{f"by_sparse_{name}": n[f"by_sparse_{name}"] for name in SPARSE},
+        **{f"schedule_{name}": n[f"schedule_{name}"] for name in PARAMETERS},
+        "rows_outside": n["rows_outside"],
+        "tile_vectors": np.where(tiled, vectors, np.nan),
+        "accumulators": np.where(tiled, mr * vectors, np.nan),
+        "register_share": np.where(tiled, (mr * vectors + vectors + 1) / core.registers, np.nan),
+        "tile_height": np.where(tiled, height, np.nan),
+        "tile_taller": np.where(tiled, height % 1, np.nan),
+        "column_waste": (panels * nr - width) / np.maximum(width, 1),
+        "unroll_waste": -n["sums"] % unroll / np.maximum(n["sums"], 1),
+        "vector_waste": -width % n["lanes"] / np.maximum(width, 1),
+        "log_tiles": rows * panels * batches,
+        "log_panels": panels,
+        "log_units_per_thread": each,
+        "thread_waste": (each * threads - units) / units,
+        "ratio_panel_l1": panel / max(hardware.l1, 1),
+        "ratio_panel_l2": panel / max(hardware.l2, 1),
+        "ratio_rows_l1": block / max(hardware.l1, 1),
+        "ratio_rows_l2": block / max(hardware.l2, 1),
+        "ratio_left_l2": left / max(hardware.l2, 1),
+        "ratio_factor_l2": factor / max(hardware.l2, 1),
+        "log_streamed": streamed,
+        "tiled": tiled.astype(float),
+        "height": height,
+        "taller": height % 1,
+        "tile_rows": mr,
+        "tile_columns": nr,
+        "vectors": vectors,
+        "register_tiles": units,
+        "units": units,
+        "streamed": np.where(n["contracts"] > 0, product, 0.0),
+    }
 
 
-def _streamed(sizes: Sizes, rows: int, columns: int, rows_outside: bool) -> float:
-    """Where row tiles are outside, each reads all columns again, else each panel all rows."""
-    left = sizes.rows * sizes.sums * sizes.items[0]
-    right = sizes.columns * sizes.sums * sizes.items[1] * sizes.stored
-    return sizes.batches * (left + rows * right if rows_outside else columns * left + right)
+def _streamed(
+    rows: Array, panels: Array, panel: Array, left: Array, factor: Array, outside: NDArray[np.bool_], hardware: Hardware
+) -> Array:
+    """Where row tiles are outside, each reads all panels again; else each panel all rows, and each tile its panel unless L1 holds it."""
+    again = np.where(panel <= _USABLE * hardware.l1, 1, rows)
+    by_rows = left + np.where(factor <= _USABLE * hardware.l1, factor, rows * factor)
+    return np.where(outside, by_rows, panels * (left + again * panel))
+
+
+def _winograd(n: Numbers, hardware: Hardware) -> Array:
+    """A kernel that L2 does not hold comes anew for each block of tiles."""
+    blocks = np.ceil(n["rows"] * n["batches"] / 4 / np.maximum(n["schedule_tiles"], 1))
+    return n["packed"] * np.where(n["packed"] <= _USABLE * hardware.l2, 1, blocks)

@@ -6,12 +6,12 @@ from effc.costmodel.features.scale import share
 from effc.costmodel.hardware import Hardware
 
 #: Instruction sets that change the code of a kernel, by their flags.
-_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_bf16", "amx_int8")
+SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_bf16", "amx_int8")
 
 COLUMNS: tuple[str, ...] = (
     "vector_bytes",
     "threads",
-    *(f"has_{name}" for name in _SETS),
+    *(f"has_{name}" for name in SETS),
     *("log_l1_bytes", "log_l2_bytes", "log_l3_bytes"),
     *("log_flops", "log_bandwidth", "log_thread_flops"),
     *("log_l1_bandwidth", "log_l2_bandwidth", "log_l3_bandwidth"),
@@ -25,7 +25,7 @@ def row(hardware: Hardware, threads: int) -> list[float]:
     return [
         float(hardware.vector_bytes),
         float(threads),
-        *(float(usable(hardware, name)) for name in _SETS),
+        *(float(usable(hardware, name)) for name in SETS),
         *(float(size) for size in (hardware.l1, hardware.l2, hardware.l3)),
         *(speed.flops, speed.bandwidth, hardware.one.flops),
         *hardware.caches,

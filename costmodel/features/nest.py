@@ -10,15 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
+from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
+from effc.costmodel.features.moves import steps
 from effc.costmodel.features.scale import NAN
-from effc.costmodel.features.work import steps
 
 COLUMNS: tuple[str, ...] = (
     *("log_rows", "log_columns", "log_sums", "log_batches"),
     *("window", "depthwise", "left_item", "right_item", "quantized", "right_packed", "masked"),
     *("stored_share", "block_elements"),
+    *("log_tall", "log_lines", "columns_inner", "rows_crowded", "sums_crowded", "unaligned"),
 )
+
+#: Bytes: addresses that are multiples of it apart share a set of L1.
+_PAGE = 4096
+#: Bytes of a cache line.
+_LINE = 64
+#: Rows that fill a register tile.
+_FULL = 8
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,10 @@ class Sizes:
     """``window``: whether an address takes steps of rows and sums together, as a convolution's does; ``items``: bytes of an element of
     the left and of the right factor; ``right``: number of the operand, -1 where there is no product; ``stored``: share of the right
     one's elements that may differ from zero, ``block``: elements of a block of them; ``stage``: number of the block's stage that this is.
+    ``tall``: rows that register tiles divide, a line of them; ``inner``: whether neighbours in a row of the right factor are neighbours in
+    memory; ``crowded``: whether rows of the left one, and steps of the sum in the right one, lie whole pages apart. ``further``: channels
+    of an attention's values. ``taps``: of the innermost sum, and ``stride``: of how many of them rows are apart in the left factor, 0 where
+    rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache line.
     """
 
     rows: int
@@ -40,6 +53,13 @@ class Sizes:
     masked: bool
     stored: float
     block: int
+    tall: int
+    inner: bool = True
+    crowded: tuple[bool, bool] = (False, False)
+    further: int = 0
+    taps: int = 1
+    stride: int = 0
+    unaligned: bool = False
     stage: int = 0
 
     @staticmethod
@@ -50,38 +70,71 @@ class Sizes:
             return max(each, key=lambda s: s.points)
         sizes = [d.size.evaluate(values) for d in spec.dims]
         if spec.template == "attention":
-            batch, heads, queries, keys, channels, _ = sizes
+            batch, heads, queries, keys, channels, further = sizes
             item = ITEM_SIZE[spec.operands[0].dtype]
             masked = spec.get("mask") is not None or bool(spec.get("causal"))
-            return Sizes(queries, keys, channels, batch * heads, False, (item, item), -1, False, False, masked, 1.0, 1)
+            heads *= batch
+            return Sizes(
+                queries,
+                keys,
+                channels,
+                heads,
+                False,
+                (item, item),
+                -1,
+                False,
+                False,
+                masked,
+                1.0,
+                1,
+                queries,
+                further=further,
+            )
         product = next((i for i in spec.body if i.op == "contract"), None)
         if product is None:
             return _without_product(spec, sizes)
         left, right = (_factor(spec, arg) for arg in product.args)
-        if spec.operands[left["operand"]].role == "packed":
-            left, right = right, left
-        in_left, in_right = _dims(left, values), _dims(right, values)
         parallel = [i for i, d in enumerate(spec.dims) if d.kind == "parallel"]
         reduced = [i for i, d in enumerate(spec.dims) if d.kind != "parallel"]
+        walks = [dict(steps(e, values)) for i in spec.body for _, e in i.attributes if isinstance(e, Expr)]
+        in_left, in_right = (dict(steps(side["address"], values)) for side in (left, right))
+        stored = dict(steps(next(i for i in spec.body if i.op == "store")["address"], values))
+        if spec.operands[left["operand"]].role == "packed" or (
+            spec.operands[right["operand"]].role != "packed" and _exchanged(in_left, in_right, stored)
+        ):
+            left, right, in_left, in_right = right, left, in_right, in_left
+        rows = [i for i in parallel if f"d{i}" in in_left and f"d{i}" not in in_right]
+        columns = [i for i in parallel if f"d{i}" in in_right and f"d{i}" not in in_left]
+        batches = [i for i in parallel if f"d{i}" in in_left and f"d{i}" in in_right]
         operand = spec.operands[right["operand"]]
+        items = ITEM_SIZE[spec.operands[left["operand"]].dtype], ITEM_SIZE[operand.dtype]
         sums = prod(sizes[i] for i in reduced)
         sparse = operand.sparsity
-        columns = prod(sizes[i] for i in parallel if i in in_right and i not in in_left)
-        batches = prod(sizes[i] for i in parallel if i in in_left and i in in_right)
-        whole = max(columns * batches * sums, 1)
+        whole = max(prod(sizes[i] for i in (*columns, *batches)) * sums, 1)
+        tall, across = _tall(rows, sizes, walks)
+        deepest = next((i for i in reversed(reduced) if sizes[i] > 1), -1)
         return Sizes(
-            rows=prod(sizes[i] for i in parallel if i in in_left and i not in in_right),
-            columns=columns,
+            rows=prod(sizes[i] for i in rows),
+            columns=prod(sizes[i] for i in columns),
             sums=sums,
-            batches=batches,
-            window=any(i in in_left and _shares_steps(left, i, parallel, values) for i in reduced),
-            items=(ITEM_SIZE[spec.operands[left["operand"]].dtype], ITEM_SIZE[operand.dtype]),
+            batches=prod(sizes[i] for i in batches),
+            window=any(f"d{i}" in in_left and _shares_steps(in_left, i, parallel) for i in reduced),
+            items=items,
             right=right["operand"],
             packed=operand.role == "packed",
             quantized=operand.dtype == "i8",
             masked=bool(left.args),
             stored=min(1.0, sparse.elements / whole) if sparse else 1.0,
             block=sparse.rows * sparse.columns if sparse else 1,
+            tall=tall,
+            inner=operand.role == "packed" or any(in_right.get(f"d{i}") == 1 for i in (*columns, *batches)),
+            taps=sizes[deepest] if deepest >= 0 else 1,
+            stride=_stride(in_left.get(f"d{across}", 0), in_left.get(f"d{deepest}", 0)),
+            unaligned=in_left.get(f"d{across}", 0) * items[0] % _LINE != 0,
+            crowded=(
+                _pages(in_left.get(f"d{across}", 0) * items[0]),
+                operand.role != "packed" and _pages(in_right.get(f"d{deepest}", 0) * items[1]),
+            ),
         )
 
     @property
@@ -102,6 +155,11 @@ class Sizes:
             float(self.masked),
             self.stored,
             float(self.block),
+            float(self.tall),
+            float(self.rows // max(self.tall, 1)),
+            float(self.inner),
+            *map(float, self.crowded),
+            float(self.unaligned),
         ]
 
 
@@ -111,7 +169,8 @@ def _without_product(spec: KernelSpec, sizes: list[int]) -> Sizes:
     columns = parallel[-1] if parallel else 1
     item = ITEM_SIZE[spec.operands[0].dtype] if spec.operands else 0
     masked = any(i.op == "load" and i.args for i in spec.body)
-    return Sizes(prod(parallel[:-1]), columns, sums, 1, False, (item, 0), -1, False, False, masked, 1.0, 1)
+    rows = prod(parallel[:-1])
+    return Sizes(rows, columns, sums, 1, False, (item, 0), -1, False, False, masked, 1.0, 1, rows)
 
 
 def _factor(spec: KernelSpec, value: int) -> Instr:
@@ -127,15 +186,38 @@ def _loads(spec: KernelSpec, value: int) -> bool:
     return instr.op == "load" or any(_loads(spec, a) for a in instr.args)
 
 
-def _dims(load: Instr, values: Mapping[str, int]) -> frozenset[int]:
-    return frozenset(int(name[1:]) for name, _ in steps(load["address"], values) if name[0] == "d")
+def _exchanged(left: Mapping[str, int], right: Mapping[str, int], stored: Mapping[str, int]) -> bool:
+    """Whether columns are those of the left factor, because its neighbours, and not the right one's, are neighbours in the result."""
+    own = [any(stored.get(d) == 1 for d in mine if d not in other) for mine, other in ((left, right), (right, left))]
+    return own[0] and not own[1]
 
 
-def _shares_steps(load: Instr, dim: int, parallel: list[int], values: Mapping[str, int]) -> bool:
+def _tall(rows: list[int], sizes: list[int], walks: list[dict[str, int]]) -> tuple[int, int]:
+    """The longest line of rows that lie at one distance from each other in every operand, and the number of its innermost dimension."""
+    lines: list[tuple[int, int]] = []
+    for dim in rows:
+        size = sizes[dim]
+        if size == 1:
+            continue
+        if lines and all(w.get(f"d{lines[-1][1]}", 0) == w.get(f"d{dim}", 0) * size for w in walks):
+            lines[-1] = lines[-1][0] * size, dim
+        else:
+            lines.append((size, dim))
+    return max(lines, key=lambda line: (min(line[0], _FULL), line[1]), default=(1, -1))
+
+
+def _stride(row: int, tap: int) -> int:
+    return row // tap if tap and row % tap == 0 else 0
+
+
+def _pages(distance: int) -> bool:
+    return distance > 0 and distance % _PAGE == 0
+
+
+def _shares_steps(step: Mapping[str, int], dim: int, parallel: list[int]) -> bool:
     """Whether a parallel dimension moves by a multiple of a summed one's step, or by less than the summed one reaches: taps of a window.
 
     Of a matrix the rows' step is a multiple of the sums' too; a window's is not as long as its row.
     """
-    step = dict(steps(load["address"], values))
     own = step.get(f"d{dim}", 0)
     return own > 0 and any(step.get(f"d{p}", 0) in (own, 2 * own) for p in parallel)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from effc.compiler.ir.expr import Call, Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
 from effc.costmodel import roofline
+from effc.costmodel.features.moves import WALKS, Access, moved, steps, walk_of
 from effc.costmodel.features.scale import NAN, share
 
 TEMPLATES = ("loops", "contraction", "block", "attention", "scan", "scatter")
@@ -30,8 +30,29 @@ _KINDS = (
     "store",
 )
 
-#: How an access moves: along which dimension its address takes steps of one element, or why along none.
-_WALKS = ("inner", "reduction", "outer", "strided", "broadcast", "gathered")
+#: Cycles of one vector, where two multiply-adds start in each; a function is a polynomial of some length, or an instruction.
+_CYCLES = {
+    "add": 0.5,
+    "multiply": 0.5,
+    "compare": 0.5,
+    "integer": 0.5,
+    "convert": 1.0,
+    "divide": 4.0,
+    "reduce": 0.75,
+    "decode": 1.0,
+}
+_OPS = {
+    "arith.truncf": 3.0,
+    "math.exp": 9.0,
+    "math.exp2": 8.0,
+    "math.erf": 11.0,
+    "math.tanh": 14.0,
+    "math.sqrt": 8.0,
+    "math.rsqrt": 10.0,
+}
+_FUNCTION, _SEARCH = 20.0, 12.0
+#: As the ``loops`` template counts vectors of instructions that are polynomials, and divisions.
+_ASKED_HEAVY, _ASKED_DIVISION = 15.0, 8.0
 
 _CHEAP_MATH = frozenset({"absf", "absi", "ceil", "floor", "copysign", "fma", "round", "roundeven", "trunc"})
 _FLOATS = ("f64", "f32", "bf16", "f16")
@@ -48,9 +69,9 @@ COLUMNS: tuple[str, ...] = (
     ),
     *("instructions", "symbolic"),
     *(f"log_{kind}" for kind in _KINDS),
-    "log_operations",
-    *(f"load_{walk}" for walk in _WALKS),
-    *(f"store_{walk}" for walk in _WALKS),
+    *("log_operations", "turned", "picked"),
+    *(f"load_{walk}" for walk in WALKS),
+    *(f"store_{walk}" for walk in WALKS),
     *("smallest_item", "largest_item", "computes_in_floats", "operands"),
 )
 
@@ -58,7 +79,9 @@ COLUMNS: tuple[str, ...] = (
 @dataclass(frozen=True)
 class Work:
     """``counts`` of each kind of instruction, ``operations`` as the roofline counts them, ``accessed``: elements that each operand's loads
-    and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``values``: of the symbols.
+    and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``cycles``: of vectors of one
+    element, without the factors of a product, as `_CYCLES` counts; ``asked``: as the ``loops`` template counts them. ``order``: shares of
+    what is moved that is transposed in registers, and picked up one by one. ``values``: of the symbols.
     """
 
     spec: KernelSpec
@@ -68,6 +91,9 @@ class Work:
     operations: int
     accessed: tuple[int, ...]
     walks: tuple[Mapping[str, int], Mapping[str, int]]
+    cycles: float
+    asked: float
+    order: tuple[float, float]
 
     @staticmethod
     def of(spec: KernelSpec, values: Mapping[str, int]) -> Work:
@@ -76,6 +102,7 @@ class Work:
         counts: Counter[str] = Counter()
         walks = Counter[str](), Counter[str]()
         accessed = [0] * len(spec.operands)
+        cycles = asked = 0.0
         if spec.template == "attention":
             batch, heads, queries, keys, channels, out_channels = sizes
             points = batch * heads * queries * keys
@@ -85,15 +112,32 @@ class Work:
             counts.update(part.counts)
             walks[0].update(part.walks[0])
             walks[1].update(part.walks[1])
+            cycles, asked = cycles + part.cycles, asked + part.asked
             accessed = [a + b for a, b in zip(accessed, _padded(part.accessed, len(accessed)), strict=True)]
+        product = any(i.op == "contract" for i in spec.body)
+        outside = sum(d.kind == "parallel" for d in spec.dims) if product else len(sizes)
+        points_of = [prod(sizes[:level]) for level in range(len(sizes) + 1)]
+        accesses: list[Access] = []
         for instr, level in zip(spec.body, spec.levels(), strict=True):
-            points = prod(sizes if instr.op in ("reduce", "contract") else sizes[:level])
+            points = points_of[-1 if instr.op in ("reduce", "contract") else level]
             operations += roofline.cost(instr) * points
-            counts[_kind(instr)] += points
+            kind = kind_of(instr)
+            counts[kind] += points
+            inside = level > outside or instr.op == "contract"
             if instr.op in ("load", "store"):
                 accessed[instr["operand"]] += points
-                walks[instr.op == "store"][_walk(instr["address"], spec, values)] += points
-        return Work(spec, values, sizes, counts, operations, tuple(accessed), walks)
+                walk, along = walk_of(instr["address"], spec, values)
+                walks[instr.op == "store"][walk] += points
+                if not inside:
+                    masked = bool(instr.args[instr.op == "store" :])
+                    walked = dict(steps(instr["address"], values))
+                    accesses.append(Access(instr.op == "store", masked, points, walk, along, walked))
+            elif not inside:
+                each, heavy = _cost(instr, kind)
+                cycles, asked = cycles + each * points, asked + heavy * points
+        move, counted, order = moved(accesses, sizes)
+        found = tuple(accessed), walks, cycles + move, asked + counted, order
+        return Work(spec, values, sizes, counts, operations, *found)
 
     def bytes_of(self, spec: KernelSpec) -> tuple[tuple[str, int, float], ...]:
         """``(role, bytes, how often each is accessed)`` of each operand of ``spec``, this kernel under any schedule. Of what is gathered
@@ -128,7 +172,8 @@ class Work:
             float(bool(spec.symbols)),
             *(float(self.counts.get(kind, 0)) for kind in _KINDS),
             float(self.operations),
-            *(share(walks.get(w, 0), sum(walks.values())) for walks in self.walks for w in _WALKS),
+            *self.order,
+            *(share(walks.get(w, 0), sum(walks.values())) for walks in self.walks for w in WALKS),
             float(min(items, default=0)),
             float(max(items, default=0)),
             share(sum(dtype in _FLOATS for dtype in computed), len(computed)),
@@ -136,7 +181,7 @@ class Work:
         ]
 
 
-def _kind(instr: Instr) -> str:
+def kind_of(instr: Instr) -> str:
     dialect, _, name = instr.op.partition(".")
     if not name:
         return instr.op
@@ -153,46 +198,16 @@ def _kind(instr: Instr) -> str:
     return "add" if name.endswith("f") or dialect == "math" else "integer"
 
 
-def _walk(address: Expr, spec: KernelSpec, values: Mapping[str, int]) -> str:
-    """The first of `_WALKS` that fits an address."""
-    moved: set[str] = set()
-    gathered = False
-    for name, step in steps(address, values):
-        if name[0] == "v":
-            gathered = True
-        elif name[0] == "d" and step == 1:
-            return _along(int(name[1:]), spec)
-        elif name[0] == "d":
-            moved.add(name)
-    if gathered:
-        return "gathered"
-    return "strided" if moved else "broadcast"
-
-
-def _along(dim: int, spec: KernelSpec) -> str:
-    if spec.dims[dim].kind != "parallel":
-        return "reduction"
-    last = max(i for i, d in enumerate(spec.dims) if d.kind == "parallel")
-    return "inner" if dim == last else "outer"
-
-
-def steps(address: Expr, values: Mapping[str, int]) -> list[tuple[str, int]]:
-    """``(variable, step)`` of the terms of an address over loop dimensions (``d*``) and values (``v*``); a step of 0 where it is not
-    linear.
-    """
-    found: list[tuple[str, int]] = []
-    for mono, coefficient in address.terms:
-        step, names = coefficient, []
-        for atom in mono:
-            if isinstance(atom, Call):
-                names += [(n, 0) for n in (*atom.lhs.variables(), *atom.rhs.variables()) if n not in values]
-            elif atom.name in values:
-                step *= values[atom.name]
-            else:
-                names.append((atom.name, 1))
-        linear = len(names) == 1
-        found += [(name, step if linear and single else 0) for name, single in names]
-    return found
+def _cost(instr: Instr, kind: str) -> tuple[float, float]:
+    """Cycles of a vector of an instruction that computes, and as the template counts them."""
+    if kind in ("constant", "index", "check"):
+        return 0.0, 0.0
+    if kind == "math":
+        short = instr.op in ("math.sqrt", "math.rsqrt")
+        return _OPS.get(instr.op, _FUNCTION), _ASKED_DIVISION if short else _ASKED_HEAVY
+    if kind == "reduce" and instr["kind"].startswith("arg"):
+        return _SEARCH, 0.5
+    return _OPS.get(instr.op, _CYCLES.get(kind, 0.0)), _ASKED_DIVISION if kind == "divide" else 0.5
 
 
 def _padded(counts: Sequence[int], length: int) -> list[int]:

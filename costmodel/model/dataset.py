@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +18,34 @@ from effc.costmodel.traces import Part, Trace
 #: A record whose quartiles are further apart than this share of its median teaches nothing.
 NOISY = 0.5
 
-_ROOF = features.COLUMNS.index("log_roof")
+_ROOF, _COUNTED, _CODE = (features.COLUMNS.index(name) for name in ("log_roof", "log_counted", "log_code"))
+#: Sizes of a nest by which shapes are told apart, and how much larger those of the next kind are, as a power of two.
+_SIZES = tuple(features.COLUMNS.index(f"log_{name}") for name in ("rows", "columns", "sums"))
+_OCTAVES = 3
+#: How subjects begin that are models.
+_MODEL = "model:"
+#: Facts of the code, by their names in `traces.Code`.
+CODE = ("instructions", "code_bytes", "spills", "vector_share")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """``rows``: features; ``seconds``: median of one call; ``roof``: what the roofline says. ``sites``: of each record the kernel,
-    machine and threads: its schedules compete with each other; ``own``: the template's own choice among them. ``skipped``: records that
-    are left out, by reason.
+    """``rows``: features; ``seconds``: median of one call; ``roof``: what the roofline says, ``counted``: what a count of cycles does.
+    ``families`` as in the traces, of models each one; ``shapes``: finer ones, of kernels of one family and size. ``sites``: of each record
+    the kernel, machine and threads: its schedules compete with each other; ``own``: the template's own choice among them. ``code``: `CODE`
+    of each, NaN where it is not known. ``skipped``: records that are left out, by reason.
     """
 
     rows: NDArray[np.float32]
     seconds: NDArray[np.float64]
     roof: NDArray[np.float64]
+    counted: NDArray[np.float64]
     families: NDArray[np.str_]
+    shapes: NDArray[np.str_]
     sites: NDArray[np.str_]
     own: NDArray[np.bool_]
     spread: NDArray[np.float64]
+    code: NDArray[np.float64]
     skipped: Counter[str]
     machines: tuple[Hardware, ...]
 
@@ -43,7 +54,7 @@ class Dataset:
 
     def only(self, chosen: NDArray[np.bool_]) -> Dataset:
         """The records where ``chosen`` holds."""
-        arrays = ("rows", "seconds", "roof", "families", "sites", "own", "spread")
+        arrays = (f.name for f in fields(self) if f.name not in ("skipped", "machines"))
         return replace(self, **{name: getattr(self, name)[chosen] for name in arrays})
 
 
@@ -79,8 +90,20 @@ def site_key(trace: Trace) -> tuple[str, str, str]:
 
 
 def roof_seconds(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The roofline's time of each row of features, with what a call costs: what the model's predictions are relative to."""
+    """The roofline's time of each row of features, with what a call costs."""
     found: NDArray[np.float64] = (np.exp2(rows[:, _ROOF].astype(np.float64)) - 1) * 1e-9 + roofline.OVERHEAD
+    return found
+
+
+def counted_seconds(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The counted time of each row of features (`features.cycles`): what the model's predictions are relative to."""
+    found: NDArray[np.float64] = (np.exp2(rows[:, _COUNTED].astype(np.float64)) - 1) * 1e-9
+    return found
+
+
+def counted_instructions(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The counted instructions of the code of each row (`features.code`)."""
+    found: NDArray[np.float64] = np.exp2(rows[:, _CODE].astype(np.float64)) - 1
     return found
 
 
@@ -105,14 +128,23 @@ def _arrays(
         listed += [(key, trace) for key, trace, _ in records]
     whole = np.concatenate(rows)
     traces: Sequence[Trace] = [trace for _, trace in listed]
+    families = np.array([t.subject if t.subject.startswith(_MODEL) else t.family for t in traces])
+    classes = np.round(np.nan_to_num(whole[:, _SIZES]) / _OCTAVES).astype(int)
     return Dataset(
         rows=whole,
         seconds=np.array([t.median for t in traces]),
         roof=roof_seconds(whole),
-        families=np.array([t.family for t in traces]),
+        counted=counted_seconds(whole),
+        families=families,
+        shapes=np.array([f"{f} {'x'.join(map(str, c))}" for f, c in zip(families, classes, strict=True)]),
         sites=np.array([" ".join(key[:-1]) for key, _ in listed]),
         own=np.array([t.own_choice for t in traces]),
         spread=np.array([t.spread for t in traces]),
+        code=np.array([_code(t) for t in traces]),
         skipped=skipped,
         machines=tuple(machines.values()),
     )
+
+
+def _code(trace: Trace) -> list[float]:
+    return [float(getattr(trace.code, name)) if trace.code else float("nan") for name in CODE]

@@ -1,7 +1,9 @@
-"""How good a model is on what it has not seen: families of shapes or models held out whole, beside simpler ways to choose.
+"""How good a model is on what it has not seen: kinds of kernels or models, or their shapes, held out whole, beside simpler ways to
+choose.
 
 Beside the model stand the roofline (of the machine's peak and bandwidth, with the template's own schedule as its choice, since a roof
-is the same for all), a constant (the median over the roof in the training data), and a schedule taken at random.
+is the same for all), the count of cycles that the model learns to correct, a constant (the median over the roof in the training data), and
+a schedule taken at random.
 """
 
 from __future__ import annotations
@@ -15,15 +17,23 @@ from numpy.typing import NDArray
 
 from effc.compiler.ir.errors import OptionError
 from effc.costmodel.model.dataset import Dataset, site_key
-from effc.costmodel.model.predictor import UNSURE
+from effc.costmodel.model.predictor import UNSURE, widening
+from effc.costmodel.model.ranking import kendall
+from effc.costmodel.model.targets import QUANTILES
 from effc.costmodel.model.training import ROUNDS, train
 from effc.costmodel.traces import Part
 
 #: Sites whose ranking is judged: so many schedules at least, and so far apart.
 CANDIDATES, RANGE = 8, 1.3
 _TOP = 5
+#: Parts into which shapes are divided, each held out in turn.
+PARTS = 5
+#: What can be held out whole: families as the traces have them, or shapes, of which a family's others stay.
+HELD = ("family", "shape")
 
 Array = NDArray[np.float64]
+#: Low, median and high of each record.
+Range = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True)
@@ -48,32 +58,59 @@ class Errors:
         return {name: None if value != value else value for name, value in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class Judged:
+    """``errors``: by family, then by who predicts (``model``, ``count``, ``roofline``, ``constant``, ``random``); at last the family
+    ``all``. ``widening``: of the model's ranges, so that they hold what they promise; ``predicted``: the last seed's median of each record.
+    """
+
+    errors: dict[str, dict[str, Errors]]
+    widening: float
+    predicted: Array
+
+
 def held_out(
     data: Dataset,
     seeds: Sequence[int],
     workers: int = 1,
     rounds: int = ROUNDS,
     watch: Callable[[str], None] = lambda text: None,
-) -> dict[str, dict[str, Errors]]:
-    """By family, then by who predicts (``model``, ``roofline``, ``constant``, ``random``): the errors on that family of what was
-    trained on all others, the mean over ``seeds``; at last the family ``all``, over all records. OptionError: there are not two
-    families.
+    by: str = "family",
+) -> Judged:
+    """The errors on each part of what was trained on all others, the mean over ``seeds``. ``by``: one of `HELD`. OptionError: there are not
+    two parts.
     """
     families = sorted(set(map(str, data.families)))
-    if len(families) < 2:
-        raise OptionError(f"the traces hold the family {families[0]} alone: holding out a family needs another one")
     runs: list[dict[str, dict[str, Errors]]] = []
     for seed in seeds:
-        folds: dict[str, tuple[Dataset, dict[str, tuple[Array, Array, Array]]]] = {}
-        for family in families:
-            watch(f"seed {seed}, without {family}")
-            test = data.only(data.families == family)
-            rest = data.only((data.families != family) & ~np.isin(data.sites, test.sites))
-            folds[family] = test, _predictions(rest, test, seed, workers, rounds)
-        runs.append(_judged(folds, data, seed))
-    return {
+        parts = parts_of(data, by, seed)
+        found = _predictions(data, parts, seed, workers, rounds, watch)
+        wide = widening(data.seconds, *found["model"])
+        found["model"] = _widened(data, parts, found["model"])
+        draw = np.random.default_rng(seed).random(len(data))
+        each = {family: _judged(data, found, draw, data.families == family) for family in families}
+        runs.append({**each, "all": _judged(data, found, draw, np.ones(len(data), bool))})
+    errors_of = {
         family: {who: _mean([run[family][who] for run in runs]) for who in found} for family, found in runs[0].items()
     }
+    return Judged(errors_of, wide, found["model"][1])
+
+
+def parts_of(data: Dataset, by: str, seed: int) -> NDArray[np.intp]:
+    """Of each record the number of the part that it is held out with."""
+    names, number = np.unique(data.families if by == "family" else data.shapes, return_inverse=True)
+    if len(names) < 2:
+        raise OptionError(f"the traces hold the {by} {names[0]} alone: holding out a {by} needs another one")
+    if by == "family":
+        return number
+    found: NDArray[np.intp] = np.random.default_rng(seed).permutation(len(names))[number] % PARTS
+    return found
+
+
+def without(data: Dataset, parts: NDArray[np.intp], part: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which records are the part's, and which are trained on: no kernel of the part is among them."""
+    test = parts == part
+    return test, ~test & ~np.isin(data.sites, data.sites[test])
 
 
 def repeated(parts: Iterable[Part]) -> tuple[int, float, float]:
@@ -121,62 +158,50 @@ def errors(data: Dataset, predicted: Array, order: Array, likely: tuple[Array, A
     )
 
 
-def kendall(a: Array, b: Array) -> float:
-    """Kendall's tau-b: of all pairs, those in the same order less those in the other one; 0 where one side is all ties."""
-    x, y = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
-    pairs = np.triu_indices(len(a), 1)
-    x, y = x[pairs], y[pairs]
-    scale = np.sqrt((x != 0).sum() * (y != 0).sum())
-    return float((x * y).sum() / scale) if scale else 0.0
-
-
 def _predictions(
-    rest: Dataset, test: Dataset, seed: int, workers: int, rounds: int
-) -> dict[str, tuple[Array, Array, Array]]:
-    """``(low, median, high)`` by who predicts."""
-    found = {"model": train(rest, seed, workers, rounds).seconds(test.rows, workers)}
-    found["roofline"] = (test.roof,) * 3
-    found["constant"] = (test.roof * np.median(rest.seconds / rest.roof),) * 3
-    return found
+    data: Dataset, parts: NDArray[np.intp], seed: int, workers: int, rounds: int, watch: Callable[[str], None]
+) -> dict[str, Range]:
+    """Of each record, by who predicts, without having seen its part."""
+    model, constant = np.zeros((3, len(data))), np.zeros(len(data))
+    for part in np.unique(parts):
+        test, rest = without(data, parts, part)
+        watch(f"seed {seed}, without {', '.join(sorted(set(data.families[test])))}")
+        known = data.only(rest)
+        model[:, test] = train(known, seed, workers, rounds, targets=QUANTILES).seconds(data.rows[test])
+        constant[test] = data.roof[test] * np.median(known.seconds / known.roof)
+    low, median, high = model
+    return {
+        "model": (low, median, high),
+        "count": (data.counted,) * 3,
+        "roofline": (data.roof,) * 3,
+        "constant": (constant,) * 3,
+    }
+
+
+def _widened(data: Dataset, parts: NDArray[np.intp], model: Range) -> Range:
+    """Each part's ranges as wide as those of the others had to be."""
+    low, median, high = (np.copy(m) for m in model)
+    for part in np.unique(parts):
+        test = parts == part
+        factor = widening(data.seconds[~test], *(m[~test] for m in model))
+        low[test] = median[test] * (low[test] / median[test]) ** factor
+        high[test] = median[test] * (high[test] / median[test]) ** factor
+    return low, median, high
 
 
 def _judged(
-    folds: Mapping[str, tuple[Dataset, dict[str, tuple[Array, Array, Array]]]], data: Dataset, seed: int
-) -> dict[str, dict[str, Errors]]:
-    found: dict[str, dict[str, Errors]] = {}
-    draw = np.random.default_rng(seed)
-    for family, (test, predicted) in folds.items():
-        own = np.where(test.own, 0.0, 1.0)  # a roof does not tell schedules apart: the template's own is taken
-        low, median, high = predicted["model"]
-        at_random = draw.random(len(test))
-        found[family] = {
-            "model": errors(test, median, median, (low, high)),
-            "roofline": errors(test, predicted["roofline"][1], own),
-            "constant": errors(test, predicted["constant"][1], own),
-            "random": errors(test, predicted["constant"][1], at_random),
-        }
-    whole = {
-        who: _pooled([found[family][who] for family in found]) for who in ("model", "roofline", "constant", "random")
+    data: Dataset, predicted: Mapping[str, Range], at_random: Array, chosen: NDArray[np.bool_]
+) -> dict[str, Errors]:
+    test, own = data.only(chosen), np.where(data.own, 0.0, 1.0)[chosen]  # a roof does not tell schedules apart
+    low, median, high = (m[chosen] for m in predicted["model"])
+    counted, roof, constant = (predicted[who][1][chosen] for who in ("count", "roofline", "constant"))
+    return {
+        "model": errors(test, median, median, (low, high)),
+        "count": errors(test, counted, counted),
+        "roofline": errors(test, roof, own),
+        "constant": errors(test, constant, own),
+        "random": errors(test, constant, at_random[chosen]),
     }
-    return {**found, "all": whole}
-
-
-def _pooled(parts: Sequence[Errors]) -> Errors:
-    """Over all records, or sites, of the parts."""
-
-    def mean(name: str, weights: Sequence[int]) -> float:
-        values = [
-            (getattr(p, name), w)
-            for p, w in zip(parts, weights, strict=True)
-            if getattr(p, name) == getattr(p, name) and w
-        ]
-        total = sum(w for _, w in values)
-        return sum(v * w for v, w in values) / total if total else float("nan")
-
-    records, sites = [p.records for p in parts], [p.sites for p in parts]
-    by_record = {name: mean(name, records) for name in ("mape", "within", "covered", "unsure")}
-    by_site = {name: mean(name, sites) for name in ("tau", "regret", "top_regret")}
-    return Errors(records=sum(records), sites=sum(sites), **by_record, **by_site)
 
 
 def _mean(runs: Sequence[Errors]) -> Errors:

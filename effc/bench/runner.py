@@ -38,7 +38,7 @@ class Subject:
     small: bool = False
 
     def build(self, *, dense: bool = False) -> tuple[nn.Module, tuple[Any, ...]]:
-        """With the same weights and inputs in every process. ``dense``: in place of a quantized kernel that torch does not have, the float
+        """With the same weights and inputs in every process. ``dense``: in place of a compressed kernel that torch does not have, the float
         one.
         """
         case = self._case(dense)
@@ -88,7 +88,8 @@ class Runner:
         module, inputs = subject.build(dense=self._system.name == "eager")
         calibration = subject.calibration() if self._setting.dtype == "int8" else []
         start = time.perf_counter()
-        self._call = self._system.prepare(module, inputs, self._setting, calibration)
+        setting = replace(self._setting, passes=() if subject.kernel is None else subject.kernel.passes)
+        self._call = self._system.prepare(module, inputs, setting, calibration)
         results = self._call()
         first_call = time.perf_counter() - start
         error = relative_error(results, torch.load(reference))

@@ -83,9 +83,9 @@ def _subjects(args: argparse.Namespace) -> list[Subject]:
     wanted = _chosen(args.models, [*kernels.KERNELS, *kernels.FAMILIES], "kernel") if args.models else kernels.FAMILIES
     chosen = [k for n, k in kernels.KERNELS.items() if n in wanted or k.family in wanted]
     if args.dtype == "int8":
-        chosen = [k for k in chosen if not k.quantized]
+        chosen = [k for k in chosen if not k.compressed]
         if not chosen:
-            raise OptionError("these kernels are quantized as they are: leave --dtype int8 out")
+            raise OptionError("these kernels are compressed as they are: leave --dtype int8 out")
     return [Subject("kernel", k.name) for k in chosen]
 
 

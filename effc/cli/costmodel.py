@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from effc.cli import costmodel_collect, costmodel_model
+from effc.cli import costmodel_collect, costmodel_show, costmodel_train
 from effc.cli.command import Command
 
-_ACTIONS = (costmodel_collect.COMMAND, *costmodel_model.COMMANDS)
+_ACTIONS = (costmodel_collect.COMMAND, *costmodel_train.COMMANDS, costmodel_show.COMMAND)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -36,6 +36,11 @@ def _add_arguments(collect: argparse.ArgumentParser) -> None:
     collect.add_argument(
         "--scheduler", metavar="ADDRESS", help="spread over the workers of a Dask scheduler (default: this machine)"
     )
+    collect.add_argument(
+        "--isa",
+        choices=("avx512", "avx2", "x86-64"),
+        help="measure what a CPU with no more than this runs (default: all that this has)",
+    )
     collect.add_argument("--seed", type=int, default=0, help="of the shapes and schedules (default 0)")
 
 
@@ -49,8 +54,16 @@ def _collect(args: argparse.Namespace) -> int:
         raise OptionError("there is nothing to collect: give --model, or --shapes above 0")
     if args.out.exists() and not args.out.is_dir():
         raise OptionError(f"--out {args.out} is no folder")
+    if args.isa is not None and args.scheduler is not None:
+        raise OptionError("--isa is for this machine: with --scheduler, start the workers with EFFC_CPU set")
     from effc.collecting.collector import Request
+    from effc.compiler.codegen.cpu.target import CHOICE, Target
     from effc.costmodel.traces import schema
+
+    if args.isa is not None:
+        os.environ[CHOICE] = args.isa  # toolchain processes inherit it
+        Target.host.cache_clear()
+        Target.host()  # what this CPU has not is an error now
 
     schema()  # without pyarrow, nothing is worth measuring
     assignments = _assignments(args)

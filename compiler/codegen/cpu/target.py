@@ -118,6 +118,13 @@ class Target:
         """
         return self.vector_bytes == 64 and self.sums_pairs
 
+    @property
+    def fetches_streams(self) -> bool:
+        """Whether to fetch ahead what is read in order: on Zen 4 that keeps the processor's own prefetching from it. 2:4 weights from
+        memory, one row, one core: 1.24 to 1.33 times the dense kernel's speed with it, 1.62 to 1.94 without.
+        """
+        return not self.halves_vectors
+
     def lanes(self, element_bytes: int) -> int:
         """Elements of ``element_bytes`` that one vector register holds."""
         return self.vector_bytes // element_bytes
@@ -140,6 +147,11 @@ class Target:
     def added_features(self) -> tuple[str, ...]:
         """LLVM features to switch on, as ``+name``, so that code for tile registers can be made on a CPU without them."""
         return tuple(f"+{_LLVM_NAMES.get(f, f)}" for f in sorted(self.features) if f.startswith("amx"))
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """Features, by /proc/cpuinfo's names, that code for it does without, though a CPU that it runs on may have them."""
+        return frozenset(_CONSIDERED) - self.features
 
     @property
     def key(self) -> str:

@@ -90,8 +90,8 @@ def parallel_kernel(
     """Write the kernel of ``spec``; the ``with`` body emits the work of units ``[share.lo, share.hi)``.
 
     ``units``: how many pieces the work can be cut into (over the spec's symbols); ``cycles_per_unit``: an estimate of
-    what one costs. With ``partial_bytes`` share number i owns that many bytes at ``share.partials + i * partial_bytes``,
-    and ``finish`` emits what is done with them after all shares (its ``share.hi`` is the number of shares). ``most``: threads
+    what one costs. With ``partial_bytes`` share number i owns that many bytes at ``share.partials + i * partial_bytes``.
+    ``finish`` emits what is done after all shares, by one thread (its ``share.hi`` is the number of shares). ``most``: threads
     at most, where each has memory of its own in an operand.
     """
     name = kernel_name(spec)
@@ -105,7 +105,8 @@ def parallel_kernel(
             share = Share(b, spec, slots, b.index(0), count, b.index(0), partials)
             share.load_slots()
             finish(share)
-    _entry(b, spec, name, units, cycles_per_unit, partial_bytes, MAX_PARTIALS if partial_bytes else most)
+    most = MAX_PARTIALS if partial_bytes else most
+    _entry(b, spec, name, units, cycles_per_unit, partial_bytes, most, finish is not None)
 
 
 def _region(b: Builder, name: str) -> None:
@@ -133,7 +134,14 @@ def _call_body(b: Builder, name: str, slots: Value, lo: Value, hi: Value, index:
 
 
 def _entry(
-    b: Builder, spec: KernelSpec, name: str, units: Expr, cycles: Expr, partial_bytes: int, most: int | None
+    b: Builder,
+    spec: KernelSpec,
+    name: str,
+    units: Expr,
+    cycles: Expr,
+    partial_bytes: int,
+    most: int | None,
+    finishes: bool,
 ) -> None:
     with b.function(name, [PTR]) as (slots,):
         data = b.stack(5, I64)
@@ -169,7 +177,7 @@ def _entry(
             return []
 
         b.choose(parallel, (), many, one)
-        if partial_bytes:
+        if finishes:
             shares = b.maximum(threads, 1)
             b.line(
                 f"llvm.call @{name}_finish({slots.name}, {shares.name}, {partials.name}) : ({PTR}, i64, {PTR}) -> ()"

@@ -129,7 +129,8 @@ class Removed:
             return s
         moment = None if s.second_moment is None else s.second_moment[met][:, met]
         by_channel = {f: getattr(s, f)[met] for f in ("least", "greatest", "mean", "mean_square")}
-        return replace(s, **by_channel, sample=s.sample[:, met], second_moment=moment)
+        windows = None if s.windows is None else s.windows[:, met]
+        return replace(s, **by_channel, sample=s.sample[:, met], second_moment=moment, windows=windows)
 
 
 def along(tensor: Tensor, dim: int) -> Tensor:

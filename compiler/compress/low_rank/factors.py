@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from effc.compiler.compress.form import Form, multiplied
 from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.low_rank.between import statistics_of
+from effc.compiler.ir.calibration import Statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,12 @@ class Factors(Form):
     def parts(self) -> Mapping[str, Tensor]:
         shift = {} if self.shift is None else {"shift": self.shift}
         return {"left": self.left, "right": self.right, **shift}
+
+    def met(self, statistics: Statistics) -> Mapping[str, Statistics]:
+        sample, right = torch.from_numpy(statistics.sample), self.right.float()
+        if sample.shape[1] != right.shape[1]:
+            return {"right": statistics}  # of another model: what looks at it says so
+        return {"right": statistics, "left": statistics_of(sample @ right.T)}
 
     @property
     def kind(self) -> str:

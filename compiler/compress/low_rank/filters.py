@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from effc.compiler.compress.form import Form, multiplied
 from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.low_rank.between import statistics_of
+from effc.compiler.ir.calibration import Statistics
+
+#: By the number of dimensions of a window.
+_CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +38,29 @@ class FilterChain(Form):
     def parts(self) -> Mapping[str, Tensor]:
         shift = {} if self.shift is None else {"shift": self.shift}
         return {f"kernel{n}": kernel for n, kernel in enumerate(self.kernels)} | shift
+
+    def met(self, statistics: Statistics) -> Mapping[str, Statistics]:
+        found = {"kernel0": statistics}
+        for n, value in enumerate(self.between(statistics)):
+            found[f"kernel{n + 1}"] = statistics_of(value)
+        return found
+
+    def between(self, statistics: Statistics) -> Iterator[Tensor]:
+        """What meets the kernels behind the first, for calibration's windows: ``[rows, channels, window…]`` each, of the positions that one
+        output is summed over. As far as it is known: without windows behind kernels of one position alone; nothing of another model's.
+        """
+        dims = self.kernels[0].dim() - 2
+        if statistics.windows is not None:
+            value = torch.from_numpy(statistics.windows)
+        else:
+            value = torch.from_numpy(statistics.sample)[(..., *[None] * dims)]
+        if value.shape[1] != self.groups * self.kernels[0].shape[1]:
+            return
+        for kernel in self.kernels[:-1]:
+            if any(size > there for size, there in zip(kernel.shape[2:], value.shape[2:], strict=True)):
+                return
+            value = _CONVOLUTIONS[dims](value, kernel.float(), groups=self.groups)
+            yield value
 
     @property
     def kind(self) -> str:

@@ -1,8 +1,9 @@
 """``Kernel``: a convolution's weight, of one group, and how little is lost of it by what rank.
 
-What is known of the activations is their mean and covariance at one position; those at two positions of the window are taken as
-uncorrelated, but for the mean. In coordinates that make the input channels white the squared error of the output is then that of the
-weight, so what is best for the weight there is best for the output. Without activations the channels themselves are the coordinates.
+What is known of the activations is their mean, and the covariance of the channels at one position, times how positions of the window go
+together, which is one matrix for its rows and one for its columns (`positions.py`). In coordinates that make all of these white the squared
+error of the output is that of the weight, so what is best for the weight there is best for the output. Without activations the weight's own
+coordinates serve; without windows among what calibration has kept, two positions are taken as uncorrelated, but for the mean.
 """
 
 from __future__ import annotations
@@ -14,38 +15,42 @@ import torch
 from torch import Tensor
 
 from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.low_rank.positions import along, root_of
 from effc.compiler.compress.low_rank.tucker import Tucker
-
-#: Variances count as at least this share of the mean one, so that coordinates can be turned back.
-_LEAST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """``weight``: float64 ``[out, in, rows, columns]``; further dimensions of the window are columns. ``root``: float64 ``[in, in]``, whose
     product with its transpose is the covariance of the input channels; ``mean``: theirs, ``[in]``; both None where they are not known.
+    ``along``: likewise of the rows and of the columns of the window, ``[rows, rows]`` and ``[columns, columns]``.
     """
 
     weight: Tensor
     root: Tensor | None
     mean: Tensor | None
+    along: tuple[Tensor, Tensor]
 
     @staticmethod
     def of(weight: Tensor, inputs: Inputs | None, first: int) -> Kernel:
         """``first``: of the channels of ``inputs``."""
         flat = weight.double().flatten(3) if weight.dim() > 3 else weight.double()[..., None]
+        apart = (torch.eye(flat.shape[2], dtype=torch.float64), torch.eye(flat.shape[3], dtype=torch.float64))
         if inputs is None:
-            return Kernel(flat, None, None)
+            return Kernel(flat, None, None, apart)
         taken = slice(first, first + weight.shape[1])
         mean = inputs.mean[taken].double()
-        values, vectors = torch.linalg.eigh(inputs.moment[taken, taken].double() - mean.outer(mean))
-        floor = _LEAST_VARIANCE * float(values.clamp(min=0).mean()) or 1.0
-        return Kernel(flat, vectors * values.clamp(min=floor).sqrt(), mean)
+        covariance = inputs.moment[taken, taken].double() - mean.outer(mean)
+        if inputs.windows is not None and weight.dim() > 2:
+            windows = inputs.windows[:, taken].reshape(-1, *flat.shape[1:]).double() - mean[:, None, None]
+            apart = along(windows, covariance)
+        return Kernel(flat, root_of(covariance), mean, apart)
 
     @cached_property
     def white(self) -> Tensor:
         """The weight in coordinates in which activations are white."""
-        return self.weight if self.root is None else torch.einsum("oihw,ij->ojhw", self.weight, self.root)
+        channels = self.weight if self.root is None else torch.einsum("oihw,ij->ojhw", self.weight, self.root)
+        return torch.einsum("oihw,hr,wc->oirc", channels, *self.along)
 
     @property
     def squares(self) -> float:
@@ -82,7 +87,7 @@ class Kernel:
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
         """Left singular vectors of the white weight as a matrix of (output, column) by (input, row), and its singular values."""
-        left, values, _ = torch.linalg.svd(_split(self.white), full_matrices=False)
+        left, values, _ = torch.linalg.svd(_split(self.white), full_matrices=False)  # of columns as `along` has them
         return left, values
 
     def split_errors(self) -> Tensor:
@@ -96,9 +101,10 @@ class Kernel:
         2016). Of a window of one position it is the product of two matrices.
         """
         out, width, rows, columns = self.weight.shape
-        left = self._split[0][:, :rank]
-        right = left.T @ _split(self.weight)
-        return [right.reshape(rank, width, rows), left.reshape(out, columns, rank).transpose(1, 2)]
+        left, of_columns = self._split[0][:, :rank], self.along[1]
+        right = left.T @ _split(torch.einsum("oihw,wc->oihc", self.weight, of_columns))
+        back = torch.linalg.solve(of_columns.T, left.reshape(out, columns, rank).transpose(0, 1).flatten(1))
+        return [right.reshape(rank, width, rows), back.reshape(columns, out, rank).permute(1, 2, 0)]
 
 
 def _split(weight: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor
 from effc.compiler.compress.by_options import ByOptions
 from effc.compiler.compress.compressor import Groups
 from effc.compiler.compress.pruning.detect import Fit, best_fit
+from effc.compiler.compress.pruning.fitting import kept_whole, unpruned
 from effc.compiler.compress.pruning.prune import prune
 from effc.compiler.compress.pruning.pruned import PrunedWeight, sparsity_of
 from effc.compiler.compress.pruning.rewrite import PrunedRewriter
-from effc.compiler.compress.sites import WeightSite, left_out
+from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
 from effc.passes.sparsity import Sparsify
 
@@ -25,12 +26,7 @@ class ByPruning(ByOptions[Sparsify]):
     rewriter = PrunedRewriter
 
     def refusal(self, site: WeightSite, weight: Tensor) -> str:
-        reason = _refusal(self.options, site)
-        if reason or self.options.method == "magnitude":
-            return reason
-        if site.in_groups:
-            return "of a convolution in groups, calibration does not tell which channels meet which weights"
-        return "" if self.options.statistics(site.name) is not None else "the calibration has not seen it"
+        return unpruned(self.options, site)
 
     def of(self, groups: Groups, weights: Mapping[str, Tensor]) -> Mapping[str, StoredWeight[PrunedWeight]]:
         return {name: stored for group in groups for name, stored in self._of_group(group, weights).items()}
@@ -63,7 +59,7 @@ class ByZeros(ByOptions[Sparsify]):
         self._forms: dict[str, PrunedWeight] = {}
 
     def refusal(self, site: WeightSite, weight: Tensor) -> str:
-        reason = _refusal(self.options, site)
+        reason = kept_whole(self.options, site)
         if reason:
             return reason
         values, known = site.by_channels(weight), self._forms.get(site.name)
@@ -101,9 +97,3 @@ class ByZeros(ByOptions[Sparsify]):
 def _last(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """``[out, channels, window…]`` as ``[out, window…, channels]``."""
     return weight.to(dtype).movedim(1, -1).contiguous()
-
-
-def _refusal(options: Sparsify, site: WeightSite) -> str:
-    if "embedding" in site.kinds:
-        return "an embedding looks its rows up, which takes no time that zeros would save"
-    return left_out(site, options)

@@ -24,9 +24,9 @@ def laid_back(weight: Tensor, shape: torch.Size) -> Tensor:
 def kept(scores: Tensor, pattern: Pattern, sparsity: float, by_output: bool = False) -> Tensor:
     """True where ``scores``, floats ``[out, positions, channels]`` that the pattern divides, are largest: bool of that shape.
 
-    Not of whole channels, which `compress.channels` removes. A block's score is the sum of its elements'. ``sparsity``: the share of
-    False, exact to half a block in all of the weight (N:M says it itself). ``by_output``: scores are compared within the output channels
-    of a block, each losing the same share, else in all of the weight. Something always stays.
+    Not of whole channels, which `compress.channels` removes. The score of a block, or of windows that go together, is the sum of its
+    elements'. ``sparsity``: the share of False, exact to half of these in all of the weight (N:M says it itself). ``by_output``: scores are
+    compared within the output channels of a block, each losing the same share, else in all of the weight. Something always stays.
     """
     assert pattern.kind != "channel", "channels are removed, not masked"
     if pattern.kind == "n:m":
@@ -34,8 +34,10 @@ def kept(scores: Tensor, pattern: Pattern, sparsity: float, by_output: bool = Fa
         best = groups.topk(pattern.n, dim=-1).indices
         return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, best, True).reshape(scores.shape)
     tiles = scores.unflatten(-1, (-1, pattern.columns)).unflatten(0, (-1, pattern.rows)).sum((1, -1))
+    if pattern.kind == "kernel":
+        tiles = tiles.sum(1, keepdim=True)
     pools = tiles.flatten(1) if by_output else tiles.reshape(1, -1)
-    chosen = _largest(pools, sparsity).reshape(tiles.shape)
+    chosen = _largest(pools, sparsity).reshape(tiles.shape).expand(-1, scores.shape[1], -1)
     return chosen.repeat_interleave(pattern.rows, 0).repeat_interleave(pattern.columns, 2)
 
 

@@ -9,6 +9,7 @@ from math import floor
 from torch import Tensor
 
 from effc.compiler.compress.form import Form
+from effc.compiler.ir.calibration import Statistics
 from effc.compiler.ir.pattern import Pattern
 from effc.compiler.ir.sparsity import LONGEST_GROUP, Sparsity
 from effc.runtime.sparse_panels import stored_blocks
@@ -50,6 +51,9 @@ class PrunedWeight(Form):
     def parts(self) -> Mapping[str, Tensor]:
         out, *window, channels = self.weight.shape
         return {"pruned": self.weight.reshape(out, channels, *window) if self.pointwise else self.weight}
+
+    def met(self, statistics: Statistics) -> Mapping[str, Statistics]:
+        return {"pruned": statistics}
 
     @property
     def kind(self) -> str:

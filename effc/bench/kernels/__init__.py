@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from effc.bench.kernels import attention, contractions, convolutions, moves, pointwise, quantized, rows
+from effc.bench.kernels import attention, compressed, contractions, convolutions, moves, pointwise, quantized, rows
 from effc.bench.kernels.kernel import Kernel
 from effc.bench.models.entry import Case, Inputs, settle
 
 #: By full name, ``family/shape``; the shape of a linear is KxN, of others that of the (first) input.
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
-    for part in (contractions, convolutions, attention, rows, pointwise, moves, quantized)
+    for part in (contractions, convolutions, attention, rows, pointwise, moves, quantized, compressed)
     for kernel in part.kernels()
 }
 FAMILIES = tuple(dict.fromkeys(kernel.family for kernel in KERNELS.values()))

@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from effc.bench.models.entry import normal
+from effc.bench.systems.system import Passes
 
 #: ``input(seed)``: a fresh random tensor.
 Input = Callable[[int], Tensor]
@@ -18,7 +19,8 @@ Input = Callable[[int], Tensor]
 class Kernel:
     """``name``: ``family/shape``. ``make()``: the module. ``flops``: of a call, where torch's counter counts what need not be done, or
     misses it; ``bytes``: likewise, where codes lie in more bits than they need. ``arithmetic``: dtype of the products, where it is not
-    that of the measurement. ``dense``: what eager runs in place of a quantized kernel that torch does not have.
+    that of the measurement. ``dense``: what eager runs in place of a compressed kernel that torch does not have. ``passes``: what effc is
+    told to make of it, as its option.
     """
 
     name: str
@@ -28,11 +30,12 @@ class Kernel:
     bytes: int | None = None
     arithmetic: str | None = None
     dense: Kernel | None = None
+    passes: Passes = ()
 
     @property
-    def quantized(self) -> bool:
+    def compressed(self) -> bool:
         """Whether it already is, whatever dtype is asked for."""
-        return self.arithmetic is not None or self.dense is not None
+        return self.arithmetic is not None or self.dense is not None or bool(self.passes)
 
     @property
     def family(self) -> str:

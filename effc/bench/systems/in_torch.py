@@ -30,7 +30,7 @@ class Eager:
 
 
 class Effc:
-    """``torch.compile(model, backend="effc")`` with no options."""
+    """``torch.compile(model, backend="effc")``, with no options but the ``passes`` of a kernel whose weights are compressed."""
 
     name = "effc"
 
@@ -41,7 +41,8 @@ class Effc:
         self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
     ) -> Call:
         module, inputs = _made(module, inputs, setting, calibration)
-        compiled = torch.compile(module, backend="effc")
+        options: dict[str, Any] = {"passes": {name: dict(chosen) for name, chosen in setting.passes}}
+        compiled = torch.compile(module, backend="effc", options=options if setting.passes else None)
         return lambda: tensors(compiled(*inputs))
 
 

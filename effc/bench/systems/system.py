@@ -14,16 +14,21 @@ from torch.utils import _pytree as pytree
 #: What a model's floats are in; of ``int8`` those that are not quantized.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
 
+#: Rewrites by name, with their options.
+Passes = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 #: One call of the prepared model on its inputs: the output's tensors, in order.
 Call = Callable[[], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """``dtype``: a key of ``DTYPES``; the precision in which the model computes."""
+    """``dtype``: a key of ``DTYPES``; the precision in which the model computes. ``passes``: what effc, and no other, is told to make of
+    the subject's weights, by name with its options.
+    """
 
     threads: int
     dtype: str
+    passes: Passes = ()
 
 
 class System(Protocol):

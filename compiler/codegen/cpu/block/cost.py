@@ -9,7 +9,8 @@ A kernel takes as long as its arithmetic or its memory, whichever is longer, and
 computes although another does too. ``memory``: each thread's half of what the stages read and write, at `FAR_BYTES` a cycle where that half
 leaves L2, else at `NEAR_BYTES`. Apart, an intermediate is written and read so; fused it stays in L2, or in L1 where all of a tile's do.
 ``moved``: lines that a tile keeps, which are read and written before it. A factor comes from afar once for each thread, or half of it
-where threads share out its panels; fused, again for each tile if L2 does not hold all of a block's factors beside its intermediates.
+where threads share out its panels; fused, again for each tile if L2 does not hold all of a block's factors beside its intermediates. What
+every slice of channels reads comes once for each.
 """
 
 from __future__ import annotations
@@ -91,11 +92,13 @@ class Counter:
         turns = -(-mine // plan.tile)
         held = plan.scratch_bytes()
         moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
-        near = 2 * sum(self.between) / THREADS if held > L1_BYTES else 0.0
-        weights = sum(self.factors)
-        far = float(weights) * (1 if weights + held <= L2_BYTES else turns)
-        for size in self.outside:
-            near, far = near + _near(size), far + _far(size)
+        hidden = sum(size for b, size in zip(plan.between, self.between, strict=True) if not b.shown)
+        near = 2 * hidden / THREADS if held > L1_BYTES else 0.0
+        weights = sum(self.factors) / plan.slices
+        far = weights * (plan.slices if weights + held <= L2_BYTES else turns)
+        for operand, size in self._outside.items():
+            times = plan.slices if operand in self._again else 1
+            near, far = near + times * _near(size), far + times * _far(size)
         return Cost(compute, halo, near, far, moved, turns * len(plan.stages), self.apart)
 
     @cached_property
@@ -122,9 +125,14 @@ class Counter:
         ]  # fmt: skip
 
     @cached_property
-    def outside(self) -> list[int]:
-        """Bytes of each operand that a kernel before has written, or one after will read."""
-        return list(self._outside.values())
+    def _again(self) -> set[int]:
+        """The operands that every slice of channels reads all of."""
+        return {
+            stage.operands[instr["operand"]]
+            for stage in self.reading.stages
+            for instr in stage.body.body
+            if instr.op == "load" and "d0" not in instr["address"].variables()
+        }
 
     @cached_property
     def _line_bytes(self) -> list[int]:

@@ -14,9 +14,9 @@ from effc.compiler.ir.spec import KernelSpec
 
 def lines_of(spec: KernelSpec) -> tuple[Lines, ...] | None:
     """Of each stage; None where no convolution says how many lines an image has."""
-    scratch = {i for i, o in enumerate(spec.operands) if o.role == "scratch"}
-    loaded = [_operands(stage, "load") & scratch for stage in spec.stages]
-    stored = [_operands(stage, "store") & scratch for stage in spec.stages]
+    between = {operand for stage in spec.stages[:-1] for operand in operands_of(stage, "store")}
+    loaded = [operands_of(stage, "load") & between for stage in spec.stages]
+    stored = [operands_of(stage, "store") & between for stage in spec.stages]
     found = [_natural(stage) for stage in spec.stages]
     for _ in spec.stages:
         known = {o: lines for lines, own in zip(found, stored, strict=True) if lines is not None for o in own}
@@ -32,14 +32,20 @@ def _first(lines: Mapping[int, Lines], operands: set[int]) -> Lines | None:
     return next((lines[o] for o in sorted(operands) if o in lines), None)
 
 
-def _operands(stage: KernelSpec, op: str) -> set[int]:
+def operands_of(stage: KernelSpec, op: str) -> set[int]:
+    """That a stage loads or stores."""
     return {instr["operand"] for instr in stage.body if instr.op == op}
 
 
 def _natural(stage: KernelSpec) -> Lines | None:
-    """Of a convolution in two dimensions or more: its parallel dims are images (where there are several), height, width and channels."""
+    """Of a convolution in two dimensions or more: its parallel dims are images (where there are several), height, width, and the channels
+    and their groups, which its weight has too.
+    """
     sizes = [d.size.constant for d in stage.dims if d.kind == "parallel"]
-    wide = [size for size in sizes if size is not None and size > 1]
-    if stage.template != "contraction" or None in sizes or len(sizes) < 4 or len(wide) < 3:
+    if stage.template != "contraction" or None in sizes or len(sizes) < 4:
         return None
-    return Lines(1, wide[0]) if len(wide) == 3 else Lines(wide[0], wide[1])
+    loads = (instr for instr in stage.body if instr.op == "load")
+    weights = [i["address"].variables() for i in loads if stage.operands[i["operand"]].role == "packed"]
+    channels = weights[0] if weights else frozenset[str]()
+    wide = [size for i, size in enumerate(sizes) if size is not None and size > 1 and f"d{i}" not in channels]
+    return Lines(1, wide[0]) if len(wide) == 2 else Lines(wide[0], wide[1]) if len(wide) == 3 else None

@@ -2,19 +2,24 @@
 
 A stage is compiled as a function over a run of its units. The lines of an intermediate that a tile asks for lie in the thread's own
 scratch memory, one after the other; a stage sees them at an address moved back by the lines before, so that the addresses of its spec hold.
+A last stage that reduces all lines leaves the result of each in memory that all threads share; one of them does the rest when all are done.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from effc.compiler.codegen.cpu.access import memory_type
+from effc.compiler.codegen.cpu.block.fold import Fold
 from effc.compiler.codegen.cpu.block.lines import Between, Lines
 from effc.compiler.codegen.cpu.block.needs import Need
 from effc.compiler.codegen.cpu.block.plan import MOST_THREADS, Plan
-from effc.compiler.codegen.cpu.block.stages import StageCode
+from effc.compiler.codegen.cpu.block.stages import StageCode, own
 from effc.compiler.codegen.cpu.contraction.rows import place
 from effc.compiler.codegen.cpu.emit import kernel_name
+from effc.compiler.codegen.cpu.loops.nest import emit_lines
+from effc.compiler.codegen.cpu.loops.plan import plan_lines
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import I64, PTR, Builder, Value, vector_type
 from effc.compiler.codegen.cpu.threads import Share, parallel_kernel
@@ -45,9 +50,20 @@ class BlockKernel:
         for number in range(len(self.stages)):
             self._stage(number)
         units = const(self.plan.units.count)
-        with parallel_kernel(self.b, self.spec, units, const(self.cycles), most=MOST_THREADS) as share:
+        end = None if self.plan.fold is None else partial(self._end, self.plan.fold)
+        with parallel_kernel(self.b, self.spec, units, const(self.cycles), finish=end, most=MOST_THREADS) as share:
             self._images(share)
         return self.b.text()
+
+    def _end(self, fold: Fold, share: Share) -> None:
+        """What follows all lines."""
+        spec, numbers = own(fold.end)
+        plan = plan_lines(spec, self.target, 0)
+        assert not isinstance(plan, str), "there are several lines"
+        b = self.b
+        whole = Share(b, spec, share.slots, b.index(0), b.index(1), b.index(0), share.slots)
+        whole.load_slots(numbers)
+        emit_lines(b, plan, 0, self.target, whole)
 
     def _stage(self, number: int) -> None:
         """A function ``(slots, first unit, end, a pointer an intermediate)``."""
@@ -58,7 +74,7 @@ class BlockKernel:
             share = Share(b, stage.spec, slots, lo, hi, b.index(0), slots)
             share.load_slots(stage.operands)
             for link, pointer in zip(between, pointers, strict=True):
-                if link.operand in stage.operands:
+                if link.operand in stage.operands and not link.shown:
                     share.place(stage.operands.index(link.operand), pointer)
             self.stages[number].emit(share)
 
@@ -82,6 +98,8 @@ class BlockKernel:
     def _home(self, share: Share, number: int) -> Value:
         """Where a thread's first line of an intermediate lies."""
         b, plan, link = self.b, self.plan, self.plan.between[number]
+        if link.shown:
+            return share.pointer(link.operand)
         elements = plan.share_elements()[number]
         offset = b.add(b.mul(share.index, elements), plan.spare * link.stride)
         return b.element_pointer(share.pointer(link.operand), offset, self._element(link))

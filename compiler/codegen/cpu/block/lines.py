@@ -7,14 +7,14 @@ a stage is a run of its units, and asks for a run of lines of what it reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 from effc.compiler.codegen.cpu.contraction.borders import Border
 from effc.compiler.codegen.cpu.contraction.roles import drop_units
 from effc.compiler.ir.expr import Expr, const, var
-from effc.compiler.ir.spec import Dim, Instr, KernelSpec
+from effc.compiler.ir.spec import Instr, KernelSpec
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,14 @@ class Lines:
 
 @dataclass(frozen=True)
 class Between:
-    """Where an intermediate lies: ``lines``, ``stride`` elements apart; ``operand`` of the block."""
+    """Where an intermediate lies: ``lines``, ``stride`` elements apart; ``operand`` of the block. ``shown``: it is a result too, so all of
+    it lies outside of the block; else a thread has some lines of it.
+    """
 
     operand: int
     lines: Lines
     stride: int
+    shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def lined(spec: KernelSpec, lines: Lines) -> tuple[KernelSpec, int] | str:
         if size is None or dim.kind != "parallel":
             break
         if (found * size) % lines.count == 0 and found * size > lines.count and lines.count % found == 0:
-            return _split(spec, i, found * size // lines.count), i + 1
+            return split(spec, i, found * size // lines.count), i + 1
         if lines.count % (found * size):
             break
         found *= size
@@ -72,12 +75,13 @@ def lined(spec: KernelSpec, lines: Lines) -> tuple[KernelSpec, int] | str:
     )
 
 
-def _split(spec: KernelSpec, at: int, inner: int) -> KernelSpec:
+def split(spec: KernelSpec, at: int, inner: int) -> KernelSpec:
     """``spec`` with dim ``at`` written as two, the second of size ``inner``."""
     first = {f"d{i}": var(f"t{i + (i > at)}") for i in range(len(spec.dims))}
     first[f"d{at}"] = var(f"t{at}") * inner + var(f"t{at + 1}")
     size = spec.dims[at].size.constant or 0
-    dims = (*spec.dims[:at], Dim(const(size // inner)), Dim(const(inner)), *spec.dims[at + 1 :])
+    halves = (replace(spec.dims[at], size=const(n)) for n in (size // inner, inner))
+    dims = (*spec.dims[:at], *halves, *spec.dims[at + 1 :])
     ranges = {f"t{i}": d.size for i, d in enumerate(dims)}
     second = {f"t{i}": var(f"d{i}") for i in range(len(dims))}
 
@@ -121,6 +125,30 @@ def reach(
             most += factor * (size - 1)
     offset, least = divmod(start, stride)
     return unlike if least + most >= stride else Reach(step, low + offset, high + offset)
+
+
+def footprint(spec: KernelSpec, first: int, address: Expr) -> tuple[object, ...] | None:
+    """Which elements the access at ``address`` touches, line by line, of a nest whose ``first`` dims number its lines: equal for two that
+    touch the same. None where that is not a plain sum over the dims.
+    """
+    known = [_known(address.coefficient(f"d{i}")) for i in range(len(spec.dims))]
+    start = _known(address.substitute({f"d{i}": 0 for i in range(len(spec.dims))}))
+    walks = [(f, d.size.constant) for f, d in zip(known, spec.dims, strict=True) if f is not None and d.size.constant]
+    if start is None or len(walks) < len(known):
+        return None
+    inner = sorted((f, n or 0) for f, n in walks[first:] if f)
+    return start, *_fewest((f, n or 0) for f, n in reversed(walks[:first])), None, *_fewest(inner)
+
+
+def _fewest(walks: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Steps and counts of nested walks, the innermost first, with those made one that step on where the one inside them ends."""
+    found: list[tuple[int, int]] = []
+    for step, count in walks:
+        if found and found[-1][0] * found[-1][1] == step:
+            found[-1] = (found[-1][0], found[-1][1] * count)
+        else:
+            found.append((step, count))
+    return found
 
 
 def _known(value: Expr | None) -> int | None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
+from effc.compiler.codegen.cpu.block.fold import Fold
 from effc.compiler.codegen.cpu.block.lines import Between, Reach
 from effc.compiler.codegen.cpu.block.stages import Stage
-from effc.compiler.ir.spec import KernelSpec, Operand
+from effc.compiler.ir.spec import Operand
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Need:
 
 @dataclass(frozen=True)
 class Reading:
-    """A plan without what schedules say."""
+    """A plan without what schedules say. ``fold``: where the last stage is the first half of one. ``slices``: of channels, each of which
+    has images of its own.
+    """
 
     operands: tuple[Operand, ...]
     stages: tuple[Stage, ...]
@@ -43,23 +47,26 @@ class Reading:
     by_stage: tuple[Need, ...]
     by_between: tuple[Need, ...]
     tiled: bool
+    fold: Fold | None
+    slices: int
 
 
-def join(spec: KernelSpec, stages: Sequence[Stage], tiled: bool) -> Reading | str:
+def join(
+    operands: tuple[Operand, ...], stages: Sequence[Stage], tiled: bool, fold: Fold | None = None, slices: int = 1
+) -> Reading | str:
     """What the stages ask of each other, or the reason why they do not follow each other line by line."""
-    scratch = [i for i, o in enumerate(spec.operands) if o.role == "scratch"]
     needs: list[Need | None] = [*[None] * (len(stages) - 1), Need(1, 0, 0)]
     between: list[Between] = []
     by_between: list[Need] = []
     for number in reversed(range(len(stages) - 1)):
         stored = {*stages[number].touched("store")}
-        if len(stored) != 1 or not stored <= {*scratch}:
+        if len(stored) != 1:
             return "a stage stores more than the next ones read"
         (operand,) = stored
-        found = _placed(stages[number], operand)
+        found = _placed(stages[number], operand, operands[operand].role != "scratch")
         if isinstance(found, str):
             return found
-        asked = _asked(stages[number + 1 :], needs[number + 1 :], found)
+        asked = _asked(stages[number:], needs[number:], found)
         if isinstance(asked, str):
             return asked
         needs[number] = asked
@@ -70,25 +77,28 @@ def join(spec: KernelSpec, stages: Sequence[Stage], tiled: bool) -> Reading | st
     if any(b.operand in _read_by(stages[: i + 1]) for i, b in enumerate(between)):
         return "a stage reads what a later one stores"
     known = tuple(need for need in needs if need is not None)
-    return Reading(spec.operands, tuple(stages), tuple(between), known, tuple(by_between), tiled)
+    return Reading(operands, tuple(stages), tuple(between), known, tuple(by_between), tiled, fold, slices)
 
 
 def _read_by(stages: Sequence[Stage]) -> set[int]:
     return {operand for stage in stages for operand in stage.touched("load")}
 
 
-def _placed(stage: Stage, operand: int) -> Between | str:
+def _placed(stage: Stage, operand: int, shown: bool) -> Between | str:
     """Where the lines of the intermediate lie that ``stage`` stores."""
     stores = [i for op, i in stage.accesses(operand) if op == "store"]
     if len(stores) != 1 or any(op == "load" for op, _ in stage.accesses(operand)):
         return "an intermediate is stored in parts, or updated"
+    if shown:
+        points = prod(d.size.constant or 0 for d in stage.body.dims if d.kind == "parallel")
+        return Between(operand, stage.lines, points // stage.lines.count, shown=True)
     address = stage.body.body[stores[0]]["address"]
     factors = [address.coefficient(f"d{i}") for i in range(len(stage.body.dims))]
     known = [None if f is None else f.constant for f in factors]
     stride = known[stage.first - 1] if stage.lines.count > 1 else _extent(stage, known)
     if not stride or stride < 0:
         return "an intermediate whose lines do not follow each other"
-    found = Between(operand, stage.lines, stride)
+    found = Between(operand, stage.lines, stride, shown)
     where = stage.reach(stores[0], found)
     if isinstance(where, str):
         return where
@@ -106,9 +116,11 @@ def _extent(stage: Stage, factors: Sequence[int | None]) -> int | None:
 
 
 def _asked(stages: Sequence[Stage], needs: Sequence[Need | None], between: Between) -> Need | str:
-    """What a tile asks of an intermediate, through the later ``stages``, which read it."""
+    """What a tile asks of an intermediate that the first of ``stages`` stores, through the later ones, which read it."""
+    if between.shown:
+        return _shown(stages, needs, between.operand)
     found: Need | None = None
-    for stage, need in zip(stages, needs, strict=True):
+    for stage, need in zip(stages[1:], needs[1:], strict=True):
         for op, instr in stage.accesses(between.operand):
             if op == "store":
                 return "an intermediate is stored twice"
@@ -122,3 +134,17 @@ def _asked(stages: Sequence[Stage], needs: Sequence[Need | None], between: Betwe
                 return "an intermediate is read at two steps"
             found = own if found is None else Need(step, min(found.low, own.low), max(found.high, own.high))
     return found or "an intermediate that no stage reads"
+
+
+def _shown(stages: Sequence[Stage], needs: Sequence[Need | None], operand: int) -> Need | str:
+    """What a tile asks of an intermediate that is a result too: its own lines, or threads would write the same elements."""
+    ((_, stored),) = stages[0].accesses(operand)
+    lines = stages[0].footprint(stored)
+    for stage, need in zip(stages[1:], needs[1:], strict=True):
+        for op, instr in stage.accesses(operand):
+            if op == "store":
+                return "an intermediate is stored twice"
+            same = stage.lines == stages[0].lines == stages[-1].lines and stage.footprint(instr) == lines
+            if lines is None or need != Need(1, 0, 0) or not same:
+                return "a result of which a tile asks for more than its own lines"
+    return Need(1, 0, 0)

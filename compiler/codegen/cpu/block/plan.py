@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.block.geometry import lines_of
 from effc.compiler.codegen.cpu.block.lines import Between, Lines
-from effc.compiler.codegen.cpu.block.needs import Reading, join
-from effc.compiler.codegen.cpu.block.stages import Stage, read_stage
+from effc.compiler.codegen.cpu.block.needs import Reading
+from effc.compiler.codegen.cpu.block.reading import read
 from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS
-from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.form import form
-from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
 
@@ -40,7 +37,7 @@ class Plan(Reading):
     @staticmethod
     def of(spec: KernelSpec, target: Target) -> Plan | str:
         """The plan of a block whose stages are packed and scheduled, or the reason why there is none."""
-        found = read(spec, target)
+        found = read(spec, target, int(spec.schedule.get("slices", 1)))
         if isinstance(found, str):
             return found
         return planned(found, [stage.schedule for stage in spec.stages], int(spec.schedule["lines"]), target)
@@ -61,7 +58,7 @@ class Plan(Reading):
         found = []
         for need, between in zip(self.by_between, self.between, strict=True):
             lines = self.spare + self.tile * self.height if self.tiled else need.lines(self.tile)
-            found.append(lines * between.stride + SLACK // self.item(between))
+            found.append(0 if between.shown else lines * between.stride + SLACK // self.item(between))
         return found
 
     def scratch_elements(self) -> list[int]:
@@ -88,36 +85,3 @@ def planned(reading: Reading, schedules: Sequence[Schedule], lines: int, target:
     # Units of tile registers are of one height, and the last one begins among the rows of that before (`contraction.amx`).
     spare = UNIT_ROWS if form(nest, target) == "amx" else 0
     return Plan(**vars(reading), tile=lines, height=int(schedule["mr"]), spare=spare)
-
-
-def read(spec: KernelSpec, target: Target) -> Reading | str:
-    """The stages of a block, whose factors are packed, and how they ask for each other's lines; or the reason why they are no block."""
-    rows = _read(spec, _rows(spec, target), True, target)
-    if isinstance(rows, Reading):
-        return rows
-    lines = lines_of(spec)
-    return rows if lines is None else _read(spec, lines, False, target)
-
-
-def _rows(spec: KernelSpec, target: Target) -> tuple[Lines, ...] | None:
-    """As many lines as the first product has rows, for all stages."""
-    for stage in spec.stages:
-        nest = cast(stage, target) if stage.template == "contraction" else ""
-        if isinstance(nest, Nest):
-            rows = nest.size(nest.row).constant
-            return None if rows is None else (Lines(1, rows),) * len(spec.stages)
-    return None
-
-
-def _read(spec: KernelSpec, lines: Sequence[Lines] | None, tiled: bool, target: Target) -> Reading | str:
-    if lines is None:
-        return "no stage is a product whose rows are of a known number"
-    stages: list[Stage] = []
-    for stage, own in zip(spec.stages, lines, strict=True):
-        found = read_stage(stage, own, tiled, target)
-        if isinstance(found, str):
-            return found
-        stages.append(found)
-    if len({form(s.nest, target) for s in stages if s.nest is not None}) > 1:
-        return "some stages run on tile registers, others on vectors"
-    return join(spec, stages, tiled)

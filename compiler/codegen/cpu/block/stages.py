@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from effc.compiler.codegen.cpu.block.lines import Between, Lines, Reach, lined, reach
+from effc.compiler.codegen.cpu.block.lines import Between, Lines, Reach, footprint, lined, reach
 from effc.compiler.codegen.cpu.contraction.amx import AmxKernel
 from effc.compiler.codegen.cpu.contraction.borders import Border
 from effc.compiler.codegen.cpu.contraction.cast import cast
@@ -58,6 +58,10 @@ class Stage:
         for i, instr in enumerate(self.body.body):
             if instr.op in ("load", "store") and self.operands[instr["operand"]] == operand:
                 yield instr.op, i
+
+    def footprint(self, instr: int) -> tuple[object, ...] | None:
+        """Which elements each line's load or store touches: equal for two that touch the same (`lines.footprint`)."""
+        return footprint(self.body, self.first, self.body.body[instr]["address"])
 
     def reach(self, instr: int, between: Between) -> Reach | str:
         """The lines of an intermediate that a load or store touches."""
@@ -137,8 +141,6 @@ def _unfit(nest: Nest, target: Target, forms: Sequence[str]) -> str | None:
         return "sums that are not float32"
     if not nest.right.packed:
         return "a factor that is not constant"
-    if nest.channels:
-        return "groups of few channels"
     kind = form(nest, target)
     if kind == "codes":
         return "codes become floats once for all rows, in a block once for each tile of them"

@@ -122,6 +122,8 @@ class Kernel:
         panel, rows = ("panel", self.panels()), ("tile", self.row_tiles())
         if self.shape.rows_outside:
             outer = [*rest, *batch] if nest.lines or batches_inside(nest, self.shape.nr) else [*batch, *rest]
+            lines = [f"d{i}" for i in range(nest.lines)]
+            outer.sort(key=lambda axis: lines.index(axis[0]) if axis[0] in lines else nest.lines)
             axes = [*outer, rows, panel]
         else:
             axes = [*batch, panel, *rest, rows]

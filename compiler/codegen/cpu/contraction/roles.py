@@ -263,8 +263,8 @@ def _linear(address: Expr, dim: int) -> bool:
 
 def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list[int]], lines: int) -> Nest | str:
     m, n, batch, k = classes
-    if not {*range(lines)} <= {*m}:
-        return "a line of the result is not one of rows of the left factor"
+    if not {*range(lines)} <= {*m, *n, *batch}:
+        return "a line of the result is not one of rows of the left factor, nor of a part of the columns"
     a, b = spec.body[left.load]["address"], spec.body[right.load]["address"]
     for dim in k:
         if not _linear(a, dim) or not (right.packed or _linear(b, dim)):
@@ -276,13 +276,13 @@ def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list
 
     column: int | None = None
     wise = False
-    columns = _wide(spec, [i for i in n if right.packed or _linear(b, i)])
+    columns = _wide(spec, [i for i in n if i >= lines and (right.packed or _linear(b, i))])
     if columns:
         first = [i for i in columns if contiguous(i, stores)]
         second = [i for i in columns if not right.packed and contiguous(i, [b])]
         column = (first or second or columns)[-1]
     elif not n:
-        shared = [i for i in batch if contiguous(i, [a, *stores]) and (right.packed or _linear(b, i))]
+        shared = [i for i in batch if i >= lines and contiguous(i, [a, *stores]) and (right.packed or _linear(b, i))]
         shared = shared or [i for i in _wide(spec, batch) if contiguous(i, [a, b])]
         if shared:
             column, wise = shared[-1], True
@@ -290,7 +290,7 @@ def _cast(spec: KernelSpec, at: int, left: Side, right: Side, classes: list[list
         return "a factor without columns (N = 1) is read in place, not packed"
     row = _row(spec, [i for i in m if _linear(a, i) and i >= lines])
     batches = tuple(i for i in (*batch, *n) if i != column)
-    outer = (*range(lines), *batches, *(i for i in m if i != row and i >= lines))
+    outer = (*range(lines), *(i for i in (*batches, *m) if i != row and i >= lines))
     if any(v[0] == "v" and v[1:].isdigit() for e in (a, b) for v in e.variables()):
         return "a factor is gathered by a computed index"
     borders: tuple[Border, ...] | str = ()

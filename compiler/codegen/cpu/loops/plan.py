@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from effc.compiler.codegen.canonical import merge, reorder, simplify
 from effc.compiler.codegen.cpu.access import Pattern, pattern_of
 from effc.compiler.codegen.cpu.body import dependencies
-from effc.compiler.codegen.cpu.loops.canonical import merge, reorder, simplify
 from effc.compiler.codegen.cpu.loops.costs import cycles, joins_vectors, unroll_for, work
 from effc.compiler.codegen.cpu.loops.staging import Staging, stage
 from effc.compiler.codegen.cpu.target import Target

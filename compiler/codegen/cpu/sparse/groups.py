@@ -80,7 +80,8 @@ class GroupsKernel(ProductKernel):
         count = len(lines) * plan.vectors
         ahead = Ahead.stream(b, base, plan.run_words(plan.together) * WORD_BYTES)
         with b.loop(first, end, carried=[b.constant(0, "f32", plan.lanes)] * (count * plan.sets)) as loop:
-            ahead.moved(b, loop.index).fetch(b, 1)
+            if self.target.fetches_streams:
+                ahead.moved(b, loop.index).fetch(b, 1)
             sums = [loop.carried[s * count : (s + 1) * count] for s in range(plan.sets)]
             loop.yield_([v for one in self._word(lines, base, loop.index, plan.together, sums) for v in one])
         return folded(b, loop.results, plan.sets)

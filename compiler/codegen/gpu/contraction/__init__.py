@@ -1,0 +1,1 @@
+"""Products: matrices, batches, convolutions as implicit GEMM, weights of few bits, with any epilogue."""

@@ -1,0 +1,201 @@
+"""The kernel of a contraction: a tile of results a program, factors block by block through tensor cores, the epilogue on the tile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch_mlir import ir
+
+from effc.compiler.codegen.gpu import loops
+from effc.compiler.codegen.gpu.body import Axis, Body, Frame, flat_size, unflattened
+from effc.compiler.codegen.gpu.builder import Builder, dtype_of
+from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
+from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
+from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
+from effc.compiler.codegen.gpu.dialect import shape_of
+from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
+from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel
+from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.expr import Expr, const, product, var
+from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
+
+
+def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True) -> Emitted:
+    """One launch, or two where the sum is split; products that tensor cores do not take become loops. LoweringError: neither does."""
+    roles = find(spec)
+    if isinstance(roles, str):
+        try:
+            return loops.emit(as_loops(spec), target, name, aligned=aligned)
+        except LoweringError as error:
+            raise LoweringError(f"this contraction is not supported: {roles}; as loops: {error}") from error
+    tiling = chosen(roles, target)
+    text = kernel(roles.spec, name, lambda b, given: _Product(b, roles, tiling, target, given).emit(), aligned=aligned)
+    tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
+        flat_size(roles.spec, roles.columns), tiling.bn
+    )
+    grid = tiles * flat_size(roles.spec, roles.batch) * tiling.split
+    first = Launch(name, text, grid, tiling.warps, tiling.stages)
+    if tiling.split == 1:
+        return Emitted((first,))
+    points = flat_size(roles.spec, (*roles.batch, *roles.rows, *roles.columns))
+    adding = loops.emit(_sum_of_parts(roles, tiling.split), target, f"{name}_sum", aligned=aligned, scratch=True)
+    return Emitted((first, *adding.launches), points * tiling.split)
+
+
+def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
+    """The epilogue on the sum of the parts: ``loops`` over the same parallel dims, scratch memory being the last operand."""
+    spec = roles.spec
+    parallel = [d for d in spec.dims if d.kind == "parallel"]
+    order = (*roles.batch, *roles.rows, *roles.columns)
+    point: Expr = const(0)
+    for dim in order:
+        point = point * spec.dims[dim].size + var(f"d{dim}")
+    points = flat_size(spec, order)
+    address = var(f"d{len(parallel)}") * points + point
+    load = Instr("load", (), "f32", (("address", address), ("operand", len(spec.operands))))
+    body = summing(spec, load)
+    operands = (*spec.operands, Operand("f32", "read", points * split))
+    dims = (*parallel, Dim(const(split), "reduction"))
+    return replace(spec, template="loops", dims=dims, operands=operands, body=body, schedule=Schedule())
+
+
+class _Product:
+    def __init__(self, b: Builder, roles: Roles, tiling: Tiling, target: GpuTarget, given: Arguments) -> None:
+        self.b, self.roles, self.tiling, self.target, self.given = b, roles, tiling, target, given
+        self.spec = roles.spec
+
+    def _size(self, e: Expr) -> ir.Value:
+        return evaluated(self.b, e, self.given.symbols)
+
+    def emit(self) -> None:
+        b, roles, tiling = self.b, self.roles, self.tiling
+        part, batch, row, column = self._place()
+        self.scalars = dict(self.given.symbols)
+        self.scalars.update(unflattened(b, self.spec, self.given.symbols, roles.batch, batch))
+        self.row_start = b.op("arith.muli", row, b.constant(tiling.bm, "i32"))
+        self.column_start = b.op("arith.muli", column, b.constant(tiling.bn, "i32"))
+        zero = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn))
+        low, high = self._steps(part)
+        (total,) = b.loop(low, high, 1, [zero], self._step)
+        frame = Frame(b, self.spec, [self._rows(0), self._columns(1)], self.scalars)
+        total = self._scaled(total, (frame, frame), grouped=False)
+        if tiling.split > 1:
+            self._store_part(frame, part, batch, total)
+            return
+        body = self._body(frame, {roles.contract: total})
+        for i, instr in enumerate(self.spec.body):
+            if instr.op == "store":
+                body.store(instr)
+            elif instr.op == "check":
+                body.check(i)
+
+    # -- which tile ---------------------------------------------------------------------------------------------------
+    def _place(self) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+        """Part of the sum, point of the batch, and row and column block of this program; blocks in groups of rows, for L2."""
+        b, roles, tiling = self.b, self.roles, self.tiling
+        rows = self._size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
+        columns = self._size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
+        tiles = b.op("arith.muli", rows, columns)
+        program = b.program_id()
+        tile, rest = b.op("arith.remsi", program, tiles), b.op("arith.divsi", program, tiles)
+        count = self._size(product(self.spec.dims[i].size for i in roles.batch))
+        batch, part = b.op("arith.remsi", rest, count), b.op("arith.divsi", rest, count)
+        group = b.constant(tiling.group, "i32")
+        of_group = b.op("arith.muli", columns, group)
+        first = b.op("arith.muli", b.op("arith.divsi", tile, of_group), group)
+        height = b.op("arith.minsi", b.op("arith.subi", rows, first), group)
+        inside = b.op("arith.remsi", tile, of_group)
+        row = b.op("arith.addi", first, b.op("arith.remsi", inside, height))
+        return part, batch, row, b.op("arith.divsi", inside, height)
+
+    def _steps(self, part: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """The steps along the sum that are this program's."""
+        b, split = self.b, self.tiling.split
+        steps = self._size(self._inner_steps() * flat_size(self.spec, self.roles.outer_sums))
+        if split == 1:
+            return b.constant(0, "i32"), steps
+        each = b.op("arith.divsi", b.op("arith.addi", steps, b.constant(split - 1, "i32")), b.constant(split, "i32"))
+        low = b.op("arith.muli", part, each)
+        return low, b.op("arith.minsi", b.op("arith.addi", low, each), steps)
+
+    def _inner_steps(self) -> Expr:
+        return blocks(flat_size(self.spec, self.roles.sums), self.tiling.bk)
+
+    # -- axes of tiles ------------------------------------------------------------------------------------------------
+    def _rows(self, axis: int) -> Axis:
+        return self._axis(self.roles.rows, self.row_start, self.tiling.bm, axis)
+
+    def _columns(self, axis: int) -> Axis:
+        return self._axis(self.roles.columns, self.column_start, self.tiling.bn, axis)
+
+    def _axis(self, dims: tuple[int, ...], start: ir.Value, block: int, axis: int, *, moves: bool = False) -> Axis:
+        b = self.b
+        size, local = flat_size(self.spec, dims), b.range(block, axis, 2)
+        index = b.op("arith.addi", start, local)
+        step = Step(start, local, block) if moves and len(dims) == 1 else None
+        if size.constant is not None and size.constant % block == 0:
+            return Axis(dims, index, None, step)
+        # What is left of the sum, against numbers that do not change: one comparison of a small tile each step.
+        left = b.op("arith.subi", self._size(size), start)
+        return Axis(dims, index, b.compare("arith.cmpi", "slt", local, left), step)
+
+    # -- the sum ------------------------------------------------------------------------------------------------------
+    def _step(self, number: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
+        b, roles, tiling = self.b, self.roles, self.tiling
+        scalars, block = dict(self.scalars), number
+        if roles.outer_sums:
+            inner = self._size(self._inner_steps())
+            outer, block = b.op("arith.divsi", number, inner), b.op("arith.remsi", number, inner)
+            scalars.update(unflattened(b, self.spec, self.given.symbols, roles.outer_sums, outer))
+        start = b.op("arith.muli", block, b.constant(tiling.bk, "i32"))
+
+        def sums(axis: int) -> Axis:
+            return self._axis(roles.sums, start, tiling.bk, axis, moves=True)
+
+        left = Frame(b, self.spec, [self._rows(0), sums(1)], scalars)
+        right = Frame(b, self.spec, [sums(0), self._columns(1)], scalars)
+        a = self._factor(roles.left, left, (tiling.bm, tiling.bk), left.axes[1])
+        c = self._factor(roles.right, right, (tiling.bk, tiling.bn), right.axes[0])
+        if not (roles.left.group or roles.right.group):
+            return [b.dot(a, c, carried[0], tf32=self.target.tf32)]
+        part = b.dot(a, c, b.constant(0, roles.accumulator, (tiling.bm, tiling.bn)), tf32=self.target.tf32)
+        return [b.op("arith.addf", carried[0], self._scaled(part, (left, right), grouped=True))]
+
+    def _scaled(self, total: ir.Value, frames: tuple[Frame, Frame], *, grouped: bool) -> ir.Value:
+        """A sum times the scales of the factors that are the same for all of it."""
+        for factor, frame in zip((self.roles.left, self.roles.right), frames, strict=True):
+            if factor.scale is not None and bool(factor.group) == grouped:
+                total = self.b.op("arith.mulf", total, self._body(frame, {}).value(factor.scale))
+        return total
+
+    def _factor(self, factor: Factor, frame: Frame, shape: tuple[int, int], sums: Axis) -> ir.Value:
+        """A factor on its tile; zero where the sum is over: loads along it are masked, what is computed from them, or does not vary along
+        it, is not.
+        """
+        body = self._body(frame, {})
+        value = body.value(factor.value)
+        if dtype_of(value) != factor.dtype:
+            value = body.ops.cast("arith.truncf", value, factor.dtype)
+        instr = self.spec.body[factor.value]
+        axis = shape_of(sums.index).index(self.tiling.bk)
+        along = len(shape_of(value)) == 2 and shape_of(value)[axis] > 1
+        value = self.b.spread(value, shape)
+        if sums.mask is None or (along and instr.op == "load" and not instr.args):
+            return value
+        return self.b.select(sums.mask, value, self.b.constant(0, factor.dtype))
+
+    def _body(self, frame: Frame, known: dict[int, ir.Value]) -> Body:
+        return Body(self.b, self.spec, frame, self.given.operands, self.given.error, known)
+
+    def _store_part(self, frame: Frame, part: ir.Value, batch: ir.Value, total: ir.Value) -> None:
+        """The tile into scratch memory, [part][batch][row][column]."""
+        b, roles = self.b, self.roles
+        rows, columns = (flat_size(self.spec, dims) for dims in (roles.rows, roles.columns))
+        count = rows * columns * flat_size(self.spec, roles.batch) * self.tiling.split
+        dtype = "i32" if (count.constant or MOST_I32 + 1) <= MOST_I32 else "i64"
+        places = {**self.given.symbols, "p": part, "b": batch, "m": frame.axes[0].index, "n": frame.axes[1].index}
+        address = ((var("p") * flat_size(self.spec, roles.batch) + var("b")) * rows + var("m")) * columns + var("n")
+        pointers = b.pointers(self.given.scratch, evaluated(b, address, places, dtype))
+        b.store(pointers, total, frame.mask((self.tiling.bm, self.tiling.bn), b))

@@ -1,0 +1,141 @@
+"""Tiles of a contraction, and what they are counted to cost.
+
+Schedule: ``bm`` x ``bn`` results of a program, in steps of ``bk`` along the sum; ``warps``; ``stages`` of loads in flight; ``split``: parts
+of the sum, each a program of its own, added by a second kernel; ``group``: row blocks that follow each other before the next column, so
+that what they read stays in L2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+
+from effc.compiler.codegen.gpu.body import flat_size
+from effc.compiler.codegen.gpu.contraction.roles import Roles, needed
+from effc.compiler.codegen.gpu.launch import power_of_two
+from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.spec import ITEM_SIZE, Schedule
+
+_NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps")
+#: A guess for a size that is known at run time only.
+_UNKNOWN = 1024
+#: The least part of a sum that is worth a program of its own.
+_LEAST_PART = 256
+#: Multiply-adds a cycle of one processor by dtype of the factors, and bytes a cycle that it gets from L2 and from memory, of an A100
+#: (NVIDIA's white paper). Only their ratios choose a tile.
+_RATE = {"f32": 64, "bf16": 1024, "f16": 1024, "i8": 2048}
+_NEAR_BYTES, _FAR_BYTES = 64, 10
+#: Rows below which Hopper's processors multiply by single warps, and the share of the rate that is left to them.
+_WIDE_ROWS, _NARROW = 64, 0.6
+#: Cycles that a program spends before its first product and after its last.
+_OVERHEAD = 2000
+#: Elements of factors a thread, where each is loaded by itself: its pointer takes two registers.
+_SINGLE_ELEMENTS = 32
+#: Cycles of a step beside loads and products: barriers, addresses.
+_STEP = 100
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """See the module's docstring."""
+
+    bm: int
+    bn: int
+    bk: int
+    group: int = 8
+    split: int = 1
+    stages: int = 3
+    warps: int = 4
+
+    def schedule(self) -> Schedule:
+        return Schedule(tuple(zip(_NAMES, astuple(self), strict=True)))
+
+
+def chosen(roles: Roles, target: GpuTarget) -> Tiling:
+    """The spec's own schedule, else the tiling of the lowest count."""
+    wanted = roles.spec.schedule
+    best = min(_tilings(roles, target), key=lambda t: (cost(roles, target, t), -t.bm * t.bn, astuple(t)))
+    return Tiling(*(wanted.get(name, value) for name, value in zip(_NAMES, astuple(best), strict=True)))
+
+
+def candidates(roles: Roles, target: GpuTarget, most: int = 16) -> list[Schedule]:
+    """By rising count, at most ``most``."""
+    found = sorted(_tilings(roles, target), key=lambda t: (cost(roles, target, t), -t.bm * t.bn, astuple(t)))
+    return [t.schedule() for t in found[:most]]
+
+
+def shared_bytes(roles: Roles, tiling: Tiling) -> int:
+    """Shared memory of the tiles in flight."""
+    size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
+    return (tiling.bm + tiling.bn) * tiling.bk * size * tiling.stages
+
+
+def cost(roles: Roles, target: GpuTarget, tiling: Tiling) -> float:
+    """Cycles, counted: of a wave of programs the larger of multiplications and loads, for all waves."""
+    m, n, k, batch = (
+        _guess(roles, dims) for dims in (roles.rows, roles.columns, (*roles.outer_sums, *roles.sums), roles.batch)
+    )
+    programs = -(-m // tiling.bm) * -(-n // tiling.bn) * batch * tiling.split
+    steps = max(1, -(-k // (tiling.bk * tiling.split)))
+    size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
+    # A small tile keeps tensor cores waiting: its factors are loaded into registers more often than they are used.
+    rate = _RATE[roles.left.dtype] * min(1.0, math.sqrt(tiling.bm * tiling.bn / (128 * 128)))
+    if target.has_wgmma and tiling.bm < _WIDE_ROWS:
+        rate *= _NARROW
+    multiply = tiling.bm * tiling.bn * tiling.bk / rate
+    load = (tiling.bm + tiling.bn) * tiling.bk * size / _NEAR_BYTES
+    together = max(1, min(4, target.shared_bytes // max(shared_bytes(roles, tiling), 1)))
+    waves = -(-programs // target.processors)
+    adding = (
+        m * n * batch * tiling.split * 8 / (_FAR_BYTES * target.processors) + _OVERHEAD if tiling.split > 1 else 0.0
+    )
+    return waves * steps * (max(multiply, load) + _STEP) + -(-waves // together) * _OVERHEAD + adding
+
+
+def _guess(roles: Roles, dims: tuple[int, ...]) -> int:
+    found = flat_size(roles.spec, dims).constant
+    return max(1, _UNKNOWN if found is None else found)
+
+
+def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
+    size = ITEM_SIZE[roles.left.dtype]
+    rows, columns, sums = (flat_size(roles.spec, dims) for dims in (roles.rows, roles.columns, roles.sums))
+    least = 32 if size == 1 else 16
+    most = 64 if size == 4 else 128 if size == 2 else 256
+    groups = [f.group for f in (roles.left, roles.right) if f.group]
+    steps = {min([power_of_two(sums, least, block), *groups]) for block in (most // 2, most // 4)}
+    k = _guess(roles, (*roles.outer_sums, *roles.sums))
+    wide = (16, 32, 64, 128) if size == 4 else (16, 32, 64, 128, 256)
+    single = not _vectors(roles)
+    found: dict[Tiling, None] = {}
+    for bm in {power_of_two(rows, 16, block) for block in wide}:
+        for bn in {power_of_two(columns, 16, block) for block in wide}:
+            if bm * bn > 128 * (128 if size == 4 else 256):
+                continue
+            for bk in steps:
+                warps = 8 if bm * bn >= 128 * 128 else 4
+                if single and (bm + bn) * bk > _SINGLE_ELEMENTS * 32 * warps and bk > least:
+                    continue
+                for stages in (4, 3, 2):
+                    tiling = Tiling(bm, bn, bk, stages=stages, warps=warps)
+                    if shared_bytes(roles, tiling) <= target.shared_bytes:
+                        break
+                parts = [1, *(p for p in (2, 4, 8, 16) if k // p >= _LEAST_PART and roles.accumulator == "f32")]
+                for split in parts:
+                    found[Tiling(bm, bn, bk, 8, split, tiling.stages, warps)] = None
+    return iter(found)
+
+
+def _vectors(roles: Roles) -> bool:
+    """Whether all loads of the factors are of neighbours, at multiples of 16 bytes."""
+    spec = roles.spec
+    for i in needed(spec, [roles.left.value, roles.right.value]):
+        instr = spec.body[i]
+        if instr.op == "load":
+            steps = [instr["address"].coefficient(f"d{d}") for d in range(len(spec.dims))]
+            numbers = [None if s is None else s.constant for s in steps]
+            vector = 16 // ITEM_SIZE[instr.dtype]
+            if not all(n is not None and (n == 1 or n % vector == 0) for n in numbers):
+                return False
+    return True

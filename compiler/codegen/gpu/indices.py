@@ -1,0 +1,121 @@
+"""Addresses and sizes, ``Expr``, as tiles of integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch_mlir import ir
+
+from effc.compiler.codegen.gpu.builder import Builder, dtype_of
+from effc.compiler.codegen.gpu.dialect import shape_of
+from effc.compiler.ir.expr import Atom, Call, Expr, Var
+
+#: Above this many elements an address does not fit i32.
+MOST_I32 = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """A variable that is ``start + local``: a scalar, a multiple of ``block``, and a tile of 0, …, ``block - 1``."""
+
+    start: ir.Value
+    local: ir.Value
+    block: int
+
+
+class Indices:
+    """``values``: an integer tile or scalar for each variable. ``nonnegative``: variables known to be so. ``steps``: those that a loop
+    moves by whole blocks.
+    """
+
+    def __init__(
+        self, b: Builder, values: dict[str, ir.Value], nonnegative: frozenset[str], steps: Mapping[str, Step]
+    ) -> None:
+        self.b, self.values, self.nonnegative, self.steps = b, values, nonnegative, steps
+        self._known: dict[tuple[Expr, str], ir.Value] = {}
+
+    def split(self, e: Expr, dtype: str) -> tuple[ir.Value | None, ir.Value]:
+        """``e`` as a scalar that moves with the steps (None: nothing does), and a tile that does not; so the tile is computed once."""
+        b, values = self.b, dict(self.values)
+        moving: ir.Value | None = None
+        for name, step in self.steps.items():
+            factor = e.coefficient(name)
+            if factor is None or any(shape_of(self.values[v]) for v in factor.variables()):
+                return None, self.value(e, dtype)
+            if factor.terms:
+                part = b.op("arith.muli", widened(b, step.start, dtype), self.value(factor, dtype))
+                moving = part if moving is None else b.op("arith.addi", moving, part)
+                values[name] = step.local
+        still = Indices(b, values, self.nonnegative, {}) if moving is not None else self
+        return moving, still.value(e, dtype)
+
+    def value(self, e: Expr, dtype: str = "i32") -> ir.Value:
+        """The value of ``e``, computed in ``dtype``: i32 or i64."""
+        found = self._known.get((e, dtype))
+        if found is None:
+            found = self._known[e, dtype] = self._sum(e, dtype)
+        return found
+
+    def _sum(self, e: Expr, dtype: str) -> ir.Value:
+        b = self.b
+        total: ir.Value | None = None
+        for monomial, coefficient in e.terms:
+            product: ir.Value | None = None
+            for atom in monomial:
+                value = self._atom(atom, dtype)
+                product = value if product is None else b.op("arith.muli", product, value)
+            if product is None:
+                product = b.constant(coefficient, dtype)
+            elif coefficient != 1:
+                product = b.op("arith.muli", product, b.constant(coefficient, dtype))
+            total = product if total is None else b.op("arith.addi", total, product)
+        return b.constant(0, dtype) if total is None else total
+
+    def _atom(self, atom: Atom, dtype: str) -> ir.Value:
+        b = self.b
+        if isinstance(atom, Var):
+            return widened(b, self.values[atom.name], dtype)
+        whole = self._block_of(atom)
+        if whole is not None:
+            return b.op("arith.divsi", widened(b, whole, dtype), self.value(atom.rhs, dtype))
+        x, y = self.value(atom.lhs, dtype), self.value(atom.rhs, dtype)
+        if atom.fn in ("max", "min"):
+            return b.op(f"arith.{atom.fn}si", x, y)
+        if self._is_nonnegative(atom.lhs):
+            return b.op("arith.divsi" if atom.fn == "//" else "arith.remsi", x, y)
+        # Division truncates; of a negative number by a positive one the floor is one less where there is a remainder.
+        rest = b.op("arith.remsi", x, y)
+        below = b.compare("arith.cmpi", "slt", rest, b.constant(0, dtype))
+        if atom.fn == "%":
+            return b.select(below, b.op("arith.addi", rest, y), rest)
+        quotient = b.op("arith.divsi", x, y)
+        return b.select(below, b.op("arith.subi", quotient, b.constant(1, dtype)), quotient)
+
+    def _block_of(self, atom: Call) -> ir.Value | None:
+        """The start of a block all of which ``atom`` takes to one quotient: of groups that blocks divide."""
+        by, name = atom.rhs.constant, str(atom.lhs)
+        step = self.steps.get(name)
+        return step.start if step is not None and atom.fn == "//" and by and by % step.block == 0 else None
+
+    def _is_nonnegative(self, e: Expr) -> bool:
+        def plain(atom: Atom) -> bool:
+            if isinstance(atom, Call):
+                return self._is_nonnegative(atom.lhs) and self._is_nonnegative(atom.rhs)
+            return atom.name in self.nonnegative
+
+        return all(c >= 0 and all(map(plain, monomial)) for monomial, c in e.terms)
+
+
+def evaluated(b: Builder, e: Expr, values: Mapping[str, ir.Value], dtype: str = "i32") -> ir.Value:
+    """``e`` where the builder stands; ``values``, none of them negative, of its variables."""
+    return Indices(b, dict(values), frozenset(values), {}).value(e, dtype)
+
+
+def widened(b: Builder, value: ir.Value, dtype: str) -> ir.Value:
+    """An integer as ``dtype``; a wider one is cut."""
+    have = dtype_of(value)
+    if have == dtype:
+        return value
+    wider = int(dtype[1:]) > int(have[1:])
+    return b.op("arith.extsi" if wider else "arith.trunci", value, dtype=dtype)

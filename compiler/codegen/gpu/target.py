@@ -1,0 +1,45 @@
+"""What a GPU kernel is compiled for, and what of its resources a schedule may ask for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+#: Compute capability → bytes of shared memory that one block may have (CUDA C++ Programming Guide, "Technical Specifications").
+_SHARED = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}
+_OLDEST = 80
+
+
+@dataclass(frozen=True)
+class GpuTarget:
+    """``capability``: 80 for sm_80. ``processors``: streaming multiprocessors (SMs). ``tf32``: whether factors of float32 may be rounded
+    to TF32, as ``torch.backends.cuda.matmul.allow_tf32`` says; else products of float32 are exact.
+    """
+
+    capability: int
+    processors: int
+    tf32: bool = False
+
+    @staticmethod
+    def named(name: str) -> GpuTarget:
+        """``"sm_80"``, ``"sm_90"``, …, with the processors of the largest GPU of the kind; ValueError: no such target, or too old."""
+        found = re.fullmatch(r"sm_(\d+)", name)
+        capability = int(found[1]) if found else 0
+        if capability < _OLDEST:
+            raise ValueError(f"unknown GPU target {name!r}: known are sm_{_OLDEST} and newer")
+        return GpuTarget(capability, {80: 108, 86: 84, 89: 142, 90: 132, 100: 148}.get(capability, 128))
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory that one block of threads may have; of an unknown capability the least of all known."""
+        return 1024 * _SHARED.get(self.capability, min(_SHARED.values()))
+
+    @property
+    def has_wgmma(self) -> bool:
+        """Whether four warps multiply together, from shared memory."""
+        return self.capability == 90
+
+    @property
+    def key(self) -> str:
+        """Text that equal targets share, for cache keys."""
+        return f"sm_{self.capability}/{self.processors}/{'tf32' if self.tf32 else 'ieee'}"

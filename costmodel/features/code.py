@@ -1,0 +1,73 @@
+"""How much code a kernel has, by a count of what is written out: the learned model predicts how far from it the truth is.
+
+A product has the code of a register tile once for each height that occurs: its steps as often as its loop is unrolled, again for what is
+left of the sum and where a long one is cut into chains, and what follows the sum for each vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effc.compiler.ir.spec import Instr, KernelSpec
+from effc.costmodel.features.schedules import Numbers
+from effc.costmodel.features.work import kind_of
+
+Array = NDArray[np.float64]
+
+COLUMNS: tuple[str, ...] = ("log_code", "log_code_steps", "log_code_after", "code_body")
+
+#: Machine instructions of one vector, by the kind of instruction; a function is a polynomial.
+_EACH: Mapping[str, float] = {
+    **dict.fromkeys(("load", "store", "add", "multiply", "divide", "integer"), 1.0),
+    **dict.fromkeys(("compare", "convert", "reduce"), 2.0),
+    "decode": 4.0,
+    "math": 14.0,
+}
+_LONG_FUNCTION = 28.0
+#: Instructions around everything; of a step, a step of another chain, what follows the sum, its masks, and lines fetched ahead: by least
+#: squares over traces of Zen 4.
+_AROUND, _STEP, _CHAIN_STEP, _AFTER, _MASK, _AHEAD = 120.0, 0.65, 1.2, 0.8, 2.4, 2.0
+#: Longest sum that is one chain; steps that are written out.
+_ONE_CHAIN, _UNROLL = 192, 4
+
+
+def body(spec: KernelSpec) -> float:
+    """Instructions of a vector of what follows the sum, or of a whole nest that has none."""
+    if spec.stages:
+        return sum(map(body, spec.stages))
+    parallel = sum(d.kind == "parallel" for d in spec.dims)
+    outside = parallel if any(i.op == "contract" for i in spec.body) else len(spec.dims)
+    levels = zip(spec.body, spec.levels(), strict=True)
+    return sum(_of(instr) for instr, level in levels if level <= outside and instr.op != "contract")
+
+
+def _of(instr: Instr) -> float:
+    return _LONG_FUNCTION if instr.op == "math.erf" else _EACH.get(kind_of(instr), 0.0)
+
+
+def columns(n: Numbers) -> dict[str, Array]:
+    """`COLUMNS`, and ``code``: instructions."""
+    taps = np.maximum(n["taps"] / np.maximum(n["step_rate"], 1), 1)
+    written = np.minimum(taps, _UNROLL) + np.where(taps > _UNROLL, taps % _UNROLL, 0)
+    again = np.where(n["sums"] > _ONE_CHAIN, np.minimum(taps, _UNROLL), 0)
+    masked = n["column_waste"] > 0
+    steps, after = np.zeros_like(taps), np.zeros_like(taps)
+    low = np.maximum(np.floor(n["height"]), 1)
+    for height, there in ((low, 1.0), (low + 1, np.ceil(n["taller"]))):
+        points = height * n["vectors"]
+        step = points + np.where(n["wise"] > 0, n["vectors"] + points / 2, n["vectors"] + height * (n["vectors"] > 1))
+        steps += there * step * (_STEP * written + _CHAIN_STEP * again)
+        fetched = _AHEAD * (np.nan_to_num(n["schedule_touch"]) > 0)
+        after += there * points * (_AFTER * n["body"] + _MASK * masked + fetched)
+    product = n["contracts"] > 0
+    steps, after = np.where(product, steps, 0.0), np.where(product, after, _UNROLL * n["body"])
+    return {
+        "log_code": _AROUND + steps + after,
+        "log_code_steps": steps,
+        "log_code_after": after,
+        "code_body": n["body"],
+        "code": _AROUND + steps + after,
+    }

@@ -1,0 +1,64 @@
+"""What all schedules of one kernel have in common, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
+from effc.costmodel import roofline
+from effc.costmodel.features import code
+from effc.costmodel.features.bounds import LARGEST
+from effc.costmodel.features.nest import Sizes
+from effc.costmodel.features.work import Work
+from effc.costmodel.hardware import Hardware
+
+#: Of `Facts.numbers`.
+NAMES: tuple[str, ...] = (
+    *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
+    *("stored", "columns_out", "converts", "taps", "stride", "unaligned"),
+    *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations", "vector_cycles", "vector_asked", "body"),
+    *("read", "write", "activations"),
+    *(f"bytes_{rank}" for rank in range(LARGEST)),
+    *(f"reuse_{rank}" for rank in range(LARGEST)),
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """``row``: the columns of `work` and `nest`; ``numbers``: by `NAMES`; ``stage``: the main one of a block."""
+
+    row: list[float]
+    numbers: list[float]
+    stage: int
+
+    @staticmethod
+    def of(spec: KernelSpec, values: Mapping[str, int], hardware: Hardware) -> Facts:
+        work, sizes = Work.of(spec, values), Sizes.of(spec, values)
+        main = spec.stages[sizes.stage] if spec.stages else spec
+        rate = roofline.rate(main, hardware.isa)
+        product = main.template == "contraction"
+        summed = next((i.dtype for i in main.body if i.op == "contract"), "f32")
+        lanes = max(hardware.vector_bytes // max(ITEM_SIZE[summed], 4), 1)
+        wise = product and sizes.columns == 1 and sizes.batches > 1
+        pairs = sizes.packed and not wise  # neighbours of the sum lie together: one instruction sums them
+        converts = product and not pairs and max(sizes.items) == 2
+        read = written = 0
+        by_size = []
+        for role, size, often in work.bytes_of(spec):
+            if role in ("scratch", "packed"):
+                continue
+            read += size if role in ("read", "readwrite") else 0
+            written += size if role in ("write", "readwrite") else 0
+            by_size.append((size, often))
+        by_size = [*sorted(by_size, reverse=True), *[(0, 0.0)] * LARGEST][:LARGEST]
+        numbers = [
+            *(sizes.rows, sizes.columns, sizes.sums, sizes.batches, sizes.tall, wise, sizes.masked, *sizes.items),
+            *(sizes.stored, sizes.further, converts, sizes.taps, sizes.stride, sizes.unaligned),
+            *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
+            *(work.cycles / lanes, work.asked / lanes, code.body(spec)),
+            *(read, written, read + written),
+            *(size for size, _ in by_size),
+            *(often for _, often in by_size),
+        ]
+        return Facts([*work.row(), *sizes.row()], [float(n) for n in numbers], sizes.stage)

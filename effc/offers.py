@@ -1,0 +1,172 @@
+"""Compressed variants of a model as candidates for its sites: each is compiled whole, its kernels timed, its errors estimated.
+
+So a candidate is the kernel that code generation really makes of it, fused as it would be, at a measured time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from effc.compiler.compress.form import Form
+from effc.compiler.compress.stored import StoredWeight
+from effc.compiler.ir.candidate import Candidate, dense
+from effc.compiler.ir.compression import Compression
+from effc.compiler.ir.options import Options
+from effc.compiler.ir.site import Site
+from effc.feeders import Feeders
+from effc.layered import layered
+from effc.passes.low_rank import LowRank
+from effc.passes.quantize import Quantize
+from effc.passes.sparsity import Sparsify
+from effc.proxies import Sensitivity
+from effc.trial import Compiled, Trial
+from effc.variants import Pairs, Variant, named, pairs_of, passes_of
+
+
+@dataclass(frozen=True)
+class Offers:
+    """``candidates`` by site, the dense one first; ``weights``: what a plan holds of each parameter in each of its compressed forms."""
+
+    candidates: Mapping[str, list[Candidate]]
+    weights: Mapping[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
+
+
+def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Compression]) -> Offers:
+    """Compile and time each variant beside ``plain``, the exact model; then those of two passes that both gain at one weight."""
+    offering = _Offering(trial, plain, options)
+    offering.take([(variant,) for variant in variants])
+    fixed = [v for v in variants if isinstance(dict(options.passes).get(v.name), tuple)]
+    offering.take(_pairs(offering, variants, fixed))
+    return Offers(offering.candidates, offering.weights)
+
+
+class _Offering:
+    """Candidates as they are found."""
+
+    def __init__(self, trial: Trial, plain: Compiled, options: Options) -> None:
+        self.trial, self.plain, self.options = trial, plain, options
+        self.candidates: dict[str, list[Candidate]] = {}
+        self.weights: dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]] = {}
+        self.units: Sequence[_Unit] = ()
+        self.sensitivity = Sensitivity(trial)
+
+    def take(self, variants: Sequence[Variant]) -> None:
+        """Add candidates of ``variants``; of one of several passes at the weights that all of them change."""
+        if not variants:
+            return
+        compiled = [self.trial.compile(self.options.changed(passes=passes_of(self.options, v))) for v in variants]
+        self.trial.time(self.plain, *compiled)
+        if not self.candidates:
+            self.candidates, self.units = _measured(self.plain), _units(self.plain)
+        for variant, one in zip(variants, compiled, strict=True):
+            pairs, feeders = pairs_of(variant), Feeders.found(one)
+            errors = self._errors(variant, one, pairs)
+            for unit in self.units:
+                members = unit.params & errors.keys()
+                if members:
+                    error = math.sqrt(sum(errors[name] ** 2 for name in members))
+                    self.candidates[unit.site].append(unit.candidate(one, feeders, named(variant), pairs, error))
+
+    def saved(self, variant: Compression) -> dict[str, float]:
+        """Seconds of each site at which the variant, already taken, is faster."""
+        pairs, found = pairs_of((variant,)), {}
+        for site, (exact, *others) in self.candidates.items():
+            for c in others:
+                if (
+                    (c.pass_name, c.options) == (variant.name, pairs)
+                    and c.latency is not None
+                    and exact.latency is not None
+                ):
+                    found[site] = exact.latency.seconds - c.latency.seconds
+        return {site: seconds for site, seconds in found.items() if seconds > 0}
+
+    def _errors(self, variant: Variant, compiled: Compiled, pairs: Pairs) -> dict[str, float]:
+        """By parameter; what plans then hold goes to ``weights``."""
+        errors: dict[str, float] = {}
+        for compressed in compiled.recording.compressed:
+            for one in layered(compressed):
+                if len(variant) > 1 and len(one.layers) == 1:
+                    continue  # the candidate of a single pass
+                first = one.first
+                shown = self.sensitivity.of(first.site, first.stored.form, first.matrix)
+                errors[first.name] = one.error(self.trial.calibration) * shown
+                self.weights[first.name, pairs] = one.weights
+        return errors
+
+
+def _pairs(offering: _Offering, variants: Sequence[Compression], fixed: Sequence[Compression]) -> list[Variant]:
+    """Factors, then bytes: each with the quantization that saves most where both gain. Pruned weights only where options, ``fixed``, ask
+    for them: no kernel of codes leaves zeros out, so they take the time of the codes.
+    """
+    quantized = [v for v in variants if isinstance(v, Quantize) and (v.weights == "int8" or v in fixed)]
+    found: list[Variant] = []
+    for first in variants:
+        if not (isinstance(first, LowRank) or (isinstance(first, Sparsify) and first in fixed)):
+            continue
+        sites = offering.saved(first).keys()
+        gains = [(sum(s for site, s in offering.saved(v).items() if site in sites), v) for v in quantized]
+        gain, second = max(gains, key=lambda g: g[0], default=(0.0, first))
+        if gain > 0:
+            found.append((first, second))
+    return found
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Weights that are decided on together, for one kernel of the exact model reads them all: the one of ``site``. ``elsewhere``: seconds
+    of its other kernels that read them. ``feeders``: of the exact model.
+    """
+
+    site: str
+    params: frozenset[str]
+    elsewhere: float
+    feeders: Feeders
+
+    def candidate(self, compiled: Compiled, feeders: Feeders, name: str, pairs: Pairs, error: float) -> Candidate:
+        """The kernels of a variant that read these weights, in the place of the site's; with those of its ``feeders`` that the exact model
+        has not, less those that only that has.
+        """
+        kernels, seconds = [], feeders.beyond(self.feeders, self.params)
+        elsewhere = self.elsewhere + self.feeders.beyond(feeders, self.params).seconds
+        for site, latency in zip(compiled.sites, compiled.latencies(), strict=True):
+            if self.params.intersection(_names(site)):
+                kernels.append(site)
+                seconds = seconds + latency
+        return Candidate(
+            name,
+            tuple((site.spec,) for site in kernels),
+            tuple(site.symbols for site in kernels),
+            pairs,
+            error,
+            replace(seconds, seconds=max(seconds.seconds - elsewhere, 0.0)),
+        )
+
+
+def _units(plain: Compiled) -> list[_Unit]:
+    """Those of the exact model; weights that several kernels read belong to the slowest of these."""
+    timed = [
+        (latency.seconds, site) for site, latency in zip(plain.sites, plain.latencies(), strict=True) if site.params
+    ]
+    found, taken, feeders = [], set[str](), Feeders.found(plain)
+    for seconds, site in sorted(timed, key=lambda t: -t[0]):
+        params = frozenset(site.params)
+        if params.isdisjoint(taken):
+            every = sum(s for s, other in timed if params.intersection(other.params))
+            found.append(_Unit(site.name, params, every - seconds, feeders))
+            taken |= params
+    return found
+
+
+def _names(site: Site) -> list[str]:
+    """Names of the parameters whose forms a kernel reads."""
+    return [name.partition(":")[0] for name in site.params]
+
+
+def _measured(plain: Compiled) -> dict[str, list[Candidate]]:
+    """The dense candidates at the times that they took."""
+    times = plain.latencies()
+    return {
+        site.name: [replace(dense(site), latency=latency)] for site, latency in zip(plain.sites, times, strict=True)
+    }

@@ -1,0 +1,30 @@
+"""Compiled kernels of a GPU program, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from effc.compiler.ir.expr import Expr, const
+
+
+@dataclass(frozen=True)
+class KernelCode:
+    """One launch. ``image``: the cubin that defines ``name``. ``grid``: programs, over the spec's symbols, each of ``threads`` threads
+    with ``shared`` bytes of shared memory. ``parameters``: how many the kernel takes; those beyond operands, scratch memory, error cell
+    and symbols are pointers of triton's own, null at a launch.
+    """
+
+    name: str
+    image: bytes
+    grid: Expr
+    threads: int
+    shared: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class SpecCode:
+    """What one call of a spec launches, in order. ``scratch``: f32 elements that the launches share, over the spec's symbols."""
+
+    launches: tuple[KernelCode, ...]
+    scratch: Expr = const(0)

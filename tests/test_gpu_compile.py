@@ -1,0 +1,87 @@
+"""What triton makes of the kernels: tensor-core instructions where there are products, nothing in local memory. Without a GPU."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from gpu_cases import CASES, GpuCase
+from gpu_interpreted import SM80, SM90, Kernel
+
+from effc.compiler.codegen.gpu.compile import Compiled, compile_launch, resources
+from effc.compiler.codegen.gpu.installed import triton_version
+from effc.compiler.codegen.gpu.launch import Launch
+from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.expr import const
+
+needs_triton = pytest.mark.skipif(triton_version() is None, reason="triton is not installed: pip install 'effc[gpu]'")
+
+
+def compiled(case: GpuCase, target: GpuTarget) -> list[Compiled]:
+    return [compile_launch(launch, target) for launch in Kernel(case.spec, target).emitted.launches]
+
+
+@needs_triton
+@pytest.mark.parametrize("target", [SM80, SM90], ids=lambda t: t.key)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_kernels_compile_to_what_they_are_meant_to(case: GpuCase, target: GpuTarget) -> None:
+    kernels = compiled(case, target)
+    for kernel in kernels:
+        assert kernel.frame == 0, "registers are spilled"
+        assert ".local" not in kernel.ptx
+        assert 0 < kernel.registers <= 255
+        assert kernel.shared <= target.shared_bytes
+    first = kernels[0].ptx
+    wide = case.wide and target.has_wgmma
+    assert ("wgmma.mma_async" in first) == (case.cores and wide)
+    assert ("mma.sync" in first) == (case.cores and not wide)
+
+
+@needs_triton
+def test_factors_are_loaded_ahead_and_by_vectors() -> None:
+    """Aligned pointers and strides known to be multiples of 16 bytes: asynchronous copies of 16 bytes."""
+    (kernel,) = compiled(CASES[0], SM90)
+    copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[.*?\], \[.*?\], (\w+)", kernel.ptx)
+    assert {int(size, 0) for size in copies} == {16}
+
+
+@needs_triton
+def test_parameters_are_the_launchs_and_tritons_own_behind() -> None:
+    (kernel,) = compiled(CASES[0], SM80)
+    # three factors and the bias, the result, scratch memory, the error cell; then what triton adds, pointers all
+    assert kernel.parameters[:6] == (8,) * 6
+    assert set(kernel.parameters[6:]) == {8}
+    assert len(kernel.parameters) in (7, 8)
+
+
+@needs_triton
+def test_what_triton_refuses_is_an_error_with_its_words() -> None:
+    with pytest.raises(LoweringError, match=r"triton .* does not compile broken"):
+        compile_launch(Launch("broken", "module { tt.func }", const(1), 4, 2), SM80)
+
+
+@needs_triton
+def test_triton_needs_no_torch() -> None:
+    code = "import sys, triton; from triton.backends.compiler import GPUTarget; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+
+
+def test_without_triton_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effc.compiler.codegen.gpu.compile.triton_version", lambda: None)
+    with pytest.raises(LoweringError, match=r"pip install 'effc\[gpu\]'"):
+        compile_launch(Launch("k", "", const(1), 4, 2), SM80)
+
+
+def test_what_is_no_cubin_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a cubin"):
+        resources(b"\x7fELF" + bytes(60), "k")
+
+
+def test_targets_by_name() -> None:
+    assert GpuTarget.named("sm_90").shared_bytes == 227 << 10
+    for name in ("sm_70", "host", "sm_"):
+        with pytest.raises(ValueError, match="unknown GPU target"):
+            GpuTarget.named(name)

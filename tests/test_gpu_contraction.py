@@ -1,0 +1,230 @@
+"""GPU kernels of contractions, in the interpreter, against float64: matrices, batches, convolutions, codes, split sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from contraction_cases import Case, Runner
+from gpu_interpreted import SM80, SM90, Kernel
+from low_bit_cases import Linear
+from test_contraction_conv import conv_case
+
+from effc.compiler.capture.kernel_reference import evaluate
+from effc.compiler.codegen.gpu.contraction.roles import Roles, find
+from effc.compiler.codegen.gpu.contraction.schedule import candidates, chosen, shared_bytes
+from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.formats import INT4, NF4, UINT4
+from effc.compiler.ir.spec import KernelSpec, Schedule
+from effc.runtime.dtypes import TORCH_DTYPES
+
+
+class GpuRunner(Runner):
+    """A case as a GPU kernel."""
+
+    def __init__(self, case: Case, target: GpuTarget = SM80, plan: Schedule | None = None) -> None:
+        self.case, self.pack = case, None
+        spec = case.spec() if plan is None else replace(case.spec(), schedule=plan)
+        self.kernel = Kernel(spec, target)  # type: ignore[assignment]
+
+
+def matmul(m: int | str, n: int | str, k: int | str, dtype: str = "f32", *, relu: bool = True) -> Case:
+    """``relu(x w + bias)``, all row-major."""
+    bias = (0, 1) if dtype[0] != "i" else None
+    return Case((m, n, k), 1, (k, 0, 1), (0, 1, n), (n, 1, 0), dtype, "", bias, relu and bias is not None)
+
+
+def roles_of(spec: KernelSpec) -> Roles:
+    found = find(spec)
+    assert isinstance(found, Roles), found
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8"])
+@pytest.mark.parametrize("sizes", [(16, 16, 16), (17, 31, 70), (70, 33, 1), (2, 130, 65)])
+def test_matrices_of_any_size(sizes: tuple[int, int, int], dtype: str) -> None:
+    case = matmul(*sizes, dtype)
+    GpuRunner(replace(case, result="i32") if dtype == "i8" else case).check()
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_sizes_known_at_run_time(dtype: str) -> None:
+    runner = GpuRunner(matmul("s0", "s1", "s2", dtype))
+    for m, n, k in ((1, 1, 1), (65, 40, 33), (130, 17, 100)):
+        runner.check(s0=m, s1=n, s2=k)
+
+
+@pytest.mark.parametrize(
+    ("lhs", "rhs", "out"),
+    [
+        ((1, 0, 20), (0, 30, 1), (50, 1, 0)),  # both transposed
+        ((60, 0, 2), (0, 3, 100), (1, 20, 0)),  # gaps, result in columns
+    ],
+)
+def test_any_strides(lhs: tuple[int, ...], rhs: tuple[int, ...], out: tuple[int, ...]) -> None:
+    GpuRunner(Case((20, 30, 27), 1, lhs, rhs, out, bias=(0, 1))).check()
+
+
+def test_batches_of_which_a_factor_has_some() -> None:
+    """[b, h, m, k] x [h, k, n]: the second factor is shared by all of ``b``."""
+    case = Case((2, 3, 19, 21, 25), 1, (1425, 475, 25, 0, 1), (0, 525, 0, 1, 21), (1197, 399, 21, 1, 0), "f16", "f32")
+    GpuRunner(case).check()
+
+
+def test_offsets_of_operands() -> None:
+    GpuRunner(replace(matmul(20, 20, 20), offset=3)).check()
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("channels", [3, 16, 20])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions(channels: int, stride: int, last: bool) -> None:
+    """Few channels fill blocks of the sum together with the taps; many are blocks of their own, tap after tap."""
+    case = conv_case(2, channels, 18, (9, 7), (3, 3), stride=stride, last=last)
+    roles = roles_of(case.spec())
+    assert len(roles.outer_sums) == (2 if channels >= 16 else 0)
+    GpuRunner(case).check()
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+def test_convolutions_in_groups_and_depthwise(groups: int) -> None:
+    """A group of one channel in and out is no matrix product: its sums are loops."""
+    case = conv_case(1, 6, 6, (8, 9), (3, 3), groups=groups)
+    runner = GpuRunner(case)
+    assert ("tt.dot" in runner.kernel.text) == (groups == 2)
+    runner.check()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_vectors(rows: int, dtype: str) -> None:
+    """One row meets a matrix without tensor cores, by sums along the rows of the weight."""
+    case = Case((rows, 40, 700), 1, (700, 0, 1), (0, 700, 1), (40, 1, 0), dtype, bias=(0, 1))
+    runner = GpuRunner(case)
+    assert ("tt.dot" in runner.kernel.text) == (rows > 1)
+    runner.check()
+
+
+@pytest.mark.parametrize("dtype", ["f64", "i64", "i32", "i1"])
+def test_what_tensor_cores_do_not_take_becomes_loops(dtype: str) -> None:
+    result = {"i1": "i32"}.get(dtype, dtype)
+    runner = GpuRunner(replace(matmul(9, 10, 11, dtype), result=result, bias=None, relu=False))
+    assert "tt.dot" not in runner.kernel.text
+    runner.check()
+
+
+@pytest.mark.parametrize("unsigned", [0, 1])
+def test_unsigned_bytes(unsigned: int) -> None:
+    case = Case((9, 10, 40), 1, (40, 0, 1), (0, 1, 10), (10, 1, 0), "i8", "i32", unsigned=unsigned)
+    GpuRunner(case).check()
+
+
+@pytest.mark.parametrize("split", [2, 8])
+def test_a_sum_in_parts(split: int) -> None:
+    """Parts go through scratch memory, and the epilogue runs once, on their sum; some parts have nothing left to do."""
+    for k in (300, 65):
+        case = matmul(20, 33, k, "f16")
+        plan = replace(chosen(roles_of(case.spec()), SM80), split=split).schedule()
+        runner = GpuRunner(case, plan=plan)
+        assert len(runner.kernel.emitted.launches) == 2  # type: ignore[attr-defined]
+        runner.check()
+
+
+def test_few_rows_and_a_long_sum_are_split_by_themselves() -> None:
+    roles = roles_of(matmul(16, 256, 8192, "f16").spec())
+    assert chosen(roles, SM90).split > 1
+    assert chosen(roles_of(matmul(4096, 4096, 4096, "f16").spec()), SM90).split == 1
+
+
+def test_large_matrices_take_large_tiles() -> None:
+    tiling = chosen(roles_of(matmul(4096, 4096, 4096, "f16").spec()), SM90)
+    assert tiling.bm * tiling.bn >= 128 * 128
+
+
+@pytest.mark.parametrize("target", [SM80, SM90])
+def test_every_candidate_fits_shared_memory_and_agrees(target: GpuTarget) -> None:
+    case = matmul(70, 90, 100, "f16")
+    roles = roles_of(case.spec())
+    offered = candidates(roles, target, 6)
+    assert len(offered) == 6
+    for schedule in offered:
+        assert (
+            shared_bytes(roles, chosen(roles_of(replace(case.spec(), schedule=schedule)), target))
+            <= target.shared_bytes
+        )
+        GpuRunner(case, target, schedule).check()
+
+
+@pytest.mark.parametrize("sums", [1, 5])
+def test_a_factor_that_does_not_vary_along_the_sum(sums: int) -> None:
+    """It counts for the steps that there are, not for all of a block."""
+    GpuRunner(Case((20, 30, sums), 1, (1, 0, 0), (0, sums, 1), (30, 1, 0))).check()
+
+
+def test_tf32_is_taken_where_it_is_allowed() -> None:
+    spec = matmul(32, 32, 64).spec()
+    assert "inputPrecision = 2" in Kernel(spec, SM80).text
+    assert "inputPrecision = 0" in Kernel(spec, replace(SM80, tf32=True)).text
+    x, w, bias, y = torch.randn(2048), torch.randn(2048), torch.zeros(32), torch.zeros(1024)
+    Kernel(spec, replace(SM80, tf32=True))([x, w, bias, y])
+    expected = (x.view(32, 64) @ w.view(64, 32)).relu().reshape(-1)
+    assert 1e-5 < (y - expected).abs().max() < 0.1, "factors have ten bits"
+
+
+def test_nan_and_infinity_reach_their_rows_alone() -> None:
+    case = matmul(33, 20, 40, relu=False)
+    x, w, y = torch.randn(33, 40), torch.randn(40, 20), torch.zeros(33, 20)
+    x[1, 2], x[5, 39] = float("nan"), float("inf")
+    Kernel(case.spec())([x.reshape(-1), w.reshape(-1), torch.zeros(20), y.reshape(-1)])
+    torch.testing.assert_close(y, x @ w, equal_nan=True)
+
+
+CODES = [
+    Linear(20, 24, 96, x="bf16"),
+    Linear(20, 24, 96, x="f16", zero="i8", scale="f16"),
+    Linear(33, 40, 128, group=32, format=INT4, x="bf16", zero="i8"),
+    Linear(33, 40, 128, group=64, format=UINT4, x="f16", scale="bf16", turned=True),
+    Linear(20, 24, 96, x="f16", after=True),
+]
+
+
+def linear_operands(case: Linear) -> list[torch.Tensor]:
+    """Random ones: rows, codes, zero points and scales, bias; the result."""
+    found: list[torch.Tensor] = []
+    spec = case.spec()
+    for operand in spec.operands[:-1]:
+        count = 1 << 14
+        dtype = TORCH_DTYPES[operand.dtype]
+        if dtype.is_floating_point:
+            found.append((torch.rand(count) + 0.5 if len(found) > 1 else torch.randn(count)).to(dtype))
+        else:
+            low, high = case.format.limits if case.format else (-128, 127)
+            found.append(torch.randint(low, high + 1, (count,), dtype=dtype))
+    return [*found, torch.zeros(int(case.m) * case.n)]
+
+
+@pytest.mark.parametrize("case", CODES, ids=str)
+def test_codes_times_rows_of_16_bits_are_exact(case: Linear) -> None:
+    """Tensor cores multiply the codes themselves; scales come behind, once or after each group: errors are those of float32."""
+    spec = case.spec()
+    roles = roles_of(spec)
+    assert {roles.left.dtype, roles.right.dtype} == {case.x}
+    assert roles.right.group == case.group
+    tensors = linear_operands(case)
+    expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
+    assert expected is not None
+    Kernel(spec)(tensors)
+    want = expected[len(tensors) - 1]
+    assert (tensors[-1].double() - want).norm() < 2e-6 * want.norm()
+
+
+@pytest.mark.parametrize("case", [Linear(20, 24, 96, x="f32"), Linear(20, 24, 96, x="bf16", format=NF4)], ids=str)
+def test_codes_that_are_no_short_integers_are_multiplied_in_float32(case: Linear) -> None:
+    spec = case.spec()
+    assert {roles_of(spec).left.dtype, roles_of(spec).right.dtype} == {"f32"}
+    tensors = linear_operands(case)
+    expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
+    assert expected is not None
+    Kernel(spec)(tensors)
+    torch.testing.assert_close(tensors[-1].double(), expected[len(tensors) - 1], rtol=1e-4, atol=1e-3)

@@ -1,0 +1,132 @@
+"""What prices kernels: the model that is asked for, the shipped one nearest to the machine, or the roofline; and what is safe is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_costmodel import gemm
+from test_latency_model import data, predictor, schedules
+from trace_cases import MACHINE
+
+import effc.pricing
+from effc.compiler.ir.candidate import Candidate, Latency
+from effc.compiler.ir.errors import ArtifactError, OptionError
+from effc.compiler.ir.options import Options
+from effc.compiler.ir.spec import KernelSpec
+from effc.costmodel import roofline
+from effc.costmodel.hardware import Hardware, Speed
+from effc.costmodel.model import files, shipped
+from effc.pricing import pricing
+
+pytest.importorskip("lightgbm", reason="needs the extra 'costmodel'")
+
+#: A machine whose code is another.
+OTHER = replace(MACHINE, name="another", vector_bytes=32, isa=("avx2",))
+
+
+@pytest.fixture(autouse=True)
+def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effc.pricing, "host_hardware", lambda cache: MACHINE)
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two models that come with effc: of this machine, and of another."""
+    for name, machine in (("mine", MACHINE), ("other", OTHER)):
+        files.save(tmp_path / name, predictor(), replace(data(), machines=(machine,)), {})
+    monkeypatch.setattr(shipped, "shipped", lambda: {p.name: p for p in sorted(tmp_path.iterdir())})
+    return tmp_path
+
+
+def candidate(specs: list[KernelSpec], latency: Latency | None = None) -> Candidate:
+    return Candidate("dense", (tuple(specs),), ((),), latency=latency)
+
+
+def test_without_a_model_the_roofline_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "shipped", dict)
+    spec = gemm(64, 64, 64)
+    found = pricing(Options(), [[candidate([spec])]])
+    assert found.price(spec, ()) == roofline.latency(spec, (), MACHINE)
+    assert "the roofline prices kernels" in found.told
+
+
+def test_the_nearest_model_prices_and_is_named(models: Path) -> None:
+    specs = schedules(gemm(100, 64, 128))
+    found = pricing(Options(), [[candidate(specs)]])
+    assert found.told == "kernels are priced by the cost model mine, of this kind of machine"
+    own = predictor().latencies([(specs[0], ())], MACHINE, 2)[0]
+    assert found.price(specs[0], ()).seconds == pytest.approx(own.seconds, rel=0.3)  # of as many threads as torch has
+
+
+def test_a_model_of_a_far_machine_is_not_used(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = replace(MACHINE, vector_bytes=16, isa=())
+    monkeypatch.setattr(effc.pricing, "host_hardware", lambda cache: far)
+    found = pricing(Options(), [])
+    assert "no cost model fits this machine (the nearest, other, is at distance" in found.told
+    assert found.price(gemm(8, 8, 8), ()) == roofline.latency(gemm(8, 8, 8), (), far)
+
+
+def test_a_model_of_a_near_machine_is_trusted_less(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = schedules(gemm(100, 64, 128))[0]
+    here = pricing(Options(), []).price(spec, ())
+    near = replace(MACHINE, l2=2 * MACHINE.l2)
+    monkeypatch.setattr(effc.pricing, "host_hardware", lambda cache: near)
+    found = pricing(Options(), [])
+    assert "the nearest, of a machine at distance 0.5" in found.told
+    assert found.price(spec, ()).uncertainty > here.uncertainty
+
+
+def test_a_model_that_is_asked_for_prices(models: Path) -> None:
+    assert "cost model other" in pricing(Options(cost_model="other"), []).told
+    assert str(models / "mine") in pricing(Options(cost_model=models / "mine"), []).told
+
+
+def test_a_model_that_cannot_be_used_is_one_clear_error(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        OptionError, match="there is no cost model 'mien': it is no folder, and those shipped are mine, other"
+    ):
+        pricing(Options(cost_model="mien"), [])
+    with pytest.raises(ArtifactError, match="there is no cost model in"):
+        pricing(Options(cost_model=tmp_path / "nowhere"), [])
+    (models / "mine" / "latency.low.txt").write_text("tree\n")
+    with pytest.raises(ArtifactError, match="was changed or cut short"):
+        pricing(Options(cost_model="mine"), [])
+    with pytest.raises(OptionError, match="option 'cost_model' is 3: expected a path or a name"):
+        Options(cost_model=3)
+
+
+def test_a_schedule_is_preferred_only_where_it_is_surely_faster(models: Path) -> None:
+    specs = schedules(gemm(100, 64, 128))
+    found = pricing(Options(), [[candidate(specs)]])
+    own = found.price(specs[0], ())
+    for spec in specs[1:]:
+        latency = found.price(spec, ())
+        assert latency == own or latency.seconds <= (1 - effc.pricing.GAIN) * own.seconds
+    assert min(found.price(s, ()).seconds for s in specs) < own.seconds, "the first of these is a poor one"
+
+
+def test_a_model_that_is_unsure_keeps_the_own_schedule(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = predictor().widened(1e3)
+    files.save(models / "mine", wide, data(), {})
+    specs = schedules(gemm(100, 64, 128))
+    found = pricing(Options(), [[candidate(specs)]])
+    assert {found.price(s, ()) for s in specs} == {found.price(specs[0], ())}
+
+
+def test_distances_are_of_machines_and_not_of_names() -> None:
+    def near(machine: Hardware) -> float:
+        return shipped.distance(MACHINE, machine)
+
+    assert near(MACHINE) == near(replace(MACHINE, name="a twin", cores=64)) == 0
+    assert 0 < near(replace(MACHINE, one=Speed(1.2 * MACHINE.one.flops, MACHINE.one.bandwidth))) < 0.5
+    assert near(OTHER) > 4
+    assert shipped.distance(OTHER, MACHINE) == near(OTHER)
+
+
+def test_what_ships_can_be_read() -> None:
+    for name, folder in shipped.shipped().items():
+        model = files.load(folder)
+        assert model.machines, name
+        assert model.card["errors"]["family"]["all"]["model"]["mape"] < 0.25, name

@@ -1,0 +1,92 @@
+"""The table of docs/gpu.md: what triton makes of kernels of real sizes, and their error in the interpreter at small ones.
+
+    PYTHONPATH=tests python -P tools/gpu_kernels.py
+
+Needs triton, and neither a GPU nor a driver. Seconds are of one process, without triton's cache.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from gpu_cases import CASES, GpuCase
+from gpu_interpreted import SM80, SM90, Kernel, operands_of
+from torch.nn.functional import scaled_dot_product_attention
+
+from effc.compiler.capture.kernel_reference import evaluate
+from effc.compiler.codegen.gpu.compile import compile_launch
+from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.spec import KernelSpec
+
+_HEAD = (
+    "kernel",
+    "GPU",
+    "launches",
+    "warps",
+    "registers",
+    "frame",
+    "shared bytes",
+    "multiplies by",
+    "emit s",
+    "compile s",
+    "error",
+)
+
+
+def row(case: GpuCase, target: GpuTarget) -> tuple[str, ...]:
+    """A line of the table, of the first launch but for the seconds, which are of all."""
+    start = time.perf_counter()
+    launches = Kernel(case.spec, target).emitted.launches
+    emitted = time.perf_counter()
+    made = [compile_launch(launch, target) for launch in launches]
+    done = time.perf_counter()
+    first = made[0]
+    found = [name for name in ("wgmma", "mma.sync") if name in first.ptx]
+    return (
+        case.name,
+        f"sm_{target.capability}",
+        str(len(made)),
+        str(first.warps),
+        str(first.registers),
+        str(max(m.frame for m in made)),
+        str(first.shared),
+        found[0] if found else "–",
+        f"{emitted - start:.2f}",
+        f"{done - emitted:.2f}",
+        f"{error(case, target):.1e}",
+    )
+
+
+def error(case: GpuCase, target: GpuTarget) -> float:
+    """Relative L2 of the small kernel's result in the interpreter, against float64."""
+    spec = case.small
+    tensors = operands_of(spec)
+    expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
+    written = next(i for i, o in enumerate(spec.operands) if o.role == "write")
+    want = attended(spec, tensors) if expected is None else expected[written]
+    assert Kernel(spec, target)(tensors) == 0
+    return float((tensors[written].double() - want).norm() / want.double().norm())
+
+
+def attended(spec: KernelSpec, tensors: list[torch.Tensor]) -> torch.Tensor:
+    """What an attention on dense tensors gives, flat."""
+    b, h, q, k, d, e = (dim.size.constant or 1 for dim in spec.dims)
+    shapes = ((b, h, q, d), (b, h // spec.get("group"), k, d), (b, h // spec.get("group"), k, e))
+    query, key, value = (t.double().view(s) for t, s in zip(tensors, shapes, strict=False))
+    made = scaled_dot_product_attention(
+        query, key, value, is_causal=bool(spec.get("causal")), scale=spec.get("scale"), enable_gqa=True
+    )
+    return made.flatten()
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"| {' | '.join(_HEAD)} |\n|{'---|' * len(_HEAD)}")
+    for case in CASES:
+        for target in (SM80, SM90):
+            print(f"| {' | '.join(row(case, target))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
