@@ -45,7 +45,7 @@ class Tuned:
 
     def __str__(self) -> str:
         gain = 100 * (self.seconds[0] / self.seconds[1] - 1)
-        return f"of {self.among} schedules measured this one is {gain:.0f} % faster than the template's own"
+        return f"of {self.among} schedules measured this one is {gain:.0f} % faster than the one that was predicted"
 
 
 @dataclass
@@ -133,4 +133,8 @@ def _range(latency: Latency) -> tuple[float, float]:
 
 
 def _timing(kept: bytes | None) -> Timing | None:
-    return None if kept is None else Timing(**json.loads(kept))
+    """None of what another version kept."""
+    try:
+        return None if kept is None else Timing(**json.loads(kept))
+    except (TypeError, ValueError):
+        return None

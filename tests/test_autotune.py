@@ -95,7 +95,7 @@ def test_a_schedule_is_taken_where_it_is_surely_faster(tmp_path: Path) -> None:
         (1.0, 0.8),
         3,
     )
-    assert str(found) == "of 3 schedules measured this one is 25 % faster than the template's own"
+    assert str(found) == "of 3 schedules measured this one is 25 % faster than the one that was predicted"
     unclear = tuner(tmp_path / "unclear", {0: timing(1.0, 0.2), 5: timing(0.9, 0.2), 4: timing(2.0)})
     unclear.tune([(KERNEL, 1.0)])
     assert unclear.tuned == []
