@@ -171,6 +171,29 @@ def test_weights_that_are_codes(rows: int, dtype: torch.dtype) -> None:
     exact(Quantized(dtype), torch.randn(rows, 48).to(dtype))
 
 
+class Nibbles(nn.Module):
+    """A linear of 4-bit codes, one in a byte, with zero points and scales for groups of 32."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.randint(0, 16, (40, 3, 32), dtype=torch.int8))
+        self.register_buffer("zeros", torch.randint(0, 16, (40, 3, 1), dtype=torch.int8))
+        self.register_buffer("scales", (torch.rand(40, 3, 1) * 0.01 + 0.001).to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes, zeros, scales = (self.get_buffer(n) for n in ("codes", "zeros", "scales"))
+        return F.linear(x, ((codes.to(x.dtype) - zeros.to(x.dtype)) * scales).flatten(1))
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_codes_of_four_bits_are_read_two_a_byte(rows: int) -> None:
+    torch.manual_seed(0)
+    driver = exact(Nibbles(torch.bfloat16), torch.randn(rows, 96).bfloat16())
+    (text,) = (text for _, text in driver.kernels if "arith.shrui" in text)
+    assert ("tt.dot" in text) == (rows > 1)
+    assert rows == 1 or "xbf16>" in next(line for line in text.splitlines() if "tt.dot" in line)
+
+
 def test_inputs_at_odd_addresses_and_of_other_strides() -> None:
     model, driver = made(lambda: nn.Linear(16, 8)), InterpretingDriver()
     compiled = compiled_for_gpu(model, driver)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch_mlir import ir
 
 from effc.compiler.codegen.gpu.builder import Builder, Shape, common_shape, dtype_of
 from effc.compiler.codegen.gpu.dialect import shape_of
-from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step, evaluated
+from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step, evaluated, widened
 from effc.compiler.codegen.gpu.ops import Ops
 from effc.compiler.ir.errors import LoweringError
-from effc.compiler.ir.expr import Expr, const
+from effc.compiler.ir.expr import Expr, const, floordiv, mod
 from effc.compiler.ir.spec import Instr, KernelSpec
 
 
@@ -127,7 +127,21 @@ class Body:
         moving, still = self.frame.indices.split(self._resolved(instr["address"]), dtype)
         return self.b.pointers(base if moving is None else self.b.pointers(base, moving), still)
 
+    def _nibble(self, instr: Instr) -> ir.Value:
+        """A code of two in a byte, in the lower bits of an i8; the bits above are not the code's."""
+        b, address = self.b, instr["address"]
+        byte = self._plain_load(
+            replace(instr, attributes=(("address", floordiv(address, const(2))), ("operand", instr["operand"])))
+        )
+        odd = self.frame.indices.value(mod(address, const(2)))
+        shift = b.op("arith.muli", odd, b.constant(4, "i32"))
+        return b.op("arith.shrui", byte, widened(b, shift, "i8"))
+
     def _load(self, instr: Instr) -> ir.Value:
+        packed = self.spec.operands[instr["operand"]].role == "packed"
+        return self._nibble(instr) if packed else self._plain_load(instr)
+
+    def _plain_load(self, instr: Instr) -> ir.Value:
         b = self.b
         pointers = self._pointers(instr)
         args = [self.value(a) for a in instr.args]
