@@ -40,10 +40,6 @@ class Frame:
         for axis in axes:
             self.indices.values.update(unflattened(b, spec, scalars, axis.dims, axis.index))
 
-    @property
-    def shape(self) -> Shape:
-        return common_shape(*(a.index for a in self.axes))
-
     def mask(self, shape: Shape, b: Builder) -> ir.Value | None:
         """Where points of a tile of ``shape`` are inside: the masks of the axes along which it has more than one."""
         found: ir.Value | None = None
