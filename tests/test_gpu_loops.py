@@ -263,6 +263,19 @@ def test_an_unknown_function_is_refused_by_name() -> None:
         Kernel(k.spec())
 
 
+def test_more_points_than_32_bits_number_are_refused() -> None:
+    """Addresses beyond are 64 bits wide, indices are not."""
+    k = LoopsBuilder([(1 << 31, "parallel")], [("i8", "read", 1 << 31), ("i8", "write", 1 << 31)])
+    k.store(1, "d0", k.load(0, "d0"))
+    with pytest.raises(LoweringError, match="2147483648 points along one axis"):
+        Kernel(k.spec())
+    k = LoopsBuilder(
+        [(1 << 20, "parallel"), (1 << 12, "parallel")], [("i8", "read", 1 << 33), ("i8", "write", 1 << 33)]
+    )
+    k.store(1, "8192*d0 + d1", k.load(0, "8192*d0 + d1"))
+    assert "arith.extsi" in Kernel(k.spec()).text
+
+
 @pytest.mark.parametrize("rows", [1, 4, 16])
 @pytest.mark.parametrize("columns", [16, 128])
 def test_any_tile_gives_the_same(rows: int, columns: int) -> None:

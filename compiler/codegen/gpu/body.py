@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch_mlir import ir
 
 from effc.compiler.codegen.gpu.builder import Builder, Shape, common_shape, dtype_of
-from effc.compiler.codegen.gpu.dialect import shape_of
+from effc.compiler.codegen.gpu.dialect import MOST_ELEMENTS, shape_of
 from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step, evaluated, widened
 from effc.compiler.codegen.gpu.ops import Ops
 from effc.compiler.ir.errors import LoweringError
@@ -71,6 +71,14 @@ def flat_size(spec: KernelSpec, dims: Sequence[int]) -> Expr:
     for dim in dims:
         total = total * spec.dims[dim].size
     return total
+
+
+def axis_size(spec: KernelSpec, dims: Sequence[int]) -> Expr:
+    """As `flat_size`, of an axis of tiles, whose indices are i32; LoweringError: it is too long."""
+    size = flat_size(spec, dims)
+    if (size.constant or 0) > MOST_I32 - MOST_ELEMENTS:  # the last tile may reach beyond
+        raise LoweringError(f"{size} points along one axis: a GPU's kernels number them by 32 bits")
+    return size
 
 
 class Body:
