@@ -1,9 +1,9 @@
 """TTIR kernels run by numpy, program by program: what a kernel computes, without a GPU and without triton.
 
-``launch(text, grid, arguments)`` runs the text that Triton would compile. Memory is simulated: each buffer has an address range of its
-own, so an access outside of its buffer, a misaligned pointer, an element that two programs write, and one that a program reads after
-another has written it all raise. bf16 is held in float32 and rounded where the kernel rounds. It checks what a kernel means; how Triton
-distributes it over threads it does not.
+``launch(text, grid, buffers)`` runs the text that Triton would compile. Memory is simulated: each buffer has an address range of its
+own, so an access outside of its buffer, a misaligned pointer, an element into which two programs write different values, and one that a
+program reads after another has written it all raise. bf16 is held in float32 and rounded where the kernel rounds. It checks what a kernel
+means; how Triton distributes it over threads it does not.
 """
 
 from __future__ import annotations
