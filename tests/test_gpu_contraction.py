@@ -180,7 +180,7 @@ def test_nan_and_infinity_reach_their_rows_alone() -> None:
     x, w, y = torch.randn(33, 40), torch.randn(40, 20), torch.zeros(33, 20)
     x[1, 2], x[5, 39] = float("nan"), float("inf")
     Kernel(case.spec())([x.reshape(-1), w.reshape(-1), torch.zeros(20), y.reshape(-1)])
-    torch.testing.assert_close(y, x @ w, equal_nan=True)
+    torch.testing.assert_close(y, x @ w, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 CODES = [

@@ -116,7 +116,7 @@ def test_sizes_that_change_from_call_to_call() -> None:
     with torch.no_grad(), watched(driver):
         for batch, length in ((2, 7), (3, 20), (2, 33)):
             x = torch.randn(batch, length, 64)
-            torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 def test_weights_that_change_are_seen() -> None:
@@ -125,7 +125,7 @@ def test_weights_that_change_are_seen() -> None:
     compiled, x = compiled_for_gpu(model, driver), torch.randn(1, 16, 6, 6)
     with torch.no_grad(), watched(driver):
         for _ in range(2):
-            torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
             model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr]
 
 
