@@ -10,6 +10,7 @@ import torch
 from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.program import Part
 from effc.runtime.group_panels import group_panels
+from effc.runtime.nibbles import pack_nibbles
 from effc.runtime.pages import Pages
 from effc.runtime.panels import not_finite, pack_codes, pack_panels
 from effc.runtime.sparse_panels import sparse_panels
@@ -39,6 +40,7 @@ FUNCTIONS: Mapping[str, Derivation] = {
     "group_panels": group_panels,
     "not_finite": not_finite,
     "pack_codes": pack_codes,
+    "pack_nibbles": pack_nibbles,
     "pack_panels": pack_panels,
     "sparse_panels": sparse_panels,
     "winograd_panels": winograd_panels,

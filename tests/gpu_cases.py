@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contraction_cases import Case
 from kernels import LoopsBuilder
@@ -10,6 +10,8 @@ from low_bit_cases import Linear
 from test_attention_kernel import attention_spec
 from test_contraction_conv import conv_case
 
+from effc.compiler.codegen.gpu.nibbles import packed_codes
+from effc.compiler.ir.expr import const
 from effc.compiler.ir.formats import INT4
 from effc.compiler.ir.spec import KernelSpec
 
@@ -94,7 +96,10 @@ def codes(m: int, n: int, k: int) -> KernelSpec:
 
 
 def groups(m: int, n: int, k: int, group: int) -> KernelSpec:
-    return Linear(m, n, k, group, INT4, x="f16", zero="i8").spec()
+    """Codes two a byte."""
+    spec = Linear(m, n, k, group, INT4, x="bf16", zero="f32").spec()
+    operands = (replace(o, size=const(n * k)) if i == 1 else o for i, o in enumerate(spec.operands))
+    return packed_codes(replace(spec, operands=tuple(operands)), [1])[0]
 
 
 def conv(channels: int, size: int, groups: int = 1) -> KernelSpec:
@@ -122,7 +127,8 @@ CASES = [
     GpuCase("linear f32 512x512x512", linear(512, 512, 512, "f32"), linear(70, 90, 130, "f32")),
     GpuCase("linear i8 512x512x512", linear(512, 512, 512, "i8", "i32"), linear(70, 90, 130, "i8", "i32"), True, True),
     GpuCase("int8 weights bf16 256x1024x1024", codes(256, 1024, 1024), codes(33, 40, 96), True, True),
-    GpuCase("int4 weights f16 32x1024x1024", groups(32, 1024, 1024, 128), groups(17, 40, 128, 64), True),
+    GpuCase("int4 weights bf16 32x1024x1024", groups(32, 1024, 1024, 128), groups(17, 40, 128, 64), True),
+    GpuCase("int4 weights bf16 1x4096x4096", groups(1, 4096, 4096, 128), groups(1, 40, 256, 64)),
     GpuCase("conv 3x3 f16 64 to 64", conv(64, 30), conv(16, 9), True, True),
     GpuCase("conv 3x3 f16 depthwise", conv(64, 30, 64), conv(8, 9, 8)),
     GpuCase(

@@ -71,6 +71,11 @@ def test_parts_without_keys_add_nothing() -> None:
     run(replace(spec, schedule=Schedule((("bn", 16), ("split", 8)))))
 
 
+def test_a_logsumexp_is_of_all_keys() -> None:
+    spec = attention_spec((1, 2, 1, 600, 16, 16), logsumexp=True)
+    assert len(run(replace(spec, schedule=Schedule((("split", 4),)))).emitted.launches) == 1
+
+
 def test_many_queries_take_one_head_a_program() -> None:
     plan = attention.plan(attention_spec((1, 8, 512, 512, 64, 64), group=4, dtype="f16"), SM90)
     assert (plan.heads, plan.split, plan.bm, plan.bn) == (1, 1, 128, 64)

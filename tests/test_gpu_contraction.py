@@ -14,10 +14,13 @@ from test_contraction_conv import conv_case
 from effc.compiler.capture.kernel_reference import evaluate
 from effc.compiler.codegen.gpu.contraction.roles import Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import candidates, chosen, shared_bytes
+from effc.compiler.codegen.gpu.nibbles import packed_codes
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.ir.formats import INT4, NF4, UINT4
+from effc.compiler.ir.expr import const
+from effc.compiler.ir.formats import INT4, NF4, UINT4, Format
 from effc.compiler.ir.spec import KernelSpec, Schedule
 from effc.runtime.dtypes import TORCH_DTYPES
+from effc.runtime.nibbles import pack_nibbles
 
 
 class GpuRunner(Runner):
@@ -177,7 +180,7 @@ def test_nan_and_infinity_reach_their_rows_alone() -> None:
     x, w, y = torch.randn(33, 40), torch.randn(40, 20), torch.zeros(33, 20)
     x[1, 2], x[5, 39] = float("nan"), float("inf")
     Kernel(case.spec())([x.reshape(-1), w.reshape(-1), torch.zeros(20), y.reshape(-1)])
-    torch.testing.assert_close(y, x @ w, equal_nan=True)
+    torch.testing.assert_close(y, x @ w, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 CODES = [
@@ -185,6 +188,8 @@ CODES = [
     Linear(20, 24, 96, x="f16", zero="i8", scale="f16"),
     Linear(33, 40, 128, group=32, format=INT4, x="bf16", zero="i8"),
     Linear(33, 40, 128, group=64, format=UINT4, x="f16", scale="bf16", turned=True),
+    Linear(33, 40, 128, group=32, format=INT4, x="bf16", zero="f32"),
+    Linear(20, 24, 96, x="f16", zero="bf16"),
     Linear(20, 24, 96, x="f16", after=True),
 ]
 
@@ -228,3 +233,31 @@ def test_codes_that_are_no_short_integers_are_multiplied_in_float32(case: Linear
     assert expected is not None
     Kernel(spec)(tensors)
     torch.testing.assert_close(tensors[-1].double(), expected[len(tensors) - 1], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+@pytest.mark.parametrize("format_", [INT4, UINT4, NF4, Format(2), Format(3)], ids=str)
+def test_codes_two_a_byte(format_: Format, rows: int) -> None:
+    """The same numbers from half of the bytes."""
+    case = Linear(rows, 24, 96, group=32, format=format_, x="f16", zero="" if format_.codebook else "i8")
+    spec, tensors = case.spec(), linear_operands(case)
+    expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
+    assert expected is not None
+    sized = replace(spec, operands=tuple(replace(o, size=const(1 << 14)) for o in spec.operands))
+    packed, sizes = packed_codes(sized, range(len(spec.operands)))
+    assert sizes == {1: 1 << 14}
+    tensors[1] = pack_nibbles(tensors[1], 0, 1 << 14)
+    Kernel(packed)(tensors)
+    want = expected[len(tensors) - 1]
+    assert (tensors[-1].double() - want).norm() < 2e-6 * want.norm()
+
+
+def test_an_odd_number_of_codes_is_packed_from_where_they_start() -> None:
+    codes = torch.arange(-4, 5, dtype=torch.int8)
+    packed = pack_nibbles(codes[1:], 1, 7)
+    assert packed.view(torch.uint8).tolist() == [0xFE, 0x10, 0x32, 0x04]
+
+
+def test_what_is_read_as_more_than_codes_is_not_packed() -> None:
+    spec = Linear(4, 24, 96, x="f16").spec()  # int8
+    assert packed_codes(spec, range(len(spec.operands)))[1] == {}

@@ -8,9 +8,7 @@ from fuzz.generate import generate
 from gpu_programs import InterpretingDriver, gpu_backend, watched
 
 
-@pytest.mark.parametrize(
-    ("seed", "dynamic"), [*((seed, False) for seed in range(8)), *((seed, True) for seed in range(2))]
-)
+@pytest.mark.parametrize(("seed", "dynamic"), [*((seed, False) for seed in range(5)), (0, True)])
 def test_random_graphs(seed: int, dynamic: bool) -> None:
     source = generate(seed, dynamic=dynamic).source()
     driver = InterpretingDriver()

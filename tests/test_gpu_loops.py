@@ -205,6 +205,20 @@ def test_functions(name: str, dtype: str) -> None:
     agrees(k.spec(), [x, torch.zeros(100, dtype=of)])
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("f32", "i32"), ("bf16", "i16"), ("f64", "i64")])
+def test_bits_of_numbers(dtype: str, bits: str) -> None:
+    k = LoopsBuilder([(60, "parallel")], [(dtype, "read", 60), (bits, "write", 60), (dtype, "write", 60)])
+    mask = k.constant(-2, bits)
+    cut = k.op("arith.andi", k.op("arith.bitcast", k.load(0, "d0"), dtype=bits), mask, dtype=bits)
+    k.store(1, "d0", cut)
+    k.store(2, "d0", k.op("arith.bitcast", cut, dtype=dtype))
+    x, integers = torch.randn(60).to(TORCH_DTYPES[dtype]), torch.zeros(60, dtype=TORCH_DTYPES[bits])
+    back = torch.zeros_like(x)
+    Kernel(k.spec())([x, integers, back])
+    assert torch.equal(integers, x.view(TORCH_DTYPES[bits]) & -2)
+    assert torch.equal(back, integers.view(TORCH_DTYPES[dtype]))
+
+
 def test_libm_functions_of_float32() -> None:
     k = LoopsBuilder([(60, "parallel")], [("f32", "read", 60), ("f32", "read", 60), ("f32", "write", 60)])
     k.store(2, "d0", k.op("libm.hypotf", k.load(0, "d0"), k.load(1, "d0")))
@@ -247,6 +261,19 @@ def test_an_unknown_function_is_refused_by_name() -> None:
     k.store(1, "d0", k.op("libm.j0", k.load(0, "d0")))
     with pytest.raises(LoweringError, match=r"libm\.j0 \(v1\) has no form on the GPU"):
         Kernel(k.spec())
+
+
+def test_more_points_than_32_bits_number_are_refused() -> None:
+    """Addresses beyond are 64 bits wide, indices are not."""
+    k = LoopsBuilder([(1 << 31, "parallel")], [("i8", "read", 1 << 31), ("i8", "write", 1 << 31)])
+    k.store(1, "d0", k.load(0, "d0"))
+    with pytest.raises(LoweringError, match="2147483648 points along one axis"):
+        Kernel(k.spec())
+    k = LoopsBuilder(
+        [(1 << 20, "parallel"), (1 << 12, "parallel")], [("i8", "read", 1 << 33), ("i8", "write", 1 << 33)]
+    )
+    k.store(1, "8192*d0 + d1", k.load(0, "8192*d0 + d1"))
+    assert "arith.extsi" in Kernel(k.spec()).text
 
 
 @pytest.mark.parametrize("rows", [1, 4, 16])

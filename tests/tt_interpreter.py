@@ -1,14 +1,13 @@
 """TTIR kernels run by numpy, program by program: what a kernel computes, without a GPU and without triton.
 
-``launch(text, grid, arguments)`` runs the text that Triton would compile. Memory is simulated: each buffer has an address range of its
-own, so an access outside of its buffer, a misaligned pointer, an element that two programs write, and one that a program reads after
-another has written it all raise. bf16 is held in float32 and rounded where the kernel rounds. It checks what a kernel means; how Triton
-distributes it over threads it does not.
+``launch(text, grid, buffers)`` runs the text that Triton would compile. Memory is simulated: each buffer has an address range of its
+own, so an access outside of its buffer, a misaligned pointer, an element into which two programs write different values, and one that a
+program reads after another has written it all raise. bf16 is held in float32 and rounded where the kernel rounds. It checks what a kernel
+means; how Triton distributes it over threads it does not.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -244,16 +243,16 @@ class _Compiler:
         axis = _integer(op, "axis")
         return lambda _, x: np.expand_dims(x, axis)
 
-    def _reshape(self, op: ir.Operation) -> Callable[..., Any]:
-        shape = tt.shape_of(op.results[0])
-        return lambda _, x: x.reshape(shape)
+    def _bitcast(self, op: ir.Operation) -> Callable[..., Any]:
+        source, result = _dtype(op.operands[0]), _dtype(op.results[0])
 
-    def _trans(self, op: ir.Operation) -> Callable[..., Any]:
-        order = list(ir.DenseI32ArrayAttr(op.attributes["order"]))
-        return lambda _, x: np.transpose(x, order)
+        def cast(_: Any, x: Any) -> Any:
+            bits = _rounded_bits(x) if source == "bf16" else np.ascontiguousarray(x)
+            if result == "bf16":
+                return _from_bits(bits.view(np.uint16)).reshape(np.shape(x))
+            return bits.view(NUMPY[result]).reshape(np.shape(x))
 
-    def _join(self, op: ir.Operation) -> Callable[..., Any]:
-        return lambda _, x, y: np.stack([x, y], -1)
+        return cast
 
     # -- memory -------------------------------------------------------------------------------------------------------
     def _addptr(self, op: ir.Operation) -> Callable[..., Any]:
@@ -271,7 +270,7 @@ class _Compiler:
             found: Array = np.array(np.broadcast_to(np.asarray(other, NUMPY[dtype]), pointers.shape))
             if taken.any():
                 got = self.memory.load(pointers[taken], stored)
-                found[taken] = (got.astype(np.uint32) << 16).view(np.float32) if dtype == "bf16" else got
+                found[taken] = _from_bits(got) if dtype == "bf16" else got
             return found
 
         return read
@@ -284,9 +283,7 @@ class _Compiler:
             taken = np.broadcast_to(mask, pointers.shape)
             if taken.any():
                 values = np.broadcast_to(value, pointers.shape)[taken]
-                if dtype == "bf16":
-                    values = (to_bf16(values).view(np.uint32) >> 16).astype(np.uint16)
-                self.memory.store(pointers[taken], values)
+                self.memory.store(pointers[taken], _rounded_bits(values) if dtype == "bf16" else values)
 
         return write
 
@@ -326,6 +323,11 @@ class _Compiler:
         return loop
 
 
-def cdiv(a: int, b: int) -> int:
-    """``a / b``, rounded up."""
-    return math.ceil(a / b)
+def _rounded_bits(x: Any) -> Array:
+    """bf16 as memory holds it, of numbers in float32."""
+    return (np.ascontiguousarray(to_bf16(x)).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def _from_bits(bits: Array) -> Array:
+    found: Array = (bits.astype(np.uint32) << 16).view(np.float32)
+    return found

@@ -18,6 +18,7 @@ from effc.compiler.capture.kernel_reference import evaluate
 from effc.compiler.codegen.gpu.compile import compile_launch
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.spec import KernelSpec
+from effc.runtime.nibbles import pack_nibbles
 
 _HEAD = (
     "kernel",
@@ -63,6 +64,9 @@ def error(case: GpuCase, target: GpuTarget) -> float:
     spec = case.small
     tensors = operands_of(spec)
     expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
+    for i, operand in enumerate(spec.operands):
+        if operand.role == "packed":
+            tensors[i] = pack_nibbles(tensors[i], 0, len(tensors[i]))
     written = next(i for i, o in enumerate(spec.operands) if o.role == "write")
     want = attended(spec, tensors) if expected is None else expected[written]
     assert Kernel(spec, target)(tensors) == 0

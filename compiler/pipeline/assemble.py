@@ -9,6 +9,8 @@ from typing import Any
 from effc.compiler.codegen.cpu.block.choice import Block, block_of
 from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packing
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.codegen.gpu.nibbles import FUNCTION as NIBBLES
+from effc.compiler.codegen.gpu.nibbles import packed_codes
 from effc.compiler.codegen.targets import AnyTarget
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
@@ -135,13 +137,22 @@ class Assembler:
             spec = found.spec
             for operand, function, attributes in found.derivations():
                 pointers[operand] = self._derived(kernel.sites[operand], function, attributes)
-        elif spec.key() in self.schedules and not isinstance(self.target, Target):
-            spec = replace(spec, schedule=self.schedules[spec.key()])
+        elif not isinstance(self.target, Target):
+            spec = self._for_gpu(kernel, pointers)
         elif spec.template == "contraction" and isinstance(self.target, Target):
             wanted = self.schedules.get(spec.key())
             spec = replace(spec, schedule=default_schedule(spec, self.target, wanted))
         number = self.specs.setdefault(spec, len(self.specs))
         return Call(number, tuple(pointers), kernel.symbols, kernel.name, kernel.location, _flops(kernel))
+
+    def _for_gpu(self, kernel: Kernel, pointers: list[Pointer]) -> KernelSpec:
+        """The spec under a plan's schedule, codes of few bits packed; ``pointers`` are changed to those."""
+        wanted = self.schedules.get(kernel.spec.key(), kernel.spec.schedule)
+        constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
+        spec, sizes = packed_codes(replace(kernel.spec, schedule=wanted), constant)
+        for operand, size in sizes.items():
+            pointers[operand] = self._derived(kernel.sites[operand], NIBBLES, {"offset": 0, "size": size})
+        return spec
 
     def _derived(self, site: Site, function: str, attributes: dict[str, Any]) -> Pointer:
         """The packed form of a constant factor, or of what it is scaled by."""

@@ -106,7 +106,9 @@ def plan(spec: KernelSpec, target: GpuTarget) -> Plan:
         warps=int(wanted.get("warps", found.warps)),
         stages=int(wanted.get("stages", found.stages)),
     )
-    return replace(found, split=int(wanted.get("split", _parts(found, target))))
+    # What joins parts writes no logsumexp.
+    split = 1 if spec.get("lse") is not None else int(wanted.get("split", _parts(found, target)))
+    return replace(found, split=split)
 
 
 def candidates(spec: KernelSpec, target: GpuTarget) -> list[Schedule]:
@@ -141,9 +143,7 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
 def _parts(plan: Plan, target: GpuTarget) -> int:
     """Into how many parts keys are split: until all processors have work, where rows are few."""
     programs, rows, keys = plan.programs.constant, plan.rows.constant, plan.spec.dims[3].size.constant
-    if programs is None or rows is None or keys is None or plan.spec.get("lse") is not None:
-        return 1
-    if rows > plan.bm or programs * 2 > target.processors:
+    if programs is None or rows is None or keys is None or rows > plan.bm or programs * 2 > target.processors:
         return 1
     most = min(target.processors // programs, keys // _LEAST_PART, _MOST_PARTS)
     return 1 << int(math.log2(most)) if most > 1 else 1

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch_mlir import ir
 
 from effc.compiler.codegen.gpu.builder import Builder, Shape, common_shape, dtype_of
-from effc.compiler.codegen.gpu.dialect import shape_of
-from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step, evaluated
+from effc.compiler.codegen.gpu.dialect import MOST_ELEMENTS, shape_of
+from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step, evaluated, widened
 from effc.compiler.codegen.gpu.ops import Ops
 from effc.compiler.ir.errors import LoweringError
-from effc.compiler.ir.expr import Expr, const
+from effc.compiler.ir.expr import Expr, const, floordiv, mod
 from effc.compiler.ir.spec import Instr, KernelSpec
 
 
@@ -39,10 +39,6 @@ class Frame:
         self.indices = Indices(b, values, names, steps)
         for axis in axes:
             self.indices.values.update(unflattened(b, spec, scalars, axis.dims, axis.index))
-
-    @property
-    def shape(self) -> Shape:
-        return common_shape(*(a.index for a in self.axes))
 
     def mask(self, shape: Shape, b: Builder) -> ir.Value | None:
         """Where points of a tile of ``shape`` are inside: the masks of the axes along which it has more than one."""
@@ -75,6 +71,14 @@ def flat_size(spec: KernelSpec, dims: Sequence[int]) -> Expr:
     for dim in dims:
         total = total * spec.dims[dim].size
     return total
+
+
+def axis_size(spec: KernelSpec, dims: Sequence[int]) -> Expr:
+    """As `flat_size`, of an axis of tiles, whose indices are i32; LoweringError: it is too long."""
+    size = flat_size(spec, dims)
+    if (size.constant or 0) > MOST_I32 - MOST_ELEMENTS:  # the last tile may reach beyond
+        raise LoweringError(f"{size} points along one axis: a GPU's kernels number them by 32 bits")
+    return size
 
 
 class Body:
@@ -127,7 +131,21 @@ class Body:
         moving, still = self.frame.indices.split(self._resolved(instr["address"]), dtype)
         return self.b.pointers(base if moving is None else self.b.pointers(base, moving), still)
 
+    def _nibble(self, instr: Instr) -> ir.Value:
+        """A code of two in a byte, in the lower bits of an i8; the bits above are not the code's."""
+        b, address = self.b, instr["address"]
+        byte = self._plain_load(
+            replace(instr, attributes=(("address", floordiv(address, const(2))), ("operand", instr["operand"])))
+        )
+        odd = self.frame.indices.value(mod(address, const(2)))
+        shift = b.op("arith.muli", odd, b.constant(4, "i32"))
+        return b.op("arith.shrui", byte, widened(b, shift, "i8"))
+
     def _load(self, instr: Instr) -> ir.Value:
+        packed = self.spec.operands[instr["operand"]].role == "packed"
+        return self._nibble(instr) if packed else self._plain_load(instr)
+
+    def _plain_load(self, instr: Instr) -> ir.Value:
         b = self.b
         pointers = self._pointers(instr)
         args = [self.value(a) for a in instr.args]

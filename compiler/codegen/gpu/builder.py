@@ -123,12 +123,6 @@ class Builder:
         shape = common_shape(*values)
         return tuple(self.spread(v, shape) for v in values) if shape else values
 
-    def transpose(self, value: ir.Value) -> ir.Value:
-        """The tile with its two dimensions exchanged."""
-        rows, columns = shape_of(value)
-        type_ = ir.RankedTensorType.get((columns, rows), element_of(value))
-        return tt.Trans(value, ir.DenseI32ArrayAttr.get([1, 0]), type_).result
-
     # -- memory -------------------------------------------------------------------------------------------------------
     def pointers(self, base: ir.Value, offset: ir.Value) -> ir.Value:
         """``base`` moved by ``offset`` elements, a tile or one."""

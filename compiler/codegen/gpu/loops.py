@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch_mlir import ir
 
 from effc.compiler.codegen.canonical import simplify
-from effc.compiler.codegen.gpu.body import Axis, Body, Combine, Frame, combiner, flat_size, identity_of
+from effc.compiler.codegen.gpu.body import Axis, Body, Combine, Frame, axis_size, combiner, flat_size, identity_of
 from effc.compiler.codegen.gpu.builder import Builder
 from effc.compiler.codegen.gpu.indices import evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel, power_of_two
@@ -183,7 +183,7 @@ class _Loops:
 
     def _axis(self, dims: tuple[int, ...], start: ir.Value, block: int, axis: int) -> Axis:
         b = self.b
-        size = flat_size(self.spec, dims)
+        size = axis_size(self.spec, dims)
         index = b.op("arith.addi", start, b.range(block, axis, 2))
         if block == 1 or (size.constant is not None and size.constant % block == 0):
             return Axis(dims, index, None)

@@ -1,7 +1,7 @@
 """One ``Instr`` that computes (``arith.*``, ``math.*``, ``libm.*``, ``constant``, ``decode``) on tiles.
 
 bf16 and f16 are computed in f32 and rounded after each instruction, as eager does. Functions are libdevice's, and division and
-square roots of f32 are rounded: Triton's own ``math.exp``, ``arith.divf`` and the like are approximations, up to 40 ulp off.
+square roots of f32 are rounded: Triton's own ``math.exp``, ``arith.divf`` and the like are approximations.
 """
 
 from __future__ import annotations

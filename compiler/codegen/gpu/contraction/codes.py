@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from effc.compiler.ir.expr import Call, Expr, var
@@ -13,30 +14,38 @@ _LEAST_GROUP = 16
 
 @dataclass(frozen=True)
 class Codes:
-    """``value``: an integer of at most 9 bits and a sign, in f32. ``scale``: what multiplies it, None: nothing. ``group``: steps of the
-    innermost sum, a multiple of `_LEAST_GROUP` and a power of two, that share a scale; 0: all do.
+    """``value``: an integer of at most 9 bits and a sign, in f32. ``zero``: what is subtracted from it, if that is no such integer too;
+    ``scale``: what multiplies the difference; None: nothing. ``varies``: whether one of both differs from step to step of the sum;
+    ``group``: how many steps of the innermost sum they are the same for, a power of two; 0: for all of it.
     """
 
     value: int
+    zero: int | None
     scale: int | None
+    varies: bool
     group: int
 
 
-def read_codes(spec: KernelSpec, value: int) -> Codes | None:
-    """``value`` as codes, by the form that `effc.compiler.ir.spec` gives; None: it is none, or its scale differs from step to step."""
-    instr, scale = spec.body[value], None
+def read_codes(spec: KernelSpec, value: int, outer: Collection[int]) -> Codes | None:
+    """``value`` as codes, by the form that `effc.compiler.ir.spec` gives; None: it is none, or its scale or zero point differs within a
+    block of the sum. ``outer``: the dims of the sum that are looped over, a block at a time being of the innermost.
+    """
+    instr, scale, zero = spec.body[value], None, None
     if instr.op == "arith.mulf":
         value, scale = instr.args
         instr = spec.body[value]
     inner = value
     if instr.op == "arith.subf":
         inner, zero = instr.args
-        if not _is_byte(spec, zero):
-            return None
+        if _is_byte(spec, zero):
+            zero = None
+        else:
+            value = inner
     if not _is_byte(spec, inner):
         return None
-    group = 0 if scale is None else _group_of(spec, scale)
-    return None if group is None else Codes(value, scale, group)
+    grains = [g for g in (zero, scale) if g is not None]
+    groups = _groups_of(spec, grains, outer)
+    return None if groups is None else Codes(value, zero, scale, *groups)
 
 
 def _is_byte(spec: KernelSpec, value: int) -> bool:
@@ -47,25 +56,31 @@ def _is_byte(spec: KernelSpec, value: int) -> bool:
     return instr.op in ("arith.sitofp", "arith.uitofp") and spec.body[instr.args[0]].dtype == "i8"
 
 
-def _group_of(spec: KernelSpec, scale: int) -> int | None:
-    """0 where a scale does not vary along sums, the size of its groups along the innermost, or None: neither."""
+def _groups_of(spec: KernelSpec, grains: Sequence[int], outer: Collection[int]) -> tuple[bool, int] | None:
+    """`Codes.varies` and `Codes.group` of what is computed from ``grains``; None: they differ within a block."""
     summed = {f"d{i}" for i, d in enumerate(spec.dims) if d.kind == "reduction"}
-    last = f"d{len(spec.dims) - 1}"
-    groups: set[int] = set()
-    pending = [scale]
+    last, looped = f"d{len(spec.dims) - 1}", {f"d{i}" for i in outer}
+    varies, groups = False, set[int]()
+    pending = list(grains)
     while pending:
         instr = spec.body[pending.pop()]
         pending += instr.args
         for _, e in instr.attributes:
-            if isinstance(e, Expr) and summed & e.variables():
-                found = _divisor(e, last)
-                if found is None or summed & e.variables() != {last}:
-                    return None
-                groups.add(found)
+            along = summed & e.variables() if isinstance(e, Expr) else set()
+            if not along:
+                continue
+            varies = True
+            if along <= looped:
+                continue
+            found = _divisor(e, last)
+            if found is None or not along <= {last, *looped}:
+                return None
+            groups.add(found)
     if not groups:
-        return 0
-    (group,) = groups if len(groups) == 1 else (0,)
-    return group if group >= _LEAST_GROUP and group & (group - 1) == 0 else None
+        return varies, 0
+    group = min(groups)
+    whole = all(g % group == 0 for g in groups)
+    return (True, group) if whole and group >= _LEAST_GROUP and group & (group - 1) == 0 else None
 
 
 def _divisor(e: Expr, name: str) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch_mlir import ir
 
 from effc.compiler.codegen.gpu import loops
-from effc.compiler.codegen.gpu.body import Axis, Body, Frame, flat_size, unflattened
+from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, unflattened
 from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
@@ -80,7 +80,9 @@ class _Product:
         low, high = self._steps(part)
         (total,) = b.loop(low, high, 1, [zero], self._step)
         frame = Frame(b, self.spec, [self._rows(0), self._columns(1)], self.scalars)
-        total = self._scaled(total, (frame, frame), grouped=False)
+        for factor in (roles.left, roles.right):
+            if factor.codes is not None and not factor.by_steps:
+                total = self._scaled(factor, frame, total)
         if tiling.split > 1:
             self._store_part(frame, part, batch, total)
             return
@@ -132,7 +134,7 @@ class _Product:
 
     def _axis(self, dims: tuple[int, ...], start: ir.Value, block: int, axis: int, *, moves: bool = False) -> Axis:
         b = self.b
-        size, local = flat_size(self.spec, dims), b.range(block, axis, 2)
+        size, local = axis_size(self.spec, dims), b.range(block, axis, 2)
         index = b.op("arith.addi", start, local)
         step = Step(start, local, block) if moves and len(dims) == 1 else None
         if size.constant is not None and size.constant % block == 0:
@@ -158,17 +160,28 @@ class _Product:
         right = Frame(b, self.spec, [sums(0), self._columns(1)], scalars)
         a = self._factor(roles.left, left, (tiling.bm, tiling.bk), left.axes[1])
         c = self._factor(roles.right, right, (tiling.bk, tiling.bn), right.axes[0])
-        if not (roles.left.group or roles.right.group):
+        if not (roles.left.by_steps or roles.right.by_steps):
             return [b.dot(a, c, carried[0], tf32=self.target.tf32)]
         part = b.dot(a, c, b.constant(0, roles.accumulator, (tiling.bm, tiling.bn)), tf32=self.target.tf32)
-        return [b.op("arith.addf", carried[0], self._scaled(part, (left, right), grouped=True))]
+        for factor, frame, other, axis in ((roles.left, left, c, 0), (roles.right, right, a, 1)):
+            if factor.by_steps:
+                part = self._corrected(factor, frame, part, other, axis)
+        return [b.op("arith.addf", carried[0], part)]
 
-    def _scaled(self, total: ir.Value, frames: tuple[Frame, Frame], *, grouped: bool) -> ir.Value:
-        """A sum times the scales of the factors that are the same for all of it."""
-        for factor, frame in zip((self.roles.left, self.roles.right), frames, strict=True):
-            if factor.scale is not None and bool(factor.group) == grouped:
-                total = self.b.op("arith.mulf", total, self._body(frame, {}).value(factor.scale))
-        return total
+    def _corrected(self, factor: Factor, frame: Frame, part: ir.Value, other: ir.Value, axis: int) -> ir.Value:
+        """A block's product of codes less their zero points, times their scales. ``axis``: that of ``other`` along the sum."""
+        b, codes = self.b, factor.codes
+        if codes is not None and codes.zero is not None:
+            wide = b.op("arith.extf", other, dtype="f32")
+            (sums,) = b.reduce([wide], axis, lambda x, y: [b.op("arith.addf", x[0], y[0])])
+            zero = self._body(frame, {}).value(codes.zero)
+            part = b.op("arith.subf", part, b.op("arith.mulf", sums, zero))
+        return self._scaled(factor, frame, part)
+
+    def _scaled(self, factor: Factor, frame: Frame, total: ir.Value) -> ir.Value:
+        if factor.codes is None or factor.codes.scale is None:
+            return total
+        return self.b.op("arith.mulf", total, self._body(frame, {}).value(factor.codes.scale))
 
     def _factor(self, factor: Factor, frame: Frame, shape: tuple[int, int], sums: Axis) -> ir.Value:
         """A factor on its tile; zero where the sum is over: loads along it are masked, what is computed from them, or does not vary along

@@ -6,7 +6,7 @@ then the others are a loop of their own (the taps of a convolution's window), an
 
 Factors may be any values: loads, masked to the inside of an image, codes that are decoded, gathers. Two values of 16 bits, or of i8,
 are multiplied as such. So are codes and values of 16 bits: integers of 8 bits, less an integer zero point, have no more digits than
-bf16, so their products are exact, and the scale multiplies what a block of the sum gives (`codes`).
+bf16, so their products are exact. Scales, and other zero points, come in behind the product of a block (`codes`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,23 @@ LEAST_BLOCK = 16
 
 @dataclass(frozen=True)
 class Factor:
-    """``value``: the instruction whose result tensor cores take, as ``dtype``. ``scale``: one that multiplies the sum, of all steps that
-    agree in their quotient by ``group``; of all, where that is 0.
+    """``value``: the instruction whose result tensor cores take, as ``dtype``. Of ``codes``, what is left out of the product: their zero
+    point, which takes a multiple of the other factor's sums from it, and their scale.
     """
 
     value: int
     dtype: str
-    scale: int | None = None
-    group: int = 0
+    codes: Codes | None = None
+
+    @property
+    def by_steps(self) -> bool:
+        """Whether a step's product must be corrected before it is added."""
+        return self.codes is not None and (self.codes.varies or self.codes.zero is not None)
+
+    @property
+    def group(self) -> int:
+        """The most steps that a block may have; 0: any number."""
+        return self.codes.group if self.codes is not None else 0
 
 
 @dataclass(frozen=True)
@@ -66,12 +75,15 @@ def find(spec: KernelSpec) -> Roles | str:
         if instr.op not in ("load", "store", "index", "check", "contract") and not known(instr.op):
             return f"{instr.op} (v{i}) has no form on the GPU"
     depends = dependences(spec)
-    factors = coded(spec, at) or _factors(spec, at)
+    summed = tuple(i for i, d in enumerate(spec.dims) if d.kind == "reduction")
+    last = spec.dims[summed[-1]].size.constant if summed else 1
+    alone = len(summed) > 1 and (last is None or last >= LEAST_BLOCK)
+    outer, inside = (summed[:-1], summed[-1:]) if alone else ((), summed)
+    factors = coded(spec, at, outer) or _factors(spec, at)
     if isinstance(factors, str):
         return factors
     left, right = (depends[a] for a in spec.body[at].args)
     parallel = [i for i, d in enumerate(spec.dims) if d.kind == "parallel"]
-    summed = tuple(i for i, d in enumerate(spec.dims) if d.kind == "reduction")
     inner = {i for i, level in enumerate(spec.levels()) if level > len(parallel)}
     if any(spec.body[i].op in ("store", "check") for i in inner):
         return "something is stored or checked at every point of the sum"
@@ -80,9 +92,6 @@ def find(spec: KernelSpec) -> Roles | str:
     if not rows or not columns:
         return "a factor has no dims of its own: no matrix product"
     batch = tuple(i for i in parallel if i not in rows and i not in columns)
-    last = spec.dims[summed[-1]].size.constant if summed else 1
-    alone = len(summed) > 1 and (last is None or last >= LEAST_BLOCK)
-    outer, inside = (summed[:-1], summed[-1:]) if alone else ((), summed)
     return Roles(spec, at, *factors, rows, columns, batch, outer, inside)
 
 
@@ -100,22 +109,18 @@ def dependences(spec: KernelSpec) -> tuple[frozenset[int], ...]:
     return tuple(found)
 
 
-def coded(spec: KernelSpec, at: int) -> tuple[Factor, Factor] | None:
+def coded(spec: KernelSpec, at: int, outer: Sequence[int]) -> tuple[Factor, Factor] | None:
     """The factors where one is codes and the other of 16 bits."""
     if spec.body[at].dtype != "f32":
         return None
     first, second = spec.body[at].args
     for codes, other in ((first, second), (second, first)):
-        plain, found = _peeled(spec, other), read_codes(spec, codes)
+        plain, found = _peeled(spec, other), read_codes(spec, codes, outer)
         dtype = spec.body[plain].dtype
         if dtype in LOW_PRECISION and found is not None:
-            factors = (_of_codes(found, dtype), Factor(plain, dtype))
-            return factors if codes == first else (factors[1], factors[0])
+            made, rest = Factor(found.value, dtype, found), Factor(plain, dtype)
+            return (made, rest) if codes == first else (rest, made)
     return None
-
-
-def _of_codes(found: Codes, dtype: str) -> Factor:
-    return Factor(found.value, dtype, found.scale, found.group)
 
 
 def _factors(spec: KernelSpec, at: int) -> tuple[Factor, Factor] | str:
