@@ -123,7 +123,8 @@ def test_what_auto_needs(given: dict[str, Any], text: str) -> None:
 
 def test_auto_is_for_plans() -> None:
     model = nn.Linear(64, 64).eval()
-    fast = torch.compile(model, backend="effc", options={"passes": {"sparsity": {"pattern": "auto", "sparsity": 0.5}}})
+    options: dict[str, Any] = {"passes": {"sparsity": {"pattern": "auto", "sparsity": 0.5}}}
+    fast = torch.compile(model, backend="effc", options=options)
     with (
         torch.no_grad(),
         pytest.raises(Exception, match=r"which only a plan measures: give these passes to effc\.plan"),
