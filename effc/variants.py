@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from math import prod
 from typing import Any
 
 from effc.compiler.compress.pruning.detect import best_fit
@@ -82,12 +83,16 @@ def _weight_by_weight(fixed: Compression, trial: Trial) -> list[Compression]:
 
 
 def _by_patterns(trial: Trial, wanted: Sequence[tuple[str, float | None]], like: Sparsify) -> list[Compression]:
-    """By each pattern that divides a weight, of the weights that it divides; all else is as ``like``."""
+    """By each pattern that divides a weight, of the weights that it divides, whole windows where there are any; all else is as ``like``."""
     weights = {name: p.shape for name, p in trial.model.named_parameters() if p.dim() > 1 and not like.skips(name)}
     found: list[Compression] = []
     for pattern, share in wanted:
         parsed = Pattern.parse(pattern)
-        undivided = [name for name, shape in weights.items() if parsed.misfit(name, shape)]
+        undivided = [
+            name
+            for name, shape in weights.items()
+            if parsed.misfit(name, shape) or (parsed.kind == "kernel" and prod(shape[2:]) == 1)
+        ]
         if len(undivided) < len(weights):
             found.append(replace(like, pattern=pattern, sparsity=share, skip=(*like.skip, *undivided)))
     return found

@@ -16,8 +16,10 @@ from test_quantize import Tied, off, tied
 from torch import nn
 
 import effc
+from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
+from effc.compiler.ir.program import Program
 from effc.kernel_clock import KernelClock
 from effc.passes.sparsity import Sparsify
 from effc.trial import Trial
@@ -87,25 +89,40 @@ def test_a_plan_leaves_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         effc.plan(model, calibration, accuracy_budget=0.01, options=given)
 
 
+def by_blocks(clock: KernelClock, program: Program, call: int) -> Latency:
+    """A kernel takes a second, one that leaves zeros out half, of blocks of 16 outputs a third."""
+    kernel = program.kernels[program.calls[call].kernel]
+    rows = [o.sparsity.rows for o in kernel.operands if o.sparsity]
+    return Latency(1.0 if not rows else 0.3 if rows[0] == 16 else 0.5, 0.0)
+
+
 def test_a_plan_chooses_the_pattern_of_each_weight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """All that leave zeros out are as fast here, so the one of the least error is taken: blocks where a weight nearly is in blocks."""
-    monkeypatch.setattr(KernelClock, "latency", by_zeros)
+    """Blocks, which are faster, where they cost little, and single elements where these are what may go."""
+    monkeypatch.setattr(KernelClock, "latency", by_blocks)
     monkeypatch.setattr(Trial, "seconds", by_sites)
     model = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)).eval()
     with torch.no_grad():
         nearly_in_blocks(model.get_parameter("0.weight"))
-        model.get_parameter("2.weight")[:, 1::2] *= 1e-3  # in no block of 1 x 16
+        last = model.get_parameter("2.weight")
+        last.mul_(torch.where(torch.rand(last.shape).argsort(1) < 48, 1.0, 1e-3))
     x = torch.randn(3, 64)
     calibration = effc.calibrate(model, [x, torch.randn(200, 64)])
     given = {"passes": {**_OTHERS, "sparsity": {"pattern": "auto", "sparsity": 0.5}}}
     plan = effc.plan(model, calibration, accuracy_budget=0.05, options=given)
     patterns = {name: str(stored.form.pattern) for name, stored in plan.weights.items()}
-    assert set(patterns) == {"0.weight", "2.weight"}
-    assert "1x16" not in patterns.values()
+    assert patterns == {"0.weight": "16x1", "2.weight": "unstructured"}
     assert plan.measured is not None
     assert 1e-6 < plan.measured <= 0.05
-    assert {dict(d.options)["pattern"] for d in plan.decisions if d.options} == set(patterns.values())
+    assert [dict(d.options)["pattern"] for d in plan.decisions if d.options] == list(patterns.values())
     kept_in_a_file(plan, model, x, tmp_path / "plan")
+
+
+def test_whole_windows_are_offered_where_there_are_windows() -> None:
+    model = nn.Sequential(nn.Conv2d(32, 48, 3), nn.Conv2d(48, 32, 1)).eval()
+    trial = Trial(model, effc.calibrate(model, [torch.randn(1, 32, 5, 5)]))
+    options = Options(passes={"sparsity": {"pattern": "auto", "sparsity": 0.5}})
+    skipped = {v.pattern: v.skip for v in offered(options, trial) if isinstance(v, Sparsify)}
+    assert skipped == {"unstructured": (), "4x1": (), "16x1": (), "1x16": (), "16xkernel": ("1.weight",)}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +140,8 @@ def test_what_auto_needs(given: dict[str, Any], text: str) -> None:
 
 def test_auto_is_for_plans() -> None:
     model = nn.Linear(64, 64).eval()
-    fast = torch.compile(model, backend="effc", options={"passes": {"sparsity": {"pattern": "auto", "sparsity": 0.5}}})
+    options: dict[str, Any] = {"passes": {"sparsity": {"pattern": "auto", "sparsity": 0.5}}}
+    fast = torch.compile(model, backend="effc", options=options)
     with (
         torch.no_grad(),
         pytest.raises(Exception, match=r"which only a plan measures: give these passes to effc\.plan"),
