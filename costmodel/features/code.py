@@ -11,9 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from effc.compiler.ir.spec import Instr, KernelSpec
+from effc.compiler.ir.spec import Instr
 from effc.costmodel.features.schedules import Numbers
-from effc.costmodel.features.work import kind_of
 
 Array = NDArray[np.float64]
 
@@ -34,18 +33,9 @@ _AROUND, _STEP, _CHAIN_STEP, _AFTER, _MASK, _AHEAD = 120.0, 0.65, 1.2, 0.8, 2.4,
 _ONE_CHAIN, _UNROLL = 192, 4
 
 
-def body(spec: KernelSpec) -> float:
-    """Instructions of a vector of what follows the sum, or of a whole nest that has none."""
-    if spec.stages:
-        return sum(map(body, spec.stages))
-    parallel = sum(d.kind == "parallel" for d in spec.dims)
-    outside = parallel if any(i.op == "contract" for i in spec.body) else len(spec.dims)
-    levels = zip(spec.body, spec.levels(), strict=True)
-    return sum(_of(instr) for instr, level in levels if level <= outside and instr.op != "contract")
-
-
-def _of(instr: Instr) -> float:
-    return _LONG_FUNCTION if instr.op == "math.erf" else _EACH.get(kind_of(instr), 0.0)
+def written(instr: Instr, kind: str) -> float:
+    """Machine instructions of one vector."""
+    return _LONG_FUNCTION if instr.op == "math.erf" else _EACH.get(kind, 0.0)
 
 
 def columns(n: Numbers) -> dict[str, Array]:

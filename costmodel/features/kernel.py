@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 from effc.costmodel import roofline
-from effc.costmodel.features import code
 from effc.costmodel.features.bounds import LARGEST
 from effc.costmodel.features.nest import Sizes
 from effc.costmodel.features.work import Work
@@ -56,7 +55,7 @@ class Facts:
             *(sizes.rows, sizes.columns, sizes.sums, sizes.batches, sizes.tall, wise, sizes.masked, *sizes.items),
             *(sizes.stored, sizes.further, converts, sizes.taps, sizes.stride, sizes.unaligned),
             *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
-            *(work.cycles / lanes, work.asked / lanes, code.body(spec)),
+            *(work.cycles / lanes, work.asked / lanes, work.body),
             *(read, written, read + written),
             *(size for size, _ in by_size),
             *(often for _, often in by_size),

@@ -73,11 +73,11 @@ def _line(dim: int, accesses: Sequence[Access], sizes: Sequence[int]) -> int:
     return length
 
 
-def walk_of(address: Expr, spec: KernelSpec, values: Mapping[str, int]) -> tuple[str, int]:
-    """The first of `WALKS` that fits an address, and the dimension along which elements are neighbours, or -1."""
+def walk_of(walked: Sequence[tuple[str, int]], spec: KernelSpec) -> tuple[str, int]:
+    """The first of `WALKS` that fits an address of such `steps`, and the dimension along which elements are neighbours, or -1."""
     moved: set[str] = set()
     gathered = False
-    for name, step in steps(address, values):
+    for name, step in walked:
         if name[0] == "v":
             gathered = True
         elif name[0] == "d" and step == 1:
