@@ -16,7 +16,10 @@ from effc.costmodel.features.schedules import Numbers
 
 Array = NDArray[np.float64]
 
-COLUMNS: tuple[str, ...] = ("log_code", "log_code_steps", "log_code_after", "code_body")
+COLUMNS: tuple[str, ...] = (
+    *("log_code", "log_code_steps", "log_code_after", "code_body"),
+    *("log_turns", "log_outer_sums", "chain_rest"),
+)
 
 #: Machine instructions of one vector, by the kind of instruction; a function is a polynomial.
 _EACH: Mapping[str, float] = {
@@ -33,16 +36,25 @@ _AROUND, _STEP, _CHAIN_STEP, _AFTER, _MASK, _AHEAD = 120.0, 0.65, 1.2, 0.8, 2.4,
 _ONE_CHAIN, _UNROLL = 192, 4
 
 
+def chain(taps: int, packed: bool) -> int:
+    """Steps of the innermost sum that are one chain, as products are cut: a divisor where there is one, for which no rest has code."""
+    usual = 128 if packed else 64
+    longest = usual + usual // 2
+    if taps <= longest:
+        return max(taps, 1)
+    return next((n for n in range(longest, usual // 2, -1) if taps % n == 0), usual)
+
+
 def written(instr: Instr, kind: str) -> float:
     """Machine instructions of one vector."""
     return _LONG_FUNCTION if instr.op == "math.erf" else _EACH.get(kind, 0.0)
 
 
 def columns(n: Numbers) -> dict[str, Array]:
-    """`COLUMNS`, and ``code``: instructions."""
+    """`COLUMNS`, and ``code``: instructions. Turns of the innermost loop and of those around it: LLVM writes out loops of few."""
     taps = np.maximum(n["taps"] / np.maximum(n["step_rate"], 1), 1)
     written = np.minimum(taps, _UNROLL) + np.where(taps > _UNROLL, taps % _UNROLL, 0)
-    again = np.where(n["sums"] > _ONE_CHAIN, np.minimum(taps, _UNROLL), 0)
+    again = np.where(n["sums"] > _ONE_CHAIN, np.minimum(taps, _UNROLL), 0) * (1 + (n["taps"] % n["chain"] > 0))
     masked = n["column_waste"] > 0
     steps, after = np.zeros_like(taps), np.zeros_like(taps)
     low = np.maximum(np.floor(n["height"]), 1)
@@ -59,5 +71,8 @@ def columns(n: Numbers) -> dict[str, Array]:
         "log_code_steps": steps,
         "log_code_after": after,
         "code_body": n["body"],
+        "log_turns": n["chain"] / np.maximum(n["step_rate"], 1) / _UNROLL,
+        "log_outer_sums": n["sums"] / np.maximum(n["taps"], 1),
+        "chain_rest": n["taps"] % n["chain"],
         "code": _AROUND + steps + after,
     }
