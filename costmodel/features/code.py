@@ -53,7 +53,7 @@ def written(instr: Instr, kind: str) -> float:
 def columns(n: Numbers) -> dict[str, Array]:
     """`COLUMNS`, and ``code``: instructions. Turns of the innermost loop and of those around it: LLVM writes out loops of few."""
     taps = np.maximum(n["taps"] / np.maximum(n["step_rate"], 1), 1)
-    written = np.minimum(taps, _UNROLL) + np.where(taps > _UNROLL, taps % _UNROLL, 0)
+    unrolled = np.minimum(taps, _UNROLL) + np.where(taps > _UNROLL, taps % _UNROLL, 0)
     again = np.where(n["sums"] > _ONE_CHAIN, np.minimum(taps, _UNROLL), 0) * (1 + (n["taps"] % n["chain"] > 0))
     masked = n["column_waste"] > 0
     steps, after = np.zeros_like(taps), np.zeros_like(taps)
@@ -61,7 +61,7 @@ def columns(n: Numbers) -> dict[str, Array]:
     for height, there in ((low, 1.0), (low + 1, np.ceil(n["taller"]))):
         points = height * n["vectors"]
         step = points + np.where(n["wise"] > 0, n["vectors"] + points / 2, n["vectors"] + height * (n["vectors"] > 1))
-        steps += there * step * (_STEP * written + _CHAIN_STEP * again)
+        steps += there * step * (_STEP * unrolled + _CHAIN_STEP * again)
         fetched = _AHEAD * (np.nan_to_num(n["schedule_touch"]) > 0)
         after += there * points * (_AFTER * n["body"] + _MASK * masked + fetched)
     product = n["contracts"] > 0
