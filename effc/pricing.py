@@ -23,8 +23,8 @@ from effc.costmodel.model.shipped import distance, named, nearest
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
 
-#: Distance of machines (`shipped.distance`) beyond which a model says nothing about this one.
-_FOREIGN = 2.0
+#: Distance of machines (`shipped.distance`) up to which they are of one kind, and beyond which a model says nothing about this one.
+_KIND, _FOREIGN = 0.3, 2.0
 #: Predicted gain of a schedule over the template's own from which on it is taken.
 GAIN = 0.03
 
@@ -72,7 +72,9 @@ def _model(options: Options, hardware: Hardware) -> _Chosen | str:
     name, far = near
     if far > _FOREIGN:
         return f"no cost model fits this machine (the nearest, {name}, is at distance {far:.1f})"
-    what = "of this kind of machine" if not far else f"the nearest, of a machine at distance {far:.1f} from this one"
+    what = (
+        "of this kind of machine" if far <= _KIND else f"the nearest, of a machine at distance {far:.1f} from this one"
+    )
     return _Chosen(files.load(named(name)).predictor, far, f"kernels are priced by the cost model {name}, {what}")
 
 

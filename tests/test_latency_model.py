@@ -322,7 +322,10 @@ def test_from_traces_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert cli.main(["costmodel", "show", str(model), "--target", "speed"]) == 1
     assert "--target speed: the model has latency.low" in capsys.readouterr().err
     assert cli.main(["costmodel", "eval", "--seeds", "1", "--json", str(figures), *common]) == 0
-    assert "nothing was measured twice" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "nothing was measured twice" in out
+    assert "for the features of a candidate" in out
     held = json.loads(figures.read_text())
+    assert all(0 < seconds < 1 for seconds in held["seconds"])
     assert set(held["held_out"]) == set(held["code"]) == set(HELD)
     assert set(held["held_out"]["family"]) == set(held["code"]["shape"]) == {"small", "wide", "tall", "all"}

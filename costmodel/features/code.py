@@ -11,13 +11,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from effc.compiler.ir.spec import Instr, KernelSpec
+from effc.compiler.ir.spec import Instr
 from effc.costmodel.features.schedules import Numbers
-from effc.costmodel.features.work import kind_of
 
 Array = NDArray[np.float64]
 
-COLUMNS: tuple[str, ...] = ("log_code", "log_code_steps", "log_code_after", "code_body")
+COLUMNS: tuple[str, ...] = (
+    *("log_code", "log_code_steps", "log_code_after", "code_body"),
+    *("log_turns", "log_outer_sums", "chain_rest"),
+)
 
 #: Machine instructions of one vector, by the kind of instruction; a function is a polynomial.
 _EACH: Mapping[str, float] = {
@@ -34,32 +36,32 @@ _AROUND, _STEP, _CHAIN_STEP, _AFTER, _MASK, _AHEAD = 120.0, 0.65, 1.2, 0.8, 2.4,
 _ONE_CHAIN, _UNROLL = 192, 4
 
 
-def body(spec: KernelSpec) -> float:
-    """Instructions of a vector of what follows the sum, or of a whole nest that has none."""
-    if spec.stages:
-        return sum(map(body, spec.stages))
-    parallel = sum(d.kind == "parallel" for d in spec.dims)
-    outside = parallel if any(i.op == "contract" for i in spec.body) else len(spec.dims)
-    levels = zip(spec.body, spec.levels(), strict=True)
-    return sum(_of(instr) for instr, level in levels if level <= outside and instr.op != "contract")
+def chain(taps: int, packed: bool) -> int:
+    """Steps of the innermost sum that are one chain, as products are cut: a divisor where there is one, for which no rest has code."""
+    usual = 128 if packed else 64
+    longest = usual + usual // 2
+    if taps <= longest:
+        return max(taps, 1)
+    return next((n for n in range(longest, usual // 2, -1) if taps % n == 0), usual)
 
 
-def _of(instr: Instr) -> float:
-    return _LONG_FUNCTION if instr.op == "math.erf" else _EACH.get(kind_of(instr), 0.0)
+def written(instr: Instr, kind: str) -> float:
+    """Machine instructions of one vector."""
+    return _LONG_FUNCTION if instr.op == "math.erf" else _EACH.get(kind, 0.0)
 
 
 def columns(n: Numbers) -> dict[str, Array]:
-    """`COLUMNS`, and ``code``: instructions."""
+    """`COLUMNS`, and ``code``: instructions. Turns of the innermost loop and of those around it: LLVM writes out loops of few."""
     taps = np.maximum(n["taps"] / np.maximum(n["step_rate"], 1), 1)
-    written = np.minimum(taps, _UNROLL) + np.where(taps > _UNROLL, taps % _UNROLL, 0)
-    again = np.where(n["sums"] > _ONE_CHAIN, np.minimum(taps, _UNROLL), 0)
+    unrolled = np.minimum(taps, _UNROLL) + np.where(taps > _UNROLL, taps % _UNROLL, 0)
+    again = np.where(n["sums"] > _ONE_CHAIN, np.minimum(taps, _UNROLL), 0) * (1 + (n["taps"] % n["chain"] > 0))
     masked = n["column_waste"] > 0
     steps, after = np.zeros_like(taps), np.zeros_like(taps)
     low = np.maximum(np.floor(n["height"]), 1)
     for height, there in ((low, 1.0), (low + 1, np.ceil(n["taller"]))):
         points = height * n["vectors"]
         step = points + np.where(n["wise"] > 0, n["vectors"] + points / 2, n["vectors"] + height * (n["vectors"] > 1))
-        steps += there * step * (_STEP * written + _CHAIN_STEP * again)
+        steps += there * step * (_STEP * unrolled + _CHAIN_STEP * again)
         fetched = _AHEAD * (np.nan_to_num(n["schedule_touch"]) > 0)
         after += there * points * (_AFTER * n["body"] + _MASK * masked + fetched)
     product = n["contracts"] > 0
@@ -69,5 +71,8 @@ def columns(n: Numbers) -> dict[str, Array]:
         "log_code_steps": steps,
         "log_code_after": after,
         "code_body": n["body"],
+        "log_turns": n["chain"] / np.maximum(n["step_rate"], 1) / _UNROLL,
+        "log_outer_sums": n["sums"] / np.maximum(n["taps"], 1),
+        "chain_rest": n["taps"] % n["chain"],
         "code": _AROUND + steps + after,
     }

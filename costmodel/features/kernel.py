@@ -16,7 +16,7 @@ from effc.costmodel.hardware import Hardware
 #: Of `Facts.numbers`.
 NAMES: tuple[str, ...] = (
     *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
-    *("stored", "columns_out", "converts", "taps", "stride", "unaligned"),
+    *("stored", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
     *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations", "vector_cycles", "vector_asked", "body"),
     *("read", "write", "activations"),
     *(f"bytes_{rank}" for rank in range(LARGEST)),
@@ -54,9 +54,17 @@ class Facts:
         by_size = [*sorted(by_size, reverse=True), *[(0, 0.0)] * LARGEST][:LARGEST]
         numbers = [
             *(sizes.rows, sizes.columns, sizes.sums, sizes.batches, sizes.tall, wise, sizes.masked, *sizes.items),
-            *(sizes.stored, sizes.further, converts, sizes.taps, sizes.stride, sizes.unaligned),
+            *(
+                sizes.stored,
+                sizes.further,
+                converts,
+                sizes.taps,
+                code.chain(sizes.taps, sizes.packed),
+                sizes.stride,
+                sizes.unaligned,
+            ),
             *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
-            *(work.cycles / lanes, work.asked / lanes, code.body(spec)),
+            *(work.cycles / lanes, work.asked / lanes, work.body),
             *(read, written, read + written),
             *(size for size, _ in by_size),
             *(often for _, often in by_size),

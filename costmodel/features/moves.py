@@ -73,20 +73,19 @@ def _line(dim: int, accesses: Sequence[Access], sizes: Sequence[int]) -> int:
     return length
 
 
-def walk_of(address: Expr, spec: KernelSpec, values: Mapping[str, int]) -> tuple[str, int]:
-    """The first of `WALKS` that fits an address, and the dimension along which elements are neighbours, or -1."""
-    moved: set[str] = set()
-    gathered = False
-    for name, step in steps(address, values):
+def walk_of(walked: Sequence[tuple[str, int]], spec: KernelSpec) -> tuple[str, int]:
+    """The first of `WALKS` that fits an address of such `steps`, and the dimension along which elements are neighbours, or -1."""
+    gathered = strided = False
+    for name, step in walked:
         if name[0] == "v":
             gathered = True
         elif name[0] == "d" and step == 1:
             return _along(int(name[1:]), spec), int(name[1:])
         elif name[0] == "d":
-            moved.add(name)
+            strided = True
     if gathered:
         return "gathered", -1
-    return "strided" if moved else "broadcast", -1
+    return "strided" if strided else "broadcast", -1
 
 
 def _along(dim: int, spec: KernelSpec) -> str:

@@ -9,26 +9,12 @@ from math import prod
 
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
 from effc.costmodel import roofline
+from effc.costmodel.features.code import written
+from effc.costmodel.features.kinds import KINDS, kind_of
 from effc.costmodel.features.moves import WALKS, Access, moved, steps, walk_of
 from effc.costmodel.features.scale import NAN, share
 
 TEMPLATES = ("loops", "contraction", "block", "attention", "scan", "scatter")
-
-#: Kinds of instructions that are counted, each at every point where it runs.
-_KINDS = (
-    "contract",
-    "add",
-    "multiply",
-    "divide",
-    "math",
-    "compare",
-    "integer",
-    "convert",
-    "reduce",
-    "decode",
-    "load",
-    "store",
-)
 
 #: Cycles of one vector, where two multiply-adds start in each; a function is a polynomial of some length, or an instruction.
 _CYCLES = {
@@ -54,7 +40,6 @@ _FUNCTION, _SEARCH = 20.0, 12.0
 #: As the ``loops`` template counts vectors of instructions that are polynomials, and divisions.
 _ASKED_HEAVY, _ASKED_DIVISION = 15.0, 8.0
 
-_CHEAP_MATH = frozenset({"absf", "absi", "ceil", "floor", "copysign", "fma", "round", "roundeven", "trunc"})
 _FLOATS = ("f64", "f32", "bf16", "f16")
 
 COLUMNS: tuple[str, ...] = (
@@ -68,7 +53,7 @@ COLUMNS: tuple[str, ...] = (
         "log_outermost",
     ),
     *("instructions", "symbolic"),
-    *(f"log_{kind}" for kind in _KINDS),
+    *(f"log_{kind}" for kind in KINDS),
     *("log_operations", "turned", "picked"),
     *(f"load_{walk}" for walk in WALKS),
     *(f"store_{walk}" for walk in WALKS),
@@ -81,7 +66,8 @@ class Work:
     """``counts`` of each kind of instruction, ``operations`` as the roofline counts them, ``accessed``: elements that each operand's loads
     and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``cycles``: of vectors of one
     element, without the factors of a product, as `_CYCLES` counts; ``asked``: as the ``loops`` template counts them. ``order``: shares of
-    what is moved that is transposed in registers, and picked up one by one. ``values``: of the symbols.
+    what is moved that is transposed in registers, and picked up one by one. ``body``: machine instructions of a vector, without the factors
+    of a product. ``values``: of the symbols.
     """
 
     spec: KernelSpec
@@ -94,6 +80,7 @@ class Work:
     cycles: float
     asked: float
     order: tuple[float, float]
+    body: float
 
     @staticmethod
     def of(spec: KernelSpec, values: Mapping[str, int]) -> Work:
@@ -102,7 +89,7 @@ class Work:
         counts: Counter[str] = Counter()
         walks = Counter[str](), Counter[str]()
         accessed = [0] * len(spec.operands)
-        cycles = asked = 0.0
+        cycles = asked = body = 0.0
         if spec.template == "attention":
             batch, heads, queries, keys, channels, out_channels = sizes
             points = batch * heads * queries * keys
@@ -112,7 +99,7 @@ class Work:
             counts.update(part.counts)
             walks[0].update(part.walks[0])
             walks[1].update(part.walks[1])
-            cycles, asked = cycles + part.cycles, asked + part.asked
+            cycles, asked, body = cycles + part.cycles, asked + part.asked, body + part.body
             accessed = [a + b for a, b in zip(accessed, _padded(part.accessed, len(accessed)), strict=True)]
         product = any(i.op == "contract" for i in spec.body)
         outside = sum(d.kind == "parallel" for d in spec.dims) if product else len(sizes)
@@ -124,19 +111,20 @@ class Work:
             kind = kind_of(instr)
             counts[kind] += points
             inside = level > outside or instr.op == "contract"
+            body += 0.0 if inside else written(instr, kind)
             if instr.op in ("load", "store"):
                 accessed[instr["operand"]] += points
-                walk, along = walk_of(instr["address"], spec, values)
+                walked = steps(instr["address"], values)
+                walk, along = walk_of(walked, spec)
                 walks[instr.op == "store"][walk] += points
                 if not inside:
                     masked = bool(instr.args[instr.op == "store" :])
-                    walked = dict(steps(instr["address"], values))
-                    accesses.append(Access(instr.op == "store", masked, points, walk, along, walked))
+                    accesses.append(Access(instr.op == "store", masked, points, walk, along, dict(walked)))
             elif not inside:
                 each, heavy = _cost(instr, kind)
                 cycles, asked = cycles + each * points, asked + heavy * points
         move, counted, order = moved(accesses, sizes)
-        found = tuple(accessed), walks, cycles + move, asked + counted, order
+        found = tuple(accessed), walks, cycles + move, asked + counted, order, body
         return Work(spec, values, sizes, counts, operations, *found)
 
     def bytes_of(self, spec: KernelSpec) -> tuple[tuple[str, int, float], ...]:
@@ -170,7 +158,7 @@ class Work:
             parallel[0] if parallel else NAN,
             float(len(spec.body) + sum(len(s.body) for s in spec.stages)),
             float(bool(spec.symbols)),
-            *(float(self.counts.get(kind, 0)) for kind in _KINDS),
+            *(float(self.counts.get(kind, 0)) for kind in KINDS),
             float(self.operations),
             *self.order,
             *(share(walks.get(w, 0), sum(walks.values())) for walks in self.walks for w in WALKS),
@@ -179,23 +167,6 @@ class Work:
             share(sum(dtype in _FLOATS for dtype in computed), len(computed)),
             float(len(dtypes)),
         ]
-
-
-def kind_of(instr: Instr) -> str:
-    dialect, _, name = instr.op.partition(".")
-    if not name:
-        return instr.op
-    if dialect == "libm" or (dialect == "math" and name not in _CHEAP_MATH):
-        return "math"
-    if name.startswith(("cmp", "select", "max", "min")):
-        return "compare"
-    if name.startswith(("ext", "trunc", "sitofp", "uitofp", "fpto", "bitcast", "index_cast")) and dialect == "arith":
-        return "convert"
-    if name.startswith(("div", "rem")) and name.endswith("f"):
-        return "divide"
-    if name == "mulf":
-        return "multiply"
-    return "add" if name.endswith("f") or dialect == "math" else "integer"
 
 
 def _cost(instr: Instr, kind: str) -> tuple[float, float]:

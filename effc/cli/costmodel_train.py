@@ -115,6 +115,9 @@ def _eval(args: argparse.Namespace) -> int:
     from effc.costmodel.model.code_evaluation import held_out_code
     from effc.costmodel.model.dataset import dataset
     from effc.costmodel.model.evaluation import HELD, held_out, repeated
+    from effc.costmodel.model.pace import pace
+    from effc.costmodel.model.targets import QUANTILES
+    from effc.costmodel.model.training import train
 
     if args.seeds < 1:
         raise OptionError("--seeds must be at least 1")
@@ -137,9 +140,17 @@ def _eval(args: argparse.Namespace) -> int:
         )
     else:
         print("noise floor: nothing was measured twice; collect again into another folder, and give both")
+    predictor = train(data, 0, args.workers, args.rounds, targets=QUANTILES)
+    traces = (trace for part in parts for trace in part.traces)
+    batch, making, asking = pace(predictor, traces, parts[0].hardware)
+    print(
+        f"a core takes {1e6 * making:.0f} us for the features of a candidate, {1e6 * asking:.0f} us for its time ({batch} at once)"
+    )
     if args.json is not None:
         noise = {"records": count, "mean": mean, "median": median} if count else None
-        args.json.write_text(json.dumps({**found, "noise": noise}, indent=1), encoding="utf-8")
+        args.json.write_text(
+            json.dumps({**found, "noise": noise, "seconds": [making, asking]}, indent=1), encoding="utf-8"
+        )
     return 0
 
 
