@@ -76,7 +76,7 @@ class _Finder:
     def blocks(self) -> Iterator[_Found]:
         """All blocks that save something."""
         tops = find_regions(self.flow)
-        parts = [region.parts for top in tops for region in top.walk()]
+        parts: list[Sequence[Region]] = [region.parts for top in tops for region in top.walk()]
         # Also across the ends of regions: what scales by a gate belongs to the region of the gate, what follows does not.
         parts += [[region for region in top.walk() if not region.parts] for top in tops]
         for members in dict.fromkeys(self._computing(m) for each in parts for m in _runs(each)):

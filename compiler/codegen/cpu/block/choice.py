@@ -208,7 +208,9 @@ def _tiled(counter: Counter, schedules: Sequence[Schedule], target: Target, line
         widest = first.height * max(b.stride * first.item(b) for b in first.between)
         loops = first.height * 2 * first.between[0].stride * first.item(first.between[0])
         most = max(widest, loops) if first.stages[0].plan is not None else widest
-        plain, near = (replace(first, tile=max(size // w, 1)) for size, w in ((ROWS_BYTES, widest), (SMALL_BYTES, most)))
+        plain, near = (
+            replace(first, tile=max(size // w, 1)) for size, w in ((ROWS_BYTES, widest), (SMALL_BYTES, most))
+        )
         if first.spare:
             return replace(first, tile=max(REGISTERS_BYTES // widest, 1))
         return near if sum(counter.factors) <= SMALL_BYTES and near.scratch_bytes() <= L1_BYTES else plain
