@@ -9,7 +9,8 @@ Before → after, of an inverted residual::
     k0: block                     the same three as stages, x → y; what is between them is scratch memory, some lines for each thread
 
 `codegen.cpu.block` says which kernels can be stages and counts what the block saves. Of all runs of parts of a region (`regions`),
-those that save the most are taken first; so a long run becomes one block, several, or none.
+those that save the most are taken first; so a long run becomes one block, several, or none. A run may take a kernel along that reduces
+its result, which others read too: of squeeze-excitation the depthwise convolution and the pool.
 """
 
 from __future__ import annotations

@@ -206,8 +206,8 @@ def _tiled(counter: Counter, schedules: Sequence[Schedule], target: Target, line
         return first
     if first.tiled:
         widest = first.height * max(b.stride * first.item(b) for b in first.between)
-        loops = first.height * 2 * first.between[0].stride * first.item(first.between[0])
-        most = max(widest, loops) if first.stages[0].plan is not None else widest
+        first_row = first.height * first.between[0].stride * first.item(first.between[0])
+        most = widest if first.stages[0].plan is None else max(widest, 2 * first_row)
         plain, near = (
             replace(first, tile=max(size // w, 1)) for size, w in ((ROWS_BYTES, widest), (SMALL_BYTES, most))
         )
