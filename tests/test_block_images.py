@@ -9,6 +9,8 @@ from block_models import Forced
 from exactness import assert_exact
 from torch import Tensor, nn
 
+from effc.bench.models.convfirst import ConvFirstBlock
+
 
 class Inverted(nn.Module):
     """MobileNetV2's block: 1x1, depthwise, 1x1, and the input added where the shapes allow."""
@@ -116,6 +118,17 @@ def test_convnext(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("gated", "stages"), [(False, 3), (True, 4)])
 def test_transformers(gated: bool, stages: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole(Mlp(48, 100, gated), torch.randn(2, 97, 48), Forced(monkeypatch), stages)
+
+
+@pytest.mark.parametrize(("lines", "shape"), [(3, (2, 16, 23, 24)), (None, (1, 24, 9, 26))])
+def test_grouped_convolutions(lines: int | None, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their input lies in a border of zeros, into which the block before stores; what fills the border is in no block."""
+    width = shape[1]
+    model = nn.Sequential(ConvFirstBlock(width), ConvFirstBlock(width)).eval()
+    x = torch.randn(shape).to(memory_format=torch.channels_last)
+    fast, kernels = Forced(monkeypatch, lines).run(model, x)
+    assert [len(k.stages) for k in kernels if k.template == "block"] == [3, 3]
+    assert_exact(model, (x,), fast)
 
 
 def test_blocks_one_behind_the_other_are_one_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:

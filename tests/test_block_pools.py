@@ -10,6 +10,9 @@ from block_models import Forced
 from exactness import assert_exact
 from torch import Tensor, nn
 
+from effc.compiler.codegen.cpu.block import choice
+from effc.compiler.pipeline import blocks
+
 Squeeze = Callable[[Tensor], Tensor]
 
 
@@ -21,12 +24,8 @@ def largest(x: Tensor) -> Tensor:
     return x.amax((2, 3), keepdim=True)
 
 
-def of_squares(x: Tensor) -> Tensor:
-    return torch.sqrt((x * x).sum((2, 3), keepdim=True) / 7) + 1
-
-
-def overall(x: Tensor) -> Tensor:
-    return x.mean((1, 2, 3), keepdim=True)
+def rooted(x: Tensor) -> Tensor:
+    return torch.sqrt(x.sum((2, 3), keepdim=True).abs() / 7) + 1
 
 
 def by_column(x: Tensor) -> Tensor:
@@ -49,8 +48,6 @@ class Excited(nn.Module):
         self.depthwise = nn.Conv2d(middle, middle, kernel, stride, padding, dilation, groups=middle)
         self.gate = nn.Sequential(nn.Conv2d(middle, 5, 1), nn.SiLU(), nn.Conv2d(5, middle, 1), nn.Sigmoid())
         self.project, self.squeeze, self.adds = nn.Conv2d(middle, width, 1), squeeze, stride == 1
-        if squeeze is overall:
-            self.gate = nn.Sequential(nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         y = nn.functional.silu(self.depthwise(self.expand(x)))
@@ -75,6 +72,18 @@ def _seed() -> None:
     torch.manual_seed(11)
 
 
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], Forced]:
+    """Makes every block that can be made, with tiles of so many lines; such that reduce all lines before others."""
+
+    def make(lines: int | None) -> Forced:
+        made = Forced(monkeypatch, lines)
+        monkeypatch.setattr(blocks, "saved", lambda found: len(found.spec.stages) + 9.0 * (found.plan.fold is not None))
+        return made
+
+    return make
+
+
 def compiled(model: nn.Module, x: Tensor, forced: Forced) -> tuple[list[int], Callable[[Tensor], Tensor], Tensor]:
     """Stages of the blocks in their order; the compiled model, which is exact; its input."""
     x = x.to(memory_format=torch.channels_last)
@@ -84,53 +93,46 @@ def compiled(model: nn.Module, x: Tensor, forced: Forced) -> tuple[list[int], Ca
 
 
 @pytest.mark.parametrize(
-    ("lines", "stride", "dilation", "kernel"),
-    [(1, 1, 1, 3), (3, 2, 1, 3), (16, 1, 2, 3), (2, 2, 1, 5), (None, 1, 1, 7)],
+    ("lines", "shape", "stride", "dilation", "kernel", "squeeze"),
+    [
+        (1, (1, 9, 11), 1, 1, 3, mean),
+        (3, (2, 23, 19), 2, 1, 3, largest),
+        (16, (3, 7, 7), 1, 2, 3, rooted),
+        (2, (2, 5, 31), 2, 1, 5, mean),
+        (None, (1, 2, 2), 1, 1, 7, mean),
+    ],
 )
 def test_two_blocks(
-    lines: int | None, stride: int, dilation: int, kernel: int, monkeypatch: pytest.MonkeyPatch
+    lines: int | None,
+    shape: tuple[int, int, int],
+    stride: int,
+    dilation: int,
+    kernel: int,
+    squeeze: Squeeze,
+    forced: Callable[[int | None], Forced],
 ) -> None:
-    model, forced = Excited(16, 48, kernel, stride, dilation), Forced(monkeypatch, lines)
-    assert compiled(model, torch.randn(1, 16, 23, 19), forced)[0] == [3, 2], forced.refused
-
-
-@pytest.mark.parametrize("shape", [(1, 9, 11), (3, 5, 31), (2, 7, 7), (2, 2, 2), (1, 3, 64)])
-def test_odd_sizes(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     batch, height, width = shape
-    stages, _, _ = compiled(Excited(9, 37), torch.randn(batch, 9, height, width), Forced(monkeypatch, 2))
-    assert stages == [3, 2]
-
-
-@pytest.mark.parametrize("squeeze", [largest, of_squares, overall])
-def test_other_reductions(squeeze: Squeeze, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages, _, _ = compiled(Excited(16, 48, squeeze=squeeze), torch.randn(2, 16, 12, 9), Forced(monkeypatch, 2))
-    assert stages == [3, 2]
+    model = Excited(9, 37, kernel, stride, dilation, squeeze)
+    made = forced(lines)
+    stages, _, _ = compiled(model, torch.randn(batch, 9, height, width), made)
+    assert stages[0] == 3, made.refused
+    assert len(stages) == 2
 
 
 @pytest.mark.parametrize("squeeze", [by_column, spread])
-def test_what_no_line_has_a_part_of(squeeze: Squeeze, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mean that keeps the columns, and a reduction that needs the mean first, stay kernels of their own."""
-    stages, _, _ = compiled(Excited(16, 48, squeeze=squeeze), torch.randn(1, 16, 12, 9), Forced(monkeypatch, 2))
-    assert stages == [2, 2]
+def test_what_no_line_has_a_part_of(squeeze: Squeeze, forced: Callable[[int | None], Forced]) -> None:
+    """A mean that keeps the columns, and a reduction that needs the mean first, are in no block with what they reduce."""
+    stages, _, _ = compiled(Excited(16, 48, squeeze=squeeze), torch.randn(1, 16, 12, 9), forced(2))
+    assert stages[0] == 2
 
 
-def test_only_the_mean_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    stages, _, _ = compiled(Head(), torch.randn(2, 16, 21, 10), Forced(monkeypatch, 4))
+def test_only_the_mean_leaves(forced: Callable[[int | None], Forced]) -> None:
+    stages, _, _ = compiled(Head(), torch.randn(2, 16, 21, 10), forced(4))
     assert stages == [2]
 
 
-def test_nan_spoils_its_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Excited(16, 32)
-    _, fast, x = compiled(model, torch.randn(3, 16, 20, 9), Forced(monkeypatch, 3))
-    x[1, 3, 10, 4] = float("nan")
-    with torch.no_grad():
-        got = fast(x).isnan()
-    assert got[1].all()
-    assert not got[[0, 2]].any()
-
-
-def test_threads_do_not_change_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, fast, x = compiled(Excited(16, 96), torch.randn(3, 16, 31, 33), Forced(monkeypatch, 4))
+def test_nan_spoils_its_image_alone_and_threads_do_not_change_the_bits(forced: Callable[[int | None], Forced]) -> None:
+    _, fast, x = compiled(Excited(16, 32), torch.randn(3, 16, 31, 33), forced(3))
     threads = torch.get_num_threads()
     with torch.no_grad():
         given = fast(x)
@@ -139,3 +141,17 @@ def test_threads_do_not_change_the_bits(monkeypatch: pytest.MonkeyPatch) -> None
             assert torch.equal(given, fast(x))
         finally:
             torch.set_num_threads(threads)
+        x[1, 3, 10, 4] = float("nan")
+        got = fast(x).isnan()
+    assert got[1].all()
+    assert not got[[0, 2]].any()
+
+
+def test_channels_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no line of all channels fits L2."""
+    monkeypatch.setattr(choice, "MOST_BYTES", 24 * 1024)
+    made = Forced(monkeypatch, None)
+    model, x = Excited(8, 96, 5), torch.randn(1, 8, 19, 17).to(memory_format=torch.channels_last)
+    fast, kernels = made.run(model, x)
+    assert [k.schedule["slices"] for k in kernels if len(k.stages) == 3] == [6], made.refused
+    assert_exact(model, (x,), fast)

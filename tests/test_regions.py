@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from random import Random
 from typing import Any
 
@@ -364,10 +364,10 @@ def test_a_deep_model_is_no_effort() -> None:
     calls = 0
     shared = given.flow.shared
 
-    def counted(members: Sequence[int]) -> Any:
+    def counted(members: Sequence[int], shown: Collection[Base] = ()) -> Any:
         nonlocal calls
         calls += len(members)
-        return shared(members)
+        return shared(members, shown)
 
     given.flow.shared = counted  # type: ignore[method-assign]
     (region,) = find_regions(given.flow)

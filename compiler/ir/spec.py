@@ -11,8 +11,9 @@ loop nest over ``dims`` with a straight-line body in SSA form:
 - addresses are ``Expr`` in *elements* from the operand's base pointer, over ``d*``, ``v*`` (gathers) and ``symbols``.
 
 A ``block`` has ``stages`` in the place of a body: contractions and loops over the block's operands, in order. Each but the last stores
-into one scratch operand alone, of which later ones read; scratch memory holds the lines of it that a thread needs. Its dims are the lines
-of the result, of images (images, height) or of a matrix (rows); its schedule says how many ``lines`` make a tile.
+into one operand alone, of which later ones read: scratch memory, which holds the lines of it that a thread needs, or a result. Its dims are
+the lines of the result, of images (images, height) or of a matrix (rows); its schedule says how many ``lines`` make a tile, and into how
+many ``slices`` channels are cut, each of which has images of its own.
 
 Memory holds bool as one byte 0/1; in the body it is ``i1``. Symbols are normalised (``s0, s1, …`` in order of appearance), so
 that equal kernels of different graphs share one object.

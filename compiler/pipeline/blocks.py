@@ -9,7 +9,8 @@ Before → after, of an inverted residual::
     k0: block                     the same three as stages, x → y; what is between them is scratch memory, some lines for each thread
 
 `codegen.cpu.block` says which kernels can be stages and counts what the block saves. Of all runs of parts of a region (`regions`),
-those that save the most are taken first; so a long run becomes one block, several, or none.
+those that save the most are taken first; so a long run becomes one block, several, or none. A run may take a kernel along that reduces
+its result, which others read too: of squeeze-excitation the depthwise convolution and the pool.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class _Finder:
     def blocks(self) -> Iterator[_Found]:
         """All blocks that save something."""
         tops = find_regions(self.flow)
-        parts = [region.parts for top in tops for region in top.walk()]
+        parts: list[Sequence[Region]] = [region.parts for top in tops for region in top.walk()]
         # Also across the ends of regions: what scales by a gate belongs to the region of the gate, what follows does not.
         parts += [[region for region in top.walk() if not region.parts] for top in tops]
         for members in dict.fromkeys(self._computing(m) for each in parts for m in _runs(each)):

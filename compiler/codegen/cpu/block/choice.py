@@ -206,9 +206,11 @@ def _tiled(counter: Counter, schedules: Sequence[Schedule], target: Target, line
         return first
     if first.tiled:
         widest = first.height * max(b.stride * first.item(b) for b in first.between)
-        loops = first.height * 2 * first.between[0].stride * first.item(first.between[0])
-        most = max(widest, loops) if first.stages[0].plan is not None else widest
-        plain, near = (replace(first, tile=max(size // w, 1)) for size, w in ((ROWS_BYTES, widest), (SMALL_BYTES, most)))
+        first_row = first.height * first.between[0].stride * first.item(first.between[0])
+        most = widest if first.stages[0].plan is None else max(widest, 2 * first_row)
+        plain, near = (
+            replace(first, tile=max(size // w, 1)) for size, w in ((ROWS_BYTES, widest), (SMALL_BYTES, most))
+        )
         if first.spare:
             return replace(first, tile=max(REGISTERS_BYTES // widest, 1))
         return near if sum(counter.factors) <= SMALL_BYTES and near.scratch_bytes() <= L1_BYTES else plain
