@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import Node
 
-from effc.compiler.ir.calibration import Calibration, Statistics
+from effc.compiler.compress.channels.statistics import with_channels
+from effc.compiler.ir.calibration import Calibration
 
 #: Along a dimension: which channel stands at each place.
 Order = Mapping[int, Tensor]
@@ -63,18 +64,4 @@ class Arranged:
 
     def narrowed(self, calibration: Calibration) -> Calibration:
         """With statistics in the order of the channels."""
-        return replace(calibration, sites={name: self._ordered(name, s) for name, s in calibration.sites.items()})
-
-    def _ordered(self, name: str, s: Statistics) -> Statistics:
-        out, met = self.out.get(name), self.met.get(name)
-        if out is not None:
-            shown = None if s.sensitivity is None else s.sensitivity[out]
-            s = replace(
-                s, weight_absmax=s.weight_absmax[out], weight_mean_square=s.weight_mean_square[out], sensitivity=shown
-            )
-        if met is None or len(met) != len(s.least):
-            return s
-        by_channel = {f: getattr(s, f)[met] for f in ("least", "greatest", "mean", "mean_square")}
-        moment = None if s.second_moment is None else s.second_moment[met][:, met]
-        windows = None if s.windows is None else s.windows[:, met]
-        return replace(s, **by_channel, sample=s.sample[:, met], second_moment=moment, windows=windows)
+        return with_channels(calibration, self.out, self.met)

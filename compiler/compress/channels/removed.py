@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch.fx import Node
 
 from effc.compiler.compress.channels.repair import repaired
 from effc.compiler.compress.channels.slicing import Left
-from effc.compiler.ir.calibration import Calibration, Statistics
+from effc.compiler.compress.channels.statistics import with_channels
+from effc.compiler.ir.calibration import Calibration
 
 #: Of one layer: what stands for the channels that go (`repair.repaired`), by a matrix and a constant.
 Stand = tuple[Tensor | None, Tensor]
@@ -116,21 +117,7 @@ class Removed:
 
     def narrowed(self, calibration: Calibration) -> Calibration:
         """With statistics of the channels that are left."""
-        return replace(calibration, sites={name: self._narrowed(name, s) for name, s in calibration.sites.items()})
-
-    def _narrowed(self, name: str, s: Statistics) -> Statistics:
-        out, met = self.out.get(name), self.met.get(name)
-        if out is not None:
-            shown = None if s.sensitivity is None else s.sensitivity[out]
-            s = replace(
-                s, weight_absmax=s.weight_absmax[out], weight_mean_square=s.weight_mean_square[out], sensitivity=shown
-            )
-        if met is None or len(met) != len(s.least):
-            return s
-        moment = None if s.second_moment is None else s.second_moment[met][:, met]
-        by_channel = {f: getattr(s, f)[met] for f in ("least", "greatest", "mean", "mean_square")}
-        windows = None if s.windows is None else s.windows[:, met]
-        return replace(s, **by_channel, sample=s.sample[:, met], second_moment=moment, windows=windows)
+        return with_channels(calibration, self.out, self.met)
 
 
 def along(tensor: Tensor, dim: int) -> Tensor:
