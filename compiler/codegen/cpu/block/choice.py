@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 from effc.compiler.codegen.cpu.block.cost import L1_BYTES, Cost, Counter
@@ -175,7 +176,7 @@ def _by_height(stage: Stage, target: Target) -> dict[int, tuple[float, int]]:
     """The cycles of the best tile of each height, and its vectors."""
     nest = stage.nest
     assert nest is not None, "loops have no register tiles"
-    steps = nest.size(nest.reduction[0]).constant or 1
+    steps = prod(nest.size(k).constant or 1 for k in nest.reduction)  # none where the sum is of one product
     found: dict[int, tuple[float, int]] = {}
     for mr, vectors in tiles(nest, target):
         count = (steps * estimate(nest, target, mr, vectors), vectors)
