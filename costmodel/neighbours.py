@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from effc.compiler.ir.candidate import Candidate
-from effc.compiler.ir.program import Call, Program
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Operand
+from effc.compiler.ir.program import Program
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 from effc.costmodel.hardware import Hardware
 from effc.costmodel.knapsack import Edge
-from effc.costmodel.roofline import operand_bytes
+from effc.costmodel.spans import Span, spans
 
 #: Of an operand's memory, the share from which on writing it makes another value of it; less is the border around one.
 _WHOLE = 0.5
@@ -42,47 +42,26 @@ def links(programs: Iterable[tuple[Program, Mapping[str, int]]]) -> list[Link]:
     return found
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Bytes of a base that an operand takes up; ``elements``: that are accessed, and what ``share`` of it they are."""
-
-    operand: Operand
-    base: tuple[str, int]
-    start: int
-    stop: int
-    elements: int
-    share: float
-
-    def meets(self, other: _Span) -> bool:
-        return self.base == other.base and self.start < other.stop and other.start < self.stop
-
-
 def _links(program: Program, values: Mapping[str, int], first: int) -> Iterator[Link]:
-    held: list[tuple[int, _Span]] = []  # what was written last, and by which call
+    held: list[tuple[int, Span]] = []  # what was written last, and by which call
     for number, call in enumerate(program.calls, first):
-        spans = list(_spans(program, call, values))
-        read = _largest(s for s in spans if s.operand.role in _READ)
+        touched = list(spans(0, program, call, values))
+        read = _largest(s for s in touched if s.operand.role in _READ)
         if read is not None:
-            yield from (Link(writer, number, span.elements) for writer, span in held if span.meets(read))
-        written = [s for s in spans if s.operand.role in _WRITTEN and s.share >= _WHOLE]
+            yield from (
+                Link(writer, number, span.accessed // ITEM_SIZE[span.operand.dtype])
+                for writer, span in held
+                if span.meets(read)
+            )
+        written = [s for s in touched if s.writes and s.accessed >= _WHOLE * (s.end - s.start)]
         held = [(w, span) for w, span in held if not any(span.meets(s) for s in written)]
         result = _largest(written)
         if result is not None:
             held.append((number, result))
 
 
-def _spans(program: Program, call: Call, values: Mapping[str, int]) -> Iterator[_Span]:
-    spec = program.kernels[call.kernel]
-    known = {s: v.evaluate(values) for s, v in zip(spec.symbols, call.symbols, strict=True)}
-    for operand, pointer, accessed in zip(spec.operands, call.pointers, operand_bytes(spec, known), strict=True):
-        size = operand.size.evaluate(known) * ITEM_SIZE[operand.dtype]
-        if size > 0:
-            start, elements = pointer.offset.evaluate(values), accessed // ITEM_SIZE[operand.dtype]
-            yield _Span(operand, (pointer.base, pointer.index), start, start + size, elements, accessed / size)
-
-
-def _largest(spans: Iterable[_Span]) -> _Span | None:
-    return max(spans, key=lambda s: s.stop - s.start, default=None)
+def _largest(spans: Iterable[Span]) -> Span | None:
+    return max(spans, key=lambda s: s.end - s.start, default=None)
 
 
 def edge(link: Link, writers: Sequence[Candidate], readers: Sequence[Candidate], hardware: Hardware) -> Edge | None:

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from effc.compiler.ir.program import Call, Pointer, Program
+from effc.compiler.ir.program import Call, Program
 from effc.compiler.ir.spec import ITEM_SIZE
-from effc.costmodel.roofline import operand_bytes, operations, weighted
-
-#: What memory is part of: its program (or -1: parameters, which programs share), its base, and which one.
-_Base = tuple[int, str, int | str]
+from effc.costmodel.roofline import operations, weighted
+from effc.costmodel.spans import Base, Span, spans, symbols_of
 
 
 @dataclass(frozen=True)
@@ -68,19 +66,6 @@ def layers_of(programs: Sequence[tuple[Program, Mapping[str, int]]], isa: Collec
 
 
 @dataclass(frozen=True)
-class _Span:
-    """An operand: where it starts and ends in its base, and how many of these bytes are accessed."""
-
-    base: _Base
-    start: int
-    end: int
-    accessed: int
-    reads: bool
-    writes: bool
-    is_result: bool
-
-
-@dataclass(frozen=True)
 class _Use:
     """A call with all of its operands but scratch memory."""
 
@@ -88,46 +73,26 @@ class _Use:
     call: Call
     known: Mapping[str, int]
     flops: int
-    spans: tuple[_Span, ...]
+    spans: tuple[Span, ...]
 
 
 def _uses(number: int, program: Program, values: Mapping[str, int]) -> Iterator[_Use]:
     for call in program.calls:
-        spec = program.kernels[call.kernel]
-        known = dict(zip(spec.symbols, (s.evaluate(values) for s in call.symbols), strict=True))
-        spans = []
-        for operand, pointer, accessed in zip(spec.operands, call.pointers, operand_bytes(spec, known), strict=True):
-            size = operand.size.evaluate(known) * ITEM_SIZE[operand.dtype]
-            if operand.role == "scratch" or size <= 0:
-                continue
-            start, base = pointer.offset.evaluate(values), _base(number, program, pointer)
-            reads, writes = operand.role != "write", operand.role in ("write", "readwrite")
-            spans.append(_Span(base, start, start + size, accessed, reads, writes, pointer.base == "output"))
-        yield _Use(program, call, known, call.flops.evaluate(values), tuple(spans))
-
-
-def _base(number: int, program: Program, pointer: Pointer) -> _Base:
-    """Of a result that is written into an input, the input; parameters go by their names."""
-    kind, index = pointer.base, pointer.index
-    if kind == "output":
-        mutated = program.outputs[index].mutates
-        kind, index = ("output", index) if mutated is None else ("input", mutated)
-    if kind == "input" and program.inputs[index].param:
-        return (-1, "param", program.inputs[index].param)
-    return (number, kind, index)
+        touched = tuple(spans(number, program, call, values))
+        yield _Use(program, call, symbols_of(program, call, values), call.flops.evaluate(values), touched)
 
 
 class _Pieces:
     """All memory of ``uses``, cut wherever an operand starts or ends."""
 
     def __init__(self, uses: Sequence[_Use]) -> None:
-        cuts: dict[_Base, set[int]] = {}
+        cuts: dict[Base, set[int]] = {}
         for use in uses:
             for span in use.spans:
                 cuts.setdefault(span.base, set()).update((span.start, span.end))
         self._cuts = {base: sorted(found) for base, found in cuts.items()}
         first = 0
-        self._first: dict[_Base, int] = {}
+        self._first: dict[Base, int] = {}
         for base, found in self._cuts.items():
             self._first[base] = first
             first += len(found) - 1
@@ -136,7 +101,7 @@ class _Pieces:
         #: Of each use the bytes read and written of each piece, and whether all of it is written.
         self._moved = [self._moves(use) for use in uses]
 
-    def _of(self, span: _Span) -> Iterator[tuple[int, int]]:
+    def _of(self, span: Span) -> Iterator[tuple[int, int]]:
         """The pieces of a span, with their sizes in bytes."""
         cuts, first = self._cuts[span.base], self._first[span.base]
         begin, end = bisect_left(cuts, span.start), bisect_left(cuts, span.end)

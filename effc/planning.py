@@ -151,9 +151,14 @@ class _Planning:
     def _sized(self, site: Site, candidate: Candidate) -> Candidate:
         """With the bytes that it saves."""
         stored = self._stored(site, candidate.options)
-        named = dict(self.trial.model.named_parameters(remove_duplicate=False))
-        whole = sum(p.numel() * p.element_size() for name, p in named.items() if name in stored)
+        whole = sum(self._bytes.get(name, 0) for name in stored)
         return replace(candidate, saved=whole - weights_size(stored))
+
+    @cached_property
+    def _bytes(self) -> Mapping[str, int]:
+        """Of each parameter, by any of its names."""
+        named = self.trial.model.named_parameters(remove_duplicate=False)
+        return {name: p.numel() * p.element_size() for name, p in named}
 
     def _stored(self, site: Site, options: Pairs) -> dict[str, StoredWeight[Form]]:
         """The compressed weights of a site's candidate; those of a weight's parts are named ``name:role``."""

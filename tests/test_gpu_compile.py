@@ -9,15 +9,13 @@ import sys
 import pytest
 from gpu_cases import CASES, GpuCase
 from gpu_interpreted import SM80, SM90, Kernel
+from triton_here import needs_triton
 
 from effc.compiler.codegen.gpu.compile import Compiled, compile_launch, resources
-from effc.compiler.codegen.gpu.installed import triton_version
 from effc.compiler.codegen.gpu.launch import Launch
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import const
-
-needs_triton = pytest.mark.skipif(triton_version() is None, reason="triton is not installed: pip install 'effc[gpu]'")
 
 
 def compiled(case: GpuCase, target: GpuTarget) -> list[Compiled]:

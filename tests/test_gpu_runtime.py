@@ -15,9 +15,9 @@ import torch
 from gpu_programs import SM90, InterpretingDriver, TextTools, compiled_for_gpu, watched
 from importer_harness import compile_and_run
 from torch import nn
+from triton_here import needs_triton
 
 from effc.compiler import gpu_build
-from effc.compiler.codegen.gpu.installed import triton_version
 from effc.compiler.gpu_build import build_gpu, kernels_of
 from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.program import Program
@@ -27,7 +27,6 @@ from effc.runtime.cache import Cache
 from effc.runtime.gpu.driver import CudaDriver, Parameters, cuda_driver
 from effc.runtime.gpu.executable import GpuExecutable
 
-needs_triton = pytest.mark.skipif(triton_version() is None, reason="triton is not installed: pip install 'effc[gpu]'")
 _POINTER = ctypes.POINTER(ctypes.c_void_p)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effc.costmodel.model.dataset import CODE, Dataset
 from effc.costmodel.model.evaluation import parts_of, without
+from effc.costmodel.model.figures import Figures, mean
 from effc.costmodel.model.ranking import auroc
 from effc.costmodel.model.training import ROUNDS, train
 
@@ -17,7 +18,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class CodeErrors:
+class CodeErrors(Figures):
     """``instructions``, ``code_bytes``: mean absolute error as a share of the true number; ``spills``: area under the curve for any against
     none; ``vector_share``: mean absolute error.
     """
@@ -27,9 +28,6 @@ class CodeErrors:
     code_bytes: float
     spills: float
     vector_share: float
-
-    def to_json(self) -> dict[str, float | None]:
-        return {name: None if value != value else value for name, value in asdict(self).items()}
 
 
 def held_out_code(
@@ -68,7 +66,7 @@ def held_out_code(
                 for family, chosen in [*((f, data.families == f) for f in families), ("all", everything)]
             }
         )
-    return {f: {who: _mean([run[f][who] for run in runs]) for who in by} for f, by in runs[0].items()}
+    return {f: {who: mean([run[f][who] for run in runs]) for who in by} for f, by in runs[0].items()}
 
 
 def _errors(data: Dataset, predicted: Mapping[str, Array], chosen: NDArray[np.bool_]) -> CodeErrors:
@@ -85,8 +83,3 @@ def _errors(data: Dataset, predicted: Mapping[str, Array], chosen: NDArray[np.bo
         spills=auroc(found["spills"], true["spills"] > 0),
         vector_share=float(np.mean(np.abs(found["vector_share"] - true["vector_share"]))),
     )
-
-
-def _mean(runs: Sequence[CodeErrors]) -> CodeErrors:
-    names = [name for name in asdict(runs[0]) if name != "records"]
-    return CodeErrors(runs[0].records, **{n: float(np.mean([getattr(r, n) for r in runs])) for n in names})

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effc.compiler.ir.errors import OptionError
 from effc.costmodel.model.dataset import Dataset, site_key
+from effc.costmodel.model.figures import Figures, mean
 from effc.costmodel.model.predictor import UNSURE, widening
 from effc.costmodel.model.ranking import kendall
 from effc.costmodel.model.targets import QUANTILES
@@ -37,7 +38,7 @@ Range = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True)
-class Errors:
+class Errors(Figures):
     """``mape``: mean of |predicted - measured| / measured; ``within``: share within 10 %; ``tau``: Kendall's, mean over judged sites
     (NaN where there is none); ``regret``: how much slower the schedule chosen is than the best of its site, mean over sites with two or
     more; ``top_regret``: the best of the five predicted fastest; ``covered``: share of times inside the predicted range, ``unsure``: of
@@ -53,9 +54,6 @@ class Errors:
     top_regret: float
     covered: float = float("nan")
     unsure: float = float("nan")
-
-    def to_json(self) -> dict[str, float | None]:
-        return {name: None if value != value else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def held_out(
         each = {family: _judged(data, found, draw, data.families == family) for family in families}
         runs.append({**each, "all": _judged(data, found, draw, np.ones(len(data), bool))})
     errors_of = {
-        family: {who: _mean([run[family][who] for run in runs]) for who in found} for family, found in runs[0].items()
+        family: {who: mean([run[family][who] for run in runs]) for who in found} for family, found in runs[0].items()
     }
     return Judged(errors_of, wide, found["model"][1])
 
@@ -202,11 +200,6 @@ def _judged(
         "constant": errors(test, constant, own),
         "random": errors(test, constant, at_random[chosen]),
     }
-
-
-def _mean(runs: Sequence[Errors]) -> Errors:
-    names = [name for name in asdict(runs[0]) if name not in ("records", "sites")]
-    return Errors(runs[0].records, runs[0].sites, **{n: float(np.mean([getattr(r, n) for r in runs])) for n in names})
 
 
 def _by_site(sites: NDArray[np.str_]) -> list[NDArray[np.intp]]:

@@ -55,7 +55,8 @@ def save(folder: Path, predictor: Predictor, data: Dataset, told: Mapping[str, A
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (folder / _file(name)).write_bytes(text)
-        (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in card.items())
+        (folder / CARD).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"the cost model cannot be written to {folder}: {error.strerror}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from torch_mlir import ir
 
@@ -46,11 +47,9 @@ class Attention:
         ]
         low, plain, high = self._keys(rows)
 
-        def block(masked: bool):  # type: ignore[no-untyped-def]
-            return lambda at, state: self._block(q, scale, rows, at, state, masked)
-
-        state = b.loop(low, plain, plan.bn, start, block(False))
-        state = b.loop(plain, high, plan.bn, state, block(True))
+        block = partial(self._block, q, scale, rows)
+        state = b.loop(low, plain, plan.bn, start, partial(block, masked=False))
+        state = b.loop(plain, high, plan.bn, state, partial(block, masked=True))
         self._finish(rows, state)
 
     # -- which rows and keys ------------------------------------------------------------------------------------------
