@@ -17,9 +17,9 @@ from kernels import HOST, Kernel
 from test_attention_kernel import attention_spec, check
 from torch.nn.functional import scaled_dot_product_attention
 
-from effc.compiler.codegen.cpu.attention import STACK_BYTES
-from effc.compiler.codegen.cpu.attention_amx_stack import blocking
-from effc.compiler.codegen.cpu.attention_softmax import Softmax
+from effc.compiler.codegen.cpu.attention.amx.stack import blocking
+from effc.compiler.codegen.cpu.attention.form import STACK_BYTES
+from effc.compiler.codegen.cpu.attention.softmax import Softmax
 from effc.compiler.codegen.cpu.objects import compile_object
 from effc.compiler.codegen.cpu.text import PTR, Builder
 from effc.compiler.ir.expr import const, var

@@ -2,7 +2,7 @@
 
 A weight ``w`` becomes ``(codes - zeros) * scales``, of constants that the graph holds (scales of two grains: ``((codes - zeros) *
 group_scales) * channel_scales``, the former product in int8, as ``zeros`` and codes are); an activation that is to be int8 becomes
-``(round(x / scale) - zero) * scale``, so eager PyTorch can run the graph, and `pipeline/integers.py` finds its integer kernels in it. What
+``(round(x / scale) - zero) * scale``, so eager PyTorch can run the graph, and `pipeline/integers` finds its integer kernels in it. What
 reads a weight as an embedding gathers codes.
 """
 

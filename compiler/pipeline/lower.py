@@ -18,13 +18,13 @@ from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import Schedule
 from effc.compiler.pipeline.assemble import Assembler
 from effc.compiler.pipeline.borders import absorb_borders
-from effc.compiler.pipeline.code_gathers import gather_codes
-from effc.compiler.pipeline.code_moves import move_codes
 from effc.compiler.pipeline.dump import RegionDump
 from effc.compiler.pipeline.factors import materialize_factors
 from effc.compiler.pipeline.fusion import fuse
 from effc.compiler.pipeline.graph import Graph, Tensor
-from effc.compiler.pipeline.integers import contract_integers
+from effc.compiler.pipeline.integers.contractions import contract_integers
+from effc.compiler.pipeline.integers.gathers import gather_codes
+from effc.compiler.pipeline.integers.moves import move_codes
 from effc.compiler.pipeline.kernels import Kernel
 from effc.compiler.pipeline.merging import merge_contractions
 from effc.compiler.pipeline.placement import Base, Layout, place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effc.compiler.codegen.cpu import attention
+from effc.compiler.codegen.cpu.attention import form as attention
 from effc.compiler.codegen.cpu.contraction import schedule as contraction
 from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.packing import Packing, packing, repacked

@@ -1,7 +1,7 @@
 """Between kernels go bytes: dequantizations move behind what only rearranges numbers, and quantizations that undo them vanish.
 
 ``concat(dequantize(a), dequantize(b))`` of one scale becomes ``dequantize(concat(a, b))``; so do pads with zero, views, and maxima over
-windows (`code_pools`). A quantization that gives back the bytes of which it is a function is left out (`byte_tables`); one with another
+windows (`pools`). A quantization that gives back the bytes of which it is a function is left out (`tables`); one with another
 scale stays, a kernel from bytes to bytes.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from effc.compiler.pipeline.byte_tables import ByteTables
-from effc.compiler.pipeline.code_pools import dequantized, pooled
-from effc.compiler.pipeline.dequantized import Decoder
 from effc.compiler.pipeline.graph import Graph, Op, Tensor, is_static, replace_ops
-from effc.compiler.pipeline.lifted_quantizations import lift_quantizations
+from effc.compiler.pipeline.integers.dequantized import Decoder
+from effc.compiler.pipeline.integers.lifted import lift_quantizations
+from effc.compiler.pipeline.integers.pools import dequantized, pooled
+from effc.compiler.pipeline.integers.tables import ByteTables
 
 
 def move_codes(graph: Graph) -> None:

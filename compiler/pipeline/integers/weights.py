@@ -9,9 +9,9 @@ from math import prod
 from effc.compiler.ir.expr import const, var
 from effc.compiler.ir.formats import Format
 from effc.compiler.pipeline.body_builder import BodyBuilder
-from effc.compiler.pipeline.code_form import Form
-from effc.compiler.pipeline.dequantized import Codes, Term, pointwise, unconverted
 from effc.compiler.pipeline.graph import GraphInput, Op, Tensor
+from effc.compiler.pipeline.integers.dequantized import Codes, Term, pointwise, unconverted
+from effc.compiler.pipeline.integers.form import Form
 
 
 class CodedWeight(Form):

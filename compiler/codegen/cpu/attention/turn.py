@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.attention import Attention
-from effc.compiler.codegen.cpu.attention_memory import Tensors
-from effc.compiler.codegen.cpu.attention_tiles import Scratch
+from effc.compiler.codegen.cpu.attention.form import Attention
+from effc.compiler.codegen.cpu.attention.memory import Tensors
+from effc.compiler.codegen.cpu.attention.tiles import Scratch
 from effc.compiler.codegen.cpu.text import Builder, Value
 from effc.compiler.codegen.cpu.transpose import transpose
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu import amx
-from effc.compiler.codegen.cpu.attention import Attention
-from effc.compiler.codegen.cpu.attention_amx_stack import (
+from effc.compiler.codegen.cpu.attention.amx.stack import (
     LANES,
     QUERIES,
     STEP,
@@ -15,8 +14,9 @@ from effc.compiler.codegen.cpu.attention_amx_stack import (
     load_lanes,
     load_splat,
 )
-from effc.compiler.codegen.cpu.attention_memory import Tensors
-from effc.compiler.codegen.cpu.attention_softmax import Softmax
+from effc.compiler.codegen.cpu.attention.form import Attention
+from effc.compiler.codegen.cpu.attention.memory import Tensors
+from effc.compiler.codegen.cpu.attention.softmax import Softmax
 from effc.compiler.codegen.cpu.mathlib.exponential import LOG2E
 from effc.compiler.codegen.cpu.text import Builder, Value
 from effc.compiler.codegen.cpu.transpose import transposed_fold, transposed_sum

@@ -1,9 +1,9 @@
 """Attention in bf16 by tile registers (`amx`): two products of tiles around a softmax in f32.
 
 A block is 32 queries, or as many as make all blocks equally tall, and meets blocks of keys one after the other: scores
-``[query][key]`` of q, read where it lies, and the transposed keys; their online softmax (`attention_amx_softmax`; Dao et al., 2022); and
+``[query][key]`` of q, read where it lies, and the transposed keys; their online softmax (`softmax`; Dao et al., 2022); and
 results ``[query][channel]`` of the probabilities, rounded to bf16 as in eager's kernel for the CPU, and v. k and v are packed
-(`attention_amx_panels`) once for a run of up to four blocks, also of other heads that share them. Sums that go on over blocks of keys are
+(`panels`) once for a run of up to four blocks, also of other heads that share them. Sums that go on over blocks of keys are
 loaded into the tiles again, rescaled in between.
 """
 
@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu import amx
 from effc.compiler.codegen.cpu.addresses import scalar_expr
-from effc.compiler.codegen.cpu.attention import Attention
-from effc.compiler.codegen.cpu.attention_amx_panels import Panels
-from effc.compiler.codegen.cpu.attention_amx_softmax import RowSoftmax
-from effc.compiler.codegen.cpu.attention_amx_stack import (
+from effc.compiler.codegen.cpu.attention.amx.panels import Panels
+from effc.compiler.codegen.cpu.attention.amx.softmax import RowSoftmax
+from effc.compiler.codegen.cpu.attention.amx.stack import (
     LANES,
     QUERIES,
     STEP,
@@ -29,8 +28,9 @@ from effc.compiler.codegen.cpu.attention_amx_stack import (
     load_lanes,
     load_splat,
 )
-from effc.compiler.codegen.cpu.attention_memory import Tensors
-from effc.compiler.codegen.cpu.attention_softmax import Softmax
+from effc.compiler.codegen.cpu.attention.form import Attention
+from effc.compiler.codegen.cpu.attention.memory import Tensors
+from effc.compiler.codegen.cpu.attention.softmax import Softmax
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value
 from effc.compiler.codegen.cpu.threads import Share, parallel_kernel

@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.addresses import scalar_expr
-from effc.compiler.codegen.cpu.attention import KEYS, STACK_BYTES, Attention
-from effc.compiler.codegen.cpu.attention_memory import Tensors
-from effc.compiler.codegen.cpu.attention_softmax import Softmax
-from effc.compiler.codegen.cpu.attention_tiles import Scratch, Tiles
-from effc.compiler.codegen.cpu.attention_turn import Queries
+from effc.compiler.codegen.cpu.attention.form import KEYS, STACK_BYTES, Attention
+from effc.compiler.codegen.cpu.attention.memory import Tensors
+from effc.compiler.codegen.cpu.attention.softmax import Softmax
+from effc.compiler.codegen.cpu.attention.tiles import Scratch, Tiles
+from effc.compiler.codegen.cpu.attention.turn import Queries
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value
 from effc.compiler.codegen.cpu.threads import Share, parallel_kernel

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from effc.compiler.ir.expr import product, var
 from effc.compiler.pipeline.body_builder import BodyBuilder
-from effc.compiler.pipeline.dequantized import Codes, Decoder, Term, pointwise
 from effc.compiler.pipeline.graph import Tensor
+from effc.compiler.pipeline.integers.dequantized import Codes, Decoder, Term, pointwise
 
 #: Greatest magnitude of a symmetric byte.
 _MOST = 127

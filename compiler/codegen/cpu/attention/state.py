@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.attention_softmax import Softmax
+from effc.compiler.codegen.cpu.attention.softmax import Softmax
 from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
 
 

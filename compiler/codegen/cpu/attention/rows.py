@@ -1,8 +1,8 @@
 """Attention for a few queries (a decode step): one query at a time, lanes along the channels.
 
 It is bound by reading k and v once, so both are read in rows, as they lie, a chunk of keys at a time; all queries that share them
-(those of a group of heads too) take their turn while the chunk is in L1. The softmax is online, as in `attention_blocks`. Threads share
-chunks, not heads: a head that falls to several of them leaves a state each (`attention_state`), which the kernel's end joins.
+(those of a group of heads too) take their turn while the chunk is in L1. The softmax is online, as in `blocks`. Threads share
+chunks, not heads: a head that falls to several of them leaves a state each (`state`), which the kernel's end joins.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.addresses import scalar_expr
-from effc.compiler.codegen.cpu.attention import Attention
-from effc.compiler.codegen.cpu.attention_memory import Tensors
-from effc.compiler.codegen.cpu.attention_softmax import Softmax
-from effc.compiler.codegen.cpu.attention_state import States, join, state_bytes
+from effc.compiler.codegen.cpu.attention.form import Attention
+from effc.compiler.codegen.cpu.attention.memory import Tensors
+from effc.compiler.codegen.cpu.attention.softmax import Softmax
+from effc.compiler.codegen.cpu.attention.state import States, join, state_bytes
 from effc.compiler.codegen.cpu.bf16_pairs import PAIRED, dot_pairs, halves, has_pairs, interleaved, load_pairs
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
@@ -23,7 +23,7 @@ from effc.compiler.ir.expr import as_expr, floordiv
 from effc.compiler.ir.spec import ITEM_SIZE
 
 #: Up to this many queries rows are faster: a key costs about 8 cycles a query here, and about 64 for up to ``lanes`` queries
-#: in `attention_blocks` (64 channels, lanes of 16).
+#: in `blocks` (64 channels, lanes of 16).
 MOST_QUERIES = 4
 #: Keys of a chunk: k and v of 64 channels in f32 take 32 KiB.
 _CHUNK = 64

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu import amx
-from effc.compiler.codegen.cpu.attention_amx_stack import LANES, STEP, TILE_BYTES, Areas
-from effc.compiler.codegen.cpu.attention_memory import Tensors
+from effc.compiler.codegen.cpu.attention.amx.stack import LANES, STEP, TILE_BYTES, Areas
+from effc.compiler.codegen.cpu.attention.memory import Tensors
 from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
 from effc.compiler.codegen.cpu.transpose import transpose
 

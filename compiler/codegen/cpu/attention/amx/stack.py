@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu import amx
-from effc.compiler.codegen.cpu.attention import STACK_BYTES
+from effc.compiler.codegen.cpu.attention.form import STACK_BYTES
 from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
 
 #: Queries of a block: two tiles of rows.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from effc.compiler.codegen.cpu.access import memory_type
 from effc.compiler.codegen.cpu.addresses import expr_value
-from effc.compiler.codegen.cpu.attention import Attention
+from effc.compiler.codegen.cpu.attention.form import Attention
 from effc.compiler.codegen.cpu.lowp import LOW_PRECISION
 from effc.compiler.codegen.cpu.ops import OpEmitter
 from effc.compiler.codegen.cpu.target import Target

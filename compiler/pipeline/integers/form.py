@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from effc.compiler.ir.expr import var
 from effc.compiler.pipeline.body_builder import BodyBuilder
-from effc.compiler.pipeline.dequantized import Codes, Term, origin, pointwise
 from effc.compiler.pipeline.graph import Body, Op, Tensor, is_static
+from effc.compiler.pipeline.integers.dequantized import Codes, Term, origin, pointwise
 from effc.compiler.pipeline.views import Index
 
 

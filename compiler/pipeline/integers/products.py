@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from effc.compiler.ir.expr import product, var
 from effc.compiler.pipeline.body_builder import BodyBuilder
-from effc.compiler.pipeline.code_form import Form, nonzero
-from effc.compiler.pipeline.dequantized import Codes, Term, pointwise
 from effc.compiler.pipeline.graph import Op, Tensor
+from effc.compiler.pipeline.integers.dequantized import Codes, Term, pointwise
+from effc.compiler.pipeline.integers.form import Form, nonzero
 from effc.compiler.pipeline.views import Index, chain
 
 #: Greatest sum that i32 holds.

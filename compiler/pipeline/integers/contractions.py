@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from effc.compiler.codegen.cpu.contraction.code_rows import FEW_ROWS
 from effc.compiler.ir.expr import product
 from effc.compiler.ir.formats import INTEGERS, Format
-from effc.compiler.pipeline.byte_products import ByteProduct
-from effc.compiler.pipeline.coded_weights import CodedWeight
-from effc.compiler.pipeline.dequantized import Codes, Decoder, Term
 from effc.compiler.pipeline.graph import CONTRACTIONS, Graph, GraphInput, Op, Tensor, is_static, replace_ops
-from effc.compiler.pipeline.regrouped import grains_of
+from effc.compiler.pipeline.integers.dequantized import Codes, Decoder, Term
+from effc.compiler.pipeline.integers.products import ByteProduct
+from effc.compiler.pipeline.integers.regrouped import grains_of
+from effc.compiler.pipeline.integers.weights import CodedWeight
 from effc.compiler.pipeline.views import chain
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from effc.compiler.codegen.cpu.attention import Attention
-from effc.compiler.codegen.cpu.attention_memory import Tensors
-from effc.compiler.codegen.cpu.attention_softmax import Softmax
+from effc.compiler.codegen.cpu.attention.form import Attention
+from effc.compiler.codegen.cpu.attention.memory import Tensors
+from effc.compiler.codegen.cpu.attention.softmax import Softmax
 from effc.compiler.codegen.cpu.text import Builder, Value, vector_type
 
 #: Steps of a sum in a loop's body.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from effc.compiler.ir.expr import var
 from effc.compiler.pipeline.body_builder import BodyBuilder
-from effc.compiler.pipeline.dequantized import Codes, Decoder, over, pointwise
 from effc.compiler.pipeline.graph import Body, BodyInstr, Op, Tensor
+from effc.compiler.pipeline.integers.dequantized import Codes, Decoder, over, pointwise
 
 
 def _takes_maxima(op: Op) -> bool:
