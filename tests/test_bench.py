@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import shutil
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import replace
@@ -126,10 +127,20 @@ def test_rivals_agree_with_float64(name: str, package: str) -> None:
     assert relative_error(results, exact) < 1e-6
 
 
+def test_the_saved_model_is_called_after_its_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    module, x = nn.Sequential(nn.Linear(33, 65), nn.GELU()).eval(), torch.randn(7, 33)
+    with torch.no_grad():
+        call = SYSTEMS["effc-saved"].prepare(module, (x,), FLOAT32)
+        assert not list(tmp_path.glob("effc-bench-*"))
+        assert relative_error(call(), [module.double()(x.double())]) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("name", "packages"),
     [
         ("effc", ["torchao"]),
+        ("effc-saved", ["torchao"]),
         ("effc-quantize", []),
         ("inductor-freezing", ["torchao"]),
         ("openvino", ["openvino", "nncf"]),

@@ -56,7 +56,7 @@ class Measurement:
 
     def best_rival(self) -> Outcome | None:
         """The fastest that is not ours."""
-        rivals = [o for o in self.outcomes if o.latency is not None and o.system not in (OURS, ALSO_OURS)]
+        rivals = [o for o in self.outcomes if o.latency is not None and o.system not in (OURS, *ALSO_OURS)]
         return min(rivals, key=lambda o: o.latency.median if o.latency else 0.0, default=None)
 
     def speedup(self, system: str, over: str) -> Spread | None:

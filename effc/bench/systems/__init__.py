@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effc.bench.systems.in_torch import Eager, Effc, EffcQuantize, Inductor
+from effc.bench.systems.in_torch import Eager, Effc, EffcQuantize, EffcSaved, Inductor
 from effc.bench.systems.onnx import OnnxRuntime
 from effc.bench.systems.openvino import OpenVino
 from effc.bench.systems.system import DTYPES, Setting, System
@@ -17,11 +17,12 @@ SYSTEMS: dict[str, System] = {
         OpenVino(),
         OnnxRuntime(),
         EffcQuantize(),
+        EffcSaved(),
         Effc(),
     )
 }
 OURS = "effc"
-#: Ours too, so no rival.
-ALSO_OURS = EffcQuantize.name
+#: Ours too, so no rivals.
+ALSO_OURS = (EffcQuantize.name, EffcSaved.name)
 
 __all__ = ["ALSO_OURS", "DTYPES", "OURS", "SYSTEMS", "Setting", "System"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import nn
 from effc.bench.systems import quantized
 from effc.bench.systems.system import DTYPES, Call, Setting, cast, tensors
 from effc.calibration import calibrate
+from effc.loading import load
+from effc.saving import save
 
 
 class Eager:
@@ -41,9 +44,26 @@ class Effc:
         self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
     ) -> Call:
         module, inputs = _made(module, inputs, setting, calibration)
-        options: dict[str, Any] = {"passes": {name: dict(chosen) for name, chosen in setting.passes}}
-        compiled = torch.compile(module, backend="effc", options=options if setting.passes else None)
+        compiled = torch.compile(module, backend="effc", options=_options(setting))
         return lambda: tensors(compiled(*inputs))
+
+
+class EffcSaved:
+    """``effc.load(effc.save(model))``: effc's kernels called without Dynamo and its guards."""
+
+    name = "effc-saved"
+
+    def absent(self, setting: Setting) -> str | None:
+        return Effc().absent(setting)
+
+    def prepare(
+        self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
+    ) -> Call:
+        module, inputs = _made(module, inputs, setting, calibration)
+        with tempfile.TemporaryDirectory(prefix="effc-bench-") as folder:
+            save(module, inputs, folder, options=_options(setting))
+            loaded = load(folder)
+        return lambda: tensors(loaded(*inputs))
 
 
 class EffcQuantize:
@@ -89,6 +109,11 @@ class Inductor:
         module, inputs = _made(module, inputs, setting, calibration)
         compiled = torch.compile(module, backend="inductor")
         return lambda: tensors(compiled(*inputs))
+
+
+def _options(setting: Setting) -> dict[str, Any] | None:
+    """Of ``torch.compile``."""
+    return {"passes": {name: dict(chosen) for name, chosen in setting.passes}} if setting.passes else None
 
 
 def _made(
