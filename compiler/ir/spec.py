@@ -25,6 +25,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from effc.compiler.ir.expr import Expr, as_expr
@@ -189,6 +190,10 @@ class KernelSpec:
 
     def digest(self) -> str:
         """A hash of the content: equal specs, and only they, share it."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
 
     def key(self) -> str:
