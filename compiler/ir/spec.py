@@ -155,6 +155,17 @@ class KernelSpec:
     schedule: Schedule = field(default=Schedule())
     stages: tuple[KernelSpec, ...] = ()
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        parts = (self.template, self.dims, self.operands, self.body, self.symbols, self.attributes, self.schedule)
+        return hash((parts, self.stages))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_hash"}  # it holds in this process alone
+
     def get(self, name: str, default: Any = None) -> Any:
         """A template's attribute."""
         return next((value for key, value in self.attributes if key == name), default)
