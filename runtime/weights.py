@@ -155,9 +155,10 @@ class Weights:
         self.derivations += 1
         program, pages = self.program, Pages()
         prepared = _Prepared(self._prepare, program, tensors)
-        known: dict[tuple[tuple[int, ...], bool], Sources] = {}  # the state of all that prepares is that of each weight it makes
+        known: dict[tuple[tuple[int, ...], bool], Sources] = {}
 
         def sources(given: tuple[int, ...], computed: bool) -> Sources:
+            """Of the inputs ``given`` and, where something is ``computed``, of all that it is prepared from: looked at once."""
             if (given, computed) not in known:
                 of = [*(tensors[i] for i in given), *(prepared.inputs if computed else [])]
                 known[given, computed] = Sources(of)

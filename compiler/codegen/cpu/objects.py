@@ -73,8 +73,8 @@ def compile_object(mlir_text: str, target: Target, opt_level: int = 3) -> bytes:
 
 @lru_cache(maxsize=1)
 def _context(generation: int) -> ir.Context:
-    """MLIR's context for the next modules: making one, with all dialects, takes 5 ms. It keeps all attributes that it has met, the places of
-    ops among them; so it is not used for ever.
+    """MLIR's context for the next modules: making one, with all dialects, takes 5 ms. It keeps all attributes that it has met, so it is
+    not used for ever.
     """
     from torch_mlir import ir
 
