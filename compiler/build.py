@@ -4,7 +4,7 @@
 
     text + options + toolchain + host ──► program  (Program, code, driver; one file)       a hit starts no process
                                             │ miss
-    lower ──► KernelSpecs ──► objects, each by spec + target + toolchain; the missing ones in parallel ──► driver
+    lower ──► KernelSpecs ──► objects, each by spec + target + toolchain; the missing ones, and the driver, in parallel
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -41,7 +42,7 @@ counters: dict[str, int] = dict.fromkeys(
 
 @dataclass
 class BuildReport:
-    """Seconds by phase (``lower``, ``emit``, ``driver``, ``load``), and where the program came from."""
+    """Seconds by phase (``lower``, ``emit``, ``load``), and where the program came from."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     from_cache: bool = False
@@ -125,15 +126,13 @@ class _Compiler:
         """Code for a program and for the one that prepares its weights."""
         programs = [program] if program.prepare is None else [program, program.prepare]
         specs = {spec.digest(): spec for p in programs for spec in p.kernels}
-        with self.report.phase("emit"):
+        requests = [("driver", {"program": p.to_json(), "target": _plain(self.target)}) for p in programs]
+        with self.report.phase("emit"), ThreadPoolExecutor(1) as beside:
+            drivers = beside.submit(self.tools.map, requests)
             objects = self._objects(specs)
-        with self.report.phase("driver"):
-            drivers = self.tools.map(
-                [("driver", {"program": p.to_json(), "target": _plain(self.target)}) for p in programs]
-            )
         artifacts = [
             Artifact(p, tuple(objects[spec.digest()] for spec in p.kernels), base64.b64decode(driver))
-            for p, driver in zip(programs, drivers, strict=True)
+            for p, driver in zip(programs, drivers.result(), strict=True)
         ]
         prepare = artifacts[1] if len(artifacts) > 1 else None
         return Artifact(program, artifacts[0].objects, artifacts[0].driver, prepare)

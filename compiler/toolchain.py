@@ -43,7 +43,9 @@ class Toolchain:
     # -- requests ---------------------------------------------------------------------------------------------------
     def request(self, kind: str, payload: Mapping[str, Any], timeout: float = REQUEST_SECONDS) -> Any:
         """The result of one request. LoweringError: the stage failed. ToolchainCrash: its process died, or took too long."""
-        line = json.dumps({"kind": kind, "payload": payload}).encode()
+        return self._answer(kind, _line(kind, payload), timeout)
+
+    def _answer(self, kind: str, line: bytes, timeout: float = REQUEST_SECONDS) -> Any:
         while True:
             worker = self._take()
             reply = None
@@ -61,12 +63,17 @@ class Toolchain:
             return _result(kind, json.loads(reply), line)
 
     def map(self, requests: Sequence[Request]) -> list[Any]:
-        """The results of many requests, which run at the same time; the first failure in order is raised, after all ended."""
+        """The results of many requests, which run at the same time; the first failure in order is raised, after all ended.
+
+        The longest begin first, as they take the longest: none is left to one process at the end.
+        """
         if len(requests) < 2:
             return [self.request(*request) for request in requests]
+        lines = [_line(*request) for request in requests]
+        order = sorted(range(len(lines)), key=lambda i: -len(lines[i]))
         with ThreadPoolExecutor(min(self.size, len(requests))) as threads:
-            pending = [threads.submit(self.request, *request) for request in requests]
-        return [future.result() for future in pending]
+            pending = {i: threads.submit(self._answer, requests[i][0], lines[i]) for i in order}
+        return [pending[i].result() for i in range(len(lines))]
 
     def warm(self) -> None:
         """Start every process now, so that they are ready for the requests to come; does not wait for them."""
@@ -124,6 +131,10 @@ class Toolchain:
             f"the toolchain process {what} in stage '{kind}'; the region runs in eager.{_dump(kind, line)}"
             f"{f' It wrote last: {said}' if said else ''}"
         )
+
+
+def _line(kind: str, payload: Mapping[str, Any]) -> bytes:
+    return json.dumps({"kind": kind, "payload": payload}).encode()
 
 
 def _ending(code: int | None) -> str:

@@ -9,6 +9,7 @@ reproduces a failure.
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
 import select
@@ -17,10 +18,23 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 IDLE_SECONDS = 300.0  # then the process gives its memory back; the pool starts another when one is needed
 _WATCH_SECONDS = 1.0  # how often an idle process looks whether its parent lives
+#: New objects between two collections: specs and expressions, which make no cycles, are all that there is much of.
+_GC_OBJECTS = 200_000
+#: What most requests need.
+_MODULES = (
+    "torch_mlir.ir",
+    "effc.compiler.pipeline.lower",
+    "effc.compiler.codegen.cpu.objects",
+    "effc.compiler.codegen.cpu.loops",
+    "effc.compiler.codegen.cpu.contraction",
+    "effc.compiler.codegen.cpu.block",
+    "effc.compiler.codegen.cpu.driver",
+)
 
 
 def _lower(payload: Mapping[str, Any]) -> Any:
@@ -101,7 +115,10 @@ def main() -> None:
     requests, replies = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    import torch_mlir.ir  # noqa: F401  # while the parent still prepares its first request
+    gc.set_threshold(_GC_OBJECTS)
+    for module in _MODULES:
+        if not _waiting(requests, 0):  # the parent still prepares its first request
+            import_module(module)
 
     for line in _lines(requests):
         reply = json.dumps(answer(line)).encode() + b"\n"
@@ -111,10 +128,15 @@ def main() -> None:
             reply = reply[os.write(replies, reply) :]
 
 
+def _waiting(source: int, seconds: float) -> bool:
+    """Whether something is to be read, now or soon."""
+    return bool(select.select([source], [], [], seconds)[0])
+
+
 def _lines(source: int) -> Iterator[bytes]:
     parent, asked, buffer = os.getppid(), time.monotonic(), b""
     while os.getppid() == parent and time.monotonic() - asked < IDLE_SECONDS:
-        if not select.select([source], [], [], _WATCH_SECONDS)[0]:
+        if not _waiting(source, _WATCH_SECONDS):
             continue
         data = os.read(source, 1 << 20)
         if not data:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from effc.compiler.ir.errors import CacheError
 
-KINDS = ("programs", "objects", "hardware", "timings")
+#: ``graphs``: which of Dynamo's graphs were met (`capture.ahead`).
+KINDS = ("programs", "objects", "graphs", "hardware", "timings")
 LIMIT_BYTES = 2 << 30  # a program is 0.1 to 1 MB: some thousands of them
 _KEPT_FRACTION = 0.8  # eviction goes below the limit, so that it does not run at every write
 _STALE_SECONDS = 3600  # a temporary file of that age was left by a killed process

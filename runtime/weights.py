@@ -155,6 +155,14 @@ class Weights:
         self.derivations += 1
         program, pages = self.program, Pages()
         prepared = _Prepared(self._prepare, program, tensors)
+        known: dict[tuple[tuple[int, ...], bool], Sources] = {}
+
+        def sources(given: tuple[int, ...], computed: bool) -> Sources:
+            """Of the inputs ``given`` and, where something is ``computed``, of all that it is prepared from: looked at once."""
+            if (given, computed) not in known:
+                of = [*(tensors[i] for i in given), *(prepared.inputs if computed else [])]
+                known[given, computed] = Sources(of)
+            return known[given, computed]
 
         def tensor(source: tuple[str, int]) -> torch.Tensor:
             kind, index = source
@@ -165,16 +173,15 @@ class Weights:
         def one(d: Derived) -> torch.Tensor:
             kind, index = d.source
             origins = program.origins(d.source)
-            given = [tensors[i] for origin, i in origins if origin == "input"]
-            computed = [i for origin, i in origins if origin == "prepared"]
+            given = tuple(i for origin, i in origins if origin == "input")
+            computed = tuple(i for origin, i in origins if origin == "prepared")
             view = _anonymous(program.joined[index]) if kind == "joined" else ()
-            sources = Sources([*given, *(prepared.inputs if computed else [])])
-            origin = (view, tuple(computed), prepared.digest if computed else "")
+            origin = (view, computed, prepared.digest if computed else "")
 
             def compute() -> torch.Tensor:
                 return derive(d.function, tensor(d.source), dict(d.attributes), pages)
 
-            return shared((d.function, d.attributes, origin), sources, compute)
+            return shared((d.function, d.attributes, origin), sources(given, bool(computed)), compute)
 
         return [one(d) for d in program.derived]
 

@@ -75,7 +75,7 @@ def test_temporary_files_of_killed_writers_are_no_entries_and_go(tmp_path: Path)
     left = entry(cache).with_name(".0123.tmp")
     left.write_bytes(bytes(100))
     os.utime(left, (time.time() - 7200,) * 2)
-    assert cache.info().entries == {"programs": 0, "objects": 1, "hardware": 0, "timings": 0}
+    assert cache.info().entries == {"programs": 0, "objects": 1, "graphs": 0, "hardware": 0, "timings": 0}
     for i in range(4):
         cache.put("objects", f"cd{i}" + "0" * 61, bytes(1000))
     assert not left.exists()
@@ -163,6 +163,6 @@ def test_info_and_clear(tmp_path: Path) -> None:
     cache.put("objects", KEY, bytes(100))
     cache.put("programs", KEY, bytes(200))
     info = cache.info()
-    assert info.entries == {"programs": 1, "objects": 1, "hardware": 0, "timings": 0}
+    assert info.entries == {"programs": 1, "objects": 1, "graphs": 0, "hardware": 0, "timings": 0}
     assert cache.clear() == info.size > 300
     assert cache.info().size == 0

@@ -13,9 +13,9 @@ from native_programs import at, build, sum_spec, sum_text, vector, weighted_prog
 
 from effc.compiler.ir.expr import as_expr
 from effc.compiler.ir.program import Call, Derived, Input, Output
-from effc.runtime import guard
+from effc.runtime import guard, shared_weights
 from effc.runtime.executable import Executable
-from effc.runtime.guard import SAMPLE_PERIOD
+from effc.runtime.guard import SAMPLE_PERIOD, content_sample
 from effc.runtime.tensor_layout import tensor_layout
 
 SIZE = 8
@@ -254,6 +254,36 @@ def test_prepared_source_is_computed_by_its_own_program() -> None:
     torch.testing.assert_close(run((), model.inputs(x))[0], (x + model.a + model.b).detach())
     _step(model)
     torch.testing.assert_close(run((), model.inputs(x))[0], (x + model.a + model.b).detach())
+
+
+def test_parameters_are_looked_at_once_for_all_that_is_prepared_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each weight for itself would take a second for a network of fifty convolutions."""
+    size = as_expr(SIZE)
+    pair = Call(0, (at("input", 0), at("input", 1), at("output", 0)), (size,))
+    prepare = replace(
+        weighted_program(2, SIZE),
+        inputs=(Input(vector(size), "p0"), Input(vector(size), "p1")),
+        derived=(),
+        calls=(pair, replace(pair, pointers=(at("input", 0), at("input", 0), at("output", 1)))),
+        kernels=(sum_spec(2),),
+        outputs=(Output(vector(size)),) * 2,
+    )
+    program = replace(
+        weighted_program(2, SIZE),
+        derived=(Derived("contiguous", ("prepared", 0)), Derived("contiguous", ("prepared", 1))),
+        prepare=prepare,
+    )
+    looked_at: list[torch.Tensor] = []
+
+    def sample(tensor: torch.Tensor) -> list[tuple[int, int, int]]:
+        looked_at.append(tensor)
+        return content_sample(tensor)
+
+    monkeypatch.setattr(shared_weights, "content_sample", sample)
+    run = build(program, [sum_text(3)], prepare=build(prepare, [sum_text(2)]))
+    model, x = Model(), torch.randn(SIZE)
+    torch.testing.assert_close(run((), model.inputs(x))[0], (x + 3 * model.a + model.b).detach())
+    assert len(looked_at) == 2
 
 
 def test_no_function_is_called_for_each_unchanged_parameter() -> None:

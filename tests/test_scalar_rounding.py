@@ -62,6 +62,20 @@ def test_tensors_of_rank_0(name: str, dtype: torch.dtype, scalar: torch.dtype) -
     check(ROUNDED[name], values(dtype), torch.tensor(0.1, dtype=scalar))
 
 
+def test_numbers_that_are_equal_and_not_the_same() -> None:
+    """Zeros of either sign, integers and floats, in one graph."""
+
+    def quotients(x: Tensor, n: Tensor) -> tuple[Tensor, ...]:
+        return x / 0.0, x / -0.0, x / 0, n + True, n + 1, n + 1.0
+
+    torch._dynamo.reset()
+    x, n = torch.randn(19), torch.arange(19)
+    found = torch.compile(quotients, backend="effc", fullgraph=True)(x, n)
+    for result, expected in zip(found, quotients(x, n), strict=True):
+        assert result.dtype == expected.dtype
+        assert torch.equal(result, expected)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 def test_a_sum_with_a_product_is_rounded_once(scale: float) -> None:
     """``x + x * y`` where y is near -1: a rounded product would be off by many ulp of the sum."""

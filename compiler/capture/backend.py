@@ -36,7 +36,7 @@ def effc(
         raise OptionError(
             f"torch.compile handed effc an unknown argument '{name}'; {suggest(name, ('options', 'mode'))}"
         )
-    return compile_with(gm, example_inputs, Options.of(options, mode), builder)
+    return compile_with(gm, example_inputs, Options.of(options, mode), partial(builder, gm=gm))
 
 
 def compile_with(
@@ -78,12 +78,16 @@ def _warn_eager() -> None:
     )
 
 
-def builder(options: Options) -> Build:
-    """Makes executables of regions' graph IR, through the caches."""
+def builder(options: Options, gm: GraphModule | None = None) -> Build:
+    """Makes executables of regions' graph IR, through the caches; for those of Dynamo's graph ``gm``, processes may start at once."""
     from effc.compiler.build import Built, build
+    from effc.compiler.capture.ahead import start_ahead
     from effc.runtime.cache import Cache
 
     cache, code = Cache(options.cache_dir), code_options(options)
+
+    if gm is not None:
+        start_ahead(gm, code, cache)
 
     def make(text: str) -> Built:
         return build(text, options=code, cache=cache)

@@ -14,17 +14,18 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 
-@dataclass(frozen=True, order=True)
-class Var:
-    """A named integer variable."""
+class Var(str):
+    """A named integer variable: its name, so that it is compared and hashed as fast as one."""
 
-    name: str
+    __slots__ = ()
 
-    def __str__(self) -> str:
-        return self.name
+    @property
+    def name(self) -> str:
+        return str(self)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,16 @@ class Expr:
     """A sum of ``coefficient * atom * atom …`` terms, sorted; the empty sum is 0."""
 
     terms: tuple[tuple[Monomial, int], ...]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.terms)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Expr, (self.terms,)  # what is cached holds in this process alone
 
     # -- arithmetic -------------------------------------------------------------------------------------------------
     def __add__(self, other: Expr | int) -> Expr:
@@ -96,32 +107,28 @@ class Expr:
 
     def variables(self) -> frozenset[str]:
         """Names of all variables, also those inside ``//``, ``%``, ``max`` and ``min``."""
+        return self._variables
+
+    @cached_property
+    def _variables(self) -> frozenset[str]:
         return frozenset(v for m, _ in self.terms for a in m for v in _atom_variables(a))
 
     def coefficient(self, name: str) -> Expr | None:
         """The factor of ``name`` where the expression is linear in it (0 where it is absent), else None."""
-        taken: list[tuple[Monomial, int]] = []
-        for mono, c in self.terms:
-            plain = [a for a in mono if isinstance(a, Var) and a.name == name]
-            if any(name in _atom_variables(a) for a in mono if isinstance(a, Call)) or len(plain) > 1:
-                return None
-            if plain:
-                rest = list(mono)
-                rest.remove(plain[0])
-                taken.append((tuple(rest), c))
-        return _collect(taken)
+        return _coefficient(self, name)
 
     def substitute(self, values: Mapping[str, Expr | int], ranges: Mapping[str, Expr] | None = None) -> Expr:
         """Replace variables; ``ranges`` (exclusive upper bounds of variables that start at 0) sharpens ``//`` and ``%``."""
         if not self.variables() & values.keys() and ranges is None:
             return self
-        total = const(0)
+        total: list[tuple[Monomial, int]] = []
         for mono, c in self.terms:
-            product = const(c)
+            product: list[tuple[Monomial, int]] = [((), c)]
             for atom in mono:
-                product = product * _substitute_atom(atom, values, ranges)
-            total = total + product
-        return total
+                factor = _substitute_atom(atom, values, ranges).terms
+                product = [(a + b, x * y) for a, x in product for b, y in factor]
+            total += product
+        return _collect(total)
 
     def evaluate(self, values: Mapping[str, int]) -> int:
         """The integer value; KeyError names a variable without one."""
@@ -241,22 +248,45 @@ def _key(atom: Atom) -> tuple[int, str]:
     return (0 if isinstance(atom, Var) else 1, str(atom))
 
 
+@lru_cache(maxsize=1 << 14)
+def _order(mono: Monomial) -> tuple[bool, list[tuple[int, str]]]:
+    """By which terms are sorted; the constant is the last."""
+    return not mono, [_key(a) for a in mono]
+
+
 def _collect(terms: Iterable[tuple[Monomial, int]]) -> Expr:
     total: dict[Monomial, int] = {}
     for mono, c in terms:
-        mono = mono if len(mono) < 2 else tuple(sorted(mono, key=_key))
+        if len(mono) > 1:
+            mono = tuple(sorted(mono, key=_key))
         total[mono] = total.get(mono, 0) + c
-    kept = [(m, c) for m, c in total.items() if c]
-    return Expr(tuple(sorted(kept, key=lambda t: (not t[0], [_key(a) for a in t[0]]))))
+    kept = [term for term in total.items() if term[1]]
+    if len(kept) > 1:
+        kept.sort(key=lambda term: _order(term[0]))
+    return Expr(tuple(kept))
+
+
+@lru_cache(maxsize=1 << 14)
+def _coefficient(e: Expr, name: str) -> Expr | None:
+    taken: list[tuple[Monomial, int]] = []
+    for mono, c in e.terms:
+        plain = [a for a in mono if isinstance(a, Var) and a == name]
+        if any(name in _atom_variables(a) for a in mono if isinstance(a, Call)) or len(plain) > 1:
+            return None
+        if plain:
+            rest = list(mono)
+            rest.remove(plain[0])
+            taken.append((tuple(rest), c))
+    return _collect(taken)
 
 
 def _atom_variables(atom: Atom) -> frozenset[str]:
-    return frozenset((atom.name,)) if isinstance(atom, Var) else atom.lhs.variables() | atom.rhs.variables()
+    return frozenset((str(atom),)) if isinstance(atom, Var) else atom.lhs.variables() | atom.rhs.variables()
 
 
 def _substitute_atom(atom: Atom, values: Mapping[str, Expr | int], ranges: Mapping[str, Expr] | None) -> Expr:
     if isinstance(atom, Var):
-        return as_expr(values[atom.name]) if atom.name in values else var(atom.name)
+        return as_expr(values[atom]) if atom in values else Expr((((atom,), 1),))
     lhs, rhs = atom.lhs.substitute(values, ranges), atom.rhs.substitute(values, ranges)
     if atom.fn in ("max", "min"):
         return _extremum(atom.fn, lhs, rhs)

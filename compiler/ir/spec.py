@@ -25,6 +25,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from effc.compiler.ir.expr import Expr, as_expr
@@ -154,6 +155,17 @@ class KernelSpec:
     schedule: Schedule = field(default=Schedule())
     stages: tuple[KernelSpec, ...] = ()
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        parts = (self.template, self.dims, self.operands, self.body, self.symbols, self.attributes, self.schedule)
+        return hash((parts, self.stages))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_hash"}  # it holds in this process alone
+
     def get(self, name: str, default: Any = None) -> Any:
         """A template's attribute."""
         return next((value for key, value in self.attributes if key == name), default)
@@ -189,6 +201,10 @@ class KernelSpec:
 
     def digest(self) -> str:
         """A hash of the content: equal specs, and only they, share it."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
 
     def key(self) -> str:

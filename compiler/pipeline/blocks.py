@@ -168,4 +168,7 @@ def _moved(kernel: Kernel, number: dict[Site, int]) -> tuple[Instr, ...]:
     def attribute(name: str, value: object) -> tuple[str, object]:
         return name, number[kernel.sites[value]] if name == "operand" and isinstance(value, int) else value
 
-    return tuple(replace(i, attributes=tuple(attribute(*a) for a in i.attributes)) for i in kernel.spec.body)
+    return tuple(
+        replace(i, attributes=tuple(attribute(*a) for a in i.attributes)) if i.op in ("load", "store") else i
+        for i in kernel.spec.body
+    )

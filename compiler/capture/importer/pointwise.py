@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,8 +24,15 @@ ScalarFunction = Callable[..., Scalar]
 def number(body: Body, value: Any, dtype: torch.dtype, computation: torch.dtype) -> Scalar:
     """A Python or symbolic number, rounded to ``dtype`` and converted to ``computation``."""
     if isinstance(value, int | float):
-        return body.number(torch.tensor(value, dtype=dtype).item(), computation)
+        return body.number(_rounded(value, math.copysign(1, value), dtype), computation)
     return body.cast(body.number(value, dtype), computation)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _rounded(value: int | float, sign: float, dtype: torch.dtype) -> int | float | bool:
+    """As a tensor holds it. ``sign`` tells zeros apart, which are equal."""
+    held: int | float | bool = torch.tensor(value, dtype=dtype).item()
+    return held
 
 
 def apply(

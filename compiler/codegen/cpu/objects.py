@@ -7,15 +7,21 @@ need it only to run the code, which never happens here, so its complaint about i
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
+
+if TYPE_CHECKING:
+    from torch_mlir import ir
 
 #: Every pass is needed by some kernel; the order follows MLIR's: structured control flow first, then one dialect at a
 #: time.
@@ -26,9 +32,9 @@ PIPELINE = (
 )
 
 
-#: Kernels are written in their final form. Level 3 only clones them (function specialisation): twice the time, no
-#: faster code.
-OPT_LEVEL = 2
+#: Modules that are compiled in one context.
+_MODULES_A_CONTEXT = 64
+_compiled = itertools.count()
 
 #: What the JIT says, over one or two lines, when it cannot link a function that needs a symbol of the loader's.
 _NOISE = ("Symbols not found", "Failed to materialize symbols", "Could not compile")
@@ -43,11 +49,13 @@ def compile_object(mlir_text: str, target: Target, opt_level: int = 3) -> bytes:
     from torch_mlir import ir, passmanager
     from torch_mlir.execution_engine import ExecutionEngine
 
-    with ir.Context() as context:
-        context.enable_multithreading(False)
+    with _context(next(_compiled) // _MODULES_A_CONTEXT):
         try:
             module = ir.Module.parse(mlir_text)
-            passmanager.PassManager.parse(PIPELINE).run(module.operation)
+            passes = passmanager.PassManager.parse(PIPELINE)
+            passes.enable_verifier(False)  # after each of them: half of their time; once at the end is enough
+            passes.run(module.operation)
+            module.operation.verify()
         except ir.MLIRError as err:
             raise LoweringError(f"a kernel does not lower to LLVM: {err}") from err
         entries = _finish_functions(module, target)
@@ -61,6 +69,18 @@ def compile_object(mlir_text: str, target: Target, opt_level: int = 3) -> bytes:
                 if not path.exists() or path.stat().st_size == 0:
                     raise LoweringError(f"LLVM produced no object for {', '.join(entries)}")
                 return path.read_bytes()
+
+
+@lru_cache(maxsize=1)
+def _context(generation: int) -> ir.Context:
+    """MLIR's context for the next modules: making one, with all dialects, takes 5 ms. It keeps all attributes that it has met, so it is
+    not used for ever.
+    """
+    from torch_mlir import ir
+
+    context = ir.Context()
+    context.enable_multithreading(False)
+    return context
 
 
 def _finish_functions(module: object, target: Target) -> list[str]:

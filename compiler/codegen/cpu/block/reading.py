@@ -10,7 +10,7 @@ from effc.compiler.codegen.cpu.block.geometry import lines_of, operands_of
 from effc.compiler.codegen.cpu.block.lines import Lines
 from effc.compiler.codegen.cpu.block.needs import Need, Reading, join
 from effc.compiler.codegen.cpu.block.slices import channels, sliced
-from effc.compiler.codegen.cpu.block.stages import Stage, read_stage
+from effc.compiler.codegen.cpu.block.stages import Stage, own, read_stage
 from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.form import form
 from effc.compiler.codegen.cpu.contraction.roles import Nest
@@ -53,8 +53,8 @@ def _pieces(reading: Reading) -> tuple[Lines, ...] | None:
     """Pieces of lines of at least `LEAST_PIXELS`, where no stage reads other lines than its own; None where there are none."""
     lines = {stage.lines for stage in reading.stages}
     widths = {stage.nest.size(stage.nest.row).constant or 1 for stage in reading.stages if stage.nest is not None}
-    own = all(need == Need(1, 0, 0) for need in reading.by_stage)
-    if len(lines) > 1 or len(widths) > 1 or reading.fold is not None or not own:
+    alone = all(need == Need(1, 0, 0) for need in reading.by_stage)
+    if len(lines) > 1 or len(widths) > 1 or reading.fold is not None or not alone:
         return None
     ((line,), (width,)) = lines, widths
     pixels = next((n for n in range(LEAST_PIXELS, width) if width % n == 0), width)
@@ -64,7 +64,7 @@ def _pieces(reading: Reading) -> tuple[Lines, ...] | None:
 def _rows(spec: KernelSpec, target: Target) -> tuple[Lines, ...] | None:
     """As many lines as the first product has rows, for all stages."""
     for stage in spec.stages:
-        nest = cast(stage, target) if stage.template == "contraction" else ""
+        nest = cast(own(stage)[0], target) if stage.template == "contraction" else ""
         if isinstance(nest, Nest):
             rows = nest.size(nest.row).constant
             return None if rows is None else (Lines(1, rows),) * len(spec.stages)
@@ -82,9 +82,9 @@ def _read(
         spec = replace(spec, operands=last.line.operands, stages=(*spec.stages[:-1], last.line))
     if slices > 1:
         spec = replace(spec, stages=sliced(spec.stages, _hidden(spec), slices))
-        lines = [Lines(slices * own.images, own.height) for own in lines]
-    for stage, own in zip(spec.stages, lines, strict=True):
-        found = read_stage(stage, own, tiled, target)
+        lines = [Lines(slices * these.images, these.height) for these in lines]
+    for stage, these in zip(spec.stages, lines, strict=True):
+        found = read_stage(stage, these, tiled, target)
         if isinstance(found, str):
             return found
         stages.append(found)

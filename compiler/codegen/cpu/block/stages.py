@@ -75,6 +75,8 @@ def own(stage: KernelSpec) -> tuple[KernelSpec, tuple[int, ...]]:
     number = {old: new for new, old in enumerate(numbers)}
     body = tuple(
         replace(i, attributes=tuple((k, number[v] if k == "operand" else v) for k, v in i.attributes))
+        if i.op in ("load", "store")
+        else i
         for i in stage.body
     )
     return replace(stage, operands=tuple(stage.operands[i] for i in numbers), body=body), numbers

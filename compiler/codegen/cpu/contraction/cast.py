@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from effc.compiler.codegen.cpu.contraction.form import is_codes
 from effc.compiler.codegen.cpu.contraction.grouped import across_groups
@@ -12,6 +13,7 @@ from effc.compiler.ir.formats import Format
 from effc.compiler.ir.spec import KernelSpec
 
 
+@lru_cache(maxsize=1024)
 def cast(spec: KernelSpec, target: Target, *, lines: int = 0) -> Nest | str:
     """`roles.find`'s nest, or its reason; groups of few channels share vectors (`grouped`).
 

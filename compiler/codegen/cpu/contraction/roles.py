@@ -189,19 +189,12 @@ def rename(spec: KernelSpec, keep: Sequence[int], values: dict[str, Expr], dims:
     mapping = dict(values)
     for new, old in enumerate(keep):
         mapping[f"d{old}"] = var(f"d{new}")
-    # two steps, lest d1 -> d0 -> … chain
-    first = {k: _tag(v) for k, v in mapping.items()}
-    second = {f"t{i}": var(f"d{i}") for i in range(len(keep))}
 
     def rewrite(value: object) -> object:
-        return value.substitute(first).substitute(second) if isinstance(value, Expr) else value
+        return value.substitute(mapping) if isinstance(value, Expr) else value
 
     body = tuple(Instr(i.op, i.args, i.dtype, tuple((k, rewrite(v)) for k, v in i.attributes)) for i in spec.body)
     return KernelSpec(spec.template, tuple(dims), spec.operands, body, spec.symbols, spec.attributes, spec.schedule)
-
-
-def _tag(value: Expr) -> Expr:
-    return value.substitute({v: var("t" + v[1:]) for v in value.variables() if v[0] == "d"})
 
 
 def drop_units(spec: KernelSpec) -> KernelSpec:
