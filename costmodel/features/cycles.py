@@ -24,17 +24,20 @@ COLUMNS: tuple[str, ...] = (
 )
 
 #: Cycles around a tile: finding its place, its first loads and last stores; of one with few taps, whose loops are unrolled.
-_TILE, _SHORT_TILE = 15, 4
+_TILE, _SHORT_TILE = 6, 2.5
 #: Instructions that a core looks ahead: the sums of so many run beside each other.
 _AHEAD = 320
 #: Steps of a long sum that are one chain of additions; cycles of converting a vector, or a broadcast element, of two bytes.
-_CHAIN, _CONVERTING = 64, 0.5
+_CHAIN, _CONVERTING = 50, 0.5
 #: Cycles of work for which another thread is started.
 _A_THREAD = 12_000
 #: How much of the lesser of two things that happen at once is lost: of products, of depthwise ones, and of what has none.
-_LOST, _LOST_WISE, _LOST_LOOPS = 0.08, 0.7, 0.12
+_LOST, _LOST_WISE, _LOST_LOOPS = 0.075, 0.16, 0.12
+_AFTER_WISE, _AFTER = 0.36, 1.25
+_BROADCAST, _WIDE = 0.4, 1.1
+_SPLIT = 0.5
 #: How many more loads are needed of vectors that cross cache lines.
-_CROSSING = 1.2
+_CROSSING = 0.77
 #: Share of a cache that operands can count on; how many times its size the last one must be for nothing to be left in it; and copies of
 #: weights that are read in turn where traces are collected.
 _USABLE, _HELD, _COPIES = 0.65, 1.2, 64
@@ -51,15 +54,15 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     """`COLUMNS`, and ``counted``: seconds of a call."""
     step, bound = _step(n, core)
     tiles = _tiles(n, core, step)
-    epilogue = n["vector_cycles"] / core.starts
+    epilogue = n["vector_cycles"] / core.starts * np.where(n["wise"] > 0, _AFTER_WISE, np.where(n["contracts"] > 0, _AFTER, 1.0))
     multiply = np.where(n["contracts"] > 0, tiles, 0.0)
     attention = np.where(n["is_attention"] > 0, _attention(n, core), 0.0)
     work = multiply + np.where(n["is_attention"] > 0, attention, epilogue)
     active = np.clip(np.floor(_asked(n, attention) / _A_THREAD), 1, np.minimum(threads, n["units"]))
     uneven = np.ceil(n["units"] / active) * active / n["units"]
     compute = work / active * uneven * core.cycle
-    panels = n["streamed"] / (hardware.caches[1] * active)
-    operands = n["activations"] / _speed_of(n["activations"], hardware, active, threads)
+    panels = n["streamed"] / (hardware.caches[1] * active) * uneven
+    operands = uneven * n["activations"] / _speed_of(n["activations"], hardware, active, threads)
     weights = n["packed"] / _speed_of(n["packed"] * _COPIES, hardware, active, threads)
     longest = np.maximum(np.maximum(compute, panels), np.maximum(operands, weights))
     lost = np.where(n["wise"] > 0, _LOST_WISE, np.where(n["contracts"] > 0, _LOST, _LOST_LOOPS))
@@ -100,21 +103,23 @@ def _step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
         # rows that taps share stay in registers
         places = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)
         wise = places * n["vectors"] * (1 + _CROSSING * n["unaligned"])
-        loads = n["vectors"] + np.where(n["wise"] > 0, wise, height)
+        right = n["vectors"] * (1 + _SPLIT * n["split"])
+        loads = right + np.where(n["wise"] > 0, wise, height)
         multiplies = height * n["vectors"] + loads * n["converts"] * _CONVERTING
-        flow = np.maximum(multiplies / core.starts, loads / (2 if core.starts > 1 else 1.5))
+        ports = right * _WIDE + np.where(n["wise"] > 0, _WIDE * wise, _BROADCAST * height)
+        flow = np.maximum(multiplies / core.starts, ports / core.starts)
         chain = np.minimum(n["sums"] / n["step_rate"], _CHAIN)
         beside = np.maximum(_AHEAD / ((multiplies + loads) * np.maximum(chain, 1)), 1)
         late_cycles = LATENCY / beside
         total += share * np.maximum(flow, late_cycles)
         late += share * (late_cycles > flow)
-        loaded += share * (loads / 1.5 > multiplies / core.starts)
+        loaded += share * (ports > multiplies)
     return total, (late, loaded)
 
 
 def _tiles(n: Numbers, core: Core, step: Array) -> Array:
     """Cycles of the products of a contraction."""
-    sums = n["sums"] * n["stored"] / n["step_rate"]
+    sums = n["sums"] * n["stored"] * n["inside"] / n["step_rate"]
     direct = n["register_tiles"] * (sums * step + np.where(n["wise"] > 0, _SHORT_TILE, _TILE))
     positions = n["rows"] * n["batches"] / _OUTPUTS  # tiles of outputs
     panels = np.ceil(n["columns"] / n["tile_columns"])

@@ -27,6 +27,8 @@ COLUMNS: tuple[str, ...] = (
 
 #: Share of a cache that a panel, or a factor, can count on.
 _USABLE = 0.6
+_BLOCK = 1.0
+_WINDOW, _TAPS = 1.9, 0.4
 
 
 def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str, Array]:
@@ -51,8 +53,8 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     panel = np.where(n["packed"] > 0, n["packed"] / (panels * batches), n["sums"] * nr * n["right_item"])
     block, left = n["sums"] * mr * n["left_item"], n["rows"] * n["sums"] * n["left_item"]
     factor = panel * panels
-    streamed = batches * _streamed(rows, panels, panel, left, factor, n["rows_outside"] > 0, hardware)
-    product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), streamed)
+    streamed = batches * _streamed(rows, panels, panel, block, left, factor, n["rows_outside"] > 0, hardware)
+    product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), np.where(wise, _windows(n, height, rows, hardware), streamed))
     return {
         **{f"by_{name}": n[f"by_{name}"] for name in METHODS},
         **{f"by_sparse_{name}": n[f"by_sparse_{name}"] for name in SPARSE},
@@ -90,12 +92,25 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
 
 
 def _streamed(
-    rows: Array, panels: Array, panel: Array, left: Array, factor: Array, outside: NDArray[np.bool_], hardware: Hardware
+    rows: Array, panels: Array, panel: Array, block: Array, left: Array, factor: Array, outside: NDArray[np.bool_], hardware: Hardware
 ) -> Array:
     """Where row tiles are outside, each reads all panels again; else each panel all rows, and each tile its panel unless L1 holds it."""
     again = np.where(panel <= _USABLE * hardware.l1, 1, rows)
-    by_rows = left + np.where(factor <= _USABLE * hardware.l1, factor, rows * factor)
+    by_rows = left * np.where(block + panel <= _BLOCK * hardware.l1, 1, panels) + np.where(factor <= _USABLE * hardware.l1, factor, rows * factor)
     return np.where(outside, by_rows, panels * (left + again * panel))
+
+
+def _windows(n: Numbers, height: Array, tiles: Array, hardware: Hardware) -> Array:
+    """Bytes of a depthwise convolution: rows and taps of all channels pass for each tile, unless L1 holds the taps, and the lines of
+    a window until the next ones.
+    """
+    line = n["batches"] * n["left_item"] * n["sums"] / n["taps"]
+    apart = np.where(n["stride"] > 0, n["stride"], n["taps"])
+    reach = np.minimum(apart * (height - 1) + n["taps"], height * n["taps"])
+    held = (apart * (n["tall"] - 1) + n["taps"]) * line
+    taps = n["sums"] * n["batches"] * n["right_item"]
+    rows = np.where(held + taps <= _WINDOW * hardware.l1, 0.0, tiles * reach * line * n["inside"])
+    return rows + np.where(taps <= _TAPS * hardware.l1, 0.0, tiles * taps * n["inside"])
 
 
 def _winograd(n: Numbers, hardware: Hardware) -> Array:

@@ -17,6 +17,7 @@ from effc.costmodel.hardware import Hardware
 NAMES: tuple[str, ...] = (
     *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
     *("stored", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
+    *("split", "inside", "first_rows", "last_rows", "elsewhere"),
     *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations", "vector_cycles", "vector_asked", "body"),
     *("read", "write", "activations"),
     *(f"bytes_{rank}" for rank in range(LARGEST)),
@@ -62,6 +63,13 @@ class Facts:
                 code.chain(sizes.taps, sizes.packed),
                 sizes.stride,
                 sizes.unaligned,
+            ),
+            *(
+                sizes.split,
+                sizes.border.inside,
+                sizes.border.first,
+                sizes.border.last,
+                sizes.border.elsewhere,
             ),
             *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
             *(work.cycles / lanes, work.asked / lanes, work.body),
