@@ -24,23 +24,26 @@ COLUMNS: tuple[str, ...] = (
 )
 
 #: Cycles around a tile: finding its place, its first loads and last stores; of one with few taps, whose loops are unrolled.
-_TILE, _SHORT_TILE = 6, 2.5
+_TILE, _SHORT_TILE = 2.5, 2
 #: Instructions that a core looks ahead: the sums of so many run beside each other.
-_AHEAD = 320
+_AHEAD = 155
+_LATE_PAIRS = 5.6
 #: Steps of a long sum that are one chain of additions; cycles of converting a vector, or a broadcast element, of two bytes.
-_CHAIN, _CONVERTING = 50, 0.5
+_CONVERTING = 0.5
 #: Cycles of work for which another thread is started.
 _A_THREAD = 12_000
 #: How much of the lesser of two things that happen at once is lost: of products, of depthwise ones, and of what has none.
-_LOST, _LOST_WISE, _LOST_LOOPS = 0.075, 0.16, 0.12
-_AFTER_WISE, _AFTER = 0.36, 1.25
-_BROADCAST, _WIDE = 0.4, 1.1
+_LOST, _LOST_WISE, _LOST_LOOPS = 0.106, 0.187, 0.09
+_AFTER_WISE, _AFTER = 0.52, 1.25
+_BROADCAST, _WIDE = 0.4, 1.3
+_WIDE_WISE = 1.0
 _SPLIT = 0.5
 #: How many more loads are needed of vectors that cross cache lines.
-_CROSSING = 0.77
+_CROSSING = 0.68
 #: Share of a cache that operands can count on; how many times its size the last one must be for nothing to be left in it; and copies of
 #: weights that are read in turn where traces are collected.
-_USABLE, _HELD, _COPIES = 0.65, 1.2, 64
+_USABLE, _HELD, _COPIES = 0.8, 1.28, 64
+_KEPT = 0.2
 #: Winograd's F(2x2, 3x3): products of a tile of 4 outputs, each a position; cycles of its transforms, of a vector.
 _POSITIONS, _OUTPUTS, _TRANSFORMS = 16, 4, (26.0, 22.0)
 #: Cycles of a vector of exponentials, with what else a softmax does to one.
@@ -63,7 +66,7 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     compute = work / active * uneven * core.cycle
     panels = n["streamed"] / (hardware.caches[1] * active) * uneven
     operands = uneven * n["activations"] / _speed_of(n["activations"], hardware, active, threads)
-    weights = n["packed"] / _speed_of(n["packed"] * _COPIES, hardware, active, threads)
+    weights = n["packed"] / _speed_of(n["packed"] * _COPIES, hardware, active, threads, _KEPT)
     longest = np.maximum(np.maximum(compute, panels), np.maximum(operands, weights))
     lost = np.where(n["wise"] > 0, _LOST_WISE, np.where(n["contracts"] > 0, _LOST, _LOST_LOOPS))
     beside = compute + panels + operands + weights - longest
@@ -106,11 +109,10 @@ def _step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
         right = n["vectors"] * (1 + _SPLIT * n["split"])
         loads = right + np.where(n["wise"] > 0, wise, height)
         multiplies = height * n["vectors"] + loads * n["converts"] * _CONVERTING
-        ports = right * _WIDE + np.where(n["wise"] > 0, _WIDE * wise, _BROADCAST * height)
+        ports = right * np.where(n["wise"] > 0, _WIDE_WISE, _WIDE) + np.where(n["wise"] > 0, _WIDE_WISE * wise, _BROADCAST * height)
         flow = np.maximum(multiplies / core.starts, ports / core.starts)
-        chain = np.minimum(n["sums"] / n["step_rate"], _CHAIN)
-        beside = np.maximum(_AHEAD / ((multiplies + loads) * np.maximum(chain, 1)), 1)
-        late_cycles = LATENCY / beside
+        beside = 1 + _AHEAD / ((multiplies + loads) * np.maximum(n["chain"], 1))
+        late_cycles = np.where(n["step_rate"] > 1, _LATE_PAIRS, LATENCY / beside)
         total += share * np.maximum(flow, late_cycles)
         late += share * (late_cycles > flow)
         loaded += share * (ports > multiplies)
@@ -144,11 +146,11 @@ def _attention(n: Numbers, core: Core) -> Array:
     return found
 
 
-def _speed_of(footprint: Array, hardware: Hardware, active: Array, threads: int) -> Array:
+def _speed_of(footprint: Array, hardware: Hardware, active: Array, threads: int, kept: float = 0.0) -> Array:
     """Bytes a second from where so many bytes lie; the last cache holds a part of what is nearly as large as it is, or larger."""
     speed = hardware.speed_of(threads)
     far = np.where(active > 1, speed.bandwidth, hardware.one.bandwidth)
-    held = np.clip(_HELD - footprint / max(hardware.l3, 1), 0.0, 1.0)
+    held = np.clip(_HELD - footprint / max(hardware.l3, 1), kept, 1.0)
     found = 1 / (held / np.maximum(hardware.caches[2] * active, far) + (1 - held) / far)
     found = np.where(footprint / active <= _USABLE * hardware.l2, hardware.caches[1] * active, found)
     return np.where(footprint / active <= _USABLE * hardware.l1, hardware.caches[0] * active, found)

@@ -4,6 +4,8 @@ share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,7 @@ COLUMNS: tuple[str, ...] = (
 
 #: Share of a cache that a panel, or a factor, can count on.
 _USABLE = 0.6
-_BLOCK = 1.0
+_HELD = 0.8
 _WINDOW, _TAPS = 1.9, 0.4
 
 
@@ -53,7 +55,8 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     panel = np.where(n["packed"] > 0, n["packed"] / (panels * batches), n["sums"] * nr * n["right_item"])
     block, left = n["sums"] * mr * n["left_item"], n["rows"] * n["sums"] * n["left_item"]
     factor = panel * panels
-    streamed = batches * _streamed(rows, panels, panel, block, left, factor, n["rows_outside"] > 0, hardware)
+    sizes = {"rows": rows, "panels": panels, "panel": panel, "block": block, "left": left, "factor": factor}
+    streamed = batches * _streamed(n, sizes, hardware)
     product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), np.where(wise, _windows(n, height, rows, hardware), streamed))
     return {
         **{f"by_{name}": n[f"by_{name}"] for name in METHODS},
@@ -91,13 +94,15 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     }
 
 
-def _streamed(
-    rows: Array, panels: Array, panel: Array, block: Array, left: Array, factor: Array, outside: NDArray[np.bool_], hardware: Hardware
-) -> Array:
-    """Where row tiles are outside, each reads all panels again; else each panel all rows, and each tile its panel unless L1 holds it."""
-    again = np.where(panel <= _USABLE * hardware.l1, 1, rows)
-    by_rows = left * np.where(block + panel <= _BLOCK * hardware.l1, 1, panels) + np.where(factor <= _USABLE * hardware.l1, factor, rows * factor)
-    return np.where(outside, by_rows, panels * (left + again * panel))
+def _streamed(n: Numbers, size: Mapping[str, Array], hardware: Hardware) -> Array:
+    """Bytes that come again where L1 does not hold them until then: where row tiles are outside, all panels for each, and its rows for each
+    panel; else the rows for each panel, and the panel for each tile.
+    """
+    held = _HELD * hardware.l1
+    rows, panels, panel, factor = size["rows"], size["panels"], size["panel"], size["factor"]
+    outside = np.where(factor <= held, 0, rows - 1) * factor + np.where(size["block"] + panel <= held, 0, panels - 1) * size["left"]
+    inside = np.where(size["left"] + panel <= held, 0, panels - 1) * size["left"] + np.where(panel <= held, 0, rows - 1) * factor
+    return n["inside"] * np.where(n["rows_outside"] > 0, outside, inside)
 
 
 def _windows(n: Numbers, height: Array, tiles: Array, hardware: Hardware) -> Array:

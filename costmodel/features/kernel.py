@@ -17,7 +17,7 @@ from effc.costmodel.hardware import Hardware
 NAMES: tuple[str, ...] = (
     *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
     *("stored", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
-    *("split", "inside", "first_rows", "last_rows", "elsewhere"),
+    *("split", "written", "inside", "first_rows", "last_rows", "elsewhere"),
     *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations", "vector_cycles", "vector_asked", "body"),
     *("read", "write", "activations"),
     *(f"bytes_{rank}" for rank in range(LARGEST)),
@@ -60,12 +60,13 @@ class Facts:
                 sizes.further,
                 converts,
                 sizes.taps,
-                code.chain(sizes.taps, sizes.packed),
+                sizes.chain,
                 sizes.stride,
                 sizes.unaligned,
             ),
             *(
                 sizes.split,
+                sizes.written[pairs and rate > 1],
                 sizes.border.inside,
                 sizes.border.first,
                 sizes.border.last,

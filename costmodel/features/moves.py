@@ -14,9 +14,10 @@ from effc.costmodel.features.scale import share
 WALKS = ("inner", "reduction", "outer", "strided", "broadcast", "gathered")
 
 #: Of a vector of elements that are neighbours; of a tile that is transposed in registers; of elements that are picked up one by one.
-_LOAD, _STORE, _TURNED, _PICKED = 0.5, 1.0, 5.0, 26.0
+_LOAD, _STORE, _TURNED, _PICKED = 0.65, 1.0, 5.0, 22.0
 #: Elements on a side of the tile.
 _VECTOR = 16
+_NARROW, _CROSSING = 0.3, 0.37
 #: The same as the templates count when they ask for threads.
 _ASKED_MEMORY, _ASKED_TURNED, _ASKED_PICKED = 2.0, 6.0, 32.0
 #: How bad it is where stores, against loads, are not of neighbours.
@@ -33,6 +34,12 @@ class Access:
     walk: str
     along: int
     steps: Mapping[str, int]
+    item: int = 4
+
+
+def _crosses(access: Access) -> bool:
+    """Whether vectors along its dimension cross cache lines."""
+    return any(step != 1 and step * access.item % 64 for step in access.steps.values())
 
 
 def moved(accesses: Sequence[Access], sizes: Sequence[int]) -> tuple[float, float, tuple[float, float]]:
@@ -53,7 +60,8 @@ def moved(accesses: Sequence[Access], sizes: Sequence[int]) -> tuple[float, floa
         elif access.along >= 0 and not access.masked and not access.store:
             length = _line(access.along, accesses, sizes)
             left = length % _VECTOR / max(length, 1)
-            each, counted = (1 - left) * _TURNED + left * _PICKED, _ASKED_TURNED
+            crossing = _crosses(access)
+            each, counted = (1 - left) * _TURNED * (_NARROW if access.item < 4 else 1) * (1 + _CROSSING * crossing) + left * _PICKED, _ASKED_TURNED
             turned, picked = turned + (1 - left) * access.points, picked + left * access.points
         else:
             each, counted = _PICKED, _ASKED_PICKED
