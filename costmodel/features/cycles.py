@@ -23,27 +23,27 @@ COLUMNS: tuple[str, ...] = (
     *("latency_bound", "load_bound", "step_cycles"),
 )
 
-#: Cycles around a tile: finding its place, its first loads and last stores; of one with few taps, whose loops are unrolled.
-_TILE, _SHORT_TILE = 2.5, 2
-#: Instructions that a core looks ahead: the sums of so many run beside each other.
-_AHEAD = 155
-_LATE_PAIRS = 5.6
-#: Steps of a long sum that are one chain of additions; cycles of converting a vector, or a broadcast element, of two bytes.
+#: Cycles around a tile: finding its place, its first loads and last stores; of a depthwise one.
+_TILE, _SHORT_TILE = 2.5, 2.0
+#: Instructions that a core looks ahead: the sums of so many run beside each other. Cycles until the sum of a pair of bf16 can be used,
+#: beside which none run.
+_AHEAD, _LATE_PAIRS = 155, 5.6
+#: Cycles of converting a vector, or a broadcast element, of two bytes.
 _CONVERTING = 0.5
+#: Loads that start in a cycle, of a vector as wide as the core's units; and how many of them one counts for: of the right factor, of a
+#: broadcast element, of a depthwise one.
+_LOADS, _RIGHT, _BROADCAST, _WISE = 2, 1.3, 0.8, 1.0
+#: How many more loads are needed of vectors that cross cache lines, of rows and of the right factor.
+_CROSSING, _SPLIT = 0.68, 0.5
 #: Cycles of work for which another thread is started.
 _A_THREAD = 12_000
 #: How much of the lesser of two things that happen at once is lost: of products, of depthwise ones, and of what has none.
 _LOST, _LOST_WISE, _LOST_LOOPS = 0.106, 0.187, 0.09
-_AFTER_WISE, _AFTER = 0.52, 1.25
-_BROADCAST, _WIDE = 0.4, 1.3
-_WIDE_WISE = 1.0
-_SPLIT = 0.5
-#: How many more loads are needed of vectors that cross cache lines.
-_CROSSING = 0.68
-#: Share of a cache that operands can count on; how many times its size the last one must be for nothing to be left in it; and copies of
-#: weights that are read in turn where traces are collected.
-_USABLE, _HELD, _COPIES = 0.8, 1.28, 64
-_KEPT = 0.2
+#: What follows a sum takes so many times the cycles that it takes alone: of products, of depthwise ones, beside whose sums it runs.
+_AFTER, _AFTER_WISE = 1.25, 0.52
+#: Share of a cache that operands can count on; how many times its size the last one must be for nothing to be left in it; copies of weights
+#: that are read in turn where traces are collected, and the share of them that the last cache holds all the same.
+_USABLE, _HELD, _COPIES, _KEPT = 0.8, 1.28, 64, 0.2
 #: Winograd's F(2x2, 3x3): products of a tile of 4 outputs, each a position; cycles of its transforms, of a vector.
 _POSITIONS, _OUTPUTS, _TRANSFORMS = 16, 4, (26.0, 22.0)
 #: Cycles of a vector of exponentials, with what else a softmax does to one.
@@ -57,20 +57,19 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     """`COLUMNS`, and ``counted``: seconds of a call."""
     step, bound = _step(n, core)
     tiles = _tiles(n, core, step)
-    epilogue = n["vector_cycles"] / core.starts * np.where(n["wise"] > 0, _AFTER_WISE, np.where(n["contracts"] > 0, _AFTER, 1.0))
+    epilogue = _by_kind(n, _AFTER, _AFTER_WISE, 1.0) * n["vector_cycles"] / core.starts
     multiply = np.where(n["contracts"] > 0, tiles, 0.0)
     attention = np.where(n["is_attention"] > 0, _attention(n, core), 0.0)
     work = multiply + np.where(n["is_attention"] > 0, attention, epilogue)
     active = np.clip(np.floor(_asked(n, attention) / _A_THREAD), 1, np.minimum(threads, n["units"]))
     uneven = np.ceil(n["units"] / active) * active / n["units"]
     compute = work / active * uneven * core.cycle
-    panels = n["streamed"] / (hardware.caches[1] * active) * uneven
+    panels = uneven * n["streamed"] / (hardware.caches[1] * active)
     operands = uneven * n["activations"] / _speed_of(n["activations"], hardware, active, threads)
     weights = n["packed"] / _speed_of(n["packed"] * _COPIES, hardware, active, threads, _KEPT)
     longest = np.maximum(np.maximum(compute, panels), np.maximum(operands, weights))
-    lost = np.where(n["wise"] > 0, _LOST_WISE, np.where(n["contracts"] > 0, _LOST, _LOST_LOOPS))
     beside = compute + panels + operands + weights - longest
-    counted = longest + lost * beside + OVERHEAD * np.where(active > 1, 1.0, _ALONE)
+    counted = longest + _by_kind(n, _LOST, _LOST_WISE, _LOST_LOOPS) * beside + OVERHEAD * np.where(active > 1, 1.0, _ALONE)
     return {
         "log_core_time": compute * _NANO,
         "log_panel_time": panels * _NANO,
@@ -90,6 +89,10 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     }
 
 
+def _by_kind(n: Numbers, product: float, wise: float, other: float) -> Array:
+    return np.where(n["wise"] > 0, wise, np.where(n["contracts"] > 0, product, other))
+
+
 def _asked(n: Numbers, attention: Array) -> Array:
     """Cycles by which the templates decide how many threads are worth it."""
     steps = n["sums"] / n["step_rate"]
@@ -105,17 +108,18 @@ def _step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
         apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
         # rows that taps share stay in registers
         places = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)
-        wise = places * n["vectors"] * (1 + _CROSSING * n["unaligned"])
+        left = np.where(n["wise"] > 0, places * n["vectors"] * (1 + _CROSSING * n["unaligned"]), height)
         right = n["vectors"] * (1 + _SPLIT * n["split"])
-        loads = right + np.where(n["wise"] > 0, wise, height)
-        multiplies = height * n["vectors"] + loads * n["converts"] * _CONVERTING
-        ports = right * np.where(n["wise"] > 0, _WIDE_WISE, _WIDE) + np.where(n["wise"] > 0, _WIDE_WISE * wise, _BROADCAST * height)
-        flow = np.maximum(multiplies / core.starts, ports / core.starts)
-        beside = 1 + _AHEAD / ((multiplies + loads) * np.maximum(n["chain"], 1))
+        multiplies = height * n["vectors"] + (right + left) * n["converts"] * _CONVERTING
+        halves = 2 / core.starts  # a vector of 64 bytes takes two turns where units are half as wide
+        vectors = halves * np.where(n["wise"] > 0, _WISE * (left + right), _RIGHT * right)
+        ports = vectors + np.where(n["wise"] > 0, 0.0, _BROADCAST * height)
+        flow = np.maximum(multiplies / core.starts, ports / _LOADS)
+        beside = 1 + _AHEAD / ((multiplies + left + right) * np.maximum(n["chain"], 1))
         late_cycles = np.where(n["step_rate"] > 1, _LATE_PAIRS, LATENCY / beside)
         total += share * np.maximum(flow, late_cycles)
         late += share * (late_cycles > flow)
-        loaded += share * (ports > multiplies)
+        loaded += share * (ports / _LOADS > multiplies / core.starts)
     return total, (late, loaded)
 
 

@@ -27,16 +27,15 @@ COLUMNS: tuple[str, ...] = (
     *("ratio_left_l2", "ratio_factor_l2", "log_streamed"),
 )
 
-#: Share of a cache that a panel, or a factor, can count on.
-_USABLE = 0.6
-_HELD = 0.8
-_WINDOW, _TAPS = 1.9, 0.4
+#: How much of L2 a Winograd kernel may take to stay there; of L1 what a product uses again; the lines of a depthwise window, which are
+#: fetched ahead as they are read in turn, with its taps; and the taps alone.
+_USABLE, _HELD, _WINDOW, _TAPS = 0.6, 0.8, 1.9, 0.4
 
 
 def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str, Array]:
     """`COLUMNS`, and what `cycles` counts with. ``width``: what lanes run along, the columns, or the batch where there are none (depthwise
     convolutions); ``height``: rows of a register tile, of which ``taller`` is the share that have one more; ``units``: parts of the work
-    that threads can share; ``streamed``: bytes of panels that pass from L2 or beyond, with repeats. Rows are cut evenly: no tile reaches
+    that threads can share; ``streamed``: bytes that L2 or beyond gives again. Rows are cut evenly: no tile reaches
     beyond the last one.
     """
     tiled = ~np.isnan(n["schedule_mr"])
@@ -57,7 +56,8 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     factor = panel * panels
     sizes = {"rows": rows, "panels": panels, "panel": panel, "block": block, "left": left, "factor": factor}
     streamed = batches * _streamed(n, sizes, hardware)
-    product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), np.where(wise, _windows(n, height, rows, hardware), streamed))
+    direct = np.where(wise, _windows(n, height, rows, hardware), streamed)
+    product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), direct)
     return {
         **{f"by_{name}": n[f"by_{name}"] for name in METHODS},
         **{f"by_sparse_{name}": n[f"by_sparse_{name}"] for name in SPARSE},
@@ -99,10 +99,12 @@ def _streamed(n: Numbers, size: Mapping[str, Array], hardware: Hardware) -> Arra
     panel; else the rows for each panel, and the panel for each tile.
     """
     held = _HELD * hardware.l1
-    rows, panels, panel, factor = size["rows"], size["panels"], size["panel"], size["factor"]
-    outside = np.where(factor <= held, 0, rows - 1) * factor + np.where(size["block"] + panel <= held, 0, panels - 1) * size["left"]
-    inside = np.where(size["left"] + panel <= held, 0, panels - 1) * size["left"] + np.where(panel <= held, 0, rows - 1) * factor
-    return n["inside"] * np.where(n["rows_outside"] > 0, outside, inside)
+    panel, block, left, factor = (size[name] for name in ("panel", "block", "left", "factor"))
+    by_rows, by_panels = (size["rows"] - 1) * factor, (size["panels"] - 1) * left
+    outside = np.where(factor <= held, 0.0, by_rows) + np.where(block + panel <= held, 0.0, by_panels)
+    inside = np.where(left + panel <= held, 0.0, by_panels) + np.where(panel <= held, 0.0, by_rows)
+    found: Array = n["inside"] * np.where(n["rows_outside"] > 0, outside, inside)
+    return found
 
 
 def _windows(n: Numbers, height: Array, tiles: Array, hardware: Hardware) -> Array:
@@ -115,7 +117,8 @@ def _windows(n: Numbers, height: Array, tiles: Array, hardware: Hardware) -> Arr
     held = (apart * (n["tall"] - 1) + n["taps"]) * line
     taps = n["sums"] * n["batches"] * n["right_item"]
     rows = np.where(held + taps <= _WINDOW * hardware.l1, 0.0, tiles * reach * line * n["inside"])
-    return rows + np.where(taps <= _TAPS * hardware.l1, 0.0, tiles * taps * n["inside"])
+    found: Array = rows + np.where(taps <= _TAPS * hardware.l1, 0.0, tiles * taps * n["inside"])
+    return found
 
 
 def _winograd(n: Numbers, hardware: Hardware) -> Array:

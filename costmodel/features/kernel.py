@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 from effc.costmodel import roofline
-from effc.costmodel.features import code
+from effc.costmodel.features import chains
 from effc.costmodel.features.bounds import LARGEST
 from effc.costmodel.features.nest import Sizes
 from effc.costmodel.features.work import Work
@@ -60,13 +60,13 @@ class Facts:
                 sizes.further,
                 converts,
                 sizes.taps,
-                sizes.chain,
+                chains.chain(sizes.summed, sizes.packed),
                 sizes.stride,
                 sizes.unaligned,
             ),
             *(
                 sizes.split,
-                sizes.written[pairs and rate > 1],
+                chains.written(sizes.summed, sizes.packed, 2 if pairs and rate > 1 else 1),
                 sizes.border.inside,
                 sizes.border.first,
                 sizes.border.last,

@@ -17,7 +17,8 @@ WALKS = ("inner", "reduction", "outer", "strided", "broadcast", "gathered")
 _LOAD, _STORE, _TURNED, _PICKED = 0.65, 1.0, 5.0, 22.0
 #: Elements on a side of the tile.
 _VECTOR = 16
-_NARROW, _CROSSING = 0.3, 0.37
+#: How much less a transpose of elements of two bytes costs; how much more one of vectors that cross cache lines; bytes of a line.
+_NARROW, _CROSSING, _LINE = 0.3, 0.37, 64
 #: The same as the templates count when they ask for threads.
 _ASKED_MEMORY, _ASKED_TURNED, _ASKED_PICKED = 2.0, 6.0, 32.0
 #: How bad it is where stores, against loads, are not of neighbours.
@@ -26,7 +27,7 @@ _STORES = 1.3
 
 @dataclass(frozen=True)
 class Access:
-    """``along``: the dimension along which its elements are neighbours, -1 for none; ``steps`` of its address."""
+    """``along``: the dimension along which its elements are neighbours, -1 for none; ``steps`` of its address; ``item``: bytes."""
 
     store: bool
     masked: bool
@@ -34,12 +35,12 @@ class Access:
     walk: str
     along: int
     steps: Mapping[str, int]
-    item: int = 4
+    item: int
 
-
-def _crosses(access: Access) -> bool:
-    """Whether vectors along its dimension cross cache lines."""
-    return any(step != 1 and step * access.item % 64 for step in access.steps.values())
+    @property
+    def crosses(self) -> bool:
+        """Whether its vectors begin at other places of a cache line."""
+        return any(step != 1 and step * self.item % _LINE for step in self.steps.values())
 
 
 def moved(accesses: Sequence[Access], sizes: Sequence[int]) -> tuple[float, float, tuple[float, float]]:
@@ -60,8 +61,8 @@ def moved(accesses: Sequence[Access], sizes: Sequence[int]) -> tuple[float, floa
         elif access.along >= 0 and not access.masked and not access.store:
             length = _line(access.along, accesses, sizes)
             left = length % _VECTOR / max(length, 1)
-            crossing = _crosses(access)
-            each, counted = (1 - left) * _TURNED * (_NARROW if access.item < 4 else 1) * (1 + _CROSSING * crossing) + left * _PICKED, _ASKED_TURNED
+            turning = _TURNED * (_NARROW if access.item < 4 else 1.0) * (1 + _CROSSING * access.crosses)
+            each, counted = (1 - left) * turning + left * _PICKED, _ASKED_TURNED
             turned, picked = turned + (1 - left) * access.points, picked + left * access.points
         else:
             each, counted = _PICKED, _ASKED_PICKED

@@ -21,6 +21,7 @@ COLUMNS: tuple[str, ...] = (
     *("window", "depthwise", "left_item", "right_item", "quantized", "right_packed", "masked"),
     *("stored_share", "block_elements"),
     *("log_tall", "log_lines", "columns_inner", "rows_crowded", "sums_crowded", "unaligned"),
+    *("inside", "split"),
 )
 
 #: Bytes: addresses that are multiples of it apart share a set of L1.
@@ -40,7 +41,7 @@ class Sizes:
     memory; ``crowded``: whether rows of the left one, and steps of the sum in the right one, lie whole pages apart. ``further``: channels
     of an attention's values. ``taps``: of the innermost sum, and ``stride``: of how many of them rows are apart in the left factor, 0 where
     rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache line, ``split``: whether steps of the
-    sum in the right one do. ``border``: of the left one.
+    sum in the right one do; ``summed``: sizes of the summed dimensions. ``border``: of the left one.
     """
 
     rows: int
@@ -63,8 +64,7 @@ class Sizes:
     stride: int = 0
     unaligned: bool = False
     split: bool = False
-    chain: int = 1
-    written: tuple[int, int] = (1, 1)
+    summed: tuple[int, ...] = ()
     border: Border = Border()
     stage: int = 0
 
@@ -138,8 +138,7 @@ class Sizes:
             stride=_stride(in_left.get(f"d{across}", 0), in_left.get(f"d{deepest}", 0)),
             unaligned=in_left.get(f"d{across}", 0) * items[0] % _LINE != 0,
             split=operand.role != "packed" and in_right.get(f"d{deepest}", 0) * items[1] % _LINE != 0,
-            chain=_chain([sizes[i] for i in reduced], operand.role == "packed"),
-            written=tuple(_written([sizes[i] for i in reduced if sizes[i]>1] or [1], operand.role == "packed", g) for g in (1, 2)),
+            summed=tuple(sizes[i] for i in reduced),
             border=Border.of(spec, left, sizes, values, across),
             crowded=(
                 _pages(in_left.get(f"d{across}", 0) * items[0]),
@@ -170,6 +169,8 @@ class Sizes:
             float(self.inner),
             *map(float, self.crowded),
             float(self.unaligned),
+            self.border.inside,
+            float(self.split),
         ]
 
 
@@ -214,39 +215,6 @@ def _tall(rows: list[int], sizes: list[int], walks: list[dict[str, int]]) -> tup
         else:
             lines.append((size, dim))
     return max(lines, key=lambda line: (min(line[0], _FULL), line[1]), default=(1, -1))
-
-
-def _written(sums: list[int], packed: bool, group: int) -> int:
-    """Steps of the sum that a tile's code has, as products are cut and unrolled."""
-    usual = 128 if packed else 64
-    longest = usual + usual // 2
-    for at, size in enumerate(sums):
-        each = prod(sums[at + 1 :])
-        if 0 < each <= longest < size * each:
-            length = next((n for n in range(longest // each, usual // (2 * each), -1) if size % n == 0), max(usual // each, 1))
-            rest = size % length
-            if at < len(sums) - 1:
-                return _unrolled(sums[-1], group) * (1 + (rest > 0))
-            return _unrolled(length, group) + (_unrolled(rest, group) if rest else 0)
-    return _unrolled(sums[-1], group) if sums else 1
-
-
-def _unrolled(size: int, group: int) -> int:
-    steps = size // group
-    unroll = max(steps, 1) if steps <= 8 else next((u for u in range(7, 3, -1) if steps % u == 0), 4)
-    return (unroll if steps >= unroll else 0) + steps % unroll + (size % group > 0)
-
-
-def _chain(sums: list[int], packed: bool) -> int:
-    """Steps of the sum that are one chain of additions, as products are cut: a divisor where there is one."""
-    usual = 128 if packed else 64
-    longest = usual + usual // 2
-    for at, size in enumerate(sums):
-        each = prod(sums[at + 1 :])
-        if 0 < each <= longest < size * each:
-            found = next((n for n in range(longest // each, usual // (2 * each), -1) if size % n == 0), usual // each)
-            return max(found, 1) * each
-    return prod(sums)
 
 
 def _stride(row: int, tap: int) -> int:
