@@ -30,9 +30,13 @@ _TILE, _SHORT_TILE = 2.5, 2.0
 _AHEAD, _LATE_PAIRS = 155, 5.6
 #: Cycles of converting a vector, or a broadcast element, of two bytes.
 _CONVERTING = 0.5
+#: Cycles of a step for each vector that has no register; how many more loads a masked one is where masks are vectors (AVX2).
+_SPILL, _MASKED = 0.5, 1.4
 #: Loads that start in a cycle, of a vector as wide as the core's units; and how many of them one counts for: of the right factor, of a
-#: broadcast element, of a depthwise one.
-_LOADS, _RIGHT, _BROADCAST, _WISE = 2, 1.3, 0.8, 1.0
+#: depthwise one.
+_LOADS, _RIGHT, _WISE = 2, 1.3, 1.0
+#: The same of a broadcast element: an operand of the multiply-add (AVX-512), or an instruction of its own.
+_BROADCAST, _BROADCAST_ALONE = 0.8, 1.4
 #: How many more loads are needed of vectors that cross cache lines, of rows and of the right factor.
 _CROSSING, _SPLIT = 0.68, 0.5
 #: Cycles of work for which another thread is started.
@@ -57,7 +61,7 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     """`COLUMNS`, and ``counted``: seconds of a call."""
     step, bound = _step(n, core)
     tiles = _tiles(n, core, step)
-    epilogue = _by_kind(n, _AFTER, _AFTER_WISE, 1.0) * n["vector_cycles"] / core.starts
+    epilogue = _by_kind(n, _AFTER, _AFTER_WISE, 1 / core.starts) * n["vector_cycles"]
     multiply = np.where(n["contracts"] > 0, tiles, 0.0)
     attention = np.where(n["is_attention"] > 0, _attention(n, core), 0.0)
     work = multiply + np.where(n["is_attention"] > 0, attention, epilogue)
@@ -69,7 +73,9 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     weights = n["packed"] / _speed_of(n["packed"] * _COPIES, hardware, active, threads, _KEPT)
     longest = np.maximum(np.maximum(compute, panels), np.maximum(operands, weights))
     beside = compute + panels + operands + weights - longest
-    counted = longest + _by_kind(n, _LOST, _LOST_WISE, _LOST_LOOPS) * beside + OVERHEAD * np.where(active > 1, 1.0, _ALONE)
+    counted = (
+        longest + _by_kind(n, _LOST, _LOST_WISE, _LOST_LOOPS) * beside + OVERHEAD * np.where(active > 1, 1.0, _ALONE)
+    )
     return {
         "log_core_time": compute * _NANO,
         "log_panel_time": panels * _NANO,
@@ -103,18 +109,23 @@ def _asked(n: Numbers, attention: Array) -> Array:
 def _step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
     """Cycles of one step of the sum of a tile, on average; and how often latency, or loads, set them."""
     total, late, loaded = (np.zeros_like(n["rows"]) for _ in range(3))
-    low, more = np.floor(n["height"]), n["taller"]
+    low, more, wise = np.floor(n["height"]), n["taller"], n["wise"] > 0
     for height, share in ((low, 1 - more), (low + 1, more)):
         apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
-        # rows that taps share stay in registers
         places = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)
-        left = np.where(n["wise"] > 0, places * n["vectors"] * (1 + _CROSSING * n["unaligned"]), height)
-        right = n["vectors"] * (1 + _SPLIT * n["split"])
+        masks = (n["column_waste"] > 0) & ((n["packed"] == 0) | wise)
+        slow = 1 + _MASKED * (masks & (core.registers == 16))
+        left = np.where(wise, places * n["vectors"] * (1 + _CROSSING * n["unaligned"]) * slow, height)
+        right = n["vectors"] * (1 + _SPLIT * n["split"]) * np.where(wise, 1.0, slow)
         multiplies = height * n["vectors"] + (right + left) * n["converts"] * _CONVERTING
         halves = 2 / core.starts  # a vector of 64 bytes takes two turns where units are half as wide
-        vectors = halves * np.where(n["wise"] > 0, _WISE * (left + right), _RIGHT * right)
-        ports = vectors + np.where(n["wise"] > 0, 0.0, _BROADCAST * height)
-        flow = np.maximum(multiplies / core.starts, ports / _LOADS)
+        vectors = halves * np.where(wise, _WISE * (left + right), _RIGHT * right)
+        broadcast = _BROADCAST if core.registers == 32 else _BROADCAST_ALONE
+        ports = vectors + np.where(wise, 0.0, broadcast * height)
+        # of a window LLVM keeps the rows that its taps share
+        kept = np.where(wise, places * n["taps"], 1 + masks) * n["vectors"]
+        spilled = np.maximum(height * n["vectors"] + kept + 1 - core.registers, 0) / np.where(wise, n["taps"], 1)
+        flow = np.maximum(multiplies / core.starts, ports / _LOADS) + _SPILL * spilled
         beside = 1 + _AHEAD / ((multiplies + left + right) * np.maximum(n["chain"], 1))
         late_cycles = np.where(n["step_rate"] > 1, _LATE_PAIRS, LATENCY / beside)
         total += share * np.maximum(flow, late_cycles)
