@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 COLUMNS: tuple[str, ...] = (
     *("log_code", "log_code_steps", "log_code_after", "code_body"),
-    *("log_turns", "log_outer_sums", "chain_rest"),
+    *("log_turns", "log_outer_sums", "written", "tile_codes", "cut"),
 )
 
 #: Machine instructions of one vector, by the kind of instruction; a function is a polynomial.
@@ -29,20 +29,14 @@ _EACH: Mapping[str, float] = {
     "math": 14.0,
 }
 _LONG_FUNCTION = 28.0
-#: Instructions around everything; of a step, a step of another chain, what follows the sum, its masks, and lines fetched ahead: by least
-#: squares over traces of Zen 4.
-_AROUND, _STEP, _CHAIN_STEP, _AFTER, _MASK, _AHEAD = 120.0, 0.65, 1.2, 0.8, 2.4, 2.0
-#: Longest sum that is one chain; steps that are written out.
-_ONE_CHAIN, _UNROLL = 192, 4
-
-
-def chain(taps: int, packed: bool) -> int:
-    """Steps of the innermost sum that are one chain, as products are cut: a divisor where there is one, for which no rest has code."""
-    usual = 128 if packed else 64
-    longest = usual + usual // 2
-    if taps <= longest:
-        return max(taps, 1)
-    return next((n for n in range(longest, usual // 2, -1) if taps % n == 0), usual)
+#: Instructions around everything, and around a tile of one height; of a step a product, a load, an element that is converted, and what is
+#: fetched ahead; of each vector of a tile what follows its sum, its mask, a line that is fetched, and what joins chains: by least squares
+#: over traces of Zen 4. Of depthwise convolutions, whose steps LLVM keeps in registers, a load of a step and each vector.
+_AROUND, _TILE, _PRODUCT, _LOAD, _CONVERT, _AHEAD = 120.0, 43.0, 0.75, 0.95, 1.8, 1.9
+_AFTER, _MASK, _LINE, _JOIN = 0.78, 1.6, 2.1, 5.4
+_WISE_LOAD, _WISE_POINT, _WISE_MASK = 0.5, 6.7, 4.5
+#: Vectors of a kernel without products that are written out.
+_UNROLL = 4
 
 
 def written(instr: Instr, kind: str) -> float:
@@ -52,18 +46,12 @@ def written(instr: Instr, kind: str) -> float:
 
 def columns(n: Numbers) -> dict[str, Array]:
     """`COLUMNS`, and ``code``: instructions. Turns of the innermost loop and of those around it: LLVM writes out loops of few."""
-    taps = np.maximum(n["taps"] / np.maximum(n["step_rate"], 1), 1)
-    unrolled = np.minimum(taps, _UNROLL) + np.where(taps > _UNROLL, taps % _UNROLL, 0)
-    again = np.where(n["sums"] > _ONE_CHAIN, np.minimum(taps, _UNROLL), 0) * (1 + (n["taps"] % n["chain"] > 0))
-    masked = n["column_waste"] > 0
-    steps, after = np.zeros_like(taps), np.zeros_like(taps)
     low = np.maximum(np.floor(n["height"]), 1)
-    for height, there in ((low, 1.0), (low + 1, np.ceil(n["taller"]))):
-        points = height * n["vectors"]
-        step = points + np.where(n["wise"] > 0, n["vectors"] + points / 2, n["vectors"] + height * (n["vectors"] > 1))
-        steps += there * step * (_STEP * unrolled + _CHAIN_STEP * again)
-        fetched = _AHEAD * (np.nan_to_num(n["schedule_touch"]) > 0)
-        after += there * points * (_AFTER * n["body"] + _MASK * masked + fetched)
+    steps, after = np.zeros_like(low), np.zeros_like(low)
+    tiles = _tile_codes(n, low)
+    for height, copies in ((low, tiles), (low + 1, np.ceil(n["taller"]))):
+        made, follows = _tile(n, height)
+        steps, after = steps + copies * made, after + copies * follows
     product = n["contracts"] > 0
     steps, after = np.where(product, steps, 0.0), np.where(product, after, _UNROLL * n["body"])
     return {
@@ -71,8 +59,33 @@ def columns(n: Numbers) -> dict[str, Array]:
         "log_code_steps": steps,
         "log_code_after": after,
         "code_body": n["body"],
-        "log_turns": n["chain"] / np.maximum(n["step_rate"], 1) / _UNROLL,
+        "log_turns": n["chain"] / np.maximum(n["step_rate"] * n["written"], 1),
         "log_outer_sums": n["sums"] / np.maximum(n["taps"], 1),
-        "chain_rest": n["taps"] % n["chain"],
+        "written": n["written"],
+        "tile_codes": tiles,
+        "cut": (n["sums"] > n["chain"]).astype(float),
         "code": _AROUND + steps + after,
     }
+
+
+def _tile_codes(n: Numbers, height: Array) -> Array:
+    """How many tiles of (about) one height have code of their own: at the ends of a line those that lack products; where a border runs
+    along other dimensions too, each twice.
+    """
+    cut = np.maximum(np.ceil(n["tall"] / n["tile_rows"]), 1)
+    ends = np.minimum(np.ceil(n["first_rows"] / height) + np.ceil(n["last_rows"] / height), cut)
+    return np.where(ends < cut, ends + 1, ends) * (1 + n["elsewhere"])
+
+
+def _tile(n: Numbers, height: Array) -> tuple[Array, Array]:
+    """Instructions of a tile's steps, and of what follows them."""
+    points = height * n["vectors"]
+    masks = points * (n["column_waste"] > 0)
+    loads = np.where(n["vectors"] > 1, n["vectors"] + height, n["vectors"])
+    ahead = _AHEAD * ((n["rows_outside"] == 0) & (n["packed"] > 0))
+    steps = n["written"] * (_PRODUCT * points + (_LOAD + _CONVERT * n["converts"]) * loads + ahead)
+    lines = _LINE * (np.nan_to_num(n["schedule_touch"]) > 0) + _JOIN * (n["sums"] > n["chain"])
+    after = _TILE + points * (_AFTER * n["body"] + lines) + _MASK * masks
+    wise = n["written"] * _WISE_LOAD * (n["vectors"] + points / 2)
+    wise_after = _TILE + points * (_AFTER * n["body"] + _WISE_POINT) + _WISE_MASK * masks
+    return np.where(n["wise"] > 0, wise, steps), np.where(n["wise"] > 0, wise_after, after)

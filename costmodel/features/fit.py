@@ -4,6 +4,8 @@ share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,14 +27,15 @@ COLUMNS: tuple[str, ...] = (
     *("ratio_left_l2", "ratio_factor_l2", "log_streamed"),
 )
 
-#: Share of a cache that a panel, or a factor, can count on.
-_USABLE = 0.6
+#: How much of L2 a Winograd kernel may take to stay there; of L1 what a product uses again; the lines of a depthwise window, which are
+#: fetched ahead as they are read in turn, with its taps; and the taps alone.
+_USABLE, _HELD, _WINDOW, _TAPS = 0.6, 0.8, 1.9, 0.4
 
 
 def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str, Array]:
     """`COLUMNS`, and what `cycles` counts with. ``width``: what lanes run along, the columns, or the batch where there are none (depthwise
     convolutions); ``height``: rows of a register tile, of which ``taller`` is the share that have one more; ``units``: parts of the work
-    that threads can share; ``streamed``: bytes of panels that pass from L2 or beyond, with repeats. Rows are cut evenly: no tile reaches
+    that threads can share; ``streamed``: bytes that L2 or beyond gives again. Rows are cut evenly: no tile reaches
     beyond the last one.
     """
     tiled = ~np.isnan(n["schedule_mr"])
@@ -51,8 +54,10 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     panel = np.where(n["packed"] > 0, n["packed"] / (panels * batches), n["sums"] * nr * n["right_item"])
     block, left = n["sums"] * mr * n["left_item"], n["rows"] * n["sums"] * n["left_item"]
     factor = panel * panels
-    streamed = batches * _streamed(rows, panels, panel, left, factor, n["rows_outside"] > 0, hardware)
-    product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), streamed)
+    sizes = {"rows": rows, "panels": panels, "panel": panel, "block": block, "left": left, "factor": factor}
+    streamed = batches * _streamed(n, sizes, hardware)
+    direct = np.where(wise, _windows(n, height, rows, hardware), streamed)
+    product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), direct)
     return {
         **{f"by_{name}": n[f"by_{name}"] for name in METHODS},
         **{f"by_sparse_{name}": n[f"by_sparse_{name}"] for name in SPARSE},
@@ -89,13 +94,31 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     }
 
 
-def _streamed(
-    rows: Array, panels: Array, panel: Array, left: Array, factor: Array, outside: NDArray[np.bool_], hardware: Hardware
-) -> Array:
-    """Where row tiles are outside, each reads all panels again; else each panel all rows, and each tile its panel unless L1 holds it."""
-    again = np.where(panel <= _USABLE * hardware.l1, 1, rows)
-    by_rows = left + np.where(factor <= _USABLE * hardware.l1, factor, rows * factor)
-    return np.where(outside, by_rows, panels * (left + again * panel))
+def _streamed(n: Numbers, size: Mapping[str, Array], hardware: Hardware) -> Array:
+    """Bytes that come again where L1 does not hold them until then: where row tiles are outside, all panels for each, and its rows for each
+    panel; else the rows for each panel, and the panel for each tile.
+    """
+    held = _HELD * hardware.l1
+    panel, block, left, factor = (size[name] for name in ("panel", "block", "left", "factor"))
+    by_rows, by_panels = (size["rows"] - 1) * factor, (size["panels"] - 1) * left
+    outside = np.where(factor <= held, 0.0, by_rows) + np.where(block + panel <= held, 0.0, by_panels)
+    inside = np.where(left + panel <= held, 0.0, by_panels) + np.where(panel <= held, 0.0, by_rows)
+    found: Array = n["inside"] * np.where(n["rows_outside"] > 0, outside, inside)
+    return found
+
+
+def _windows(n: Numbers, height: Array, tiles: Array, hardware: Hardware) -> Array:
+    """Bytes of a depthwise convolution: rows and taps of all channels pass for each tile, unless L1 holds the taps, and the lines of
+    a window until the next ones.
+    """
+    line = n["batches"] * n["left_item"] * n["sums"] / n["taps"]
+    apart = np.where(n["stride"] > 0, n["stride"], n["taps"])
+    reach = np.minimum(apart * (height - 1) + n["taps"], height * n["taps"])
+    held = (apart * (n["tall"] - 1) + n["taps"]) * line
+    taps = n["sums"] * n["batches"] * n["right_item"]
+    rows = np.where(held + taps <= _WINDOW * hardware.l1, 0.0, tiles * reach * line * n["inside"])
+    found: Array = rows + np.where(taps <= _TAPS * hardware.l1, 0.0, tiles * taps * n["inside"])
+    return found
 
 
 def _winograd(n: Numbers, hardware: Hardware) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 from effc.costmodel import roofline
-from effc.costmodel.features import code
+from effc.costmodel.features import chains
 from effc.costmodel.features.bounds import LARGEST
 from effc.costmodel.features.nest import Sizes
 from effc.costmodel.features.work import Work
@@ -17,6 +17,7 @@ from effc.costmodel.hardware import Hardware
 NAMES: tuple[str, ...] = (
     *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
     *("stored", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
+    *("split", "written", "inside", "first_rows", "last_rows", "elsewhere"),
     *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations", "vector_cycles", "vector_asked", "body"),
     *("read", "write", "activations"),
     *(f"bytes_{rank}" for rank in range(LARGEST)),
@@ -59,9 +60,17 @@ class Facts:
                 sizes.further,
                 converts,
                 sizes.taps,
-                code.chain(sizes.taps, sizes.packed),
+                chains.chain(sizes.summed, sizes.packed),
                 sizes.stride,
                 sizes.unaligned,
+            ),
+            *(
+                sizes.split,
+                chains.written(sizes.summed, sizes.packed, 2 if pairs and rate > 1 else 1),
+                sizes.border.inside,
+                sizes.border.first,
+                sizes.border.last,
+                sizes.border.elsewhere,
             ),
             *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
             *(work.cycles / lanes, work.asked / lanes, work.body),

@@ -14,9 +14,11 @@ from effc.costmodel.features.scale import share
 WALKS = ("inner", "reduction", "outer", "strided", "broadcast", "gathered")
 
 #: Of a vector of elements that are neighbours; of a tile that is transposed in registers; of elements that are picked up one by one.
-_LOAD, _STORE, _TURNED, _PICKED = 0.5, 1.0, 5.0, 26.0
+_LOAD, _STORE, _TURNED, _PICKED = 0.65, 1.0, 5.0, 22.0
 #: Elements on a side of the tile.
 _VECTOR = 16
+#: How much less a transpose of elements of two bytes costs; how much more one of vectors that cross cache lines; bytes of a line.
+_NARROW, _CROSSING, _LINE = 0.3, 0.37, 64
 #: The same as the templates count when they ask for threads.
 _ASKED_MEMORY, _ASKED_TURNED, _ASKED_PICKED = 2.0, 6.0, 32.0
 #: How bad it is where stores, against loads, are not of neighbours.
@@ -25,7 +27,7 @@ _STORES = 1.3
 
 @dataclass(frozen=True)
 class Access:
-    """``along``: the dimension along which its elements are neighbours, -1 for none; ``steps`` of its address."""
+    """``along``: the dimension along which its elements are neighbours, -1 for none; ``steps`` of its address; ``item``: bytes."""
 
     store: bool
     masked: bool
@@ -33,6 +35,12 @@ class Access:
     walk: str
     along: int
     steps: Mapping[str, int]
+    item: int
+
+    @property
+    def crosses(self) -> bool:
+        """Whether its vectors begin at other places of a cache line."""
+        return any(step != 1 and step * self.item % _LINE for step in self.steps.values())
 
 
 def moved(accesses: Sequence[Access], sizes: Sequence[int]) -> tuple[float, float, tuple[float, float]]:
@@ -53,7 +61,8 @@ def moved(accesses: Sequence[Access], sizes: Sequence[int]) -> tuple[float, floa
         elif access.along >= 0 and not access.masked and not access.store:
             length = _line(access.along, accesses, sizes)
             left = length % _VECTOR / max(length, 1)
-            each, counted = (1 - left) * _TURNED + left * _PICKED, _ASKED_TURNED
+            turning = _TURNED * (_NARROW if access.item < 4 else 1.0) * (1 + _CROSSING * access.crosses)
+            each, counted = (1 - left) * turning + left * _PICKED, _ASKED_TURNED
             turned, picked = turned + (1 - left) * access.points, picked + left * access.points
         else:
             each, counted = _PICKED, _ASKED_PICKED

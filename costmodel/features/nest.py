@@ -12,6 +12,7 @@ from math import prod
 
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
+from effc.costmodel.features.borders import Border
 from effc.costmodel.features.moves import steps
 from effc.costmodel.features.scale import NAN
 
@@ -20,6 +21,7 @@ COLUMNS: tuple[str, ...] = (
     *("window", "depthwise", "left_item", "right_item", "quantized", "right_packed", "masked"),
     *("stored_share", "block_elements"),
     *("log_tall", "log_lines", "columns_inner", "rows_crowded", "sums_crowded", "unaligned"),
+    *("inside", "split"),
 )
 
 #: Bytes: addresses that are multiples of it apart share a set of L1.
@@ -38,7 +40,8 @@ class Sizes:
     ``tall``: rows that register tiles divide, a line of them; ``inner``: whether neighbours in a row of the right factor are neighbours in
     memory; ``crowded``: whether rows of the left one, and steps of the sum in the right one, lie whole pages apart. ``further``: channels
     of an attention's values. ``taps``: of the innermost sum, and ``stride``: of how many of them rows are apart in the left factor, 0 where
-    rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache line.
+    rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache line, ``split``: whether steps of the
+    sum in the right one do; ``summed``: sizes of the summed dimensions. ``border``: of the left one.
     """
 
     rows: int
@@ -60,6 +63,9 @@ class Sizes:
     taps: int = 1
     stride: int = 0
     unaligned: bool = False
+    split: bool = False
+    summed: tuple[int, ...] = ()
+    border: Border = Border()
     stage: int = 0
 
     @staticmethod
@@ -131,6 +137,9 @@ class Sizes:
             taps=sizes[deepest] if deepest >= 0 else 1,
             stride=_stride(in_left.get(f"d{across}", 0), in_left.get(f"d{deepest}", 0)),
             unaligned=in_left.get(f"d{across}", 0) * items[0] % _LINE != 0,
+            split=operand.role != "packed" and in_right.get(f"d{deepest}", 0) * items[1] % _LINE != 0,
+            summed=tuple(sizes[i] for i in reduced),
+            border=Border.of(spec, left, sizes, values, across),
             crowded=(
                 _pages(in_left.get(f"d{across}", 0) * items[0]),
                 operand.role != "packed" and _pages(in_right.get(f"d{deepest}", 0) * items[1]),
@@ -160,6 +169,8 @@ class Sizes:
             float(self.inner),
             *map(float, self.crowded),
             float(self.unaligned),
+            self.border.inside,
+            float(self.split),
         ]
 
 

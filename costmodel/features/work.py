@@ -119,7 +119,8 @@ class Work:
                 walks[instr.op == "store"][walk] += points
                 if not inside:
                     masked = bool(instr.args[instr.op == "store" :])
-                    accesses.append(Access(instr.op == "store", masked, points, walk, along, dict(walked)))
+                    item = ITEM_SIZE[spec.operands[instr["operand"]].dtype]
+                    accesses.append(Access(instr.op == "store", masked, points, walk, along, dict(walked), item))
             elif not inside:
                 each, heavy = _cost(instr, kind)
                 cycles, asked = cycles + each * points, asked + heavy * points
