@@ -80,7 +80,16 @@ class GpuBuilder:
     def build(self, text: str, device: torch.device) -> GpuBuilt:
         """LoweringError: no kernel for something in it, or the device refuses one; the region goes to ATen."""
         host = host_functions(toolchain(), self._cache)
-        return build_gpu(text, options=self._options, cache=self._cache, device=_device(device, host.launch), host=host)
+        return build_gpu(text, options=self._options, cache=self._cache, device=self.device(device), host=host)
+
+    def device(self, name: torch.device) -> CudaDevice:
+        """As executables see it."""
+        return _device(name, host_functions(toolchain(), self._cache).launch)
+
+    def kernel(self, spec: KernelSpec, name: torch.device) -> SpecCode:
+        """A kernel alone, for operands at aligned addresses."""
+        kernels = _Kernels.on(self.device(name), self._cache, toolchain())
+        return _read(json.loads(kernels.code([(spec, True)])[spec, True]))
 
 
 @lru_cache
@@ -138,19 +147,17 @@ def build_gpu(
 
     Products of float32 are exact, or of TF32 where torch's settings allow it now.
     """
-    target = GpuTarget(device.capability, device.processors, allows_tf32())
-    tools = tools or toolchain()
+    kernels = _Kernels.on(device, cache, tools or toolchain())
     report = BuildReport()
-    version = f"{toolchain_key()}, triton {triton_version()}"
-    key = digest(text, json.dumps(options, sort_keys=True), target.key, version)
+    key = digest(text, json.dumps(options, sort_keys=True), kernels.target.key, kernels.version)
     artifact = cached_artifact(cache, key)
     report.from_cache = artifact is not None
     if artifact is None:
         with report.phase("lower"):
-            wanted = {**options, "target": f"sm_{target.capability}"}
-            program = Program.from_json(tools.request("lower", {"text": text, "options": wanted}))
+            payload = {"text": text, "options": {**options, "target": f"sm_{device.capability}"}}
+            program = Program.from_json(kernels.tools.request("lower", payload))
         with report.phase("emit"):
-            artifact = _artifact(program, _Kernels(cache, target, tools, version), host)
+            artifact = _artifact(program, kernels, host)
         if cache is not None:
             cache.put("programs", key, artifact.to_bytes())
     with report.phase("load"):
@@ -194,6 +201,12 @@ class _Kernels:
     target: GpuTarget
     tools: Toolchain
     version: str
+
+    @staticmethod
+    def on(device: Device, cache: Cache | None, tools: Toolchain) -> _Kernels:
+        """With torch's setting of TF32 as it is now."""
+        target = GpuTarget(device.capability, device.processors, allows_tf32())
+        return _Kernels(cache, target, tools, f"{toolchain_key()}, triton {triton_version()}")
 
     def code(self, wanted: Sequence[_Wanted]) -> dict[_Wanted, bytes]:
         """JSON of each kernel's `SpecCode`; the first failure in order is raised."""

@@ -28,6 +28,7 @@ from effc.runtime.gpu.device import Device
 from effc.runtime.gpu.driver import LAUNCH_WORDS, Refusal
 from effc.runtime.gpu.executable import GpuExecutable
 
+
 def _text(payload: Mapping[str, Any]) -> dict[str, Any]:
     """What a worker replies, with the number of parameters and TTIR in the place of cubins."""
     spec = KernelSpec.from_json(payload["spec"])

@@ -1,4 +1,4 @@
-"""Which device's kernels an op gets: models on a CUDA device that is not there, traced with fake tensors; what runs, the interpreter runs."""
+"""Which device's kernels an op gets: models on CUDA devices that are not there, traced with fake tensors, run by the interpreter."""
 
 from __future__ import annotations
 
@@ -103,7 +103,6 @@ def test_inputs_on_a_gpu_choose_it() -> None:
     traced = Traced(nn.Sequential(nn.Linear(16, 8), nn.Softmax(-1)), [(x, "cuda:0")], gpus, fallback="error")
     assert [device for device, _ in gpus.built] == [CUDA]
     agrees(traced, x)
-    agrees(traced, torch.randn(16, 5).T)
 
 
 @pytest.mark.parametrize("target", [None, "cuda"])

@@ -174,7 +174,7 @@ def test_arguments_are_operands_scratch_memory_error_cell_and_symbols() -> None:
 
 def test_error_cells_are_where_kernels_that_check_write() -> None:
     """One a call of the program; the call that reads it asks the GPU nothing, and says what failed and where."""
-    cuda = StubCuda(parameters=6)
+    cuda = StubCuda(parameters=5)
     gpu = StubGpu(cuda)
     executable = built_on(gpu, graph_of(nn.Embedding(7, 16), torch.randint(0, 7, (5,)))).executable
     table, tokens = torch.randn(7, 16), torch.randint(0, 7, (5,))
@@ -281,7 +281,9 @@ def test_programs_and_cubins_are_built_by_workers_and_kept(tmp_path: Path, monke
 def test_torchs_setting_of_tf32_is_part_of_the_key(setting: str, tmp_path: Path) -> None:
     text = graph_of(nn.Linear(64, 64), torch.randn(32, 64))
     cache, gpu = Cache(tmp_path / "cache"), InterpretingGpu()
-    build = partial(build_gpu, text, options={}, cache=cache, device=gpu, host=host(), tools=cast(Toolchain, TextTools()))
+    build = partial(
+        build_gpu, text, options={}, cache=cache, device=gpu, host=host(), tools=cast(Toolchain, TextTools())
+    )
     before = torch.backends.cuda.matmul.fp32_precision
     try:
         for allowed in (False, True, False):

@@ -47,8 +47,8 @@ def compile_with(
     builder: Callable[[Options], Build],
     gpus: Callable[[], BuildOnGpus] | None = None,
 ) -> Callable[..., Any]:
-    """Compile, ``builder(options)`` making executables of regions, of those on GPUs ``gpus()``, by default effc's; without a native path the
-    graph runs in eager.
+    """Compile, ``builder(options)`` making executables of regions, of those on GPUs ``gpus()``, by default effc's; without a native path
+    the graph runs in eager.
 
     CacheError: the cache directory that the user named cannot be used.
     """

@@ -37,9 +37,7 @@ _PROBES = 4
 _GROUPS = (2, 9)
 
 
-def checked(
-    call: RegionCall, executable: Executable | None, name: str, group: Group, region: Region
-) -> RegionCall:
+def checked(call: RegionCall, executable: Executable | None, name: str, group: Group, region: Region) -> RegionCall:
     """``call``, verified each time; VerificationError names the first output that is outside its bound, and the kernel at fault.
 
     The kernel is found by making the calls of ``executable`` one by one and repeating each by ``kernel_reference``; None: it is not.

@@ -65,12 +65,18 @@ class Devices:
         if device is None:
             return None
         if device.type == "cpu":
-            return "it is on the CPU, and the option target='cuda' compiles for GPUs alone" if self._target == "cuda" else None
+            return (
+                "it is on the CPU, and the option target='cuda' compiles for GPUs alone"
+                if self._target == "cuda"
+                else None
+            )
         if self._target == "cpu":
             return f"it is on {device}, and the option target='cpu' compiles for the CPU alone"
         reason = self._gpus.unusable(device)
         if reason is not None and self._target == "cuda":
-            raise OptionError(f"option 'target' is 'cuda': {reason}; or leave the option out, and ATen runs what is on GPUs")
+            raise OptionError(
+                f"option 'target' is 'cuda': {reason}; or leave the option out, and ATen runs what is on GPUs"
+            )
         return reason
 
 
@@ -80,4 +86,8 @@ def _tensors(node: Node) -> list[torch.Tensor]:
     if isinstance(made, tuple | list):
         wanted = {u.args[1] for u in node.users if u.target is operator.getitem}
         made = [value for i, value in enumerate(made) if i in wanted]
-    return [v for v in tree_leaves([made, *(n.meta.get("val") for n in node.all_input_nodes)]) if isinstance(v, torch.Tensor)]
+    return [
+        v
+        for v in tree_leaves([made, *(n.meta.get("val") for n in node.all_input_nodes)])
+        if isinstance(v, torch.Tensor)
+    ]

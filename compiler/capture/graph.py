@@ -183,9 +183,7 @@ class _Compilation:
         if node not in self.reasons:
             slower = faster_in_aten(node) if self.owner.options.fallback == "eager" else None
             self.reasons[node] = (
-                _NOTHING_TO_COMPUTE
-                if _is_empty(node)
-                else self.owner.devices.reason(node) or slower or supported(node)
+                _NOTHING_TO_COMPUTE if _is_empty(node) else self.owner.devices.reason(node) or slower or supported(node)
             )
         return self.reasons[node]
 

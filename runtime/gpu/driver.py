@@ -20,7 +20,8 @@ _PLAIN_SHARED = 48 << 10  # more must be asked for
 #: 64-bit words of an entry of a table of launches: kernel, programs, threads of each, bytes of shared memory, address of the parameters'
 #: addresses.
 LAUNCH_WORDS = 5
-#: The native ``effc_launch(table, count, cuLaunchKernel, stream)``; 0, or ``(i + 1) << 32`` and the driver's code, where entry i is refused.
+#: The native ``effc_launch(table, count, cuLaunchKernel, stream)``: 0, or ``(i + 1) << 32`` and the driver's code where it refuses entry
+#: i.
 LaunchTable = Callable[[int, int, int, int], int]
 
 

@@ -76,7 +76,16 @@ def _written_out(op: Op, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, s
 
 
 def _written(
-    op: Op, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, count: int, *, causal: bool, nan_rows: bool
+    op: Op,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    count: int,
+    *,
+    causal: bool,
+    nan_rows: bool,
 ) -> list[Tensor]:
     """The op, with ``count`` results."""
     b = op.b
