@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+import effc
 from effc.compiler import gpu_build
 from effc.compiler.capture import backend
 from effc.compiler.capture.recording import record
 from effc.compiler.gpu_build import GpuBuilder, GpuBuilt
-from effc.compiler.ir.errors import OptionError, VerificationError
+from effc.compiler.ir.errors import InputError, OptionError, VerificationError
 from effc.compiler.ir.options import Options
+from effc.report import Report
 from effc.runtime.gpu.driver import cuda_driver
 
 
@@ -215,6 +218,22 @@ def test_without_triton_or_a_driver_the_reason_says_what_to_do(monkeypatch: pyte
     assert builder.unusable(torch.device("xpu:0")) == "effc compiles for CPUs and for NVIDIA GPUs, not for xpu"
     gpu_build._unusable.cache_clear()
     cuda_driver.cache_clear()
+
+
+def test_what_is_for_cpus_alone_says_so(tmp_path: Path) -> None:
+    with FakeTensorMode():
+        model = nn.Sequential(nn.Linear(4, 4, device="cuda")).eval()
+    with pytest.raises(
+        InputError, match=r"effc.save is for models on the CPU, and 0.weight is on cuda:0: call model.cpu\(\)"
+    ):
+        effc.save(model, torch.randn(2, 4), tmp_path / "saved")
+
+
+def test_the_report_tells_of_kernels_on_a_gpu() -> None:
+    traced = Traced(nn.Linear(16, 8), [(torch.randn(5, 16), "cuda:0")], Gpus())
+    report = Report.of(traced.recording, 1.0)
+    assert report.ops[0] > 0 == report.ops[1]
+    assert "contract+addf" in str(report)
 
 
 _SDPA = {

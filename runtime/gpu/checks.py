@@ -17,7 +17,8 @@ from effc.compiler.ir.program import Program
 from effc.runtime.gpu.device import Device
 from effc.runtime.stepwise import raise_failed_check
 
-_live: weakref.WeakSet[ErrorCells] = weakref.WeakSet()
+#: Of all programs; replaced, never changed, so that any thread may go through it.
+_live: tuple[weakref.ref[ErrorCells], ...] = ()
 
 
 class ErrorCells:
@@ -27,7 +28,8 @@ class ErrorCells:
         self._program, self._device = program, device
         self._memory = device.host_cells(len(program.calls))
         self._cells = self._memory.numpy()
-        _live.add(self)
+        global _live
+        _live = (*(known for known in _live if known() is not None), weakref.ref(self))
 
     @property
     def address(self) -> int:
@@ -47,15 +49,17 @@ class ErrorCells:
 
 def raise_failed() -> None:
     """As `ErrorCells.raise_failed`, of all programs."""
-    for cells in tuple(_live):
-        cells.raise_failed()
+    for known in _live:
+        if (cells := known()) is not None:
+            cells.raise_failed()
 
 
 def _report() -> None:
     """At the end of the process nobody is left to raise for."""
-    for cells in tuple(_live):
+    for known in _live:
         try:
-            cells.raise_failed()
+            if (cells := known()) is not None:
+                cells.raise_failed()
         except (IndexError, RuntimeError) as error:
             warnings.warn(f"a model that effc compiled computed something wrong: {error}", RuntimeWarning, stacklevel=1)
 

@@ -84,7 +84,7 @@ class GpuExecutable:
                 return self(key, placed)
         raise_failed()
         table = self._tables.get(key) or self._plan(key)
-        state = self.weights.current(tensors) if self.weights is not None else None
+        state = self._state(self.weights, tensors) if self.weights is not None else None
         with self._lock, self.device.current():
             results, arena = self._allocated(key, table.arena_bytes)
             held = self._place(tensors, state, results, arena)
@@ -114,6 +114,14 @@ class GpuExecutable:
         raise_failed()
 
     # -- a call -------------------------------------------------------------------------------------------------------
+    def _state(self, weights: Weights, tensors: Sequence[torch.Tensor]) -> State:
+        """The derived weights. The next call may be on another stream than the one that derives them, which nobody would wait for."""
+        before = weights.derivations
+        state = weights.current(tensors)
+        if weights.derivations != before:
+            self.device.wait()
+        return state
+
     def _allocated(self, key: tuple[int, ...], arena_bytes: int) -> tuple[list[torch.Tensor], torch.Tensor]:
         try:
             results = [
