@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -26,6 +27,7 @@ from effc.compiler.ir.program import Program
 from effc.compiler.pipeline.lower import lower
 from effc.compiler.toolchain import Toolchain, toolchain
 from effc.runtime.cache import Cache
+from effc.runtime.gpu.device import CudaDevice
 from effc.runtime.gpu.driver import CudaDriver, Refusal, cuda_driver
 
 _POINTER = ctypes.POINTER(ctypes.c_void_p)
@@ -132,6 +134,21 @@ def test_native_code_hands_over_every_parameter_of_every_launch() -> None:
     refusal = gpu.launch(ctypes.addressof(table), 2)
     assert refusal == Refusal(0, "invalid argument (CUDA error 701)")
     assert len(cuda.launches) == 3, "after a refusal nothing is launched"
+
+
+def test_a_cuda_device_is_asked_for_by_torchs_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only part of the launcher that no stub can replace: what torch says of a device, and its current stream."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=84))
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0x1000 + index, raising=False)
+    cuda = StubCuda()
+    gpu = CudaDevice(torch.device("cpu", 0), CudaDriver(cuda), host().launch)
+    assert (gpu.capability, gpu.processors) == (86, 84)
+    parameters = (ctypes.c_uint64 * 1)(0)
+    table = (ctypes.c_uint64 * 5)(gpu.load(b"image", "k", 0), 1, 32, 0, ctypes.addressof(parameters))
+    assert gpu.launch(ctypes.addressof(table), 1) is None
+    assert cuda.launches[0]["stream"] == 0x1000
+    assert gpu.empty((2, 3), (1, 2), torch.float16).stride() == (1, 2)
 
 
 def test_more_shared_memory_than_usual_is_asked_for() -> None:

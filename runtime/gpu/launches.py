@@ -24,20 +24,17 @@ Words = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Launches for one set of symbols. ``calls``: the program's call of each. ``arena_bytes``: scratch memory included."""
+    """Launches for one set of symbols, at ``address``. ``calls``: the program's call of each. ``arena_bytes``: scratch memory included."""
 
-    entries: Words
+    address: int
     calls: tuple[int, ...]
     arena_bytes: int
-    _values: Words
+    _entries: Words
     _pointers: Words
+    _values: Words
     _places: npt.NDArray[np.intp]
     _slots: npt.NDArray[np.intp]
     _offsets: Words
-
-    @property
-    def address(self) -> int:
-        return int(self.entries.ctypes.data)
 
     def bind(self, slots: Words) -> None:
         """Have the launches read and write where ``slots`` says (`Layout`)."""
@@ -103,11 +100,12 @@ class Launches:
             _, handle, one = self._made[i]
             entry[:] = handle, grids[i], one.threads, one.shared, pointers.ctypes.data + 8 * self._starts[i]
         return Table(
-            entries,
+            int(entries.ctypes.data),
             tuple(self._made[i][0] for i in live),
             arena + max(scratches),
-            values,
+            entries,
             pointers,
+            values,
             np.array(self._places, np.intp),
             np.array(self._slots, np.intp),
             np.array(offsets, np.int64).astype(np.uint64),
