@@ -262,6 +262,19 @@ def test_what_torch_makes_of_attention_on_a_gpu_is_one_kernel(name: str) -> None
     torch.testing.assert_close(got, F.scaled_dot_product_attention(q, k, v, is_causal=True), rtol=2e-3, atol=2e-3)
 
 
+def test_attention_that_leaves_something_for_its_gradient_is_atens() -> None:
+    class Leaves(nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            found = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
+            return found[0].exp(), found[1]
+
+    gpus, q = Gpus(), torch.randn(2, 3, 17, 16).half()
+    traced = Traced(Leaves(), [(q, "cuda:0")] * 3, gpus)
+    assert set(reasons(traced).values()) == {
+        "attention whose gradient is taken by a kernel that reads what the forward kernel left"
+    }
+
+
 def test_check_waits_and_compares(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus, x = Gpus(), torch.randn(5, 16)
     traced = Traced(nn.Linear(16, 8), [(x, "cuda:0")], gpus, check=True)

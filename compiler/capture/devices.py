@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch.fx import Node
-from torch.utils._pytree import tree_leaves
 
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
@@ -58,7 +57,7 @@ class Devices:
 
         OptionError: ``target="cuda"`` asks for what this machine cannot do.
         """
-        found = {t.device for t in _tensors(node)}
+        found = _devices(node)
         if len(found) > 1:
             return f"it is on several devices ({', '.join(sorted(map(str, found)))}): ATen moves data between them"
         device = next(iter(found), None)
@@ -80,14 +79,14 @@ class Devices:
         return reason
 
 
-def _tensors(node: Node) -> list[torch.Tensor]:
-    """What the node reads, and makes for someone."""
+def _devices(node: Node) -> set[torch.device]:
+    """Of what the node reads, and makes for someone."""
     made = node.meta.get("val")
     if isinstance(made, tuple | list):
         wanted = {u.args[1] for u in node.users if u.target is operator.getitem}
         made = [value for i, value in enumerate(made) if i in wanted]
-    return [
-        v
-        for v in tree_leaves([made, *(n.meta.get("val") for n in node.all_input_nodes)])
-        if isinstance(v, torch.Tensor)
-    ]
+    found: set[torch.device] = set()
+    for value in (made, *(n.meta.get("val") for n in node.all_input_nodes)):
+        parts = value if isinstance(value, tuple | list) else (value,)
+        found.update(part.device for part in parts if isinstance(part, torch.Tensor))
+    return found

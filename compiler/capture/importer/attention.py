@@ -35,9 +35,8 @@ def _flash(
     op: Op, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, debug: bool = False, *,
     scale: float | None = None,
 ) -> list[Tensor | None]:  # fmt: skip
-    """On a GPU; behind the result and the logsumexp are what its own backward needs."""
-    count = 2 if 1 in op.used else 1
-    return [*_of_torch(op, q, k, v, None, dropout, causal, scale, count), *[None] * (len(op.results) - count)]
+    """On a GPU; behind the result and the logsumexp is what its own backward needs."""
+    return _of_gpu(op, q, k, v, None, dropout, causal, scale, 2 if 1 in op.used else 1)
 
 
 @lowers("aten._scaled_dot_product_efficient_attention.default", "aten._scaled_dot_product_cudnn_attention.default")
@@ -46,7 +45,16 @@ def _efficient(
     causal: bool = False, debug: bool = False, *, scale: float | None = None,
 ) -> list[Tensor | None]:  # fmt: skip
     """On a GPU; the logsumexp, which only its own backward reads, is laid out as it likes."""
-    return [*_of_torch(op, q, k, v, mask, dropout, causal, scale, 1), *[None] * (len(op.results) - 1)]
+    return _of_gpu(op, q, k, v, mask, dropout, causal, scale, 1)
+
+
+def _of_gpu(
+    op: Op, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: Any, count: int
+) -> list[Tensor | None]:
+    """torch's op, of whose results the first ``count`` are there."""
+    if not op.used <= set(range(count)):
+        raise UnsupportedError("attention whose gradient is taken by a kernel that reads what the forward kernel left")
+    return [*_of_torch(op, q, k, v, mask, dropout, causal, scale, count), *[None] * (len(op.results) - count)]
 
 
 def _of_torch(
