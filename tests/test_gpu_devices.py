@@ -221,8 +221,9 @@ def test_without_triton_or_a_driver_the_reason_says_what_to_do(monkeypatch: pyte
 
 
 def test_what_is_for_cpus_alone_says_so(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4)).eval()
     with FakeTensorMode():
-        model = nn.Sequential(nn.Linear(4, 4, device="cuda")).eval()
+        model[0].weight = nn.Parameter(torch.empty(4, 4, device="cuda"), requires_grad=False)
     with pytest.raises(
         InputError, match=r"effc.save is for models on the CPU, and 0.weight is on cuda:0: call model.cpu\(\)"
     ):
