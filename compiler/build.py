@@ -77,7 +77,7 @@ def build(
     target = target or Target.host()
     report = BuildReport()
     key = digest(text, json.dumps(options, sort_keys=True), target.key, toolchain_key())
-    artifact = _cached(cache, key)
+    artifact = cached_artifact(cache, key)
     report.from_cache = artifact is not None
     counters["program_hits" if artifact is not None else "program_misses"] += 1
     if artifact is not None:
@@ -103,7 +103,8 @@ def build(
     return Built(executable, artifact, report)
 
 
-def _cached(cache: Cache | None, key: str) -> Artifact | None:
+def cached_artifact(cache: Cache | None, key: str) -> Artifact | None:
+    """What the cache has for ``key``; what is damaged is discarded."""
     data = cache.get("programs", key) if cache is not None else None
     if cache is None or data is None:
         return None

@@ -68,16 +68,14 @@ def _object(payload: Mapping[str, Any]) -> str:
 
 
 def _gpu(payload: Mapping[str, Any]) -> dict[str, Any]:
-    from effc.compiler.codegen.gpu.compile import compile_launch
-    from effc.compiler.codegen.gpu.emit import emit
+    from effc.compiler.codegen.gpu.fitting import compile_fitting
     from effc.compiler.codegen.gpu.target import GpuTarget
     from effc.compiler.ir.spec import KernelSpec
 
     target = GpuTarget(*payload["target"])
-    emitted = emit(KernelSpec.from_json(payload["spec"]), target, aligned=payload["aligned"])
+    emitted, code = compile_fitting(KernelSpec.from_json(payload["spec"]), target, aligned=payload["aligned"])
     launches = []
-    for launch in emitted.launches:
-        made = compile_launch(launch, target)
+    for launch, made in zip(emitted.launches, code, strict=True):
         image = base64.b64encode(made.cubin).decode()
         grid = str(launch.grid)
         launches.append([made.name, image, grid, 32 * made.warps, made.shared, len(made.parameters)])

@@ -11,7 +11,7 @@ import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
 from effc.compiler.capture import backend
-from effc.compiler.capture.graph import Build
+from effc.compiler.capture.devices import Build
 from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.options import Options
 from effc.identity import original

@@ -12,7 +12,7 @@ import torch
 
 from effc.compiler.build import Built
 from effc.compiler.capture import backend
-from effc.compiler.capture.graph import Build
+from effc.compiler.capture.devices import Build
 from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program

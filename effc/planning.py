@@ -31,6 +31,7 @@ from effc.costmodel.planner import Goal, Planner, Verified
 from effc.identity import model_digest, original
 from effc.metrics import UserMetric, metric_name
 from effc.offers import Offers, offers
+from effc.on_cpu import require_cpu
 from effc.plans import Plan, plan_of
 from effc.pricing import Pricing, pricing
 from effc.runtime.cache import Cache
@@ -84,6 +85,7 @@ def plan(
         raise OptionError(
             "the calibration was made from another model, or its weights have changed: calibrate this one"
         )
+    require_cpu("effc.plan", module)
     if not isinstance(autotune, int) or isinstance(autotune, bool) or autotune < 0 or autotune == 1:
         raise OptionError(
             f"option 'autotune' is {autotune!r}: expected of how many schedules a kernel's are measured, 2 or more; or 0"

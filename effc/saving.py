@@ -31,6 +31,7 @@ from effc.costmodel.hardware import flags
 from effc.exporting import Exported, export
 from effc.identity import original
 from effc.loading import FILE, KIND
+from effc.on_cpu import require_cpu
 from effc.runtime import archive
 from effc.runtime.callgraph import METHODS, PYTHON, encode
 
@@ -59,6 +60,7 @@ def save(
         raise OptionError("option 'check' compares with ATen while a model runs; a saved model does not: leave it out")
     _check_free(Path(directory))
     args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+    require_cpu("effc.save", module, (args, kwargs))
     exported = export(module, cloned(args), cloned(dict(kwargs or {})), dynamic_shapes)
     with torch.no_grad():
         weights = _by_position(exported)

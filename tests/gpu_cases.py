@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from contraction_cases import Case
 from kernels import LoopsBuilder
 from low_bit_cases import Linear
 from test_attention_kernel import attention_spec
 from test_contraction_conv import conv_case
+from torch.nn.functional import scaled_dot_product_attention
 
 from effc.compiler.codegen.gpu.nibbles import packed_codes
 from effc.compiler.ir.expr import const
@@ -114,6 +116,17 @@ def attention(
 
 def decode(batch: int, heads: int, length: int, channels: int) -> KernelSpec:
     return attention_spec((batch, heads, 1, length, channels, channels), dtype="f16", group=4)
+
+
+def attended(spec: KernelSpec, tensors: list[torch.Tensor]) -> torch.Tensor:
+    """What an attention on dense tensors gives, flat."""
+    b, h, q, k, d, e = (dim.size.constant or 1 for dim in spec.dims)
+    shapes = ((b, h, q, d), (b, h // spec.get("group"), k, d), (b, h // spec.get("group"), k, e))
+    query, key, value = (t.double().view(s) for t, s in zip(tensors, shapes, strict=False))
+    made = scaled_dot_product_attention(
+        query, key, value, is_causal=bool(spec.get("causal")), scale=spec.get("scale"), enable_gqa=True
+    )
+    return made.flatten()
 
 
 CASES = [

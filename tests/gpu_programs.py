@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import json
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -13,31 +15,34 @@ import numpy as np
 import torch
 from tt_interpreter import Memory, Region, run
 
-from effc.compiler.build import BuildReport, Built
+from effc.compiler.build import Built
 from effc.compiler.capture.backend import compile_with
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.gpu_build import build_gpu
+from effc.compiler.gpu_build import GpuBuilt, HostCode, build_gpu, host_functions
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.toolchain import Toolchain
 from effc.compiler.worker import HANDLERS
-from effc.runtime.gpu.driver import Parameters
+from effc.runtime.gpu.device import Device
+from effc.runtime.gpu.driver import LAUNCH_WORDS, Refusal
 from effc.runtime.gpu.executable import GpuExecutable
-
-SM90 = GpuTarget.named("sm_90")
 
 
 def _text(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """What a worker replies, with TTIR in the place of cubins."""
+    """What a worker replies, with the number of parameters and TTIR in the place of cubins."""
     spec = KernelSpec.from_json(payload["spec"])
     emitted = emit(spec, GpuTarget(*payload["target"]), aligned=payload["aligned"])
     parameters = len(spec.operands) + 2 + len(spec.symbols)
     launches = [
-        [one.name, base64.b64encode(one.text.encode()).decode(), str(one.grid), 32 * one.warps, 0, parameters]
+        [one.name, _image(parameters, one.text), str(one.grid), 32 * one.warps, 0, parameters]
         for one in emitted.launches
     ]
     return {"launches": launches, "scratch": str(emitted.scratch)}
+
+
+def _image(parameters: int, text: str) -> str:
+    return base64.b64encode(f"{parameters}\n{text}".encode()).decode()
 
 
 class TextTools:
@@ -51,30 +56,65 @@ class TextTools:
         return [self.request(*request) for request in requests]
 
 
-class InterpretingDriver:
-    """A device whose kernels are TTIR, and whose memory is this process's. ``known``: tensors that kernels may touch."""
+class InterpretingGpu:
+    """A GPU called ``name`` whose kernels are TTIR, and whose memory is this process's; kernels may touch what it gave out, and ``inputs``.
 
-    def __init__(self) -> None:
+    ``launched``: names of kernels in order, ``waits``: how often the host waited.
+    """
+
+    def __init__(self, name: str = "cuda:0", capability: int = 90) -> None:
+        self.name, self.capability, self.processors = torch.device(name), capability, 132
         self.kernels: list[tuple[str, str]] = []
         self.launched: list[str] = []
-        self.known: list[torch.Tensor] = []
+        self.waits = 0
+        self.inputs: list[torch.Tensor] = []
+        self._given: list[weakref.ref[torch.Tensor]] = []
+        self._entered = 0
+        self._parameters: list[int] = []
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        self._entered += 1
+        yield
+        self._entered -= 1
+
+    def empty(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        made = torch.empty_strided(size, stride, dtype=dtype)
+        if dtype.is_floating_point:
+            made.fill_(float("nan"))
+        self._given = [known for known in self._given if known() is not None] + [weakref.ref(made)]
+        return made
+
+    def host_cells(self, count: int) -> torch.Tensor:
+        self.cells = torch.zeros(count, dtype=torch.int32)
+        self.inputs.append(self.cells)
+        return self.cells
 
     def load(self, image: bytes, name: str, shared: int) -> int:
-        self.kernels.append((name, image.decode()))
+        count, _, text = image.decode().partition("\n")
+        self.kernels.append((name, text))
+        self._parameters.append(int(count))
         return len(self.kernels) - 1
 
-    def launch(self, kernel: int, grid: int, threads: int, shared: int, stream: int, parameters: Parameters) -> None:
-        name, text = self.kernels[kernel]
-        self.launched.append(name)
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in self.known}
-        regions = [Region(a, _bytes(s)) for a, s in storages.items() if s.nbytes()]
-        run(text, grid, Memory(regions), list(parameters.values))
+    def launch(self, table: int, count: int) -> Refusal | None:
+        assert self._entered, "the device is not the current one"
+        entries = (ctypes.c_uint64 * (LAUNCH_WORDS * count)).from_address(table)
+        for at in range(0, LAUNCH_WORDS * count, LAUNCH_WORDS):
+            kernel, grid, _threads, _shared, parameters = entries[at : at + LAUNCH_WORDS]
+            name, text = self.kernels[kernel]
+            self.launched.append(name)
+            addresses = ctypes.cast(parameters, ctypes.POINTER(ctypes.POINTER(ctypes.c_uint64)))
+            values = [addresses[i][0] for i in range(self._parameters[kernel])]
+            run(text, grid, Memory(self._memory()), values)
+        return None
 
-    def current(self, device: torch.device) -> AbstractContextManager[object]:
-        return nullcontext()
+    def wait(self) -> None:
+        self.waits += 1
 
-    def stream(self, device: torch.device) -> int:
-        return 0
+    def _memory(self) -> list[Region]:
+        given = [tensor for known in self._given if (tensor := known()) is not None]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in (*given, *self.inputs)}
+        return [Region(a, _bytes(s)) for a, s in storages.items() if s.nbytes()]
 
 
 def _bytes(storage: torch.UntypedStorage) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -82,33 +122,33 @@ def _bytes(storage: torch.UntypedStorage) -> np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @contextmanager
-def watched(driver: InterpretingDriver) -> Iterator[None]:
-    """While executables run, the driver knows the tensors of their calls, and no other memory."""
-    bases = GpuExecutable._bases
+def watched(gpu: InterpretingGpu) -> Iterator[None]:
+    """While executables run, the device knows the inputs of their calls."""
+    place = GpuExecutable._place
 
-    def known(self: GpuExecutable, *tensors: Any) -> Any:
-        *lists, arena = tensors
-        driver.known = [self._error, arena, *(t for each in lists for t in each)]
-        return bases(self, *tensors)
+    def known(self: GpuExecutable, tensors: Any, state: Any, *rest: Any) -> Any:
+        cells = [self._cells._memory] if self._cells is not None else []
+        gpu.inputs = [*tensors, *(state.derived if state is not None else ()), *cells]
+        return place(self, tensors, state, *rest)
 
-    with patch.object(GpuExecutable, "_bases", known):
+    with patch.object(GpuExecutable, "_place", known):
         yield
 
 
-def gpu_backend(driver: InterpretingDriver, fallback: str) -> Callable[[Any, list[Any]], Any]:
-    """A backend of ``torch.compile`` that builds regions for sm_90; tensors are this process's, ``driver`` interprets."""
+def host() -> HostCode:
+    return host_functions(cast(Toolchain, TextTools()), None)
+
+
+def built_on(gpu: Device, text: str) -> GpuBuilt:
+    """A region's graph IR for ``gpu``, in this process and without triton."""
+    return build_gpu(text, options={}, cache=None, device=gpu, host=host(), tools=cast(Toolchain, TextTools()))
+
+
+def gpu_backend(gpu: InterpretingGpu, fallback: str) -> Callable[[Any, list[Any]], Any]:
+    """A backend of ``torch.compile`` that builds regions for ``gpu``, as whose memory this process's serves: tensors are on the CPU."""
 
     def make(text: str) -> Built:
-        executable = build_gpu(
-            text,
-            options={},
-            cache=None,
-            target=SM90,
-            tools=cast(Toolchain, TextTools()),
-            driver=driver,
-            device=torch.device("cpu"),
-        )
-        return Built(cast(Any, executable), cast(Any, None), BuildReport())
+        return cast(Built, built_on(gpu, text))
 
     def backend(gm: Any, inputs: list[Any]) -> Any:
         return compile_with(gm, inputs, Options(fallback=fallback), lambda options: make)
@@ -116,10 +156,8 @@ def gpu_backend(driver: InterpretingDriver, fallback: str) -> Callable[[Any, lis
     return backend
 
 
-def compiled_for_gpu(
-    model: Callable[..., Any], driver: InterpretingDriver, *, dynamic: bool = False
-) -> Callable[..., Any]:
+def compiled_for_gpu(model: Callable[..., Any], gpu: InterpretingGpu, *, dynamic: bool = False) -> Callable[..., Any]:
     """``model`` through ``torch.compile``; an op for which there is no kernel is an error."""
-    backend = gpu_backend(driver, "error")
+    backend = gpu_backend(gpu, "error")
     compiled: Callable[..., Any] = torch.compile(model, backend=backend, dynamic=dynamic, fullgraph=True)
     return compiled

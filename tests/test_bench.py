@@ -287,6 +287,7 @@ def test_the_plot_is_svg_with_every_system_that_ran(report: Report, tmp_path: Pa
         (["--models", ","], "no model is named in ','"),
         (["--systems", "effc,inductr"], "unknown system 'inductr': did you mean 'inductor'?"),
         (["--kernels", "--models", "softmx"], "unknown kernel 'softmx': did you mean 'softmax'?"),
+        (["--device", "cuda"], "--device cuda: torch"),
         (["--kernels", "--small"], "--small is of models"),
         (
             ["--kernels", "--dtype", "int8", "--models", "int8 product M=1"],
@@ -299,8 +300,9 @@ def test_the_plot_is_svg_with_every_system_that_ran(report: Report, tmp_path: Pa
     ],
 )
 def test_a_wrong_argument_is_one_clear_error(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["bench", *arguments]) == 1
     out, err = capsys.readouterr()
     assert out == ""

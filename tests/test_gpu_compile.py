@@ -67,9 +67,21 @@ def test_triton_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
-def test_without_triton_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effc.compiler.codegen.gpu.compile.triton_version", lambda: None)
-    with pytest.raises(LoweringError, match=r"pip install 'effc\[gpu\]'"):
+@needs_triton
+def test_more_shared_memory_than_a_block_may_have_is_refused_by_name() -> None:
+    (launch,) = Kernel(CASES[0].spec, SM90).emitted.launches
+    with pytest.raises(
+        LoweringError, match=r"needs \d+ bytes of shared memory, and a block of an sm_86 has at most 101376"
+    ):
+        compile_launch(launch, GpuTarget.named("sm_86"))
+
+
+@pytest.mark.parametrize(("installed", "state"), [(None, "which is not installed"), ("3.1.0", "which is 3.1.0 here")])
+def test_without_a_triton_that_serves_the_error_says_what_to_install(
+    installed: str | None, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effc.compiler.codegen.gpu.installed._installed", lambda: installed)
+    with pytest.raises(LoweringError, match=rf"triton 3.3 or newer, {state}: pip install 'effc\[gpu\]'"):
         compile_launch(Launch("k", "", const(1), 4, 2), SM80)
 
 

@@ -13,7 +13,7 @@ from test_contraction_conv import conv_case
 
 from effc.compiler.capture.kernel_reference import evaluate
 from effc.compiler.codegen.gpu.contraction.roles import Roles, find
-from effc.compiler.codegen.gpu.contraction.schedule import candidates, chosen, shared_bytes
+from effc.compiler.codegen.gpu.contraction.schedule import Tiling, candidates, chosen, shared_bytes
 from effc.compiler.codegen.gpu.nibbles import packed_codes
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.expr import const
@@ -143,6 +143,13 @@ def test_few_rows_and_a_long_sum_are_split_by_themselves() -> None:
 def test_large_matrices_take_large_tiles() -> None:
     tiling = chosen(roles_of(matmul(4096, 4096, 4096, "f16").spec()), SM90)
     assert tiling.bm * tiling.bn >= 128 * 128
+
+
+def test_a_schedule_that_names_all_is_taken_without_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = roles_of(replace(matmul(70, 90, 100, "f16").spec(), schedule=Tiling(32, 64, 32, stages=2).schedule()))
+    name = "effc.compiler.codegen.gpu.contraction.schedule._tilings"
+    monkeypatch.setattr(name, lambda roles, target: pytest.fail("all tilings are counted"))
+    assert chosen(roles, SM80) == Tiling(32, 64, 32, stages=2)
 
 
 @pytest.mark.parametrize("target", [SM80, SM90])

@@ -5,27 +5,30 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
-from gpu_programs import SM90, InterpretingDriver, TextTools, compiled_for_gpu, watched
+from gpu_programs import InterpretingGpu, TextTools, built_on, compiled_for_gpu, host, watched
 from importer_harness import compile_and_run
 from torch import nn
 from triton_here import needs_triton
 
 from effc.compiler import gpu_build
 from effc.compiler.gpu_build import build_gpu, kernels_of
-from effc.compiler.ir.errors import DeviceError
+from effc.compiler.ir.errors import DeviceError, LoweringError
 from effc.compiler.ir.program import Program
 from effc.compiler.pipeline.lower import lower
 from effc.compiler.toolchain import Toolchain, toolchain
 from effc.runtime.cache import Cache
-from effc.runtime.gpu.driver import CudaDriver, Parameters, cuda_driver
-from effc.runtime.gpu.executable import GpuExecutable
+from effc.runtime.gpu.device import CudaDevice
+from effc.runtime.gpu.driver import CudaDriver, Refusal, cuda_driver
 
 _POINTER = ctypes.POINTER(ctypes.c_void_p)
 
@@ -83,31 +86,69 @@ class StubCuda:
         return self.answer
 
 
-class StubDriver(CudaDriver):
-    def current(self, device: torch.device) -> AbstractContextManager[object]:
+class StubGpu:
+    """This process's memory as that of a GPU whose driver is a stub."""
+
+    def __init__(self, cuda: StubCuda) -> None:
+        self.name, self.capability, self.processors = torch.device("cuda:0"), 90, 132
+        self._driver = CudaDriver(cuda)
+        self.load = self._driver.load
+        self.allocated = 0
+
+    def current(self) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def stream(self, device: torch.device) -> int:
-        return 0xABC
+    def empty(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        self.allocated += 1
+        return torch.empty_strided(size, stride, dtype=dtype)
+
+    def host_cells(self, count: int) -> torch.Tensor:
+        self.cells = torch.zeros(count, dtype=torch.int32)
+        return self.cells
+
+    def launch(self, table: int, count: int) -> Refusal | None:
+        return self._driver.launch(host().launch, table, count, 0xABC)
+
+    def wait(self) -> None:
+        pass
 
 
-def test_a_launch_hands_over_every_parameter() -> None:
+def test_native_code_hands_over_every_parameter_of_every_launch() -> None:
     cuda = StubCuda(parameters=3)
-    driver, parameters = CudaDriver(cuda), Parameters(3)
-    kernel = driver.load(b"image", "k", 1 << 10)
+    gpu = StubGpu(cuda)
+    kernel = gpu.load(b"image", "k", 1 << 10)
     assert (cuda.images, cuda.names, cuda.shared) == ([b"image"], ["k"], [])
-    parameters.values[0], parameters.values[1] = 0x7F0000001000, 5
-    driver.launch(kernel, 12, 128, 1 << 10, 0xABC, parameters)
+    values = (ctypes.c_uint64 * 6)(0x7F0000001000, 5, 0, 1, 2, 3)
+    start = ctypes.addressof(values)
+    pointers = (ctypes.c_void_p * 6)(*(start + 8 * i for i in range(6)))
+    first = ctypes.addressof(pointers)
+    table = (ctypes.c_uint64 * 10)(kernel, 12, 128, 1 << 10, first, kernel, 7, 64, 0, first + 24)
+    assert gpu.launch(ctypes.addressof(table), 2) is None
+    common = {"function": 0x21, "stream": 0xABC}
     assert cuda.launches == [
-        {
-            "function": 0x21,
-            "grid": 12,
-            "threads": 128,
-            "shared": 1024,
-            "stream": 0xABC,
-            "values": [0x7F0000001000, 5, 0],
-        }
+        {**common, "grid": 12, "threads": 128, "shared": 1024, "values": [0x7F0000001000, 5, 0]},
+        {**common, "grid": 7, "threads": 64, "shared": 0, "values": [1, 2, 3]},
     ]
+    assert gpu.launch(ctypes.addressof(table), 0) is None
+    cuda.answer = 701
+    refusal = gpu.launch(ctypes.addressof(table), 2)
+    assert refusal == Refusal(0, "invalid argument (CUDA error 701)")
+    assert len(cuda.launches) == 3, "after a refusal nothing is launched"
+
+
+def test_a_cuda_device_is_asked_for_by_torchs_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only part of the launcher that no stub can replace: what torch says of a device, and its current stream."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=84))
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0x1000 + index, raising=False)
+    cuda = StubCuda()
+    gpu = CudaDevice(torch.device("cpu", 0), CudaDriver(cuda), host().launch)
+    assert (gpu.capability, gpu.processors) == (86, 84)
+    parameters = (ctypes.c_uint64 * 1)(0)
+    table = (ctypes.c_uint64 * 5)(gpu.load(b"image", "k", 0), 1, 32, 0, ctypes.addressof(parameters))
+    assert gpu.launch(ctypes.addressof(table), 1) is None
+    assert cuda.launches[0]["stream"] == 0x1000
+    assert gpu.empty((2, 3), (1, 2), torch.float16).stride() == (1, 2)
 
 
 def test_more_shared_memory_than_usual_is_asked_for() -> None:
@@ -137,38 +178,70 @@ def graph_of(model: nn.Module, *inputs: torch.Tensor, dynamic: bool = False) -> 
 def test_arguments_are_operands_scratch_memory_error_cell_and_symbols() -> None:
     text = graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)
     cuda = StubCuda(parameters=6)
-    executable = built(text, StubDriver(cuda))
-    x = torch.randn(6, 8)
-    (y,) = executable([6, 8], [x])
+    executable = built_on(StubGpu(cuda), text).executable
+    for rows in (6, 3):
+        x = torch.randn(rows, 8)
+        (y,) = executable([rows, 8], [x])
+        launch = cuda.launches[-1]
+        values, threads = launch["values"], launch["threads"]
+        assert values[:2] == [x.data_ptr(), y.data_ptr()]
+        assert values[3:] == [0, rows, 8], "softmax checks nothing"
+        assert (launch["stream"], threads % 32) == (0xABC, 0)
+
+
+def test_error_cells_are_where_kernels_that_check_write() -> None:
+    """One a call of the program; the call that reads it asks the GPU nothing, and says what failed and where."""
+    cuda = StubCuda(parameters=5)
+    gpu = StubGpu(cuda)
+    executable = built_on(gpu, graph_of(nn.Embedding(7, 16), torch.randint(0, 7, (5,)))).executable
+    table, tokens = torch.randn(7, 16), torch.randint(0, 7, (5,))
+    executable([], [table, tokens])
     (launch,) = cuda.launches
-    values, threads = launch["values"], launch["threads"]
-    assert values[:2] == [x.data_ptr(), y.data_ptr()]
-    assert values[3] == executable._error.data_ptr()
-    assert values[4:] == [6, 8]
-    assert (launch["stream"], threads % 32) == (0xABC, 0)
+    (cell,) = [v for v in launch["values"] if v == gpu.cells.data_ptr()]
+    number = next(i for i, instr in enumerate(executable.program.kernels[0].body) if instr.op == "check")
+    ctypes.c_int32.from_address(cell).value = number + 1  # as the kernel does
+    with pytest.raises(IndexError, match="out of bounds for dimension 0 with size 7"):
+        executable([], [table, tokens])
+    assert len(cuda.launches) == 1
+    executable([], [table, tokens])
 
 
-def built(text: str, driver: Any, tools: Any = None, cache: Cache | None = None) -> GpuExecutable:
-    return build_gpu(
-        text,
-        options={},
-        cache=cache,
-        target=SM90,
-        tools=cast(Toolchain, tools or TextTools()),
-        driver=driver,
-        device=torch.device("cpu"),
-    )
+def test_a_refused_launch_names_the_kernel() -> None:
+    cuda = StubCuda(parameters=6)
+    executable = built_on(StubGpu(cuda), graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)).executable
+    cuda.answer = 2
+    with pytest.raises(DeviceError, match=r"does not launch \S+ at \S+: invalid argument \(CUDA error 2\)"):
+        executable([6, 8], [torch.randn(6, 8)])
+
+
+def test_a_kernel_that_the_device_does_not_load_goes_to_aten() -> None:
+    with pytest.raises(LoweringError, match="does not load the kernel"):
+        built_on(StubGpu(StubCuda(answer=209)), graph_of(nn.Softmax(-1), torch.randn(5, 7)))
+
+
+def test_out_of_memory_is_torchs_error_with_what_effc_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = StubGpu(StubCuda(parameters=6))
+    executable = built_on(gpu, graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)).executable
+
+    def full(*arguments: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu, "empty", full)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        executable([6, 8], [torch.randn(6, 8)])
+    assert any("a smaller batch needs less" in note for note in caught.value.__notes__)
 
 
 def test_sizes_beyond_32_bits_are_refused() -> None:
-    executable = built(graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True), StubDriver(StubCuda(parameters=6)))
+    text = graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)
+    executable = built_on(StubGpu(StubCuda(parameters=6)), text).executable
     with pytest.raises(DeviceError, match=r"beyond 2\*\*31"):
-        executable._plan((1 << 32, 8))
+        executable([1 << 32, 8], [torch.empty(0)])
 
 
 def test_empty_tensors_launch_nothing() -> None:
     cuda = StubCuda(parameters=6)
-    executable = built(graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True), StubDriver(cuda))
+    executable = built_on(StubGpu(cuda), graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)).executable
     (y,) = executable([0, 8], [torch.randn(0, 8)])
     assert y.shape == (0, 8)
     assert cuda.launches == []
@@ -184,19 +257,20 @@ class Halves(nn.Module):
 def test_kernels_on_odd_offsets_are_compiled_for_them() -> None:
     program: Program = lower(graph_of(Halves(), torch.randn(7), torch.randn(9)), {"target": "sm_90"})
     assert sorted(aligned for _, aligned in kernels_of(program)) == [False, True]
-    driver = InterpretingDriver()
-    compiled = compiled_for_gpu(Halves(), driver)
+    gpu = InterpretingGpu()
+    compiled = compiled_for_gpu(Halves(), gpu)
     x, y = torch.randn(7), torch.randn(9)
-    with torch.no_grad(), watched(driver):
+    with torch.no_grad(), watched(gpu):
         torch.testing.assert_close(compiled(x, y), Halves()(x, y))
 
 
 @needs_triton
-def test_cubins_are_built_by_workers_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In processes of their own; a second build asks none of them for a kernel."""
+def test_programs_and_cubins_are_built_by_workers_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In processes of their own; a second build asks none of them for anything."""
     text = graph_of(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), torch.randn(32, 64))
-    cache = Cache(tmp_path / "cache")
-    first = built(text, StubDriver(StubCuda()), toolchain(), cache)
+    cache, gpu = Cache(tmp_path / "cache"), StubGpu(StubCuda())
+    build = partial(build_gpu, options={}, cache=cache, device=gpu, host=host())
+    first = build(text, tools=toolchain()).executable
     (kernel,) = first.code[0].launches
     assert kernel.image[:4] == b"\x7fELF"
     # three operands and the result, scratch memory, the error cell; behind them triton's own
@@ -208,12 +282,39 @@ def test_cubins_are_built_by_workers_and_kept(tmp_path: Path, monkeypatch: pytes
             asked.append(kind)
             return super().request(kind, payload)
 
-    second = built(text, StubDriver(StubCuda()), Counting(), cache)
-    assert [astuple(c) for c in second.code] == [astuple(c) for c in first.code]
-    assert "gpu" not in asked
+    tools = cast(Toolchain, Counting())
+    second = build(text, tools=tools)
+    assert [astuple(c) for c in second.executable.code] == [astuple(c) for c in first.code]
+    assert (asked, second.report.from_cache) == ([], True)
+    other = text.replace("@region", "@other")
+    build(other.replace("module @graph", "module @another"), tools=tools)
+    assert asked == ["lower"], "another program of the same kernels"
     monkeypatch.setattr(gpu_build, "triton_version", lambda: "9.9")
-    built(text, StubDriver(StubCuda()), Counting(), cache)
+    build(text, tools=tools)
     assert "gpu" in asked, "another triton compiles anew"
+
+
+@pytest.mark.parametrize("setting", ["precision", "allow_tf32", "fp32_precision"])
+def test_torchs_setting_of_tf32_is_part_of_the_key(setting: str, tmp_path: Path) -> None:
+    text = graph_of(nn.Linear(64, 64), torch.randn(32, 64))
+    cache, gpu = Cache(tmp_path / "cache"), InterpretingGpu()
+    build = partial(
+        build_gpu, text, options={}, cache=cache, device=gpu, host=host(), tools=cast(Toolchain, TextTools())
+    )
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        for allowed in (False, True, False):
+            match setting:
+                case "precision":
+                    torch.set_float32_matmul_precision("high" if allowed else "highest")
+                case "allow_tf32":
+                    torch.backends.cuda.matmul.allow_tf32 = allowed
+                case _:
+                    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
+            build()
+            assert ("inputPrecision = 0" in gpu.kernels[-1][1]) == allowed
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 def test_building_for_a_gpu_imports_neither_mlir_nor_triton() -> None:

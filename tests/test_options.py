@@ -37,7 +37,7 @@ def test_options_are_frozen() -> None:
         ({"fallback": "eagr"}, "option 'fallback' is 'eagr': allowed are 'eager', 'error'; did you mean 'eager'?"),
         ({"fallback": []}, "option 'fallback' is []: allowed are 'eager', 'error'"),
         ({"check": 1}, "option 'check' is 1: allowed are True, False"),
-        ({"target": "cuda"}, "option 'target' is 'cuda': allowed are 'cpu', None"),
+        ({"target": "gpu"}, "option 'target' is 'gpu': allowed are 'cpu', 'cuda', None"),
         ({"cache_dir": 3}, "option 'cache_dir' is 3: expected the path of a directory"),
         ({"passes": ["x"]}, "option 'passes' is ['x']: expected a dict from pass names to False or a dict of options"),
         ({"passes": {"no-such-pass": False}}, "option 'passes': no pass is named 'no-such-pass'; "),

@@ -31,7 +31,7 @@ from effc.bench.spread import Spread
 from effc.bench.systems import DTYPES, Setting
 from effc.bench.systems.openvino import OpenVino
 from effc.bench.systems.system import cast
-from effc.compiler.capture.graph import Build
+from effc.compiler.capture.devices import Build
 from effc.roof import host_roof, measured_roof
 from effc.waterline import Roof, Waterline, analyze
 

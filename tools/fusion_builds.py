@@ -19,7 +19,7 @@ from effc.apart import compiled_apart
 from effc.compiler import build
 from effc.compiler.build import Built
 from effc.compiler.capture import backend
-from effc.compiler.capture.graph import Build
+from effc.compiler.capture.devices import Build
 from effc.compiler.capture.recording import record
 from effc.compiler.codegen.cpu.block import plan as block
 from effc.compiler.codegen.cpu.winograd import plan as winograd

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import time
 
-import torch
-from gpu_cases import CASES, GpuCase
+from gpu_cases import CASES, GpuCase, attended
 from gpu_interpreted import SM80, SM90, Kernel, operands_of
-from torch.nn.functional import scaled_dot_product_attention
 
 from effc.compiler.capture.kernel_reference import evaluate
 from effc.compiler.codegen.gpu.compile import compile_launch
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.nibbles import pack_nibbles
 
 _HEAD = (
@@ -71,17 +68,6 @@ def error(case: GpuCase, target: GpuTarget) -> float:
     want = attended(spec, tensors) if expected is None else expected[written]
     assert Kernel(spec, target)(tensors) == 0
     return float((tensors[written].double() - want).norm() / want.double().norm())
-
-
-def attended(spec: KernelSpec, tensors: list[torch.Tensor]) -> torch.Tensor:
-    """What an attention on dense tensors gives, flat."""
-    b, h, q, k, d, e = (dim.size.constant or 1 for dim in spec.dims)
-    shapes = ((b, h, q, d), (b, h // spec.get("group"), k, d), (b, h // spec.get("group"), k, e))
-    query, key, value = (t.double().view(s) for t, s in zip(tensors, shapes, strict=False))
-    made = scaled_dot_product_attention(
-        query, key, value, is_causal=bool(spec.get("causal")), scale=spec.get("scale"), enable_gqa=True
-    )
-    return made.flatten()
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view
 
 if TYPE_CHECKING:
     from effc.compiler.build import Built
+    from effc.compiler.gpu_build import GpuBuilt
 
 #: ``call(symbols, tensors)`` gives the region's results less those that are mutations.
 RegionCall = Callable[[Sequence[int], Sequence[torch.Tensor]], Sequence[torch.Tensor]]
@@ -38,7 +39,7 @@ class CompiledGroup:
 
     group: Group
     region: Region
-    built: Built
+    built: Built | GpuBuilt
     call: RegionCall
     validates: bool
 

@@ -14,7 +14,8 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.fx import GraphModule
 
 from effc.compiler.capture.decompositions import decompositions
-from effc.compiler.capture.graph import Build, GraphCompiler
+from effc.compiler.capture.devices import Build, BuildOnGpus
+from effc.compiler.capture.graph import GraphCompiler
 from effc.compiler.capture.parameters import static_names
 from effc.compiler.capture.planned import code_options
 from effc.compiler.compress.forms import steps_of
@@ -40,9 +41,14 @@ def effc(
 
 
 def compile_with(
-    gm: GraphModule, example_inputs: list[Any], options: Options, builder: Callable[[Options], Build]
+    gm: GraphModule,
+    example_inputs: list[Any],
+    options: Options,
+    builder: Callable[[Options], Build],
+    gpus: Callable[[], BuildOnGpus] | None = None,
 ) -> Callable[..., Any]:
-    """Compile, ``builder(options)`` making executables of regions; without a native path the graph runs in eager.
+    """Compile, ``builder(options)`` making executables of regions, of those on GPUs ``gpus()``, by default effc's; without a native path
+    the graph runs in eager.
 
     CacheError: the cache directory that the user named cannot be used.
     """
@@ -50,7 +56,7 @@ def compile_with(
         _warn_eager()
         return gm.forward
     names = static_names(gm)
-    compiler = GraphCompiler(names, options, builder(options), example_inputs, steps_of(options))
+    compiler = GraphCompiler(names, options, builder(options), example_inputs, steps_of(options), gpus)
 
     def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
         return lambda graph, inputs: compiler.compile(graph, kind, inputs)
@@ -79,7 +85,7 @@ def _warn_eager() -> None:
 
 
 def builder(options: Options, gm: GraphModule | None = None) -> Build:
-    """Makes executables of regions' graph IR, through the caches; for those of Dynamo's graph ``gm``, processes may start at once."""
+    """Makes executables of regions' graph IR for the CPU, through the caches. ``gm``: Dynamo's graph, for which processes may start at once."""
     from effc.compiler.build import Built, build
     from effc.compiler.capture.ahead import start_ahead
     from effc.runtime.cache import Cache

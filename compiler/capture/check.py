@@ -37,10 +37,10 @@ _PROBES = 4
 _GROUPS = (2, 9)
 
 
-def checked(call: RegionCall, executable: Executable, name: str, group: Group, region: Region) -> RegionCall:
+def checked(call: RegionCall, executable: Executable | None, name: str, group: Group, region: Region) -> RegionCall:
     """``call``, verified each time; VerificationError names the first output that is outside its bound, and the kernel at fault.
 
-    The kernel is found by making the calls of ``executable`` one by one and repeating each by ``kernel_reference``.
+    The kernel is found by making the calls of ``executable`` one by one and repeating each by ``kernel_reference``; None: it is not.
     """
 
     def verified(symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -79,11 +79,13 @@ def checked(call: RegionCall, executable: Executable, name: str, group: Group, r
 
 def _like(layout: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """``values`` in the strides of ``layout``."""
-    return torch.empty_strided(layout.shape, layout.stride(), dtype=layout.dtype).copy_(values)
+    return torch.empty_strided(layout.shape, layout.stride(), dtype=layout.dtype, device=layout.device).copy_(values)
 
 
-def _culprit(executable: Executable, symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> str:
+def _culprit(executable: Executable | None, symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> str:
     """The first kernel whose results are not those of its spec on the memory that it read."""
+    if executable is None:
+        return "On a GPU effc does not look for the kernel at fault."
     watch = _Watch(executable.program, tensors)
     with contextlib.suppress(_Found):
         executable.run_stepwise(symbols, tensors, watch, validate=True)

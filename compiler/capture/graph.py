@@ -11,8 +11,9 @@ import itertools
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -22,6 +23,7 @@ from torch.fx.experimental.symbolic_shapes import optimization_hint
 from effc.compiler.capture.assemble import Assembled, Boxed, CompiledGroup, RegionCall, assemble, from_aten
 from effc.compiler.capture.check import checked
 from effc.compiler.capture.culprit import alike, smallest_refused
+from effc.compiler.capture.devices import Build, BuildOnGpus, Devices, gpu_builder
 from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
 from effc.compiler.capture.layouts import arrange
@@ -41,10 +43,9 @@ from effc.compiler.ir.program import Call, Program
 
 if TYPE_CHECKING:
     from effc.compiler.build import Built
+    from effc.compiler.gpu_build import GpuBuilt
     from effc.runtime.executable import Executable
-
-#: ``build(text)`` gives the executable of a region's graph IR, or raises LoweringError or UnsupportedError.
-Build = Callable[[str], "Built"]
+    from effc.runtime.gpu.executable import GpuExecutable
 
 #: How often a graph is searched for the op that a refusal does not name, before a refused region goes to ATen whole.
 _SEARCHES = 4
@@ -55,7 +56,7 @@ _dumps = itertools.count()
 
 class GraphCompiler:
     """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``; ``weights``: values of the inputs, of which
-    these are looked at; ``steps``: what becomes of them at inference.
+    these are looked at; ``steps``: what becomes of them at inference; ``gpus``: who builds what is on GPUs, by default effc.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class GraphCompiler:
         build: Build,
         weights: Sequence[Any] = (),
         steps: Sequence[Step] = (),
+        gpus: Callable[[], BuildOnGpus] | None = None,
     ) -> None:
         self.names, self.weights, self.steps = names, weights, steps
         self.ranges, self.tables = integer_ranges(names, weights), small_tables(names, weights)
         self.options = options
-        self.build = build
+        self.devices = Devices(options, build, gpus or partial(gpu_builder, options))
 
     def compile(self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None = None) -> Boxed:
         """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``. ``inputs``: ``layouts.arrange``."""
@@ -121,7 +123,7 @@ class _Compilation:
         self.excluded: dict[Node, str] = {}
         self.reasons: dict[Node, str | None] = {}
         self.searches = _SEARCHES
-        self.built: dict[str, Built] = {}
+        self.built: dict[tuple[str, torch.device | None], Built | GpuBuilt] = {}
         self.notes: list[str] = []
         self.programs: list[tuple[Program, Mapping[str, int]]] = []
         self.statics = statics_of(gm.graph, owner.names) if facts.kind == "inference" else {}
@@ -181,7 +183,7 @@ class _Compilation:
         if node not in self.reasons:
             slower = faster_in_aten(node) if self.owner.options.fallback == "eager" else None
             self.reasons[node] = (
-                _NOTHING_TO_COMPUTE if _is_empty(node) else _device_reason(node) or slower or supported(node)
+                _NOTHING_TO_COMPUTE if _is_empty(node) else self.owner.devices.reason(node) or slower or supported(node)
             )
         return self.reasons[node]
 
@@ -210,7 +212,7 @@ class _Compilation:
     def _compile_group(self, name: str, group: Group) -> CompiledGroup:
         region = self._import(name, group)
         self.dump.write(f"{name}.mlir", lambda: region.text)
-        built = self._build(region)
+        built = self._build(region, group.device)
         program, hints = built.executable.program, _hints(region)
         self.programs.append((program, hints))
         kernels = [_kernel_facts(program, call, hints) for call in program.calls]
@@ -219,7 +221,9 @@ class _Compilation:
         validates = self._must_validate(region)
         call = _caller(built.executable, validates)
         if self.owner.options.check:
-            call = checked(call, built.executable, name, group, region)
+            on_cpu = group.device is None or group.device.type == "cpu"
+            stepwise = cast("Executable", built.executable) if on_cpu else None
+            call = checked(call if on_cpu else _waiting(call, built.executable), stepwise, name, group, region)
         return CompiledGroup(group, region, built, call, validates)
 
     def _import(self, name: str, group: Group) -> Region:
@@ -234,14 +238,15 @@ class _Compilation:
                 known=self.known,
             )
 
-    def _build(self, region: Region) -> Built:
-        if region.text not in self.built:
+    def _build(self, region: Region, device: torch.device | None) -> Built | GpuBuilt:
+        key = region.text, device
+        if key not in self.built:
             with unset_fake_temporarily():  # building makes real tensors
-                self.built[region.text] = built = self.owner.build(region.text)
+                self.built[key] = built = self.owner.devices.build(region.text, device)
                 self.notes += built.executable.notes
             for phase, seconds in built.report.seconds.items():
                 self.facts.phases[phase] = self.facts.phases.get(phase, 0.0) + seconds
-        return self.built[region.text]
+        return self.built[key]
 
     def _must_validate(self, region: Region) -> bool:
         """Whether an input's strides may differ from FakeTensor's: ATen made it, now or in the forward graph."""
@@ -263,7 +268,7 @@ class _Compilation:
 
     def _is_refused(self, part: Group) -> bool:
         try:
-            self._build(self._import("part", part))
+            self._build(self._import("part", part), part.device)
         except (LoweringError, UnsupportedError):
             return True
         return False
@@ -286,7 +291,7 @@ def _refuse(fallbacks: Sequence[Fallback]) -> None:
     )
 
 
-def _caller(executable: Executable, validate: bool) -> RegionCall:
+def _caller(executable: Executable | GpuExecutable, validate: bool) -> RegionCall:
     if not validate:
         return executable
 
@@ -296,18 +301,22 @@ def _caller(executable: Executable, validate: bool) -> RegionCall:
     return call
 
 
+def _waiting(call: RegionCall, executable: Executable | GpuExecutable) -> RegionCall:
+    """``call`` on a GPU, which raises at once what its bounds checks find."""
+    on_gpu = cast("GpuExecutable", executable)
+
+    def waiting(symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        results = call(symbols, tensors)
+        on_gpu.raise_failed()
+        return results
+
+    return waiting
+
+
 def _is_empty(node: Node) -> bool:
     """Whether the op reads or makes a tensor without elements, whatever the symbolic sizes."""
     values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
     return any(isinstance(v, torch.Tensor) and any(isinstance(s, int) and s == 0 for s in v.shape) for v in values)
-
-
-def _device_reason(node: Node) -> str | None:
-    values = node.meta.get("val")
-    for value in values if isinstance(values, tuple | list) else [values]:
-        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
-            return f"its result is on device {value.device}; effc compiles for the CPU"
-    return None
 
 
 def _hints(region: Region) -> dict[str, int]:

@@ -48,7 +48,7 @@ _PRODUCTS = {
 
 def moved(tensor: Tensor, dtype: torch.dtype, noise: torch.Generator) -> Tensor:
     """Float64 of ``tensor``, each element moved by a random +-1 eps of ``dtype``."""
-    sign = torch.randint(0, 2, tensor.shape, generator=noise).double() * 2 - 1
+    sign = torch.randint(0, 2, tensor.shape, generator=noise).double().to(tensor.device) * 2 - 1
     return tensor.double() * (1 + sign * torch.finfo(dtype).eps)
 
 
@@ -68,7 +68,8 @@ def moved_sum(result: Tensor, count: int, eps: float, noise: torch.Generator) ->
 
 
 def _scattered(tensor: Tensor, deviation: float, noise: torch.Generator) -> Tensor:
-    return tensor * (1 + deviation * torch.randn(tensor.shape, generator=noise, dtype=torch.float64))
+    moves = torch.randn(tensor.shape, generator=noise, dtype=torch.float64)
+    return tensor * (1 + deviation * moves.to(tensor.device))
 
 
 def rounded(

@@ -7,6 +7,8 @@ Execution alternates between slots of ATen ops and compiled regions::
 Every op goes to the first place that its operands allow: an importable op into the region of its latest operand, or
 into the one after the slot of an ATen operand; an ATen op into the slot after the region of its latest operand. So
 the number of regions is the largest number of changes between the two kinds along any path: no division has fewer.
+Ops on several devices that go to one place are as many regions, one a device: no value flows between them, for an op that
+reads or makes tensors on two devices is ATen's.
 What depends on graph inputs alone then moves to just before its first use, so that it does not live longer than in
 eager.
 
@@ -40,6 +42,10 @@ _COPIES = frozenset(
 )
 
 
+#: A region's number, and its device.
+_Place = tuple[int, str]
+
+
 @dataclass
 class Group:
     """One region: ``nodes`` in graph order (views that it reads included), what it reads, and what others read of it.
@@ -52,6 +58,11 @@ class Group:
     inputs: list[Node]
     outputs: list[Node]
     mutations: dict[Node, Node]
+
+    @property
+    def device(self) -> torch.device | None:
+        """On which all of it is; None: it makes no tensor."""
+        return next((d for n in self.nodes if (d := device_of(n)) is not None), None)
 
 
 @dataclass
@@ -84,6 +95,13 @@ def base_of(node: Node) -> Node:
 def is_scalar(node: Node) -> bool:
     """Whether the node's value is a number, symbolic or not: Python computes it."""
     return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool)
+
+
+def device_of(node: Node) -> torch.device | None:
+    """Where the tensors are that the node makes; None: it makes none."""
+    value = node.meta.get("val")
+    tensors = (v for v in (value if isinstance(value, tuple | list) else (value,)) if isinstance(v, torch.Tensor))
+    return next((v.device for v in tensors), None)
 
 
 def partition(graph: Graph, importable: Callable[[Node], bool]) -> Partition:
@@ -173,29 +191,31 @@ class _Places:
 
     def idle_regions(self) -> set[Node]:
         """Nodes of regions that compute nothing."""
-        busy = {self.region[n] for n in self.region if n not in self.free_views and n.target not in _COPIES}
-        return {n for n, r in self.region.items() if r not in busy}
+        busy = {self._place(n) for n in self.region if n not in self.free_views and n.target not in _COPIES}
+        return {n for n in self.region if self._place(n) not in busy}
+
+    def _place(self, node: Node) -> _Place:
+        return self.region[node], str(device_of(node))
 
     # -- the result -------------------------------------------------------------------------------------------------
     def result(self) -> Partition:
-        members: dict[int, list[Node]] = {}
+        members: dict[_Place, list[Node]] = {}
         for n in self.calls:
             if n in self.region and n not in self.free_views:
-                members.setdefault(self.region[n], []).append(n)
+                members.setdefault(self._place(n), []).append(n)
         slots: dict[int, list[Node]] = {}
         for n in self.calls:
             if n in self.slot:
                 slots.setdefault(self.slot[n], []).append(n)
-        groups = {number: self._group(number, nodes) for number, nodes in sorted(members.items())}
+        groups = {place: self._group(nodes) for place, nodes in sorted(members.items())}
         self._outputs(groups)
         order: list[Group | Node] = []
-        for number in range(-1, max([-1, *groups, *slots]) + 1):
-            if number in groups:
-                order.append(groups[number])
+        for number in range(-1, max([-1, *(n for n, _ in groups), *slots]) + 1):
+            order.extend(group for (region, _), group in groups.items() if region == number)
             order.extend(slots.get(number, ()))
         return Partition(order)
 
-    def _group(self, number: int, computed: list[Node]) -> Group:
+    def _group(self, computed: list[Node]) -> Group:
         """The region of the computed nodes: takes in the views that they read, finds inputs and mutations."""
         nodes = set(computed)
         inputs: dict[Node, None] = {}
@@ -213,7 +233,7 @@ class _Places:
         in_order = self.position.__getitem__
         return Group(sorted(nodes, key=in_order), sorted(inputs, key=in_order), [], mutations)
 
-    def _outputs(self, groups: dict[int, Group]) -> None:
+    def _outputs(self, groups: dict[_Place, Group]) -> None:
         """What others read of each region: the computed tensor, or its only view where that shows all of it."""
         wanted: dict[Node, dict[Node, None]] = {}
         for reader in self.graph.nodes:
@@ -227,7 +247,7 @@ class _Places:
                 if operand in self.region:
                     wanted.setdefault(operand, {}).setdefault(operand)
         for base, views in wanted.items():
-            group = groups[self.region[base]]
+            group = groups[self._place(base)]
             only = next(iter(views))
             if len(views) == 1 and only is not base and _whole(only, base):
                 group.outputs.append(only)

@@ -37,7 +37,7 @@ class Options:
 
     fallback: ``"eager"`` leaves to ATen what effc does not compile; ``"error"`` refuses such a graph, naming the op.
     check: run each region also by ATen on the live inputs, and raise ``VerificationError`` on a difference.
-    target: ``"cpu"``, or None for the device of the inputs.
+    target: ``"cpu"`` or ``"cuda"``, what is on other devices being left to ATen; None: each op is compiled for the device that it is on.
     passes: by name, ``False`` or ``{option: value}``; stored as sorted pairs.
     cache_dir: where compiled programs are kept; None: the user's cache directory.
     cost_model: what prices kernels where a plan is made: the folder of a trained model, or the name of a shipped one; None: the shipped one
@@ -269,7 +269,7 @@ def metric(value: Any) -> str | Callable[..., float]:
 _READ: Mapping[str, tuple[Callable[[Any], Any], Any]] = {
     "fallback": (_choice("fallback", "eager", "error"), "eager"),
     "check": (_flag("check"), False),
-    "target": (_choice("target", "cpu", None), None),
+    "target": (_choice("target", "cpu", "cuda", None), None),
     "passes": (_passes, ()),
     "cache_dir": (_directory("cache_dir"), None),
     "trace": (_directory("trace"), None),

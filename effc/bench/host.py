@@ -9,11 +9,22 @@ from typing import Any
 
 from effc.costmodel.hardware import describe, flags
 
-_PACKAGES = ("effc", "torch", "torch-mlir", "openvino", "onnxruntime", "onnx", "onnxscript", "torchao", "nncf")
+_PACKAGES = (
+    "effc",
+    "torch",
+    "torch-mlir",
+    "openvino",
+    "onnxruntime",
+    "onnx",
+    "onnxscript",
+    "torchao",
+    "nncf",
+    "triton",
+)
 
 
-def host(key: str, vector_bytes: int) -> dict[str, Any]:
-    """``key``, ``vector_bytes``: of the target that effc compiles for."""
+def host(key: str, vector_bytes: int, device: str = "cpu") -> dict[str, Any]:
+    """``key``, ``vector_bytes``: of the target that effc compiles for on the CPU. ``device``: on which models ran."""
     found = describe(key, vector_bytes, lambda: None)
     return {
         "cpu": found.name,
@@ -24,7 +35,22 @@ def host(key: str, vector_bytes: int) -> dict[str, Any]:
         "target": key,
         "system": platform.platform(),
         "python": platform.python_version(),
+        **({"gpu": _gpu()} if device == "cuda" else {}),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+    }
+
+
+def _gpu() -> dict[str, Any]:
+    import torch
+
+    found = torch.cuda.get_device_properties(0)
+    return {
+        "name": found.name,
+        "capability": f"{found.major}.{found.minor}",
+        "processors": found.multi_processor_count,
+        "memory": found.total_memory,
+        "cuda": torch.version.cuda,
+        "fp32_precision": torch.backends.cuda.matmul.fp32_precision,
     }
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from effc.bench.places import CudaLimits
 from effc.bench.remote import Remote, RemoteError
 from effc.bench.result import Measurement, Outcome
 from effc.bench.runner import Limits, Prepared, Reference, Runner, Subject
 from effc.bench.spread import Spread
-from effc.bench.systems import SYSTEMS, Setting
+from effc.bench.systems import DTYPES, SYSTEMS, Setting
 from effc.bench.work import Work
 from effc.compiler.codegen.cpu.target import Target
 from effc.costmodel.hardware import Speed, describe
@@ -65,7 +66,8 @@ class Session:
     def __init__(self, plan: Plan, watch: Callable[[str], None]) -> None:
         self._plan, self._watch = plan, watch
         self._target = Target.host()
-        self._cache = describe(self._target.key, self._target.vector_bytes, lambda: None).l3
+        on_cpu = plan.setting.device == "cpu"  # a GPU's L2 is left out of account
+        self._cache = describe(self._target.key, self._target.vector_bytes, lambda: None).l3 if on_cpu else 0
         self._open: dict[str, Remote] = {}
         self._stack = ExitStack()
 
@@ -73,7 +75,9 @@ class Session:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="effc-bench-")))
         threads = self._plan.setting.threads
         self._reference = self._start("reference", partial(Reference, self._plan.setting))
-        self._limits = self._start("limits", partial(Limits, threads))
+        cuda = partial(CudaLimits, DTYPES[self._plan.setting.dtype])
+        on_cpu = self._plan.setting.device == "cpu"
+        self._limits = self._start("limits", partial(Limits, threads) if on_cpu else cuda)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -154,7 +158,9 @@ class Session:
         )
 
     def _rate(self, subject: Subject) -> float:
-        """The peak in the dtype of the subject's products over float32's."""
+        """The peak in the dtype of the subject's products over that of what the probe multiplies."""
+        if self._plan.setting.device == "cuda":
+            return 1.0
         kernel = subject.kernel
         rates = _RATES[(kernel and kernel.arithmetic) or self._plan.setting.dtype]
         return max((rate for feature, rate in rates.items() if self._target.has(feature)), default=1.0)

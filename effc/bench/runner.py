@@ -13,9 +13,10 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 
-from effc.bench import kernels, memory, models
+from effc.bench import kernels, models
 from effc.bench.kernels.kernel import Kernel
 from effc.bench.models import Case
+from effc.bench.places import place
 from effc.bench.systems import SYSTEMS, Setting
 from effc.bench.systems.system import DTYPES, Call, cast, tensors
 from effc.bench.work import Work, work_of
@@ -60,7 +61,7 @@ class Subject:
 @dataclass(frozen=True)
 class Prepared:
     """``first_call``: seconds from the float32 model to the first result. ``error``: relative L2 to the reference, of the worst
-    output. ``peak_memory``: bytes of this process until then.
+    output. ``peak_memory``: bytes until then.
     """
 
     first_call: float
@@ -74,7 +75,7 @@ class Runner:
     def __init__(self, system: str, setting: Setting) -> None:
         torch.set_num_threads(setting.threads)
         torch.set_grad_enabled(False)
-        self._system, self._setting = SYSTEMS[system], setting
+        self._system, self._setting, self._place = SYSTEMS[system], setting, place(setting.device)
         self._call: Call = list
         self._estimate = 0.0
 
@@ -87,19 +88,20 @@ class Runner:
         gc.collect()
         module, inputs = subject.build(dense=self._system.name == "eager")
         calibration = subject.calibration() if self._setting.dtype == "int8" else []
+        module, inputs = self._place.placed(module, inputs)
         start = time.perf_counter()
         setting = replace(self._setting, passes=() if subject.kernel is None else subject.kernel.passes)
         self._call = self._system.prepare(module, inputs, setting, calibration)
-        results = self._call()
+        results = [t.cpu() for t in self._call()]
         first_call = time.perf_counter() - start
         error = relative_error(results, torch.load(reference))
-        peak = memory.peak()
+        peak = self._place.peak_memory()
         del module, inputs, calibration, results
         self.seconds(0.0)  # the first calls after compilation may still adapt
         gc.collect()
         gc.freeze()
         gc.disable()
-        memory.reset()
+        self._place.reset_memory()
         return Prepared(first_call, error, peak)
 
     def seconds(self, at_least: float) -> float:
@@ -109,15 +111,12 @@ class Runner:
         while time.perf_counter() - started < at_least:
             self._call()
         count = max(1, math.ceil(at_least / self._estimate)) if self._estimate else 1
-        start = time.perf_counter()
-        for _ in range(count):
-            self._call()
-        self._estimate = (time.perf_counter() - start) / count
+        self._estimate = self._place.seconds(self._call, count) / count
         return self._estimate
 
     def peak_memory(self) -> int:
-        """Bytes of this process since ``prepare`` ended."""
-        return memory.peak()
+        """Bytes since ``prepare`` ended."""
+        return self._place.peak_memory()
 
 
 class Reference:

@@ -28,6 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", action="store_true", help="single kernels over a sweep of shapes, not models")
     parser.add_argument("--models", metavar="NAMES", help="only these, by commas; of --kernels: names or families")
     parser.add_argument("--systems", metavar="NAMES", help="only these, by commas (default: all; kernels: eager,effc)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where models run (default: cpu)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
     parser.add_argument("--threads", type=int, default=cores, help=f"of every system (default: all cores, {cores})")
     parser.add_argument("--rounds", type=int, help="timed rounds (default: 20; kernels: 5)")
@@ -50,6 +51,12 @@ def _run(args: argparse.Namespace) -> int:
             raise OptionError(f"there is no folder {file.absolute().parent}")
     if args.plot is not None and args.plot.suffix != ".svg":
         raise OptionError(f"--plot writes SVG: {args.plot} does not end in .svg")
+    if args.device == "cuda":
+        from effc.bench.places import check_cuda
+
+        check_cuda()
+        if args.dtype == "int8":
+            raise OptionError("--dtype int8 is for CPUs: what quantizes the models here is made for them")
     subjects = _subjects(args)
     plan = _plan(args)
 
@@ -91,12 +98,18 @@ def _subjects(args: argparse.Namespace) -> list[Subject]:
 
 def _plan(args: argparse.Namespace) -> Plan:
     from effc.bench.measure import Plan
-    from effc.bench.systems import OURS, SYSTEMS, Setting
+    from effc.bench.systems import ON, OURS, Setting
 
-    systems = ["eager", OURS] if args.kernels else list(SYSTEMS)
+    systems = ["eager", OURS] if args.kernels else list(ON[args.device])
     if args.systems:
-        systems = _chosen(args.systems, SYSTEMS, "system")
-    return Plan(tuple(systems), Setting(args.threads, args.dtype), args.rounds, args.timeout, fresh=not args.kernels)
+        systems = _chosen(args.systems, ON[args.device], "system")
+    return Plan(
+        tuple(systems),
+        Setting(args.threads, args.dtype, device=args.device),
+        args.rounds,
+        args.timeout,
+        fresh=not args.kernels,
+    )
 
 
 def _chosen(text: str, known: Iterable[str], what: str) -> list[str]:
@@ -134,11 +147,14 @@ def _measure(plan: Plan, subjects: list[Subject]) -> Report:
     settings = {
         "threads": plan.setting.threads,
         "dtype": plan.setting.dtype,
+        "device": plan.setting.device,
         "rounds": plan.rounds,
         "systems": plan.systems,
         "subjects": [asdict(s) for s in subjects],
     }
-    return Report(started, host(target.key, target.vector_bytes), settings, load, observe(), measurements)
+    return Report(
+        started, host(target.key, target.vector_bytes, plan.setting.device), settings, load, observe(), measurements
+    )
 
 
 COMMAND = Command(

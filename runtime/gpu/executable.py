@@ -1,89 +1,71 @@
 """``GpuExecutable``: a program with its cubins, callable on tensors of one device.
 
 A call launches kernels on torch's current stream and waits for nothing, so it can be captured into a CUDA graph; the arena and the
-results come from torch's caching allocator. A program with a bounds check reads its error cell at the end, and so waits.
+results come from torch's caching allocator. What its bounds checks find, a later call raises (`checks`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch.autograd.graph import increment_version
 
 from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.program import Program
+from effc.compiler.ir.slots import Layout
 from effc.runtime.conform import conforming
 from effc.runtime.dtypes import TORCH_DTYPES
-from effc.runtime.gpu.code import KernelCode, SpecCode
-from effc.runtime.gpu.driver import Driver, Parameters
+from effc.runtime.gpu.checks import ErrorCells, raise_failed
+from effc.runtime.gpu.code import SpecCode
+from effc.runtime.gpu.device import Device
+from effc.runtime.gpu.launches import ALIGNMENT, Launches, Table
 from effc.runtime.guard import Unchanged
 from effc.runtime.sizes import SizeTable
-from effc.runtime.stepwise import raise_failed_check
-from effc.runtime.weights import Weights
+from effc.runtime.weights import State, Weights
 
-#: Kernels read vectors of this many bytes.
-ALIGNMENT = 16
-_I32 = (1 << 31) - 1
-
-
-def _moved(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy at an aligned address, of the same strides."""
-    span = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) if tensor.numel() else 0
-    return tensor.detach().as_strided((span,), (1,)).clone().as_strided(tensor.shape, tensor.stride(), 0)
-
-
-@dataclass
-class _Launch:
-    """A launch for one set of symbols, of call number ``call``. ``pointers``: base and index, and bytes from there, of each operand."""
-
-    call: int
-    kernel: int
-    code: KernelCode
-    grid: int
-    pointers: list[tuple[str, int, int]]
-    symbols: list[int]
-    parameters: Parameters
-
-
-@dataclass
-class _Schedule:
-    """All launches for one set of symbols; scratch memory starts at byte ``scratch`` of the arena, of ``size`` bytes."""
-
-    launches: list[_Launch]
-    scratch: int
-    size: int
+_KEPT = 1024  # tables of launches, each for one set of sizes
 
 
 class GpuExecutable:
     """Runs ``program`` on ``device``; ``code`` is that of its kernels, in order. ``prepare``: the executable of ``program.prepare``.
 
-    Calls may come from any threads; each launches all of its kernels before the next one does.
+    Calls may come from any threads; each launches all of its kernels before the next one does. DeviceError: the driver refuses a kernel.
     """
 
     def __init__(
         self,
         program: Program,
         code: Sequence[SpecCode],
-        driver: Driver,
-        device: torch.device,
+        device: Device,
         unchanged: Unchanged,
         prepare: GpuExecutable | None = None,
     ) -> None:
         self.program, self.code, self.device, self.unchanged = program, code, device, unchanged
-        self._driver = driver
-        self._error = torch.zeros(1, dtype=torch.int32, device=device)  # first: torch then makes the device's context
-        with driver.current(device):
-            self._kernels = [[driver.load(c.image, c.name, c.shared) for c in spec.launches] for spec in code]
-        self._lock = threading.Lock()
+        self.layout = Layout.of(program)
+        checks = any(i.op == "check" for spec in program.kernels for i in spec.body)
+        self._cells = ErrorCells(program, device) if checks else None
+        with device.current():
+            handles = [[device.load(c.image, c.name, c.shared) for c in spec.launches] for spec in code]
+        cells = self._cells.address if self._cells is not None else 0
+        self._launches = Launches(program, code, handles, self.layout, cells)
+        self._tables: dict[tuple[int, ...], Table] = {}
         self._sizes = SizeTable(program)
         self.weights = Weights(program, prepare, unchanged) if program.derived else None
+        guarded = set(self.weights.inputs) if self.weights is not None else set()
+        self._moving = [i for i in range(len(program.inputs)) if i not in guarded]
         self._mutated = sorted({o.mutates for o in program.outputs if o.mutates is not None})
-        self._dtypes = [TORCH_DTYPES[o.tensor.dtype] for o in program.outputs if o.mutates is None]
-        self._checks = any(i.op == "check" for spec in program.kernels for i in spec.body)
-        self._schedules: dict[tuple[int, ...], _Schedule] = {}
+        self._fresh = [
+            (self.layout.outputs + k, TORCH_DTYPES[o.tensor.dtype])
+            for k, o in enumerate(program.outputs)
+            if o.mutates is None
+        ]
+        self._lock = threading.Lock()
+        self._slots = np.zeros(self.layout.count, np.uint64)
+        self._serial = 0  # of the weights whose addresses stand in the slots
+        self._unaligned: list[int] = []  # inputs that are among those weights
 
     @property
     def notes(self) -> list[str]:
@@ -94,27 +76,26 @@ class GpuExecutable:
         self, symbols: Sequence[int], tensors: Sequence[torch.Tensor], *, validate: bool = False
     ) -> list[torch.Tensor]:
         """The results that are not mutations, in order; mutated inputs are updated in place. ``validate``: copy inputs of another
-        placement. DeviceError: the driver refuses a launch. IndexError: a bounds check of the model failed.
+        placement. DeviceError: the driver refuses a launch. IndexError: a bounds check of an earlier call failed.
         """
         key = tuple(symbols)
         if validate:
             with conforming(self._sizes.given(key), tensors, self._mutated) as placed:
-                return self(symbols, placed)
-        schedule = self._schedules.get(key)
-        if schedule is None:
-            schedule = self._schedules[key] = self._plan(key)
-        derived = self.weights.current(tensors).derived if self.weights is not None else []
-        aligned = [t if t.data_ptr() % ALIGNMENT == 0 else _moved(t) for t in tensors]
-        results = [
-            torch.empty_strided(size, stride, dtype=dtype, device=self.device)
-            for dtype, (size, stride) in zip(self._dtypes, self._sizes[key].outputs, strict=True)
-        ]
-        arena = torch.empty(schedule.size, dtype=torch.uint8, device=self.device)
-        with self._lock, self._driver.current(self.device):
-            self._run(schedule, arena.data_ptr(), self._bases(aligned, derived, results, arena))
+                return self(key, placed)
+        raise_failed()
+        table = self._tables.get(key) or self._plan(key)
+        state = self._state(self.weights, tensors) if self.weights is not None else None
+        with self._lock, self.device.current():
+            results, arena = self._allocated(key, table.arena_bytes)
+            held = self._place(tensors, state, results, arena)
+            table.bind(self._slots)
+            refusal = self.device.launch(table.address, len(table.calls))
+        if refusal is not None:
+            call = self.program.calls[table.calls[refusal.index]]
+            raise DeviceError(f"the GPU's driver does not launch {call.name} at {call.location}: {refusal.why}")
         for i in self._mutated:
-            if aligned[i] is not tensors[i]:
-                tensors[i].copy_(aligned[i])
+            if i in held:
+                tensors[i].copy_(held[i])
         if self._mutated:
             increment_version([tensors[i] for i in self._mutated])
         return results
@@ -127,68 +108,73 @@ class GpuExecutable:
     def trim(self) -> None:
         """Nothing is held between calls."""
 
+    def raise_failed(self) -> None:
+        """Wait for the GPU, and raise what the checks of all calls so far found."""
+        self.device.wait()
+        raise_failed()
+
     # -- a call -------------------------------------------------------------------------------------------------------
-    def _bases(
+    def _state(self, weights: Weights, tensors: Sequence[torch.Tensor]) -> State:
+        """The derived weights. The next call may be on another stream than the one that derives them, which nobody would wait for."""
+        before = weights.derivations
+        state = weights.current(tensors)
+        if weights.derivations != before:
+            self.device.wait()
+        return state
+
+    def _allocated(self, key: tuple[int, ...], arena_bytes: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+        try:
+            results = [
+                self.device.empty(size, stride, dtype)
+                for (_, dtype), (size, stride) in zip(self._fresh, self._sizes[key].outputs, strict=True)
+            ]
+            return results, self.device.empty((arena_bytes,), (1,), torch.uint8)
+        except torch.OutOfMemoryError as error:
+            error.add_note(
+                f"effc asked for the results of a region and {arena_bytes / 2**20:.1f} MiB for what it computes in between; "
+                "a smaller batch needs less"
+            )
+            raise
+
+    def _place(
         self,
-        inputs: Sequence[torch.Tensor],
-        derived: Sequence[torch.Tensor],
+        tensors: Sequence[torch.Tensor],
+        state: State | None,
         results: Sequence[torch.Tensor],
         arena: torch.Tensor,
-    ) -> dict[tuple[str, int], int]:
-        """The address of each base that a program's pointers name."""
-        found = {("arena", 0): arena.data_ptr()}
-        found |= {("input", i): t.data_ptr() for i, t in enumerate(inputs)}
-        found |= {("derived", i): t.data_ptr() for i, t in enumerate(derived)}
-        fresh = iter(results)
+    ) -> dict[int, torch.Tensor]:
+        """Write all addresses into the slots; the copies of inputs that are not aligned, by number."""
+        slots, layout = self._slots, self.layout
+        if state is not None and state.serial != self._serial and self.weights is not None:
+            self._serial = state.serial
+            for slot, address in state.pointers:
+                slots[slot] = address
+            self._unaligned = [i for i in self.weights.inputs if tensors[i].data_ptr() % ALIGNMENT]
+        held: dict[int, torch.Tensor] = {}
+        for i in (*self._moving, *self._unaligned):
+            address = tensors[i].data_ptr()
+            if address % ALIGNMENT:
+                held[i] = self._aligned(tensors[i])
+                address = held[i].data_ptr()
+            slots[layout.inputs + i] = address
+        for (slot, _), result in zip(self._fresh, results, strict=True):
+            slots[slot] = result.data_ptr()
         for k, output in enumerate(self.program.outputs):
-            place = next(fresh) if output.mutates is None else inputs[output.mutates]
-            found["output", k] = place.data_ptr()
-        return found
+            if output.mutates is not None:
+                slots[layout.outputs + k] = slots[layout.inputs + output.mutates]
+        slots[layout.arena] = arena.data_ptr()
+        return held
 
-    def _run(self, schedule: _Schedule, arena: int, bases: Mapping[tuple[str, int], int]) -> None:
-        stream, error = self._driver.stream(self.device), self._error.data_ptr()
-        for launch in schedule.launches:
-            values = launch.parameters.values
-            count = len(launch.pointers)
-            for i, (base, index, offset) in enumerate(launch.pointers):
-                values[i] = bases[base, index] + offset
-            values[count], values[count + 1] = arena + schedule.scratch, error
-            for i, symbol in enumerate(launch.symbols, count + 2):
-                values[i] = symbol
-            code = launch.code
-            self._driver.launch(launch.kernel, launch.grid, code.threads, code.shared, stream, launch.parameters)
-            if self._checks:
-                self._raise_failed(launch)
+    def _aligned(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy at an aligned address, of the same strides."""
+        steps = ((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        span = 1 + sum(steps) if tensor.numel() else 0
+        copy = self.device.empty((span,), (1,), tensor.dtype)
+        copy.copy_(tensor.detach().as_strided((span,), (1,)))
+        return copy.as_strided(tensor.shape, tensor.stride(), 0)
 
-    def _raise_failed(self, launch: _Launch) -> None:
-        code = int(self._error.item())
-        if code:
-            self._error.zero_()
-            raise_failed_check(self.program, ((launch.call + 1) << 32) | code)
-
-    # -- sizes --------------------------------------------------------------------------------------------------------
-    def _plan(self, symbols: tuple[int, ...]) -> _Schedule:
-        values = dict(zip(self.program.symbols, symbols, strict=True))
-        arena = -(-self._sizes[symbols].arena_bytes // ALIGNMENT) * ALIGNMENT
-        launches: list[_Launch] = []
-        scratch = 0
-        for number in range(len(self.program.calls)):
-            found, needed = self._call(number, values)
-            launches += found
-            scratch = max(scratch, needed)
-        return _Schedule(launches, arena, arena + scratch)
-
-    def _call(self, number: int, values: Mapping[str, int]) -> tuple[list[_Launch], int]:
-        call = self.program.calls[number]
-        spec, code = self.program.kernels[call.kernel], self.code[call.kernel]
-        numbers = [e.evaluate(values) for e in call.symbols]
-        mine = dict(zip(spec.symbols, numbers, strict=True))
-        if any(not -_I32 <= n <= _I32 for n in numbers):
-            raise DeviceError(f"a size of {call.name} at {call.location} is beyond 2**31: {numbers}")
-        pointers = [(p.base, p.index, p.offset.evaluate(values)) for p in call.pointers]
-        launches = []
-        for kernel, one in zip(self._kernels[call.kernel], code.launches, strict=True):
-            grid = one.grid.evaluate(mine)
-            if grid > 0:
-                launches.append(_Launch(number, kernel, one, grid, pointers, numbers, Parameters(one.parameters)))
-        return launches, 4 * code.scratch.evaluate(mine)
+    def _plan(self, symbols: tuple[int, ...]) -> Table:
+        while len(self._tables) >= _KEPT:
+            self._tables.pop(next(iter(self._tables)), None)
+        table = self._tables[symbols] = self._launches.table(symbols)
+        return table

@@ -27,6 +27,40 @@ def _attention(
     op: Op, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, *, attn_mask: Tensor | None = None,
     scale: float | None = None,
 ) -> list[Tensor]:  # fmt: skip
+    return _of_torch(op, q, k, v, attn_mask, dropout, causal, scale, 2)
+
+
+@lowers("aten._scaled_dot_product_flash_attention.default")
+def _flash(
+    op: Op, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, debug: bool = False, *,
+    scale: float | None = None,
+) -> list[Tensor | None]:  # fmt: skip
+    """On a GPU; behind the result and the logsumexp is what its own backward needs."""
+    return _of_gpu(op, q, k, v, None, dropout, causal, scale, 2 if 1 in op.used else 1)
+
+
+@lowers("aten._scaled_dot_product_efficient_attention.default", "aten._scaled_dot_product_cudnn_attention.default")
+def _efficient(
+    op: Op, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, logsumexp: bool, dropout: float = 0.0,
+    causal: bool = False, debug: bool = False, *, scale: float | None = None,
+) -> list[Tensor | None]:  # fmt: skip
+    """On a GPU; the logsumexp, which only its own backward reads, is laid out as it likes."""
+    return _of_gpu(op, q, k, v, mask, dropout, causal, scale, 1)
+
+
+def _of_gpu(
+    op: Op, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: Any, count: int
+) -> list[Tensor | None]:
+    """torch's op, of whose results the first ``count`` are there."""
+    if not op.used <= set(range(count)):
+        raise UnsupportedError("attention whose gradient is taken by a kernel that reads what the forward kernel left")
+    return [*_of_torch(op, q, k, v, mask, dropout, causal, scale, count), *[None] * (len(op.results) - count)]
+
+
+def _of_torch(
+    op: Op, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: Any, count: int
+) -> list[Tensor]:
+    """torch's op, with its first ``count`` results."""
     if dropout:
         raise UnsupportedError("attention with dropout")
     width = q.sizes[-1]
@@ -38,7 +72,7 @@ def _attention(
         raise UnsupportedError("attention with a symbolic scale")
     if any(is_empty(t.sizes) for t in (q, k, v)):
         raise UnsupportedError("attention over nothing")
-    return _written(op, q, k, v, attn_mask, float(scale), causal=causal, nan_rows=False)
+    return _written(op, q, k, v, mask, float(scale), count, causal=causal, nan_rows=False)
 
 
 @lowers(OVERLOAD)
@@ -46,18 +80,27 @@ def _written_out(op: Op, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, s
     """Of a formula in the model (`effc.compiler.capture.attention`)."""
     if any(is_empty(t.sizes) for t in (q, k, v)):
         raise UnsupportedError("attention over nothing")
-    return _written(op, q, k, v, mask, scale, causal=False, nan_rows=True)[0]
+    return _written(op, q, k, v, mask, scale, 1, causal=False, nan_rows=True)[0]
 
 
 def _written(
-    op: Op, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, *, causal: bool, nan_rows: bool
+    op: Op,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    count: int,
+    *,
+    causal: bool,
+    nan_rows: bool,
 ) -> list[Tensor]:
-    """The op; its second result where the node has one."""
+    """The op, with ``count`` results."""
     b = op.b
     operands = [q, k, v]
     if mask is not None:
         operands.append(reshape(b, _float_mask(op, mask, q.dtype), (*[1] * (4 - mask.rank), *mask.sizes)))
-    results = [Tensor("", t, s) for t, s in zip(op.dtypes, op.results, strict=True)]
+    results = [Tensor("", t, s) for t, s in zip(op.dtypes[:count], op.results[:count], strict=True)]
     name = b.fresh()
     flags = f"causal = {_word(causal)}, nan_rows = {_word(nan_rows)}"
     b.lines.append(

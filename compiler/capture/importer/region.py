@@ -187,10 +187,10 @@ def _lower(b: Builder, node: Node, values: Mapping[Node, Any]) -> Any:
         raise UnsupportedError(f"effc has no lowering for {node.target}")
     meta = node.meta["val"]
     metas = list(meta) if isinstance(meta, (tuple, list)) else [meta]
-    described = [_describe(m) for m in metas]
     used = frozenset(range(len(metas)))
     if isinstance(meta, (tuple, list)):
         used = frozenset(u.args[1] for u in node.users if u.target is operator.getitem)  # type: ignore[misc]
+    described = [_describe(m if i in used or _is_plain(m) else None) for i, m in enumerate(metas)]
     op = Op(b, str(node.target), tuple(d[0] for d in described), tuple(d[1] for d in described), used, node)
     args = [_resolve(a, values) for a in node.args]
     kwargs = {k: _resolve(a, values) for k, a in node.kwargs.items()}
@@ -226,6 +226,10 @@ def _describe(meta: Any) -> tuple[torch.dtype, tuple[Size, ...]]:
         raise UnsupportedError(f"a value of type {type(meta).__name__}")
     _check_kind(meta)
     return meta.dtype, tuple(as_size(s) for s in meta.shape)
+
+
+def _is_plain(meta: Any) -> bool:
+    return isinstance(meta, torch.Tensor) and meta.dtype in DTYPE_NAMES
 
 
 def _check_kind(meta: torch.Tensor) -> None:

@@ -15,7 +15,7 @@ from effc.compiler.ir.expr import Expr, Var
 from effc.compiler.ir.program import Call, Pointer, Program
 from effc.compiler.ir.slots import HEADER_SLOTS, Layout
 
-_UNCHANGED = """\
+UNCHANGED = """\
   llvm.func @effc_unchanged(%table: !llvm.ptr, %n: i64) -> i64 {
     %zero = llvm.mlir.constant(0 : i64) : i64
     %one = llvm.mlir.constant(1 : i64) : i64
@@ -48,7 +48,7 @@ def emit_driver(program: Program) -> str:
         emitter.call(number, call)
     used = sorted({program.kernels[c.kernel].digest() for c in program.calls})
     declared = "".join(f"  llvm.func @k_{digest}(!llvm.ptr)\n" for digest in used)
-    return f"module {{\n{declared}{emitter.function()}{_UNCHANGED}}}\n"
+    return f"module {{\n{declared}{emitter.function()}{UNCHANGED}}}\n"
 
 
 class _Emitter:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from effc.compiler.codegen.gpu.installed import OLDEST, triton_version
+from effc.compiler.codegen.gpu.installed import triton_reason
 from effc.compiler.codegen.gpu.launch import Launch
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
@@ -40,12 +40,12 @@ class Compiled:
 
 
 def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
-    """The code of a launch. LoweringError: no triton, or it refuses the kernel (its message is part of the text)."""
-    if triton_version() is None:
-        needed = ".".join(map(str, OLDEST))
-        raise LoweringError(
-            f"GPU kernels are compiled by triton, {needed} or newer, which is not installed: pip install 'effc[gpu]'"
-        )
+    """The code of a launch. LoweringError: no triton, or it refuses the kernel (its message is part of the text), or the kernel needs more
+    shared memory than ``target`` has.
+    """
+    reason = triton_reason()
+    if reason is not None:
+        raise LoweringError(reason)
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -58,6 +58,11 @@ def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
             made = triton.compile(str(file), target=GPUTarget("cuda", target.capability, 32), options=options)
         except Exception as error:
             raise LoweringError(f"triton {triton.__version__} does not compile {launch.name}: {error}") from error
+    if made.metadata.shared > target.shared_bytes:
+        raise LoweringError(
+            f"{launch.name} needs {made.metadata.shared} bytes of shared memory, and a block of an sm_{target.capability} has at most "
+            f"{target.shared_bytes}"
+        )
     ptx, cubin = made.asm["ptx"], made.asm["cubin"]
     registers, frame = resources(cubin, launch.name)
     entry = ptx[ptx.index(f".entry {launch.name}(") :]

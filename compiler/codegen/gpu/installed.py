@@ -11,9 +11,26 @@ OLDEST = (3, 3)
 
 def triton_version() -> str | None:
     """Of the installed triton; None: there is none, or one that is too old."""
+    found = _installed()
+    return found if found is not None and _numbers(found) >= OLDEST else None
+
+
+def triton_reason() -> str | None:
+    """Why the installed triton compiles nothing, and what to do; None where it does."""
+    found = _installed()
+    if found is not None and _numbers(found) >= OLDEST:
+        return None
+    needed = ".".join(map(str, OLDEST))
+    state = "is not installed" if found is None else f"is {found} here"
+    return f"GPU kernels are compiled by triton {needed} or newer, which {state}: pip install 'effc[gpu]'"
+
+
+def _installed() -> str | None:
     try:
-        found = version("triton")
+        return version("triton")
     except PackageNotFoundError:
         return None
-    numbers = tuple(int(n) for n in re.findall(r"\d+", found)[:2])
-    return found if numbers >= OLDEST else None
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", text)[:2])

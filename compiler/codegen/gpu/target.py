@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 #: Compute capability → bytes of shared memory that one block may have (CUDA C++ Programming Guide, "Technical Specifications").
 _SHARED = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}
-_OLDEST = 80
+#: The oldest compute capability that code is made for.
+OLDEST = 80
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class GpuTarget:
         """``"sm_80"``, ``"sm_90"``, …, with the processors of the largest GPU of the kind; ValueError: no such target, or too old."""
         found = re.fullmatch(r"sm_(\d+)", name)
         capability = int(found[1]) if found else 0
-        if capability < _OLDEST:
-            raise ValueError(f"unknown GPU target {name!r}: known are sm_{_OLDEST} and newer")
+        if capability < OLDEST:
+            raise ValueError(f"unknown GPU target {name!r}: known are sm_{OLDEST} and newer")
         return GpuTarget(capability, {80: 108, 86: 84, 89: 142, 90: 132, 100: 148}.get(capability, 128))
 
     @property

@@ -12,8 +12,9 @@ SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
         Eager(),
-        Inductor(freezing=False),
+        Inductor(),
         Inductor(freezing=True),
+        Inductor(autotune=True),
         OpenVino(),
         OnnxRuntime(),
         EffcQuantize(),
@@ -22,7 +23,12 @@ SYSTEMS: dict[str, System] = {
     )
 }
 OURS = "effc"
+#: Those that are compared on a CPU, and on a CUDA device.
+ON = {
+    "cpu": tuple(name for name in SYSTEMS if name != "inductor-max-autotune"),
+    "cuda": ("eager", "inductor", "inductor-max-autotune", OURS),
+}
 #: Ours too, so no rivals.
 ALSO_OURS = (EffcQuantize.name, EffcSaved.name)
 
-__all__ = ["ALSO_OURS", "DTYPES", "OURS", "SYSTEMS", "Setting", "System"]
+__all__ = ["ALSO_OURS", "DTYPES", "ON", "OURS", "SYSTEMS", "Setting", "System"]

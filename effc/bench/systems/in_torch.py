@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from effc.bench.systems import quantized
-from effc.bench.systems.system import DTYPES, Call, Setting, cast, tensors
+from effc.bench.systems.system import DTYPES, Call, Setting, cast, missing, tensors
 from effc.calibration import calibrate
 from effc.loading import load
 from effc.saving import save
@@ -85,14 +85,16 @@ class EffcQuantize:
 
 class Inductor:
     """``torch.compile(model)``; with ``freezing`` weights become constants, which it then packs for oneDNN. Its patterns for int8
-    are those that torchao registers, and run with freezing.
+    are those that torchao registers, and run with freezing. ``autotune``: with ``mode="max-autotune"``.
     """
 
-    def __init__(self, freezing: bool) -> None:
-        self._freezing = freezing
-        self.name = "inductor-freezing" if freezing else "inductor"
+    def __init__(self, freezing: bool = False, autotune: bool = False) -> None:
+        self._freezing, self._mode = freezing, "max-autotune" if autotune else None
+        self.name = f"inductor{'-freezing' if freezing else ''}{'-max-autotune' if autotune else ''}"
 
     def absent(self, setting: Setting) -> str | None:
+        if setting.device == "cuda":
+            return missing("triton")
         compilers = ("g++", "clang++", "c++")
         if not any(map(shutil.which, compilers)):
             return f"it needs a C++ compiler ({', '.join(compilers)})"
@@ -107,7 +109,7 @@ class Inductor:
 
         config.freezing = self._freezing
         module, inputs = _made(module, inputs, setting, calibration)
-        compiled = torch.compile(module, backend="inductor")
+        compiled = torch.compile(module, backend="inductor", mode=self._mode)
         return lambda: tensors(compiled(*inputs))
 
 

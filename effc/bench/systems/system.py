@@ -23,12 +23,14 @@ Call = Callable[[], list[Tensor]]
 @dataclass(frozen=True)
 class Setting:
     """``dtype``: a key of ``DTYPES``; the precision in which the model computes. ``passes``: what effc, and no other, is told to make of
-    the subject's weights, by name with its options.
+    the subject's weights, by name with its options. ``device``: ``"cpu"`` or ``"cuda"``, on which module and inputs are when they are
+    prepared.
     """
 
     threads: int
     dtype: str
     passes: Passes = ()
+    device: str = "cpu"
 
 
 class System(Protocol):

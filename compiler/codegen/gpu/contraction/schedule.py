@@ -54,7 +54,9 @@ class Tiling:
 
 def chosen(roles: Roles, target: GpuTarget) -> Tiling:
     """The spec's own schedule, else the tiling of the lowest count."""
-    wanted = roles.spec.schedule
+    wanted = dict(roles.spec.schedule.parameters)
+    if wanted.keys() >= set(_NAMES):  # nothing is left to choose
+        return Tiling(*(int(wanted[name]) for name in _NAMES))
     best = min(_tilings(roles, target), key=lambda t: (cost(roles, target, t), -t.bm * t.bn, astuple(t)))
     return Tiling(*(wanted.get(name, value) for name, value in zip(_NAMES, astuple(best), strict=True)))
 

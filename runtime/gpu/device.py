@@ -1,0 +1,83 @@
+"""A GPU as effc needs it: what it is, memory, the current stream, kernels. All that asks torch about CUDA stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+
+from effc.runtime.gpu.driver import CudaDriver, LaunchTable, Refusal
+
+
+class Device(Protocol):
+    """One device. ``name``: torch's. ``capability``: 90 for sm_90; ``processors``: streaming multiprocessors."""
+
+    name: torch.device
+    capability: int
+    processors: int
+
+    def current(self) -> AbstractContextManager[object]:
+        """While it is entered, all that follows here is meant for this device."""
+
+    def empty(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Memory of torch's caching allocator, on the current stream."""
+
+    def host_cells(self, count: int) -> torch.Tensor:
+        """``count`` i32 zeros in the host's memory that kernels write by the same address."""
+
+    def load(self, image: bytes, name: str, shared: int) -> int:
+        """A handle of a cubin's kernel, with leave to use ``shared`` bytes. DeviceError: the driver refuses it."""
+
+    def launch(self, table: int, count: int) -> Refusal | None:
+        """``count`` launches, from the table at that address (`driver.LAUNCH_WORDS`), on torch's current stream."""
+
+    def wait(self) -> None:
+        """Until all that was launched has ended."""
+
+
+class CudaDevice:
+    """torch's CUDA device ``name``."""
+
+    def __init__(self, name: torch.device, driver: CudaDriver, launch_table: LaunchTable) -> None:
+        self.name, self._driver, self._launch_table = name, driver, launch_table
+        self.capability, self.processors = capability(name), processors(name)
+        torch.empty(1, device=name)  # torch makes the device's context, in which kernels are loaded
+
+    def current(self) -> AbstractContextManager[object]:
+        return torch.cuda.device(self.name)
+
+    def empty(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty_strided(size, stride, dtype=dtype, device=self.name)
+
+    def host_cells(self, count: int) -> torch.Tensor:
+        return torch.zeros(count, dtype=torch.int32, pin_memory=True)
+
+    def load(self, image: bytes, name: str, shared: int) -> int:
+        return self._driver.load(image, name, shared)
+
+    def launch(self, table: int, count: int) -> Refusal | None:
+        stream = int(torch._C._cuda_getCurrentRawStream(self.name.index))
+        return self._driver.launch(self._launch_table, table, count, stream)
+
+    def wait(self) -> None:
+        torch.cuda.synchronize(self.name)
+
+
+def capability(name: torch.device) -> int:
+    """Of a device: 90 for sm_90."""
+    major, minor = torch.cuda.get_device_capability(name)
+    return 10 * major + minor
+
+
+def processors(name: torch.device) -> int:
+    """Of a device: streaming multiprocessors."""
+    return int(torch.cuda.get_device_properties(name).multi_processor_count)
+
+
+def allows_tf32() -> bool:
+    """Whether torch's user lets products of float32 round their factors to TF32: ``torch.set_float32_matmul_precision("high")``,
+    ``torch.backends.cuda.matmul.allow_tf32`` or ``fp32_precision``.
+    """
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")

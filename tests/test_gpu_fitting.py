@@ -1,0 +1,76 @@
+"""Which tiling is kept when code needs more than a GPU has: by what the compiler says of each, which here a stand-in says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from gpu_cases import linear, softmax
+from gpu_interpreted import SM80
+
+from effc.compiler.codegen.gpu import fitting
+from effc.compiler.codegen.gpu.compile import Compiled
+from effc.compiler.codegen.gpu.contraction.roles import Roles, find
+from effc.compiler.codegen.gpu.contraction.schedule import candidates
+from effc.compiler.codegen.gpu.launch import Launch
+from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.spec import KernelSpec, Schedule
+
+LINEAR = linear(512, 512, 512, "f16")
+
+
+def offers() -> list[Schedule]:
+    roles = find(LINEAR)
+    assert isinstance(roles, Roles)
+    return candidates(roles, SM80, 4)
+
+
+def kept(frames: list[int | None], spec: KernelSpec, patch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Which of the tilings is taken where each one's first kernel spills so many bytes, or (None) is refused; and how many were tried."""
+    says: Iterator[int | None] = iter(frames)
+    tried: list[str] = []
+
+    def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
+        if launch.name.endswith("_sum"):
+            return Compiled(b"", "", launch.name, launch.warps, 0, 32, 0, ())
+        tried.append(launch.text)
+        frame = next(says)
+        if frame is None:
+            raise LoweringError(f"tiling {len(tried)} needs too much")
+        return Compiled(b"", "", launch.name, launch.warps, 0, 32, frame, ())
+
+    patch.setattr(fitting, "compile_launch", compile_launch)
+    emitted, _ = fitting.compile_fitting(spec, SM80, aligned=True)
+    return tried.index(emitted.launches[0].text), len(tried)
+
+
+@pytest.mark.parametrize(
+    ("frames", "taken", "tried"),
+    [
+        ([0], 0, 1),
+        ([16, 0], 1, 2),
+        ([None, 0], 1, 2),
+        ([64, 16, None, 32], 1, 4),
+        ([None, None, None, 8], 3, 4),
+    ],
+)
+def test_the_first_that_fits_else_the_least_spilling(
+    frames: list[int | None], taken: int, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(offers()) == 4
+    assert kept(frames, LINEAR, monkeypatch) == (taken, tried)
+
+
+def test_where_none_fits_the_first_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LoweringError, match="tiling 1 needs too much"):
+        kept([None] * 4, LINEAR, monkeypatch)
+
+
+def test_a_schedule_of_the_specs_own_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept([16], replace(LINEAR, schedule=offers()[2]), monkeypatch) == (0, 1)
+
+
+def test_other_templates_have_one_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept([16], softmax(64, 1000), monkeypatch) == (0, 1)

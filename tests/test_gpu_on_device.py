@@ -1,0 +1,238 @@
+"""What runs on a CUDA device, for who has one: every kernel and whole models held to effc's definition of exact, streams, graphs, devices.
+
+    python -P -m pytest tests/test_gpu_on_device.py
+
+No such device has been at hand so far: what the interpreter cannot show (synchronisation in a kernel, the driver's own behaviour) is
+first seen here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from exactness import assert_exact
+from gpu_cases import CASES, GpuCase, attended
+from gpu_interpreted import operands_of
+from test_gpu_models import Block, Lookup, Nibbles, Quantized, Residual, made
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from effc.compiler.capture.kernel_reference import evaluate
+from effc.compiler.gpu_build import GpuBuilder
+from effc.compiler.ir.spec import KernelSpec
+from effc.runtime.nibbles import pack_nibbles
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _exact_products() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    yield
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+def on_gpu(model: Callable[..., Any], *, dynamic: bool = False, **options: Any) -> Callable[..., Any]:
+    """``model`` compiled on the first device, to be called with tensors on the CPU; what it writes into those is written back."""
+    moved = copy.deepcopy(model).cuda() if isinstance(model, nn.Module) else model
+    compiled = torch.compile(moved, backend="effc", dynamic=dynamic, options={"fallback": "error", **options})
+
+    def call(*inputs: Any) -> Any:
+        given = pytree.tree_map_only(Tensor, lambda t: t.cuda(), inputs)
+        results = compiled(*given)
+        for before, after in zip(pytree.tree_leaves(inputs), pytree.tree_leaves(given), strict=True):
+            if isinstance(before, Tensor):
+                before.copy_(after)
+        return pytree.tree_map_only(Tensor, lambda t: t.cpu(), results)
+
+    return call
+
+
+def exact(model: nn.Module, *inputs: Any, dynamic: bool = False) -> None:
+    with torch.no_grad():
+        assert_exact(model, inputs, on_gpu(model, dynamic=dynamic))
+
+
+# -- kernels ----------------------------------------------------------------------------------------------------------
+_BOUNDS = {"f64": 1e-12, "f32": 1e-5, "bf16": 1.6e-2, "f16": 4e-3}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_kernels_give_what_float64_gives(case: GpuCase) -> None:
+    """At small sizes, borders included, and at those for which the schedules are chosen."""
+    for spec in (case.small, case.spec):
+        tensors = operands_of(spec)
+        written = next(i for i, o in enumerate(spec.operands) if o.role == "write")
+        expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True) or {written: attended(spec, tensors)}
+        packed = {i for i, o in enumerate(spec.operands) if o.role == "packed"}
+        buffers = [(pack_nibbles(t, 0, t.numel()) if i in packed else t).cuda() for i, t in enumerate(tensors)]
+        launch(spec, buffers)
+        for operand, want in expected.items():
+            got = buffers[operand].cpu()
+            if not got.is_floating_point():
+                assert torch.equal(got, want.to(got.dtype))
+                continue
+            bound = _BOUNDS[spec.operands[operand].dtype]
+            error = float((got.double() - want.double()).norm() / want.double().norm())
+            assert error < bound, f"relative L2 error {error:.2g}"
+
+
+def launch(spec: KernelSpec, buffers: list[Tensor]) -> None:
+    """One call of a kernel without symbols."""
+    device = torch.device("cuda:0")
+    builder = GpuBuilder({}, None)
+    gpu = builder.device(device)
+    code = builder.kernel(spec, device)
+    scratch = torch.empty(max(code.scratch.evaluate({}), 1), device=device)
+    error = torch.zeros(1, dtype=torch.int32, device=device)
+    addresses = [t.data_ptr() for t in (*buffers, scratch, error)]
+    with gpu.current():
+        for one in code.launches:
+            values = np.zeros(one.parameters, np.uint64)
+            values[: len(addresses)] = addresses
+            pointers = values.ctypes.data + 8 * np.arange(one.parameters, dtype=np.uint64)
+            handle = gpu.load(one.image, one.name, one.shared)
+            table = np.array([handle, one.grid.evaluate({}), one.threads, one.shared, pointers.ctypes.data], np.uint64)
+            assert gpu.launch(int(table.ctypes.data), 1) is None
+    gpu.wait()
+    assert int(error) == 0
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_transformers_block(dtype: torch.dtype) -> None:
+    exact(made(lambda: Block(256, 8, 2, 512), dtype), torch.randn(2, 131, 256).to(dtype))
+
+
+def test_a_decode_step() -> None:
+    keys, values = (torch.randn(2, 2, 640, 64).bfloat16() for _ in range(2))
+    exact(made(lambda: Block(512, 8, 2, 512), torch.bfloat16), torch.randn(2, 1, 512).bfloat16(), keys, values, 600)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_residual_block_of_convolutions(dtype: torch.dtype) -> None:
+    exact(made(lambda: Residual(64), dtype), torch.randn(2, 64, 29, 31).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 16, 100])
+@pytest.mark.parametrize("build", [Quantized, Nibbles])
+def test_weights_that_are_codes(build: Callable[[torch.dtype], nn.Module], rows: int, dtype: torch.dtype) -> None:
+    exact(build(dtype), torch.randn(rows, 48 if build is Quantized else 96).to(dtype))
+
+
+def test_sizes_that_change() -> None:
+    model = made(Block)
+    compiled = on_gpu(model, dynamic=True)
+    with torch.no_grad():
+        for batch, length in ((2, 7), (3, 200), (1, 33)):
+            assert_exact(model, (torch.randn(batch, length, 64),), compiled)
+
+
+def test_inference_mode_and_training_run() -> None:
+    model, x = made(lambda: nn.Sequential(nn.Linear(48, 32), nn.GELU(), nn.Linear(32, 8))), torch.randn(20, 48)
+    with torch.inference_mode():
+        torch.testing.assert_close(on_gpu(model)(x), model(x), rtol=1e-4, atol=1e-5)
+    moved = copy.deepcopy(model).cuda()
+    compiled = torch.compile(moved, backend="effc")
+    compiled(x.cuda()).square().sum().backward()
+    model(x).square().sum().backward()
+    for ours, eager in zip(moved.parameters(), model.parameters(), strict=True):
+        assert ours.grad is not None
+        torch.testing.assert_close(ours.grad.cpu(), eager.grad, rtol=1e-3, atol=1e-4)
+
+
+# -- devices, streams and graphs --------------------------------------------------------------------------------------
+def test_inputs_at_odd_addresses_and_of_other_strides() -> None:
+    model = made(lambda: nn.Linear(16, 8))
+    compiled, memory = torch.compile(copy.deepcopy(model).cuda(), backend="effc"), torch.randn(16 * 20 + 1)
+    moved = memory.cuda()
+    with torch.no_grad():
+        for start, strides in ((1, (16, 1)), (0, (1, 20)), (0, (16, 1))):
+            here, there = (m.as_strided((20, 16), strides, start) for m in (memory, moved))
+            torch.testing.assert_close(compiled(there).cpu(), model(here), rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_run_on_the_current_stream() -> None:
+    model = made(lambda: nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512)))
+    compiled, stream = torch.compile(copy.deepcopy(model).cuda(), backend="effc"), torch.cuda.Stream()
+    x = torch.randn(64, 512)
+    with torch.no_grad():
+        compiled(x.cuda())
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(50_000_000)  # what does not wait for this stream sees the old values
+            y = compiled((x.cuda() * 2).relu())
+        stream.synchronize()
+        torch.testing.assert_close(y.cpu(), model((x * 2).relu()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("build", [Block, Lookup])
+def test_a_call_is_captured_into_a_cuda_graph(build: Callable[[], nn.Module]) -> None:
+    """Also where indices are checked."""
+    model = made(build)
+    given = [torch.randint(0, 11, (3, 5)) if build is Lookup else torch.randn(2, 19, 64) for _ in range(2)]
+    compiled, x = torch.compile(copy.deepcopy(model).cuda(), backend="effc"), given[0].cuda()
+    with torch.no_grad():
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                compiled(x)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = compiled(x)
+        for inputs in given:
+            x.copy_(inputs)
+            graph.replay()
+            torch.testing.assert_close(y.cpu(), model(inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_an_index_out_of_range_is_raised_by_a_later_call() -> None:
+    compiled = torch.compile(made(Lookup).cuda(), backend="effc")
+    tokens = torch.full((3, 5), 11, device="cuda")
+    with torch.no_grad():
+        compiled(tokens)
+        torch.cuda.synchronize()
+        with pytest.raises(IndexError, match="in an earlier call on cuda:0"):
+            compiled(tokens.zero_())
+
+
+def test_tf32_is_used_where_torch_allows_it() -> None:
+    model, x = nn.Linear(1024, 512).cuda(), torch.randn(256, 1024, device="cuda")
+    with torch.no_grad():
+        true = nn.functional.linear(x.double(), model.weight.double(), model.bias.double())
+
+        def error() -> float:
+            result = torch.compile(model, backend="effc")(x)
+            return float((result.double() - true).norm() / true.norm())
+
+        exactly = error()
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch._dynamo.reset()
+        assert exactly < 1e-6 < error() < 2e-3
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_one_model_on_two_devices() -> None:
+    model, x = made(lambda: nn.Sequential(nn.Linear(64, 64), nn.GELU())), torch.randn(5, 64)
+    for device in ("cuda:1", "cuda:0"):
+        compiled = torch.compile(copy.deepcopy(model).to(device), backend="effc", options={"fallback": "error"})
+        with torch.no_grad():
+            result = compiled(x.to(device))
+        assert str(result.device) == device
+        torch.testing.assert_close(result.cpu(), model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_bench_times_by_events() -> None:
+    from effc.bench.places import OnCuda
+
+    module, (x,) = OnCuda().placed(nn.Linear(4096, 4096), (torch.randn(4096, 4096),))
+    one, many = (OnCuda().seconds(lambda: module(x), count) for count in (1, 50))
+    assert many > 5 * one > 0
+    assert OnCuda().peak_memory() >= 3 * 4 * 4096**2
