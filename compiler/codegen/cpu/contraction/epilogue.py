@@ -12,13 +12,17 @@ from effc.compiler.codegen.cpu.text import Builder, Value, split_type
 class Epilogue:
     """Writes the instructions after ``contract``. What depends on the column but not on the row (a bias) is read once a tile.
 
-    ``within``: the dims that vary within a tile beside the column; the row unless told otherwise.
+    ``within``: the dims that vary within a tile beside the column; the row unless told otherwise. ``given``: the instruction whose values
+    are handed in, the sum unless told otherwise.
     """
 
-    def __init__(self, b: Builder, nest: Nest, body: Body, within: Collection[int] | None = None) -> None:
+    def __init__(
+        self, b: Builder, nest: Nest, body: Body, within: Collection[int] | None = None, given: int | None = None
+    ) -> None:
         self.b, self.nest, self.body = b, nest, body
         rows = () if nest.row is None else (nest.row,)
         self._within = {f"d{i}" for i in (rows if within is None else within)}
+        self._given = nest.contract if given is None else given
         self._effects = [i for i, instr in enumerate(nest.spec.body) if instr.op in ("store", "check")]
         self._shared = self._column_only()
 
@@ -74,7 +78,7 @@ class Epilogue:
 
     def finish(self, scope: Scope, total: Value) -> None:
         """All that follows the sum, at one lane scope whose rows' values are ``total``."""
-        scope.values[self.nest.contract] = total
+        scope.values[self._given] = total
         for i in self._effects:
             self.body.perform(i, scope)
 
@@ -89,7 +93,7 @@ class Epilogue:
             needed -= side.inside
         after: set[int] = set()
         for i, instr in enumerate(body):
-            if i == nest.contract or any(a in after for a in instr.args):
+            if i == self._given or any(a in after for a in instr.args):
                 after.add(i)
         return [
             i

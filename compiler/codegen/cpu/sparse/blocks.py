@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from effc.compiler.codegen.cpu.body import Body
 from effc.compiler.codegen.cpu.contraction.chains import chain_length, longest
 from effc.compiler.codegen.cpu.sparse.ahead import Ahead
+from effc.compiler.codegen.cpu.sparse.early import Early
 from effc.compiler.codegen.cpu.sparse.rows import RowsKernel, Run, Tile, Write
 from effc.compiler.codegen.cpu.sparse.walk import vector_at
 from effc.compiler.codegen.cpu.sums import added
@@ -17,6 +19,10 @@ from effc.compiler.codegen.cpu.text import Value, split_type
 
 class BlocksKernel(RowsKernel):
     """Each part of the sum is one column of blocks; its lists say the rows of blocks that store one."""
+
+    def _early(self, body: Body) -> Early | None:
+        """Sums grow where they wait."""
+        return None
 
     def _shares(self, outer: dict[str, Value], first: Value, shares: tuple[Value, Value]) -> None:
         """One after the other: their sums stay in the first-level cache."""

@@ -15,6 +15,7 @@ from effc.compiler.codegen.cpu.body import Body, Scope
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
 from effc.compiler.codegen.cpu.contraction.touch import touch
 from effc.compiler.codegen.cpu.sparse.ahead import Ahead, pays
+from effc.compiler.codegen.cpu.sparse.early import Early
 from effc.compiler.codegen.cpu.sparse.form import LINE, with_rows_as_lanes
 from effc.compiler.codegen.cpu.sparse.kernel import SparseKernel
 from effc.compiler.codegen.cpu.sparse.walk import Add, vector_at
@@ -66,8 +67,13 @@ class RowsKernel(SparseKernel):
             self._shares(outer, first, shares)
 
     def _epilogues(self, body: Body) -> None:
+        self.early = self._early(body)
         self.across = Epilogue(self.b, with_rows_as_lanes(self.nest), body)
-        self.along = Epilogue(self.b, self.nest, body)
+        self.along = Epilogue(self.b, self.nest, body, given=self.early.value if self.early else None)
+
+    def _early(self, body: Body) -> Early | None:
+        """What is done to sums before they wait, where they are transposed on their way out."""
+        return Early.of(self.b, self.nest, body) if self.plan.waits and self.form.by_columns else None
 
     def _shares(self, outer: dict[str, Value], first: Value, shares: tuple[Value, Value]) -> None:
         """The tile whose first row is ``first``, and the columns of ``shares``."""
@@ -156,17 +162,21 @@ class RowsKernel(SparseKernel):
         b, plan, vectors, last = self.b, self.plan, len(tile.widths), self.plan.parts - 1
         add, zeros = self._adder(tile), self._zeros(tile)
 
-        def sums(part: Value, row: Value, waiting: Value, run: Run, *, more: bool) -> None:
-            for i, total in enumerate(self.stored.sums(part, row, zeros, add)):
-                at = self._place(waiting, run, row, i, vectors)
-                b.store(b.op("arith.addf", b.load(at, total.type), total) if more else total, at)
+        def sums(part: Value, row: Value, waiting: Value, run: Run, *, more: bool, whole: bool) -> None:
+            totals = self.stored.sums(part, row, zeros, add)
+            places = [self._place(waiting, run, row, i, vectors) for i in range(len(totals))]
+            if more:
+                waited = [b.load(at, total.type) for at, total in zip(places, totals, strict=True)]
+                totals = [b.op("arith.addf", x, total) for x, total in zip(waited, totals, strict=True)]
+            for at, total in zip(places, self._finished(row, totals) if whole else totals, strict=True):
+                b.store(total, at)
 
         if last:
             with b.loop(*run) as loop:
-                sums(b.index(0), loop.index, waiting, run, more=False)
+                sums(b.index(0), loop.index, waiting, run, more=False, whole=False)
         if last > 1:
             with b.loop(b.index(1), b.index(last)) as part, b.loop(*run) as loop:
-                sums(part.index, loop.index, waiting, run, more=True)
+                sums(part.index, loop.index, waiting, run, more=True, whole=False)
         with b.loop(*run, plan.group) as loop:
             group = loop.index, b.minimum(b.add(loop.index, plan.group), run[1])
             here = self._place(waiting, run, group[0], 0, vectors) if last else waiting
@@ -174,8 +184,20 @@ class RowsKernel(SparseKernel):
                 if ahead is not None:
                     ahead.inputs(row.index, self.form.blocks)
                     ahead.results(b.mul(group[0], self.form.sparsity.rows), b.sub(row.index, group[0]), plan.group)
-                sums(b.index(last), row.index, here, group, more=last > 0)
+                sums(b.index(last), row.index, here, group, more=last > 0, whole=True)
             write(group, here)
+
+    def _finished(self, row: Value, totals: list[Value]) -> list[Value]:
+        """What waits in the place of the sums of a row of blocks; columns beyond the last repeat what follows the last one's."""
+        b, size = self.b, self.form.sparsity.rows
+        if self.early is None:
+            return totals
+        vectors, found = len(totals) // size, list[Value]()
+        for i in range(size):
+            column = b.add(b.mul(row, size), i)
+            inside = column if self.form.columns % size == 0 else b.minimum(column, self.form.columns - 1)
+            found += self.early.apply(inside, totals[i * vectors : (i + 1) * vectors])
+        return found
 
     def _place(self, waiting: Value, run: Run, row: Value, i: int, vectors: int) -> Value:
         """Where sum ``i`` of a row of blocks waits."""

@@ -13,7 +13,9 @@ class WindowKernel(RowsKernel):
 
     def _epilogues(self, body: Body) -> None:
         band = self.plan.bands
-        self.along = Epilogue(self.b, self.nest, body, (band.height.place, band.width.place))
+        self.early = self._early(body)
+        within, given = (band.height.place, band.width.place), self.early.value if self.early else None
+        self.along = Epilogue(self.b, self.nest, body, within, given)
 
     def _stage(self, outer: dict[str, Value], first: Value) -> None:
         b, band, lanes = self.b, self.plan.bands, self.plan.lanes
