@@ -32,7 +32,7 @@ MOST_STAGES = 8
 #: Lines of a result, or tiles of rows, at least: fewer are not shared out evenly.
 LEAST_LINES = 14
 #: Least share of a block's time that is saved where it holds lines for later tiles: the count is no better than that.
-MARGIN = 0.03
+MARGIN = 0.015
 
 
 @dataclass(frozen=True)

@@ -130,15 +130,17 @@ def plan_lines(spec: KernelSpec, target: Target, lines: int) -> Plan | str:
 
 def vector_cost(plan: Plan) -> float:
     """Estimated cycles of one vector of points; memory from the second-level cache."""
-    total = 0.0
-    for i, instr in enumerate(plan.spec.body):
-        lanes = plan.lanes if plan.vector_name in plan.depends[i] else 1
-        if instr.op not in ("load", "store"):
-            total += cycles(instr.op, lanes)
-            continue
-        kind = _pattern(plan.spec, i, plan.vector_name, plan.depends).kind
-        total += 2.0 if kind in ("uniform", "contiguous") else 6.0 if i in plan.transposed else 2.0 * lanes
-    return total
+    return sum(instruction_cost(plan, i) for i in range(len(plan.spec.body)))
+
+
+def instruction_cost(plan: Plan, i: int) -> float:
+    """Of instruction ``i``: for one vector of points, or one point where it does not vary with these."""
+    instr = plan.spec.body[i]
+    lanes = plan.lanes if plan.vector_name in plan.depends[i] else 1
+    if instr.op not in ("load", "store"):
+        return cycles(instr.op, lanes)
+    kind = _pattern(plan.spec, i, plan.vector_name, plan.depends).kind
+    return 2.0 if kind in ("uniform", "contiguous") else 6.0 if i in plan.transposed else 2.0 * lanes
 
 
 def _point(spec: KernelSpec) -> Plan:
