@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixed_times import by_bytes, by_sites
+from fixed_times import by_bytes, fix
 from plan_files import kept_in_a_file
 from test_low_rank_convolutions import of_tucker
 from test_quantize import Tied, codes_read, compiled, off, tied
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 import effc
 from effc.compiler.capture import record
 from effc.compiler.ir.options import Options
-from effc.kernel_clock import KernelClock
 from effc.offers import offers
 from effc.plans import Plan
 from effc.trial import Trial
@@ -39,8 +38,7 @@ BOTH: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def fixed_times() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KernelClock, "latency", by_bytes)
-        patch.setattr(Trial, "seconds", by_sites)
+        fix(patch, by_bytes)
         yield
 
 
