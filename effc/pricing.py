@@ -1,7 +1,8 @@
-"""What prices kernels for the planner: the learned model of a machine like this one, or the roofline where there is none.
+"""What prices kernels for the planner: the learned model of the machine that is most like this one, or the roofline where there is none.
 
-A model of another machine is trusted less the further that is from this one. A schedule counts as faster than the template's own only where
-the model is sure of both and expects a gain that its errors do not explain; else both have one price, and the own one is taken.
+A model of another machine is trusted less the further that is from this one, and beyond some distance not at all: then it proposes, and
+what is measured decides. A schedule counts as faster than the template's own only where the model is sure of both and expects a gain that
+its errors do not explain; else both have one price, and the own one is taken.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from effc.costmodel.model.shipped import distance, named, nearest
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
 
-#: Distance of machines (`shipped.distance`) up to which they are of one kind, and beyond which a model says nothing about this one.
+#: Distance of machines (`shipped.distance`) up to which they are of one kind, and beyond which a model is unsure of all that it says.
 _KIND, _FOREIGN = 0.3, 2.0
 #: Predicted gain of a schedule over the template's own from which on it is taken.
 GAIN = 0.03
@@ -75,11 +76,13 @@ def _model(options: Options, hardware: Hardware) -> _Chosen | str:
     if near is None:
         return "no cost model is shipped that this effc can read"
     name, far = near
-    if far > _FOREIGN:
-        return f"no cost model fits this machine (the nearest, {name}, is at distance {far:.1f})"
     what = (
         "of this kind of machine" if far <= _KIND else f"the nearest, of a machine at distance {far:.1f} from this one"
     )
+    if far > _FOREIGN:
+        what += (
+            ": too far to be sure of, so every kernel keeps the schedule of its template, unless another is measured"
+        )
     return _Chosen(files.load(named(name)).predictor, far, f"kernels are priced by the cost model {name}, {what}")
 
 
@@ -104,8 +107,9 @@ class _Learned:
         self._model, self._hardware, self._threads = model, hardware, threads
 
     def latencies(self, kernels: Sequence[Kernel]) -> list[Latency]:
-        found = self._model.predictor.latencies(kernels, self._hardware, self._threads)
-        return [replace(latency, uncertainty=latency.uncertainty * (1 + self._model.far)) for latency in found]
+        found, far = self._model.predictor.latencies(kernels, self._hardware, self._threads), self._model.far
+        least = 1.0 if far > _FOREIGN else 0.0
+        return [replace(latency, uncertainty=max(least, latency.uncertainty * (1 + far))) for latency in found]
 
     def of(self, candidates: Iterable[Candidate]) -> Price:
         sets = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from compressed_speed import passes_of
-from plan_subjects import Subject, subject
+from plan_subjects import Subject
 
 import effc
 from effc.apart import compiled_apart

@@ -113,7 +113,16 @@ def _row(line: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     ratio = f"{faster['median']:.2f} ({faster['low']:.2f}-{faster['high']:.2f})"
     errors = [f"{line['errors'][m]:.2g}" if line.get("errors") else "" for m in metrics]
     predicted, task = (_number(line.get(key), digits) for key, digits in (("predicted", 2), ("loss", 3)))
-    return [rival, f"{line['ms']:.2f}", ratio, predicted, *errors, task, f"{line['seconds']:.0f}", "over" * line["over"]]
+    return [
+        rival,
+        f"{line['ms']:.2f}",
+        ratio,
+        predicted,
+        *errors,
+        task,
+        f"{line['seconds']:.0f}",
+        "over" * line["over"],
+    ]
 
 
 def _number(value: float | None, digits: int) -> str:
