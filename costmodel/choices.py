@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -104,12 +105,20 @@ class Choices:
         return number == 0 or (worth and math.isfinite(choice.candidate.error))
 
     def timed(self, selection: Selection, latencies: Mapping[int, Latency]) -> Choices:
-        """With what was measured of the choices that are taken, by site."""
-        at = list(self.at)
+        """With what was measured of the choices that are taken, by site; what is still proposed by their passes is off by as much."""
+        at = [list(choices) for choices in self.at]
+        ratios: dict[str, list[float]] = {}
         for site, latency in latencies.items():
-            choices = list(at[site])
-            choices[selection.taken[site]] = replace(choices[selection.taken[site]], latency=latency, proposed=False)
-            at[site] = choices
+            choice = at[site][selection.taken[site]]
+            if choice.proposed and choice.latency.seconds > 0:
+                ratios.setdefault(choice.candidate.pass_name, []).append(latency.seconds / choice.latency.seconds)
+            at[site][selection.taken[site]] = replace(choice, latency=latency, proposed=False)
+        off = {name: statistics.median(found) for name, found in ratios.items()}
+        for choices in at:
+            for number, choice in enumerate(choices):
+                if choice.proposed and choice.candidate.pass_name in off:
+                    seconds = choice.latency.seconds * off[choice.candidate.pass_name]
+                    choices[number] = replace(choice, latency=replace(choice.latency, seconds=seconds))
         return replace(self, at=at)
 
     # -- as a knapsack ----------------------------------------------------------------------------------------------

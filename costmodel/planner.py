@@ -27,10 +27,16 @@ from effc.costmodel.reasons import decisions
 
 #: Plans that are verified, besides the exact one.
 _ROUNDS = 7
+#: Allowances that are tried, of which many give a plan that is known; and the ratio of two that are not told apart.
+_STEPS, _CLOSE = 30, 1.02
 #: Further ones, where what was measured meanwhile makes another plan the fastest.
 _SETTLING = 2
-#: The least gain, as a share of the time, for which another plan is verified.
-_WORTH = 0.01
+#: What another plan is not verified for: a smaller gain, as a share of the time; or where so much of the budget is spent.
+_WORTH, _NEAR = 0.01, 0.9
+#: The metric that errors of sites are estimated by, and the allowance to begin with under it, in budgets; under any other it is infinite.
+_ESTIMATED, _FIRST = "relative_l2", 1.5
+#: Of the allowance that should spend all of the budget, what is tried.
+_AIM = 0.97
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,19 @@ class Planner:
         return search.least_error() if goal.budgets.least_error else search.least_latency()
 
 
+def _between(kept: float, broken: float, aimed: float) -> float:
+    """An allowance to try next: a little less than ``aimed``, which would spend all of the budget if the metric were in proportion to the
+    estimates; half-way between what kept the budget and what broke it where that says nothing.
+    """
+    aimed = aimed * _AIM if math.isfinite(aimed) else 0.0
+    if broken == math.inf:
+        return min(max(aimed, 2 * kept), 16 * kept)
+    if not kept:
+        return min(aimed, 0.7 * broken) or 0.5 * broken
+    half = math.sqrt(kept * broken)
+    return aimed if math.sqrt(kept * half) < aimed < math.sqrt(half * broken) else half
+
+
 @dataclass
 class _Search:
     """``tried``: what has been verified. ``tightened``: how many of these broke a budget."""
@@ -112,24 +131,31 @@ class _Search:
         if self.goal.excess:
             self._demand(best)
         accurate = {best.taken: best}
-        allowance = math.inf
-        for _ in range(_ROUNDS if budget else 0):
+        allowance = _FIRST * budget if self.goal.metric == _ESTIMATED else math.inf
+        verified = 0
+        for _ in range(_STEPS if budget else 0):
             plan = self.choices.fastest(allowance, self.goal.excess)
-            if plan is None or plan.taken == best.taken or plan.taken in self.tried:
+            if plan is None:
                 break
-            found = self._verified(plan).error
-            if self._accurate(plan):
+            known = plan.taken in accurate or plan.taken in self.tried
+            if not known and verified == _ROUNDS:
+                break
+            verified += not known
+            aimed, spent = math.nan, 0.0
+            if not known:
+                spent = self._verified(plan).error / budget
+                aimed = self.choices.error(plan) / spent if spent else math.inf
+            if plan.taken in accurate or self._accurate(plan):
                 best, kept = plan, allowance
                 accurate[plan.taken] = plan
             else:
-                broken, self.tightened = min(allowance, self.choices.error(plan)), self.tightened + 1
-            if broken == math.inf:
-                continue  # what was measured may change the choice
-            if not self._worthwhile(best, broken):
+                broken, self.tightened = min(allowance, self.choices.error(plan)), self.tightened + (not known)
+            if (kept == math.inf and known) or _NEAR <= spent <= 1 or broken < _CLOSE * kept:
                 break
-            # A metric in proportion to the error meets the budget at their ratio; then half-way between what kept and what broke it.
-            ratio = budget / found if found > 0 else 0.5
-            allowance = math.sqrt(kept * broken) if kept else broken * min(0.7, ratio)
+            if kept < math.inf:  # else what was measured may change the choice
+                if not self._worthwhile(best, broken):
+                    break
+                allowance = _between(kept, broken, aimed)
         for _ in range(_SETTLING if budget else 0):  # by what has been measured since
             plan = self.choices.fastest(kept, self.goal.excess)
             if plan is None or plan.taken in self.tried or not self._accurate(plan):
