@@ -7,7 +7,7 @@ predicted time, and measured in the plans that take them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from effc.compiler.capture.recording import Recording
@@ -27,7 +27,10 @@ from effc.pricing import Pricing
 from effc.proxies import Sensitivity
 from effc.sketch import Sketch
 from effc.trial import Compiled, Kernels, Trial
-from effc.variants import Pairs, Variant, named, pairs_of, passes_of
+from effc.variants import Pairs, Variant, draft, named, only, pairs_of, passes_of
+
+#: Of a draft's error what no algorithm gets below.
+_FAR_BETTER = 0.25
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,35 @@ class Offers:
         }
 
 
-def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Compression], prices: Pricing) -> Offers:
-    """Lower and price each variant beside ``plain``, the exact model, which is timed; then those of two passes that gain at one weight."""
+def offers(
+    trial: Trial,
+    plain: Compiled,
+    options: Options,
+    variants: Sequence[Compression],
+    prices: Pricing,
+    *,
+    smaller: bool = False,
+) -> Offers:
+    """Lower and price each variant beside ``plain``, the exact model, which is timed; then those of two passes that gain at one weight.
+
+    What takes long to make, and options do not ask for, is made of those weights alone where a draft of it may win; of all where it may
+    be taken because it is ``smaller``.
+    """
     offering = _Offering(trial, plain, options, prices)
-    offering.take([(variant,) for variant in variants])
     fixed = [v for v in variants if isinstance(dict(options.passes).get(v.name), tuple)]
+    drafted = [v for v in variants if v not in fixed and draft(v) != v and not smaller]
+    offering.take([(variant,) for variant in variants if variant not in drafted])
+    offering.take([(variant,) for variant in offering.worthwhile(drafted)])
     offering.take(_pairs(offering, variants, fixed))
     return Offers(offering.candidates, offering.weights, offering.units)
+
+
+@dataclass(frozen=True)
+class _Sketched:
+    """Of one variant, as in `Offers`."""
+
+    weights: dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
+    candidates: list[tuple[_Unit, Candidate]]
 
 
 class _Offering:
@@ -69,32 +94,54 @@ class _Offering:
 
     def take(self, variants: Sequence[Variant]) -> None:
         """Add candidates of ``variants``; of one of several passes at the weights that all of them change."""
+        for found in self._sketched(variants):
+            self.weights |= found.weights
+            for unit, candidate in found.candidates:
+                self.candidates[unit.site].append(candidate)
+
+    def worthwhile(self, variants: Sequence[Compression]) -> list[Compression]:
+        """Each of those weights at which its draft is faster than the exact kernel, and no candidate that there is already is at least as
+        fast and far more exact.
+        """
+        found = []
+        for variant, sketched in zip(variants, self._sketched([(draft(v),) for v in variants]), strict=True):
+            units = [
+                unit for unit, candidate in sketched.candidates if self._may_win(candidate, self.candidates[unit.site])
+            ]
+            if units:
+                found.append(only(variant, {name for unit in units for name in unit.params}, self.trial))
+        return found
+
+    @staticmethod
+    def _may_win(candidate: Candidate, others: Sequence[Candidate]) -> bool:
+        latency, (exact, *compressed) = _seconds(candidate), others
+        better = (c for c in compressed if _seconds(c) <= latency and c.error <= _FAR_BETTER * candidate.error)
+        return latency < _seconds(exact) and next(better, None) is None
+
+    def _sketched(self, variants: Sequence[Variant]) -> Iterator[_Sketched]:
         lowered = self.trial.lower([self.options.changed(passes=passes_of(self.options, v)) for v in variants])
         for variant, recording in zip(variants, lowered, strict=True):
-            sketch = Sketch.of(recording, self.prices)
+            sketch, found = Sketch.of(recording, self.prices), _Sketched({}, [])
             pairs, feeders = pairs_of(variant), Feeders.found(sketch)
-            errors = self._errors(variant, recording, pairs)
+            errors = self._errors(variant, recording, pairs, found)
             for unit in self.units:
                 members = unit.params & errors.keys()
                 if members:
                     error = math.sqrt(sum(errors[name] ** 2 for name in members))
-                    self.candidates[unit.site].append(unit.candidate(sketch, feeders, named(variant), pairs, error))
+                    found.candidates.append((unit, unit.candidate(sketch, feeders, named(variant), pairs, error)))
+            yield found
 
     def saved(self, variant: Compression) -> dict[str, float]:
         """Seconds of each site at which the variant, already taken, is faster."""
         pairs, found = pairs_of((variant,)), {}
         for site, (exact, *others) in self.candidates.items():
             for c in others:
-                if (
-                    (c.pass_name, c.options) == (variant.name, pairs)
-                    and c.latency is not None
-                    and exact.latency is not None
-                ):
-                    found[site] = exact.latency.seconds - c.latency.seconds
+                if (c.pass_name, c.options) == (variant.name, pairs):
+                    found[site] = _seconds(exact) - _seconds(c)
         return {site: seconds for site, seconds in found.items() if seconds > 0}
 
-    def _errors(self, variant: Variant, recording: Recording, pairs: Pairs) -> dict[str, float]:
-        """By parameter; what plans then hold goes to ``weights``."""
+    def _errors(self, variant: Variant, recording: Recording, pairs: Pairs, found: _Sketched) -> dict[str, float]:
+        """By parameter; what plans then hold goes to ``found``."""
         errors: dict[str, float] = {}
         for compressed in recording.compressed:
             for one in layered(compressed):
@@ -103,7 +150,7 @@ class _Offering:
                 first = one.first
                 shown = self.sensitivity.of(first.site, first.stored.form, first.matrix)
                 errors[first.name] = one.error(self.trial.calibration) * shown
-                self.weights[first.name, pairs] = one.weights
+                found.weights[first.name, pairs] = one.weights
         return errors
 
 
@@ -167,6 +214,11 @@ def _units(plain: Compiled) -> list[_Unit]:
             found.append(_Unit(site.name, params, every - seconds, feeders))
             taken |= params
     return found
+
+
+def _seconds(candidate: Candidate) -> float:
+    assert candidate.latency is not None, "offers have times, measured or predicted"
+    return candidate.latency.seconds
 
 
 def _names(site: Site) -> list[str]:

@@ -149,7 +149,8 @@ class _Planning:
     def _offers(self) -> Offers:
         variants = offered(self.options, self.trial) if self.budgets.spends else []
         if variants:
-            return offers(self.trial, self._plain, self.options, variants, self._pricing)
+            smaller = self.budgets.size is not None
+            return offers(self.trial, self._plain, self.options, variants, self._pricing, smaller=smaller)
         return Offers({s.name: [dense(s, host_alternatives())] for s in self._plain.sites}, {})
 
     def _sized(self, site: Site, candidate: Candidate) -> Candidate:
