@@ -92,15 +92,18 @@ def build(
     compiler = _Compiler(tools or toolchain(), target, cache, report)
     compiler.tools.warm()  # while one process lowers the graph, the others import MLIR
     with report.phase("lower"):
-        program = Program.from_json(
-            compiler.tools.request("lower", {"text": text, "options": {**options, "target": target.name}})
-        )
+        program = lowered(text, options, target, compiler.tools)
     artifact = compiler.compile(program)
     with report.phase("load"):
         executable = artifact.executable()
     if cache is not None:
         cache.put("programs", key, artifact.to_bytes())
     return Built(executable, artifact, report)
+
+
+def lowered(text: str, options: Mapping[str, Any], target: Target, tools: Toolchain) -> Program:
+    """The program of a graph's text, without code; see `build`."""
+    return Program.from_json(tools.request("lower", {"text": text, "options": {**options, "target": target.name}}))
 
 
 def cached_artifact(cache: Cache | None, key: str) -> Artifact | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,11 +21,12 @@ _EQUAL = 1e-9
 
 @dataclass(frozen=True)
 class Choice:
-    """A candidate with the best schedule of each of its kernels."""
+    """A candidate with the best schedule of each of its kernels. ``proposed``: as in `Candidate`, until it is measured."""
 
     candidate: Candidate
     kernels: tuple[KernelSpec, ...]
     latency: Latency
+    proposed: bool = False
 
     @property
     def slow_end(self) -> float:
@@ -34,7 +36,8 @@ class Choice:
     def of(candidate: Candidate, price: Price) -> Choice:
         """Its schedules by ``price``, where its latency is not measured."""
         if candidate.latency is not None:
-            return Choice(candidate, tuple(alternatives[0] for alternatives in candidate.kernels), candidate.latency)
+            own = tuple(alternatives[0] for alternatives in candidate.kernels)
+            return Choice(candidate, own, candidate.latency, candidate.proposed)
         kernels, total = [], Latency(0.0)
         for alternatives, symbols in zip(candidate.kernels, candidate.symbols, strict=True):
             priced = [(price(spec, symbols), spec) for spec in alternatives]
@@ -55,7 +58,8 @@ class Selection:
 @dataclass(frozen=True)
 class Choices:
     """``at``: of each site, the dense one first; ``edges``: between sites, over all choices. ``smaller``: whether a choice may be taken
-    because its weights are smaller, however long it runs; else all that are taken are surely faster than dense.
+    because its weights are smaller, however long it runs; else all that are taken are surely faster than dense, or
+    proposed and predicted to be faster.
     """
 
     sites: Sequence[Site]
@@ -82,11 +86,12 @@ class Choices:
 
     def seconds(self, selection: Selection) -> float:
         """Of all sites, with what neighbours cost."""
-        return self._seconds.total(self._places(selection))
+        own = sum(self.at[site][n].latency.seconds for site, n in enumerate(selection.taken))
+        return own + sum(edge.cost(selection.taken) for edge in self.edges)
 
     def error(self, selection: Selection) -> float:
         """Estimated, of the whole model: those of the sites are taken as independent."""
-        return math.sqrt(self._errors.total(self._places(selection)))
+        return math.sqrt(sum(self.at[site][n].candidate.error ** 2 for site, n in enumerate(selection.taken)))
 
     def saved(self, selection: Selection) -> int:
         """Bytes of weights."""
@@ -95,8 +100,26 @@ class Choices:
     def may(self, site: int, number: int) -> bool:
         """Whether a choice may be taken at all."""
         choice, dense = self.at[site][number], self.at[site][0]
-        worth = choice.slow_end < dense.latency.seconds or (self.smaller and choice.candidate.saved > 0)
+        seconds = choice.latency.seconds if choice.proposed else choice.slow_end
+        worth = seconds < dense.latency.seconds or (self.smaller and choice.candidate.saved > 0)
         return number == 0 or (worth and math.isfinite(choice.candidate.error))
+
+    def timed(self, selection: Selection, latencies: Mapping[int, Latency]) -> Choices:
+        """With what was measured of the choices that are taken, by site; what is still proposed by their passes is off by as much."""
+        at = [list(choices) for choices in self.at]
+        ratios: dict[str, list[float]] = {}
+        for site, latency in latencies.items():
+            choice = at[site][selection.taken[site]]
+            if choice.proposed and choice.latency.seconds > 0:
+                ratios.setdefault(choice.candidate.pass_name, []).append(latency.seconds / choice.latency.seconds)
+            at[site][selection.taken[site]] = replace(choice, latency=latency, proposed=False)
+        off = {name: statistics.median(found) for name, found in ratios.items()}
+        for choices in at:
+            for number, choice in enumerate(choices):
+                if choice.proposed and choice.candidate.pass_name in off:
+                    seconds = choice.latency.seconds * off[choice.candidate.pass_name]
+                    choices[number] = replace(choice, latency=replace(choice.latency, seconds=seconds))
+        return replace(self, at=at)
 
     # -- as a knapsack ----------------------------------------------------------------------------------------------
     @cached_property
@@ -132,9 +155,6 @@ class Choices:
 
     def _values(self, value: Callable[[Choice], float]) -> tuple[tuple[float, ...], ...]:
         return tuple(tuple(value(self.at[site][n]) for n in numbers) for site, numbers in enumerate(self._allowed))
-
-    def _places(self, selection: Selection) -> list[int]:
-        return [numbers.index(n) for numbers, n in zip(self._allowed, selection.taken, strict=True)]
 
     def _best(self, first: Quantity, second: Quantity, limits: list[tuple[Quantity, float]]) -> Selection | None:
         """Of least ``first``, and among those that are alike in it, of least ``second``."""

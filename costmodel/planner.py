@@ -3,8 +3,9 @@
 Estimated errors of sites are taken as independent, so their squares add up, and times of sites add up: both are proxies, by which a
 knapsack is solved (`knapsack`). The whole model decides, under the named metric and by the clock: the first plan takes all that the
 estimates allow; while plans are over a budget, what is allowed is cut, and once one is not, it is sought between that one's and the last
-that was. A candidate is taken only where even the slow end of its predicted range is faster than dense is predicted to be, or where its
-weights are smaller and a size is asked for.
+that was. A candidate is taken only where even the slow end of its range is faster than dense is, or where its weights are smaller and a
+size is asked for. One that is proposed by a prediction is measured in the first plan that takes it, and counts as it was measured from
+then on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from effc.compiler.ir.budgets import Budgets
-from effc.compiler.ir.candidate import Candidate
+from effc.compiler.ir.candidate import Candidate, Latency
 from effc.compiler.ir.errors import BudgetError
 from effc.compiler.ir.plan import Plan
 from effc.compiler.ir.site import Site
@@ -26,17 +27,28 @@ from effc.costmodel.reasons import decisions
 
 #: Plans that are verified, besides the exact one.
 _ROUNDS = 7
+#: Allowances that are tried, of which many give a plan that is known; and the ratio of two that are not told apart.
+_STEPS, _CLOSE = 30, 1.02
+#: Further ones, where what was measured meanwhile makes another plan the fastest.
+_SETTLING = 2
+#: What another plan is not verified for: a smaller gain, as a share of the time; or where so much of the budget is spent.
+_WORTH, _NEAR = 0.01, 0.9
+#: The metric that errors of sites are estimated by, and the allowance to begin with under it, in budgets; under any other it is infinite.
+_ESTIMATED, _FIRST = "relative_l2", 1.5
+#: Of the allowance that should spend all of the budget, what is tried.
+_AIM = 0.97
 
 
 @dataclass(frozen=True)
 class Verified:
     """Of a plan: ``error`` by the metric (NaN counts as over any budget), with its ``margin`` as in `Plan`; and ``seconds`` of a call,
-    where they are asked for.
+    where they are asked for. ``sites``: what proposed candidates that it takes were measured to take there, by the number of the site.
     """
 
     error: float
     seconds: float = math.nan
     margin: float | None = None
+    sites: Mapping[int, Latency] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,19 @@ class Planner:
         return search.least_error() if goal.budgets.least_error else search.least_latency()
 
 
+def _between(kept: float, broken: float, aimed: float) -> float:
+    """An allowance to try next: a little less than ``aimed``, which would spend all of the budget if the metric were in proportion to the
+    estimates; half-way between what kept the budget and what broke it where that says nothing.
+    """
+    aimed = aimed * _AIM if math.isfinite(aimed) else 0.0
+    if broken == math.inf:
+        return min(max(aimed, 2 * kept), 16 * kept)
+    if not kept:
+        return min(aimed, 0.7 * broken) or 0.5 * broken
+    half = math.sqrt(kept * broken)
+    return aimed if math.sqrt(kept * half) < aimed < math.sqrt(half * broken) else half
+
+
 @dataclass
 class _Search:
     """``tried``: what has been verified. ``tightened``: how many of these broke a budget."""
@@ -105,22 +130,44 @@ class _Search:
         kept, broken = self.choices.error(best), math.inf  # allowances whose plans kept the budget and broke it
         if self.goal.excess:
             self._demand(best)
-        allowance = math.inf
-        for _ in range(_ROUNDS if budget else 0):
+        accurate = {best.taken: best}
+        allowance = _FIRST * budget if self.goal.metric == _ESTIMATED else math.inf
+        verified = 0
+        for _ in range(_STEPS if budget else 0):
             plan = self.choices.fastest(allowance, self.goal.excess)
-            if plan is None or plan.taken == best.taken or plan.taken in self.tried:
+            if plan is None:
                 break
-            found = self._verified(plan).error
-            if self._accurate(plan):
+            known = plan.taken in accurate or plan.taken in self.tried
+            if not known and verified == _ROUNDS:
+                break
+            verified += not known
+            aimed, spent = math.nan, 0.0
+            if not known:
+                spent = self._verified(plan).error / budget
+                aimed = self.choices.error(plan) / spent if spent else math.inf
+            if plan.taken in accurate or self._accurate(plan):
                 best, kept = plan, allowance
+                accurate[plan.taken] = plan
             else:
-                broken, self.tightened = min(allowance, self.choices.error(plan)), self.tightened + 1
-            if kept == math.inf:
+                broken, self.tightened = min(allowance, self.choices.error(plan)), self.tightened + (not known)
+            if (kept == math.inf and known) or _NEAR <= spent <= 1 or broken < _CLOSE * kept:
                 break
-            # A metric in proportion to the error meets the budget at their ratio; then half-way between what kept and what broke it.
-            ratio = budget / found if found > 0 else 0.5
-            allowance = math.sqrt(kept * broken) if kept else broken * min(0.7, ratio)
-        return self._plan(best)
+            if kept < math.inf:  # else what was measured may change the choice
+                if not self._worthwhile(best, broken):
+                    break
+                allowance = _between(kept, broken, aimed)
+        for _ in range(_SETTLING if budget else 0):  # by what has been measured since
+            plan = self.choices.fastest(kept, self.goal.excess)
+            if plan is None or plan.taken in self.tried or not self._accurate(plan):
+                break
+            accurate[plan.taken] = plan
+        return self._plan(min(accurate.values(), key=self.choices.seconds))
+
+    def _worthwhile(self, best: Selection, broken: float) -> bool:
+        """Whether what an allowance up to ``broken`` may give is worth another plan's verification."""
+        bound = self.choices.fastest(broken, self.goal.excess)
+        least = self.choices.seconds(best)
+        return bound is not None and self.choices.seconds(bound) < (1 - _WORTH) * least
 
     # -- least error within a latency -----------------------------------------------------------------------------------
     def least_error(self) -> Plan:
@@ -182,7 +229,8 @@ class _Search:
 
     def _verified(self, selection: Selection) -> Verified:
         if selection.taken not in self.tried:
-            self.tried[selection.taken] = self.goal.verify(self._bare(selection))
+            found = self.tried[selection.taken] = self.goal.verify(self._bare(selection))
+            self.choices = self.choices.timed(selection, found.sites)
         return self.tried[selection.taken]
 
     def _bare(self, selection: Selection) -> Plan:

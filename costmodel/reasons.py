@@ -43,7 +43,7 @@ def _considered(choices: Choices, site: int, number: int, chosen: int) -> Consid
         error=candidate.error,
         saved=candidate.saved,
         schedules=math.prod(map(len, candidate.kernels)),
-        measured=candidate.latency is not None,
+        measured=candidate.latency is not None and not choice.proposed,
         verdict=CHOSEN if number == chosen else _verdict(choices, site, number, chosen),
     )
 

@@ -30,7 +30,12 @@ def compiled_apart(
     def compile_graph(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
         return backend.compile_with(gm, example_inputs, options, builder or backend.builder)
 
-    compiled = torch.compile(_caller_of(original(model)), backend=compile_graph)
+    return compiled_by(model, compile_graph)
+
+
+def compiled_by(model: object, backend: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
+    """``model`` through ``backend``, a function of a graph of Dynamo's and its inputs; else as `compiled_apart`."""
+    compiled = torch.compile(_caller_of(original(model)), backend=backend)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with _own_errors():

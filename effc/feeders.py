@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.candidate import Latency
 from effc.costmodel.neighbours import links
-from effc.trial import Compiled
+from effc.trial import Kernels
 
 #: Latencies of kernels by `KernelSpec.key`.
 _Kernels = dict[str, Latency]
@@ -24,8 +24,8 @@ class Feeders:
     of: Mapping[str, _Kernels]
 
     @staticmethod
-    def found(compiled: Compiled) -> Feeders:
-        """In ``compiled``, whose kernels are timed. One whose result several read works for the first of them."""
+    def found(compiled: Kernels) -> Feeders:
+        """In ``compiled``, whose kernels are timed or priced. One whose result several read works for the first of them."""
         readers: dict[int, int] = {}
         for link in links(compiled.recording.programs):
             readers.setdefault(link.writer, link.reader)

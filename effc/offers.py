@@ -1,28 +1,36 @@
-"""Compressed variants of a model as candidates for its sites: each is compiled whole, its kernels timed, its errors estimated.
+"""Compressed variants of a model as candidates for its sites: each is lowered whole, its kernels priced, its errors estimated.
 
-So a candidate is the kernel that code generation really makes of it, fused as it would be, at a measured time.
+So a candidate is the kernel that code generation really makes of it, fused as it would be. No code is made: candidates are proposed at a
+predicted time, and measured in the plans that take them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from effc.compiler.capture.recording import Recording
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.stored import StoredWeight
-from effc.compiler.ir.candidate import Candidate, dense
+from effc.compiler.ir.candidate import DENSE, Candidate, Latency, dense
 from effc.compiler.ir.compression import Compression
 from effc.compiler.ir.options import Options
+from effc.compiler.ir.plan import Plan
 from effc.compiler.ir.site import Site
 from effc.feeders import Feeders
 from effc.layered import layered
 from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
 from effc.passes.sparsity import Sparsify
+from effc.pricing import Pricing
 from effc.proxies import Sensitivity
-from effc.trial import Compiled, Trial
-from effc.variants import Pairs, Variant, named, pairs_of, passes_of
+from effc.sketch import Sketch
+from effc.trial import Compiled, Kernels, Trial
+from effc.variants import Pairs, Variant, draft, named, only, pairs_of, passes_of
+
+#: Of a draft's error what no algorithm gets below.
+_FAR_BETTER = 0.25
 
 
 @dataclass(frozen=True)
@@ -31,68 +39,118 @@ class Offers:
 
     candidates: Mapping[str, list[Candidate]]
     weights: Mapping[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
+    units: Sequence[_Unit] = ()
+
+    def timed(self, plan: Plan, compiled: Compiled) -> dict[int, Latency]:
+        """What the compressed candidates of ``plan``, by which ``compiled`` is, take in it; by the number of the decision."""
+        units, feeders = {unit.site: unit for unit in self.units}, Feeders.found(compiled)
+        return {
+            number: units[d.site].taken(compiled, feeders)[1]
+            for number, d in enumerate(plan.decisions)
+            if d.pass_name != DENSE
+        }
 
 
-def offers(trial: Trial, plain: Compiled, options: Options, variants: Sequence[Compression]) -> Offers:
-    """Compile and time each variant beside ``plain``, the exact model; then those of two passes that both gain at one weight."""
-    offering = _Offering(trial, plain, options)
-    offering.take([(variant,) for variant in variants])
+def offers(
+    trial: Trial,
+    plain: Compiled,
+    options: Options,
+    variants: Sequence[Compression],
+    prices: Pricing,
+    *,
+    smaller: bool = False,
+) -> Offers:
+    """Lower and price each variant beside ``plain``, the exact model, which is timed; then those of two passes that gain at one weight.
+
+    What takes long to make, and options do not ask for, is made of those weights alone where a draft of it may win; of all where it may
+    be taken because it is ``smaller``.
+    """
+    offering = _Offering(trial, plain, options, prices)
     fixed = [v for v in variants if isinstance(dict(options.passes).get(v.name), tuple)]
+    drafted = [v for v in variants if v not in fixed and draft(v) != v and not smaller]
+    offering.take([(variant,) for variant in variants if variant not in drafted])
+    offering.take([(variant,) for variant in offering.worthwhile(drafted)])
     offering.take(_pairs(offering, variants, fixed))
-    return Offers(offering.candidates, offering.weights)
+    return Offers(offering.candidates, offering.weights, offering.units)
+
+
+@dataclass(frozen=True)
+class _Sketched:
+    """Of one variant, as in `Offers`."""
+
+    weights: dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
+    candidates: list[tuple[_Unit, Candidate]]
 
 
 class _Offering:
     """Candidates as they are found."""
 
-    def __init__(self, trial: Trial, plain: Compiled, options: Options) -> None:
-        self.trial, self.plain, self.options = trial, plain, options
-        self.candidates: dict[str, list[Candidate]] = {}
+    def __init__(self, trial: Trial, plain: Compiled, options: Options, prices: Pricing) -> None:
+        self.trial, self.options, self.prices = trial, options, prices
         self.weights: dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]] = {}
-        self.units: Sequence[_Unit] = ()
         self.sensitivity = Sensitivity(trial)
+        trial.time(plain)
+        self.candidates, self.units = _measured(plain), _units(plain)
 
     def take(self, variants: Sequence[Variant]) -> None:
         """Add candidates of ``variants``; of one of several passes at the weights that all of them change."""
-        if not variants:
-            return
-        compiled = [self.trial.compile(self.options.changed(passes=passes_of(self.options, v))) for v in variants]
-        self.trial.time(self.plain, *compiled)
-        if not self.candidates:
-            self.candidates, self.units = _measured(self.plain), _units(self.plain)
-        for variant, one in zip(variants, compiled, strict=True):
-            pairs, feeders = pairs_of(variant), Feeders.found(one)
-            errors = self._errors(variant, one, pairs)
+        for found in self._sketched(variants):
+            self.weights |= found.weights
+            for unit, candidate in found.candidates:
+                self.candidates[unit.site].append(candidate)
+
+    def worthwhile(self, variants: Sequence[Compression]) -> list[Compression]:
+        """Each of those weights at which its draft is faster than the exact kernel, and no candidate that there is already is at least as
+        fast and far more exact.
+        """
+        found = []
+        for variant, sketched in zip(variants, self._sketched([(draft(v),) for v in variants]), strict=True):
+            units = [
+                unit for unit, candidate in sketched.candidates if self._may_win(candidate, self.candidates[unit.site])
+            ]
+            if units:
+                found.append(only(variant, {name for unit in units for name in unit.params}, self.trial))
+        return found
+
+    @staticmethod
+    def _may_win(candidate: Candidate, others: Sequence[Candidate]) -> bool:
+        latency, (exact, *compressed) = _seconds(candidate), others
+        better = (c for c in compressed if _seconds(c) <= latency and c.error <= _FAR_BETTER * candidate.error)
+        return latency < _seconds(exact) and next(better, None) is None
+
+    def _sketched(self, variants: Sequence[Variant]) -> Iterator[_Sketched]:
+        lowered = self.trial.lower([self.options.changed(passes=passes_of(self.options, v)) for v in variants])
+        for variant, recording in zip(variants, lowered, strict=True):
+            sketch, found = Sketch.of(recording, self.prices), _Sketched({}, [])
+            pairs, feeders = pairs_of(variant), Feeders.found(sketch)
+            errors = self._errors(variant, recording, pairs, found)
             for unit in self.units:
                 members = unit.params & errors.keys()
                 if members:
                     error = math.sqrt(sum(errors[name] ** 2 for name in members))
-                    self.candidates[unit.site].append(unit.candidate(one, feeders, named(variant), pairs, error))
+                    found.candidates.append((unit, unit.candidate(sketch, feeders, named(variant), pairs, error)))
+            yield found
 
     def saved(self, variant: Compression) -> dict[str, float]:
         """Seconds of each site at which the variant, already taken, is faster."""
         pairs, found = pairs_of((variant,)), {}
         for site, (exact, *others) in self.candidates.items():
             for c in others:
-                if (
-                    (c.pass_name, c.options) == (variant.name, pairs)
-                    and c.latency is not None
-                    and exact.latency is not None
-                ):
-                    found[site] = exact.latency.seconds - c.latency.seconds
+                if (c.pass_name, c.options) == (variant.name, pairs):
+                    found[site] = _seconds(exact) - _seconds(c)
         return {site: seconds for site, seconds in found.items() if seconds > 0}
 
-    def _errors(self, variant: Variant, compiled: Compiled, pairs: Pairs) -> dict[str, float]:
-        """By parameter; what plans then hold goes to ``weights``."""
+    def _errors(self, variant: Variant, recording: Recording, pairs: Pairs, found: _Sketched) -> dict[str, float]:
+        """By parameter; what plans then hold goes to ``found``."""
         errors: dict[str, float] = {}
-        for compressed in compiled.recording.compressed:
+        for compressed in recording.compressed:
             for one in layered(compressed):
                 if len(variant) > 1 and len(one.layers) == 1:
                     continue  # the candidate of a single pass
                 first = one.first
                 shown = self.sensitivity.of(first.site, first.stored.form, first.matrix)
                 errors[first.name] = one.error(self.trial.calibration) * shown
-                self.weights[first.name, pairs] = one.weights
+                found.weights[first.name, pairs] = one.weights
         return errors
 
 
@@ -124,24 +182,23 @@ class _Unit:
     elsewhere: float
     feeders: Feeders
 
-    def candidate(self, compiled: Compiled, feeders: Feeders, name: str, pairs: Pairs, error: float) -> Candidate:
-        """The kernels of a variant that read these weights, in the place of the site's; with those of its ``feeders`` that the exact model
-        has not, less those that only that has.
+    def candidate(self, kernels: Kernels, feeders: Feeders, name: str, pairs: Pairs, error: float) -> Candidate:
+        """A variant's, in the place of the site's kernel."""
+        sites, latency = self.taken(kernels, feeders)
+        specs, symbols = tuple((site.spec,) for site in sites), tuple(site.symbols for site in sites)
+        return Candidate(name, specs, symbols, pairs, error, latency, proposed=True)
+
+    def taken(self, kernels: Kernels, feeders: Feeders) -> tuple[list[Site], Latency]:
+        """The kernels that read these weights, and what they take; with those of their ``feeders`` that the exact model has not, less those
+        that only that has.
         """
-        kernels, seconds = [], feeders.beyond(self.feeders, self.params)
+        sites, seconds = [], feeders.beyond(self.feeders, self.params)
         elsewhere = self.elsewhere + self.feeders.beyond(feeders, self.params).seconds
-        for site, latency in zip(compiled.sites, compiled.latencies(), strict=True):
+        for site, latency in zip(kernels.sites, kernels.latencies(), strict=True):
             if self.params.intersection(_names(site)):
-                kernels.append(site)
+                sites.append(site)
                 seconds = seconds + latency
-        return Candidate(
-            name,
-            tuple((site.spec,) for site in kernels),
-            tuple(site.symbols for site in kernels),
-            pairs,
-            error,
-            replace(seconds, seconds=max(seconds.seconds - elsewhere, 0.0)),
-        )
+        return sites, replace(seconds, seconds=max(seconds.seconds - elsewhere, 0.0))
 
 
 def _units(plain: Compiled) -> list[_Unit]:
@@ -157,6 +214,11 @@ def _units(plain: Compiled) -> list[_Unit]:
             found.append(_Unit(site.name, params, every - seconds, feeders))
             taken |= params
     return found
+
+
+def _seconds(candidate: Candidate) -> float:
+    assert candidate.latency is not None, "offers have times, measured or predicted"
+    return candidate.latency.seconds
 
 
 def _names(site: Site) -> list[str]:

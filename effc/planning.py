@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.calibration import Calibration
-from effc.compiler.ir.candidate import DENSE, Alternatives, Candidate, dense
+from effc.compiler.ir.candidate import DENSE, Alternatives, Candidate, Latency, dense
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.options import metric as checked_metric
@@ -45,6 +45,8 @@ from effc.variants import Pairs, offered
 
 #: How much slower than the exact model a plan may surely not be, as a ratio of times.
 _SLOWER = 1.05
+#: Plans whose compiled model is kept.
+_KEPT = 3
 
 
 def plan(
@@ -101,6 +103,7 @@ class _Planning:
     metric: str | UserMetric
     budgets: Budgets
     autotune: int
+    _compiled: dict[Any, Compiled] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         made, calibration = self._offers, self.trial.calibration
@@ -117,8 +120,9 @@ class _Planning:
             else in_turn(lambda: self.trial.seconds(self._plain), lambda turns: True).median(0),
             size=model_size(self.trial.model),
         )
-        planner = Planner(self._pricing.price, self._hardware)
         candidates = {name: [self._sized(site, c) for c in made.candidates[name]] for name, site in self._named.items()}
+        price = self._pricing.of(candidate for listed in candidates.values() for candidate in listed)
+        planner = Planner(price, self._hardware)
         found = self._complete(planner.plan(sites, candidates, goal, links(programs)))
         found = replace(found, notes=(*found.notes, self._pricing.told))
         if self.autotune:
@@ -137,7 +141,7 @@ class _Planning:
 
     @cached_property
     def _pricing(self) -> Pricing:
-        return pricing(self.options, self._offers.candidates.values())
+        return pricing(self.options)
 
     @cached_property
     def _named(self) -> Mapping[str, Site]:
@@ -147,7 +151,8 @@ class _Planning:
     def _offers(self) -> Offers:
         variants = offered(self.options, self.trial) if self.budgets.spends else []
         if variants:
-            return offers(self.trial, self._plain, self.options, variants)
+            smaller = self.budgets.size is not None
+            return offers(self.trial, self._plain, self.options, variants, self._pricing, smaller=smaller)
         return Offers({s.name: [dense(s, host_alternatives())] for s in self._plain.sites}, {})
 
     def _sized(self, site: Site, candidate: Candidate) -> Candidate:
@@ -178,28 +183,38 @@ class _Planning:
         return replace(plan, weights=weights, size=planned_size(self.trial.model, weights))
 
     def _compile(self, plan: ir.Plan) -> Compiled:
+        """By a complete plan; the last few are kept."""
         if not plan.weights and not plan.schedules():
             return self._plain
-        return self.trial.compile(self.options.with_plan(plan))
+        key = tuple((name, weight.digest) for name, weight in plan.weights.items()), tuple(plan.schedules().items())
+        found = self._compiled.pop(key, None) or self.trial.compile(self.options.with_plan(plan))
+        self._compiled[key] = found
+        while len(self._compiled) > _KEPT:
+            del self._compiled[next(iter(self._compiled))]
+        return found
 
     def _verify(self, plan: ir.Plan) -> Verified:
         compiled = self._compile(self._complete(plan))
-        error = self.trial.error(compiled.call, self.metric)
+        sites: dict[int, Latency] = {}
+        if any(d.pass_name != DENSE for d in plan.decisions):
+            self.trial.time(compiled)
+            sites = self._offers.timed(plan, compiled)
+        error = self.trial.error(compiled, self.metric)
         timed = self.budgets.latency is not None
         seconds = self._times(compiled, self._plain).median(0) if timed else math.nan
-        return Verified(error.value, seconds, error.margin)
+        return Verified(error.value, seconds, error.margin, sites)
 
     def _tuned(self, plan: ir.Plan) -> ir.Plan:
         """With schedules by measurement, where the whole model keeps its budget by them and is not slower."""
         cache, before = Cache(self.options.cache_dir), self._compile(plan)
         timer = KernelTimer(self._hardware, cache, seed=0)
-        tuner = Tuner(timer, self._pricing.price, self._hardware, cache, self.autotune, threads().count())
+        tuner = Tuner(timer, self._pricing.of(()), self._hardware, cache, self.autotune, threads().count())
         found = with_schedules(plan, self.trial, before, tuner)
         notes = (*plan.notes, note(tuner))
         if found is plan:
             return replace(plan, notes=notes)
         after = self._compile(found)
-        error, ratio = self.trial.error(after.call, self.metric), self._times(after, before).ratio(0, 1)
+        error, ratio = self.trial.error(after, self.metric), self._times(after, before).ratio(0, 1)
         limit = math.inf if self.budgets.accuracy is None or plan.exact else self.budgets.accuracy
         holds = error.value <= limit
         if holds and ratio.low <= 1:
@@ -222,7 +237,7 @@ class _Planning:
         times = f"a call takes {ratio.median:.3g} ({ratio.low:.3g} to {ratio.high:.3g}) times as long by the plan as without it"
         why = "the whole model is not faster"
         kept = tuple(d.dropped(self._named[d.site].spec, why) if _changes(d) else d for d in plan.decisions)
-        error = self.trial.error(self._plain.call, self.metric)
+        error = self.trial.error(self._plain, self.metric)
         exact = replace(plan, decisions=kept, notes=(*plan.notes, f"{times}: it stays exact"))
         return replace(
             exact.found(error.value, error.margin),

@@ -1,13 +1,15 @@
-"""What prices kernels for the planner: the learned model of a machine like this one, or the roofline where there is none.
+"""What prices kernels for the planner: the learned model of the machine that is most like this one, or the roofline where there is none.
 
-A model of another machine is trusted less the further that is from this one. A schedule counts as faster than the template's own only where
-the model is sure of both and expects a gain that its errors do not explain; else both have one price, and the own one is taken.
+A model of another machine is trusted less the further that is from this one, and beyond some distance not at all: then it proposes, and
+what is measured decides. A schedule counts as faster than the template's own only where the model is sure of both and expects a gain that
+its errors do not explain; else both have one price, and the own one is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -23,33 +25,37 @@ from effc.costmodel.model.shipped import distance, named, nearest
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
 
-#: Distance of machines (`shipped.distance`) up to which they are of one kind, and beyond which a model says nothing about this one.
+#: Distance of machines (`shipped.distance`) up to which they are of one kind, and beyond which a model is unsure of all that it says.
 _KIND, _FOREIGN = 0.3, 2.0
 #: Predicted gain of a schedule over the template's own from which on it is taken.
 GAIN = 0.03
 
 
-@dataclass(frozen=True)
-class Pricing:
-    """``told``: what the prices come from, for the report."""
+#: A kernel and the values of its symbols.
+Kernel = tuple[KernelSpec, Sequence[int]]
 
-    price: Price
+
+class Pricing(Protocol):
+    """Prices on this machine. ``told``: what they come from, for the report."""
+
     told: str
 
+    def latencies(self, kernels: Sequence[Kernel]) -> list[Latency]:
+        """Of one call of each."""
+        ...
 
-def pricing(options: Options, candidates: Iterable[Sequence[Candidate]]) -> Pricing:
-    """Prices on this machine; those of all kernels of ``candidates`` are predicted at once. ArtifactError, OptionError: the cost model that
-    the options name cannot be used.
-    """
+    def of(self, candidates: Iterable[Candidate]) -> Price:
+        """With the kernels of ``candidates`` priced at once."""
+        ...
+
+
+def pricing(options: Options) -> Pricing:
+    """ArtifactError, OptionError: the cost model that the options name cannot be used."""
     hardware = host_hardware(Cache(options.cache_dir))
     model = _model(options, hardware)
     if isinstance(model, str):
-        return Pricing(
-            lambda spec, symbols: roofline.latency(spec, symbols, hardware), f"{model}: the roofline prices kernels"
-        )
-    learned = _Learned(model.predictor, hardware, torch.get_num_threads(), model.far)
-    learned.learn(candidate for listed in candidates for candidate in listed)
-    return Pricing(learned, model.told)
+        return _Roofline(hardware, f"{model}: the roofline prices kernels")
+    return _Learned(model, hardware, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -70,46 +76,62 @@ def _model(options: Options, hardware: Hardware) -> _Chosen | str:
     if near is None:
         return "no cost model is shipped that this effc can read"
     name, far = near
-    if far > _FOREIGN:
-        return f"no cost model fits this machine (the nearest, {name}, is at distance {far:.1f})"
     what = (
         "of this kind of machine" if far <= _KIND else f"the nearest, of a machine at distance {far:.1f} from this one"
     )
+    if far > _FOREIGN:
+        what += (
+            ": too far to be sure of, so every kernel keeps the schedule of its template, unless another is measured"
+        )
     return _Chosen(files.load(named(name)).predictor, far, f"kernels are priced by the cost model {name}, {what}")
 
 
+class _Roofline:
+    """`Pricing` where there is no model."""
+
+    def __init__(self, hardware: Hardware, told: str) -> None:
+        self.told, self._hardware = told, hardware
+
+    def latencies(self, kernels: Sequence[Kernel]) -> list[Latency]:
+        return [roofline.latency(spec, symbols, self._hardware) for spec, symbols in kernels]
+
+    def of(self, candidates: Iterable[Candidate]) -> Price:
+        return lambda spec, symbols: roofline.latency(spec, symbols, self._hardware)
+
+
 class _Learned:
-    """`Price` by a model."""
+    """`Pricing` by a model."""
 
-    def __init__(self, predictor: Predictor, hardware: Hardware, threads: int, far: float) -> None:
-        self._predictor, self._hardware, self._threads, self._far = predictor, hardware, threads, far
-        self._known: dict[tuple[int, tuple[int, ...]], Latency] = {}
-        self._held: list[KernelSpec] = []  # whose ids are keys
+    def __init__(self, model: _Chosen, hardware: Hardware, threads: int) -> None:
+        self.told = model.told
+        self._model, self._hardware, self._threads = model, hardware, threads
 
-    def __call__(self, spec: KernelSpec, symbols: Sequence[int]) -> Latency:
-        found = self._known.get((id(spec), tuple(symbols)))
-        return self._predicted([(spec, symbols)])[0] if found is None else found
+    def latencies(self, kernels: Sequence[Kernel]) -> list[Latency]:
+        found, far = self._model.predictor.latencies(kernels, self._hardware, self._threads), self._model.far
+        least = 1.0 if far > _FOREIGN else 0.0
+        return [replace(latency, uncertainty=max(least, latency.uncertainty * (1 + far))) for latency in found]
 
-    def learn(self, candidates: Iterable[Candidate]) -> None:
-        """Predict all kernels of those that were not measured."""
+    def of(self, candidates: Iterable[Candidate]) -> Price:
         sets = [
             (alternatives, symbols)
             for candidate in candidates
             if candidate.latency is None
             for alternatives, symbols in zip(candidate.kernels, candidate.symbols, strict=True)
         ]
-        latencies = iter(self._predicted([(spec, symbols) for listed, symbols in sets for spec in listed]))
+        latencies = iter(self.latencies([(spec, symbols) for listed, symbols in sets for spec in listed]))
+        known: dict[tuple[int, tuple[int, ...]], Latency] = {}  # by the identity of a spec, which ``sets`` holds
         for listed, symbols in sets:
             own: Latency | None = None
             for spec in listed:
                 latency = next(latencies)
                 own = own or latency
-                self._known[id(spec), tuple(symbols)] = latency if _surely_faster(latency, own) else own
-                self._held.append(spec)
+                known[id(spec), tuple(symbols)] = latency if _surely_faster(latency, own) else own
 
-    def _predicted(self, kernels: Sequence[tuple[KernelSpec, Sequence[int]]]) -> list[Latency]:
-        found = self._predictor.latencies(kernels, self._hardware, self._threads)
-        return [replace(latency, uncertainty=latency.uncertainty * (1 + self._far)) for latency in found]
+        def price(spec: KernelSpec, symbols: Sequence[int]) -> Latency:
+            found = known.get((id(spec), tuple(symbols))) if sets else None
+            return self.latencies([(spec, symbols)])[0] if found is None else found
+
+        return price
 
 
 def _surely_faster(latency: Latency, own: Latency) -> bool:

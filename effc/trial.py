@@ -1,17 +1,22 @@
-"""A model compiled by one set of options after the other, and run on the batches that it was calibrated with."""
+"""A model compiled by one set of options after the other, and run on the batches that it was calibrated with.
+
+It is captured once for the first batch, on which kernels are timed, and once more for batches of other shapes.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from effc.apart import compiled_apart
 from effc.calibration import cloned
+from effc.captured import Captured
 from effc.compiler.capture.recording import Recording, record
 from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.candidate import Latency
@@ -19,23 +24,40 @@ from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site, sites_of
 from effc.kernel_clock import KernelClock
 from effc.metrics import Error, UserMetric, measured
+from effc.runtime.structure import flatten
 
-#: Runs of the first batch in which kernels are timed, after as many that are not; how often so many more, while times are unclear; and the
-#: share of all time that may be unclear.
-_ROUNDS, _MORE, _UNCLEAR = 7, 4, 0.1
+#: Runs of the first batch that are not timed; in which kernels are; how often so many more, while times are unclear; and the share of all
+#: time that may be unclear.
+_WARM, _ROUNDS, _MORE, _UNCLEAR = 3, 7, 4, 0.1
+#: Sets of options that are lowered at once: while one waits for the toolchain, another is rewritten.
+_AT_ONCE = 2
+
+
+class Kernels(Protocol):
+    """What a model becomes by some options: ``sites``: its kernels, for the first batch, each with its place in a program."""
+
+    @property
+    def recording(self) -> Recording: ...
+
+    @property
+    def sites(self) -> tuple[Site, ...]: ...
+
+    def latencies(self) -> list[Latency]:
+        """Of each site."""
+        ...
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """``call`` runs the model on arguments; ``sites``: its kernels, for the first batch, each with its place in a program."""
+    """`Kernels`, timed by `Trial.time`. ``call`` runs the model on arguments of the first batch's shapes, ``other`` on any."""
 
     call: Callable[..., Any]
+    other: Callable[..., Any]
     recording: Recording
     clock: KernelClock
     sites: tuple[Site, ...]
 
     def latencies(self) -> list[Latency]:
-        """Of each site, after `Trial.time`."""
         calls = [(program, n) for program, _ in self.recording.programs for n in range(len(program.calls))]
         return [self.clock.latency(program, number) for program, number in calls]
 
@@ -45,18 +67,24 @@ class Trial:
 
     def __init__(self, model: nn.Module, calibration: Calibration) -> None:
         self.model, self.calibration = model, calibration
+        self._first, self._others = Captured(model), Captured(model)
 
     def compile(self, options: Options) -> Compiled:
         """The model by ``options``, run once on the first batch."""
         clock = KernelClock()
-        call = compiled_apart(self.model, options, clock.builder)
+        call, other = (captured.compiled(options, clock.builder) for captured in (self._first, self._others))
         with record() as recording:
             self.run(call, 0)
-        return Compiled(call, recording, clock, tuple(sites_of(recording.programs)))
+        return Compiled(call, other, recording, clock, tuple(sites_of(recording.programs)))
+
+    def lower(self, options: Sequence[Options]) -> list[Recording]:
+        """What `compile` would record of each, without making code; after the first `compile`."""
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return list(threads.map(self._first.lowered, options))
 
     def time(self, *compiled: Compiled) -> None:
         """Time the kernels of all, in turn, on the first batch; longer on a machine that does other things."""
-        for _ in range(_ROUNDS):
+        for _ in range(_WARM):
             for one in compiled:
                 self.run(one.call, 0)
         for _ in range(1 + _MORE):
@@ -78,11 +106,17 @@ class Trial:
                 found.append(time.perf_counter() - started)
         return found
 
-    def error(self, call: Callable[..., Any], metric: str | UserMetric) -> Error:
+    def error(self, compiled: Compiled, metric: str | UserMetric) -> Error:
         """By the metric of the whole model, over all batches."""
-        outputs = [self.run(call, number) for number in range(len(self.calibration.batches))]
+        calls = [compiled.call if shapes == self._shapes[0] else compiled.other for shapes in self._shapes]
+        outputs = [self.run(call, number) for number, call in enumerate(calls)]
         batches = [args if not kwargs else (*args, *kwargs.values()) for args, kwargs in self.calibration.batches]
         return measured(metric, self.calibration.outputs, outputs, batches)
+
+    @cached_property
+    def _shapes(self) -> list[list[torch.Size]]:
+        """Of each batch."""
+        return [[tensor.shape for tensor in flatten(batch)[1]] for batch in self.calibration.batches]
 
     def run(self, call: Callable[..., Any], number: int) -> Any:
         """The outputs for a batch."""

@@ -5,7 +5,7 @@ A variant is the model compressed as a whole by one pass, or by one whose parts 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from math import prod
 from typing import Any
@@ -96,6 +96,21 @@ def _by_patterns(trial: Trial, wanted: Sequence[tuple[str, float | None]], like:
         if len(undivided) < len(weights):
             found.append(replace(like, pattern=pattern, sparsity=share, skip=(*like.skip, *undivided)))
     return found
+
+
+def draft(variant: Compression) -> Compression:
+    """Of the same kernels, or nearly, by algorithms that look at nothing but the weights; itself where it takes no long time."""
+    if isinstance(variant, Quantize) and variant.rounding == "gptq":
+        return replace(variant, rounding="nearest", smoothing="none")
+    if isinstance(variant, Sparsify) and variant.method == "sparsegpt":
+        return replace(variant, method="magnitude")
+    return variant
+
+
+def only(variant: Compression, weights: Collection[str], trial: Trial) -> Compression:
+    """That leaves all but these weights."""
+    names = (name for name, _ in trial.model.named_parameters(remove_duplicate=False))
+    return replace(variant, skip=(*variant.skip, *(name for name in names if name not in weights)))
 
 
 def named(variant: Variant) -> str:

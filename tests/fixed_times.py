@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
 from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import ITEM_SIZE
 from effc.kernel_clock import KernelClock
+from effc.sketch import Sketch
 from effc.trial import Compiled, Trial
+
+#: Like `KernelClock.latency`.
+Clocked = Callable[[KernelClock, Program, int], Latency]
+
+
+def fix(patch: pytest.MonkeyPatch, clocked: Clocked) -> None:
+    """Times of kernels, predicted and measured, by ``clocked``, and of whole models by their sum."""
+
+    def predicted(sketch: Sketch) -> list[Latency]:
+        calls = [(program, n) for program, _ in sketch.recording.programs for n in range(len(program.calls))]
+        return [clocked(cast(KernelClock, None), program, number) for program, number in calls]
+
+    patch.setattr(Sketch, "latencies", predicted)
+    patch.setattr(KernelClock, "latency", clocked)
+    patch.setattr(Trial, "seconds", by_sites)
 
 
 def by_dtype(clock: KernelClock, program: Program, call: int) -> Latency:

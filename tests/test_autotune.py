@@ -178,7 +178,7 @@ def test_schedules_that_make_the_model_slower_are_not_taken(tmp_path: Path, monk
     model, x = Mlp().eval(), torch.randn(40, 48)
     plan = effc.plan(model, effc.calibrate(model, [x]), autotune=3, options={"cache_dir": tmp_path})
     assert not plan.schedules()
-    assert plan.notes[-1] == "by these schedules the whole model takes 2 times as long: they are not taken"
+    assert "by these schedules the whole model takes 2 times as long: they are not taken" in plan.notes
 
 
 @pytest.mark.parametrize("value", [-1, 1, 2.5, True, "all"])

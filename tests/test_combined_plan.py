@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixed_times import by_bytes, by_sites
+from fixed_times import by_bytes, fix
 from plan_files import kept_in_a_file
 from test_low_rank_convolutions import of_tucker
 from test_quantize import Tied, codes_read, compiled, off, tied
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 import effc
 from effc.compiler.capture import record
 from effc.compiler.ir.options import Options
-from effc.kernel_clock import KernelClock
 from effc.offers import offers
 from effc.plans import Plan
+from effc.pricing import pricing
 from effc.trial import Trial
 from effc.variants import offered
 
@@ -39,8 +39,7 @@ BOTH: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def fixed_times() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KernelClock, "latency", by_bytes)
-        patch.setattr(Trial, "seconds", by_sites)
+        fix(patch, by_bytes)
         yield
 
 
@@ -120,7 +119,7 @@ def test_its_error_is_that_of_both() -> None:
     calibration = calibrated(model, tokens)
     options, trial = Options(passes=NO_ZEROS), Trial(model, calibration)
     variants = [v for v in offered(options, trial) if v.name == "low_rank" or getattr(v, "activations", "") == "float"]
-    made = offers(trial, trial.compile(options.exact()), options, variants)
+    made = offers(trial, trial.compile(options.exact()), options, variants, pricing(options))
     (site,) = [name for name in made.candidates if name.startswith("out.weight")]
     errors = {c.pass_name: c.error for c in made.candidates[site] if dict(c.options).get("weights") != "int4"}
     assert errors[THEN] == pytest.approx(math.hypot(errors["low_rank"], errors["quantize"]), rel=1.0)
@@ -142,7 +141,7 @@ def test_only_what_gains_alone_is_combined() -> None:
         {"low_rank": False, "quantize": {}, "sparsity": {"pattern": "2:4"}},
     ):
         options, trial = Options(passes={**NO_ZEROS, **passes}), Trial(model, calibration)
-        made = offers(trial, trial.compile(options.exact()), options, offered(options, trial))
+        made = offers(trial, trial.compile(options.exact()), options, offered(options, trial), pricing(options))
         seen.append({c.pass_name for found in made.candidates.values() for c in found} - {"dense"})
     assert seen[:2] == [{"low_rank"}, {"quantize"}]
     assert {"sparsity", "quantize"} <= seen[2]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from fixed_times import by_sites
+from fixed_times import fix
 from torch import nn
 
 import effc
@@ -26,8 +26,7 @@ def one_second(clock: KernelClock, program: Program, call: int) -> Latency:
 @pytest.fixture(autouse=True)
 def fixed_times() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KernelClock, "latency", one_second)
-        patch.setattr(Trial, "seconds", by_sites)
+        fix(patch, one_second)
         yield
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fixed_times import by_sites, by_size
+from fixed_times import by_size, fix
 from plan_files import kept_in_a_file
 from test_compress_smoothing import inputs_of, outliers
 from test_quantize import Tied, codes_read, compiled, off, tied, weights_read
@@ -21,8 +21,6 @@ from effc.compiler.capture.recording import Recording
 from effc.compiler.compress.low_rank.factors import Factors
 from effc.compiler.compress.low_rank.ranks import MULTIPLE, Curve, Ranks, allocate
 from effc.compiler.compress.low_rank.spectrum import Spectrum
-from effc.kernel_clock import KernelClock
-from effc.trial import Trial
 
 
 def run(model: nn.Module, x: Tensor, low_rank: dict[str, Any], **passes: Any) -> tuple[Tensor, Recording]:
@@ -373,8 +371,7 @@ def test_what_has_nothing_to_gain_stays() -> None:
 
 # -- plans ----------------------------------------------------------------------------------------------------------
 def test_a_plan_with_factors_is_kept_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KernelClock, "latency", by_size)
-    monkeypatch.setattr(Trial, "seconds", by_sites)
+    fix(monkeypatch, by_size)
     model, tokens = tied()
     with torch.no_grad():
         for name in ("query.weight", "out.weight"):

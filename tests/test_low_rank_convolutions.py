@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fixed_times import by_sites, by_size
+from fixed_times import by_size, fix
 from test_compress_smoothing import inputs_of, outliers
 from test_low_rank import run
 from test_quantize import compiled, off
@@ -22,9 +22,7 @@ from effc.compiler.compress.low_rank.factorize import Spectra
 from effc.compiler.compress.low_rank.filters import FilterChain
 from effc.compiler.compress.low_rank.layer import Layer
 from effc.compiler.compress.low_rank.ranks import Ranks
-from effc.kernel_clock import KernelClock
 from effc.passes.low_rank import LowRank
-from effc.trial import Trial
 
 
 def tucker(first: int, second: int) -> Ranks:
@@ -324,8 +322,7 @@ def test_a_calibration_of_other_channels_is_refused() -> None:
 
 # -- plans ----------------------------------------------------------------------------------------------------------
 def test_a_plan_with_filters_is_kept_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KernelClock, "latency", by_size)
-    monkeypatch.setattr(Trial, "seconds", by_sites)
+    fix(monkeypatch, by_size)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)).eval()
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from effc.compiler.ir.errors import ArtifactError, OptionError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import roofline
+from effc.costmodel.choices import Price
 from effc.costmodel.hardware import Hardware, Speed
 from effc.costmodel.model import files, shipped
+from effc.costmodel.model.predictor import unsure
 from effc.pricing import pricing
 
 pytest.importorskip("lightgbm", reason="needs the extra 'costmodel'")
@@ -44,75 +47,100 @@ def candidate(specs: list[KernelSpec], latency: Latency | None = None) -> Candid
     return Candidate("dense", (tuple(specs),), ((),), latency=latency)
 
 
+def price_of(specs: list[KernelSpec]) -> Price:
+    return pricing(Options()).of([candidate(specs)])
+
+
 def test_without_a_model_the_roofline_prices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "shipped", dict)
     spec = gemm(64, 64, 64)
-    found = pricing(Options(), [[candidate([spec])]])
-    assert found.price(spec, ()) == roofline.latency(spec, (), MACHINE)
+    found = pricing(Options())
+    assert found.of([candidate([spec])])(spec, ()) == roofline.latency(spec, (), MACHINE)
+    assert found.latencies([(spec, ())]) == [roofline.latency(spec, (), MACHINE)]
     assert "the roofline prices kernels" in found.told
 
 
 def test_the_nearest_model_prices_and_is_named(models: Path) -> None:
     specs = schedules(gemm(100, 64, 128))
-    found = pricing(Options(), [[candidate(specs)]])
-    assert found.told == "kernels are priced by the cost model mine, of this kind of machine"
+    assert pricing(Options()).told == "kernels are priced by the cost model mine, of this kind of machine"
     own = predictor().latencies([(specs[0], ())], MACHINE, 2)[0]
-    assert found.price(specs[0], ()).seconds == pytest.approx(own.seconds, rel=0.3)  # of as many threads as torch has
+    assert price_of(specs)(specs[0], ()).seconds == pytest.approx(
+        own.seconds, rel=0.3
+    )  # of as many threads as torch has
 
 
-def test_a_model_of_a_far_machine_is_not_used(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    far = replace(MACHINE, vector_bytes=16, isa=())
+@pytest.mark.parametrize(
+    "far",
+    [
+        replace(MACHINE, vector_bytes=16, isa=()),
+        replace(MACHINE, l1=4 * MACHINE.l1, l2=MACHINE.l2 // 16),
+    ],
+    ids=["other code", "other caches"],
+)
+def test_the_nearest_model_of_a_far_machine_is_sure_of_nothing(
+    models: Path, monkeypatch: pytest.MonkeyPatch, far: Hardware
+) -> None:
+    """So that every kernel keeps its template's own schedule; what it predicts only tells what is worth a measurement."""
     monkeypatch.setattr(effc.pricing, "host_hardware", lambda cache: far)
-    found = pricing(Options(), [])
-    assert "no cost model fits this machine (the nearest, other, is at distance" in found.told
-    assert found.price(gemm(8, 8, 8), ()) == roofline.latency(gemm(8, 8, 8), (), far)
+    found, specs = pricing(Options()), schedules(gemm(100, 64, 128))
+    assert re.search(
+        r"cost model \w+, the nearest, of a machine at distance \d+\.\d from this one: too far", found.told
+    )
+    assert all(unsure(latency) for latency in found.latencies([(spec, ()) for spec in specs]))
+    price = found.of([candidate(specs)])
+    assert {price(s, ()) for s in specs} == {price(specs[0], ())}
+
+
+def test_fewer_cores_are_no_other_kind_of_machine(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effc.pricing, "host_hardware", lambda cache: replace(MACHINE, cores=1))
+    assert pricing(Options()).told == "kernels are priced by the cost model mine, of this kind of machine"
 
 
 def test_a_model_of_a_near_machine_is_trusted_less(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = schedules(gemm(100, 64, 128))[0]
-    here = pricing(Options(), []).price(spec, ())
+    (here,) = pricing(Options()).latencies([(spec, ())])
     near = replace(MACHINE, l2=2 * MACHINE.l2)
     monkeypatch.setattr(effc.pricing, "host_hardware", lambda cache: near)
-    found = pricing(Options(), [])
-    assert "the nearest, of a machine at distance 0.5" in found.told
-    assert found.price(spec, ()).uncertainty > here.uncertainty
+    found = pricing(Options())
+    assert found.told.endswith("the nearest, of a machine at distance 0.5 from this one")
+    assert found.latencies([(spec, ())])[0].uncertainty > here.uncertainty
 
 
 def test_a_model_that_is_asked_for_prices(models: Path) -> None:
-    assert "cost model other" in pricing(Options(cost_model="other"), []).told
-    assert str(models / "mine") in pricing(Options(cost_model=models / "mine"), []).told
+    assert "cost model other" in pricing(Options(cost_model="other")).told
+    assert str(models / "mine") in pricing(Options(cost_model=models / "mine")).told
 
 
 def test_a_model_that_cannot_be_used_is_one_clear_error(models: Path, tmp_path: Path) -> None:
     with pytest.raises(
         OptionError, match="there is no cost model 'mien': it is no folder, and those shipped are mine, other"
     ):
-        pricing(Options(cost_model="mien"), [])
+        pricing(Options(cost_model="mien"))
     with pytest.raises(ArtifactError, match="there is no cost model in"):
-        pricing(Options(cost_model=tmp_path / "nowhere"), [])
+        pricing(Options(cost_model=tmp_path / "nowhere"))
     (models / "mine" / "latency.low.txt").write_text("tree\n")
     with pytest.raises(ArtifactError, match="was changed or cut short"):
-        pricing(Options(cost_model="mine"), [])
+        pricing(Options(cost_model="mine"))
     with pytest.raises(OptionError, match="option 'cost_model' is 3: expected a path or a name"):
         Options(cost_model=3)
 
 
 def test_a_schedule_is_preferred_only_where_it_is_surely_faster(models: Path) -> None:
     specs = schedules(gemm(100, 64, 128))
-    found = pricing(Options(), [[candidate(specs)]])
-    own = found.price(specs[0], ())
+    price = price_of(specs)
+    own = price(specs[0], ())
     for spec in specs[1:]:
-        latency = found.price(spec, ())
+        latency = price(spec, ())
         assert latency == own or latency.seconds <= (1 - effc.pricing.GAIN) * own.seconds
-    assert min(found.price(s, ()).seconds for s in specs) < own.seconds, "the first of these is a poor one"
+    assert min(price(s, ()).seconds for s in specs) < own.seconds, "the first of these is a poor one"
 
 
 def test_a_model_that_is_unsure_keeps_the_own_schedule(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = predictor().widened(1e3)
     files.save(models / "mine", wide, data(), {})
     specs = schedules(gemm(100, 64, 128))
-    found = pricing(Options(), [[candidate(specs)]])
-    assert {found.price(s, ()) for s in specs} == {found.price(specs[0], ())}
+    price = price_of(specs)
+    assert {price(s, ()) for s in specs} == {price(specs[0], ())}
 
 
 def test_distances_are_of_machines_and_not_of_names() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixed_times import by_sites, by_zeros
+from fixed_times import by_zeros, fix
 from plan_files import kept_in_a_file
 from test_quantize import Tied, off, tied
 from torch import nn
@@ -37,8 +37,7 @@ def nearly_in_blocks(weight: torch.Tensor) -> None:
 
 
 def test_a_plan_prunes_where_it_costs_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KernelClock, "latency", by_zeros)
-    monkeypatch.setattr(Trial, "seconds", by_sites)
+    fix(monkeypatch, by_zeros)
     model, tokens = tied()
     assert isinstance(model, Tied)
     with torch.no_grad():
@@ -72,8 +71,7 @@ def test_a_model_with_zeros_is_not_pruned() -> None:
 
 def test_a_plan_leaves_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It decides for each weight alone, and channels go from several."""
-    monkeypatch.setattr(KernelClock, "latency", by_zeros)
-    monkeypatch.setattr(Trial, "seconds", by_sites)
+    fix(monkeypatch, by_zeros)
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval(), torch.randn(16, 64)
     with torch.no_grad():
@@ -98,8 +96,7 @@ def by_blocks(clock: KernelClock, program: Program, call: int) -> Latency:
 
 def test_a_plan_chooses_the_pattern_of_each_weight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Blocks, which are faster, where they cost little, and single elements where these are what may go."""
-    monkeypatch.setattr(KernelClock, "latency", by_blocks)
-    monkeypatch.setattr(Trial, "seconds", by_sites)
+    fix(monkeypatch, by_blocks)
     model = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)).eval()
     with torch.no_grad():
         nearly_in_blocks(model.get_parameter("0.weight"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixed_times import by_sites, by_size
+from fixed_times import by_size, fix
 from plan_files import kept_in_a_file
 from pruned_models import LAYERS, Transposed, compiled, convolutions, forms, net, packed, pruned, put, run, same
 from test_sparsity_patterns import holds
@@ -21,9 +21,7 @@ import effc
 from effc.compiler.capture import record
 from effc.compiler.compress.pruning.prune import prune
 from effc.compiler.ir.pattern import Pattern
-from effc.kernel_clock import KernelClock
 from effc.passes.sparsity import Method
-from effc.trial import Trial
 
 
 # -- pruning ------------------------------------------------------------------------------------------------------
@@ -312,8 +310,7 @@ def test_a_plan_with_sparse_weights_is_kept_in_a_file(
     sparsity: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a model that holds zeros without being asked."""
-    monkeypatch.setattr(KernelClock, "latency", by_size)
-    monkeypatch.setattr(Trial, "seconds", by_sites)
+    fix(monkeypatch, by_size)
     model, tokens = net()
     if not sparsity:
         pruned(model, "16x1", 0.8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,6 +21,9 @@ from effc.compiler.capture.planned import code_options
 from effc.compiler.compress.forms import steps_of
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options, suggest
+
+#: The boxed function of an ATen graph, of its kind (``inference``, ``forward`` or ``backward``) and its inputs.
+CompileGraph = Callable[[GraphModule, str, Sequence[Any]], Callable[..., Any]]
 
 
 def effc(
@@ -53,13 +56,16 @@ def compile_with(
     CacheError: the cache directory that the user named cannot be used.
     """
     if not native():
-        _warn_eager()
-        return gm.forward
-    names = static_names(gm)
-    compiler = GraphCompiler(names, options, builder(options), example_inputs, steps_of(options), gpus)
+        return in_eager(gm)
+    compiler = GraphCompiler(static_names(gm), options, builder(options), example_inputs, steps_of(options), gpus)
+    return through_aot(gm, example_inputs, compiler.compile)
+
+
+def through_aot(gm: GraphModule, example_inputs: list[Any], compile_graph: CompileGraph) -> Callable[..., Any]:
+    """A graph of Dynamo's through AOTAutograd, whose graphs ``compile_graph`` compiles."""
 
     def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
-        return lambda graph, inputs: compiler.compile(graph, kind, inputs)
+        return lambda graph, inputs: compile_graph(graph, kind, inputs)
 
     compiled: Callable[..., Any] = aot_autograd(
         fw_compiler=stage("forward"),
@@ -75,6 +81,12 @@ def compile_with(
 def native() -> bool:
     """Whether effc emits machine code for this machine: Linux on x86-64."""
     return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+
+
+def in_eager(gm: GraphModule) -> Callable[..., Any]:
+    """The graph as it is, with a warning."""
+    _warn_eager()
+    return gm.forward
 
 
 @lru_cache(maxsize=1)

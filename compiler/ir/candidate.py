@@ -39,7 +39,8 @@ class Latency:
 class Candidate:
     """``kernels`` run in order in the site's place, each given by its alternatives: the same kernel under other schedules,
     the template's own choice first. ``error``: estimated relative L2 error that it adds to the site's result; 0 is exact.
-    ``symbols``: for each kernel the values of its symbols. ``latency``: measured; None where a price must serve.
+    ``symbols``: for each kernel the values of its symbols. ``latency``: None where a price must serve; measured, or ``proposed``:
+    predicted, and measured once the candidate is taken.
     ``saved``: bytes by which the weights that it reads are stored smaller.
     """
 
@@ -49,6 +50,7 @@ class Candidate:
     options: tuple[tuple[str, Any], ...] = ()
     error: float = 0.0
     latency: Latency | None = None
+    proposed: bool = False
     saved: int = 0
 
     @property

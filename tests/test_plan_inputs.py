@@ -1,0 +1,104 @@
+"""Plans of models and calibrations that are not one graph and batches of one shape: each runs, and keeps its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from fixed_times import by_dtype, fix
+from torch import Tensor, nn
+
+import effc
+from effc.metrics import relative_l2
+
+#: What a plan may choose.
+ONLY_CODES = {"passes": {"low_rank": False, "sparsity": False, "quantize": {"weights": "int8"}}}
+BUDGET = 0.05
+
+
+@pytest.fixture(autouse=True)
+def fixed_times() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        fix(patch, by_dtype)
+        yield
+
+
+class Layers(nn.Module):
+    """``broken``: as two graphs; ``tied``: the last layer has the weight of the first."""
+
+    def __init__(self, *, broken: bool = False, tied: bool = False) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.broken = broken
+        if tied:
+            self.last.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x))
+        if self.broken:
+            torch._dynamo.graph_break()
+        z: Tensor = self.last(y)
+        return z
+
+
+def planned(model: nn.Module, batches: list[Tensor]) -> effc.Plan:
+    return effc.plan(model, effc.calibrate(model, batches), accuracy_budget=BUDGET, options=ONLY_CODES)
+
+
+def error(model: nn.Module, plan: effc.Plan, x: Tensor, **arguments: Any) -> float:
+    fast = torch.compile(model, backend="effc", options={"plan": plan}, **arguments)
+    with torch.no_grad():
+        return relative_l2([model(x)], [fast(x)], [x])
+
+
+def test_one_batch_has_no_margin() -> None:
+    model, x = Layers().eval(), torch.randn(7, 64)
+    plan = planned(model, [x])
+    assert plan.weights.keys() == {"first.weight", "last.weight"}
+    assert plan.margin is None
+    assert plan.measured is not None
+    assert 1e-5 < plan.measured <= BUDGET
+    assert 1e-5 < error(model, plan, x) <= BUDGET
+
+
+def test_batches_of_several_shapes() -> None:
+    """More than Dynamo keeps graphs of, and the first one's shape again: the plan's error is that of all, its sites are of the first."""
+    model = Layers().eval()
+    batches = [torch.randn(rows, 64) for rows in (7, 1, 13, 2, 3, 4, 5, 6, 8, 9, 10, 11, 7)]
+    plan = planned(model, batches)
+    assert plan.weights.keys() == {"first.weight", "last.weight"}
+    assert plan.measured is not None
+    assert 1e-5 < plan.measured <= BUDGET
+    assert all(1e-5 < error(model, plan, x) <= 2 * BUDGET for x in batches[:3])
+
+
+def test_a_model_compiled_for_any_size() -> None:
+    model, x = Layers().eval(), torch.randn(7, 64)
+    plan = planned(model, [x, torch.randn(7, 64)])
+    for rows in (7, 12):
+        assert 1e-5 < error(model, plan, torch.randn(rows, 64), dynamic=True) <= 2 * BUDGET
+
+
+def test_a_model_of_two_graphs() -> None:
+    model, x = Layers(broken=True).eval(), torch.randn(7, 64)
+    plan = planned(model, [x, torch.randn(7, 64)])
+    assert plan.weights.keys() == {"first.weight", "last.weight"}
+    assert {d.pass_name for d in plan.decisions} == {"quantize"}
+    assert 1e-5 < error(model, plan, x) <= BUDGET
+
+
+def test_tied_weights_are_decided_on_once() -> None:
+    model, x = Layers(tied=True).eval(), torch.randn(7, 64)
+    plan = planned(model, [x, torch.randn(7, 64)])
+    assert len(plan.weights) == 1
+    assert 1e-5 < error(model, plan, x) <= BUDGET
+
+
+def test_a_model_without_weights_has_an_exact_plan() -> None:
+    model, x = nn.Sequential(nn.ReLU(), nn.Softmax(-1)).eval(), torch.randn(7, 64)
+    plan = planned(model, [x, torch.randn(7, 64)])
+    assert plan.exact
+    assert plan.weights == {}
+    assert error(model, plan, x) < 1e-6
