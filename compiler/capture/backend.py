@@ -97,7 +97,7 @@ def _warn_eager() -> None:
 
 
 def builder(options: Options, gm: GraphModule | None = None) -> Build:
-    """Makes executables of regions' graph IR for the CPU, through the caches. ``gm``: Dynamo's graph, for which processes may start at once."""
+    """Makes executables of regions' graph IR for the CPU, through the caches. ``gm``: Dynamo's graph, for which processes may start."""
     from effc.compiler.build import Built, build
     from effc.compiler.capture.ahead import start_ahead
     from effc.runtime.cache import Cache
