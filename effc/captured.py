@@ -14,7 +14,8 @@ from torch.fx import GraphModule
 from effc.apart import compiled_by
 from effc.compiler.build import BuildReport, Built, lowered
 from effc.compiler.capture import backend
-from effc.compiler.capture.graph import Build, GraphCompiler
+from effc.compiler.capture.devices import Build
+from effc.compiler.capture.graph import GraphCompiler
 from effc.compiler.capture.parameters import static_names
 from effc.compiler.capture.planned import code_options
 from effc.compiler.capture.recording import Recording, record
