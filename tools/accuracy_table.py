@@ -73,7 +73,7 @@ def measure(kind: Callable[[int], Task], seeds: int, rows: Sequence[Row], headin
     return table
 
 
-def interval(task: Task, exact: list[Tensor], found: list[Tensor]) -> tuple[float, float, float]:
+def interval(task: Task | type[Task], exact: list[Tensor], found: list[Tensor]) -> tuple[float, float, float]:
     """The figure, the mean over seeds, and the 2.5 % and 97.5 % quantiles of 1,000 bootstrap draws of cases."""
     g = torch.Generator().manual_seed(0)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,9 @@ class Task(ABC):
     model: nn.Module
     calibration: list[Any]
 
+    @abstractmethod
+    def __init__(self, seed: int) -> None: ...
+
     def weights(self) -> list[str]:
         """Names of the parameters to quantize: of all linears and convolutions."""
         return [f"{name}.weight" for name, m in self.model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
@@ -46,8 +48,9 @@ class Task(ABC):
     def cases(self) -> Tensor:
         """How good the model is now, by case: ``[cases]`` or ``[cases, values]``."""
 
+    @staticmethod
     @abstractmethod
-    def loss(self, exact: Tensor, found: Tensor) -> float:
+    def loss(exact: Tensor, found: Tensor) -> float:
         """The figure for these cases of the float model and of the quantized one."""
 
 
@@ -82,7 +85,8 @@ class Language(Task):
             found.append(F.cross_entropy(logits, text[0, 1:]))
         return torch.stack(found).double()
 
-    def loss(self, exact: Tensor, found: Tensor) -> float:
+    @staticmethod
+    def loss(exact: Tensor, found: Tensor) -> float:
         return 100 * float((found - exact).mean().expm1())
 
 
@@ -106,7 +110,8 @@ class Embeddings(Task):
         first, second = (self.model(*words) for words in self.words)
         return torch.stack([(first * second).sum(1), self.judgments], 1).double()
 
-    def loss(self, exact: Tensor, found: Tensor) -> float:
+    @staticmethod
+    def loss(exact: Tensor, found: Tensor) -> float:
         return word_similarity.spearman(*exact.unbind(1)) - word_similarity.spearman(*found.unbind(1))
 
 
@@ -134,7 +139,8 @@ class Images(Task):
         found = torch.cat([self.model(part).argmax(1) for part in self.images.split(500)])
         return (found == self.labels).double()
 
-    def loss(self, exact: Tensor, found: Tensor) -> float:
+    @staticmethod
+    def loss(exact: Tensor, found: Tensor) -> float:
         return 100 * float((exact - found).mean())
 
 
@@ -152,4 +158,4 @@ def _trained(model: nn.Module, images: Tensor, labels: Tensor, batch: int, epoch
     return model.eval()
 
 
-TASKS: dict[str, Callable[[int], Task]] = {"language": Language, "embeddings": Embeddings, "images": Images}
+TASKS: dict[str, type[Task]] = {"language": Language, "embeddings": Embeddings, "images": Images}

@@ -23,6 +23,7 @@ from effc.compiler.ir.expr import as_expr, const
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.runtime import elf
 from effc.runtime.derive import derive
+from effc.runtime.pages import Pages
 from effc.runtime.threads import threads as thread_pool
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -70,7 +71,8 @@ class Runs:
         header = (pool.gomp_parallel, pool.thread_num, ctypes.addressof(error), threads)
         sizes = [o.size.constant or 0 for o in found.spec.operands]
         self.given = [derived.get(i, torch.zeros(size)) for i, size in enumerate(sizes)]
-        self.weights = [derived[1].clone() for _ in range(count)]
+        pages = Pages()  # as a compiled model's weights
+        self.weights = [pages.copy(derived[1]) for _ in range(count)]
         self.held = (code, error)
         self._header, self._function = (
             header,

@@ -13,7 +13,7 @@ class Epilogue:
     """Writes the instructions after ``contract``. What depends on the column but not on the row (a bias) is read once a tile.
 
     ``within``: the dims that vary within a tile beside the column; the row unless told otherwise. ``given``: the instruction whose values
-    are handed in, the sum unless told otherwise.
+    are handed in, the sum unless told otherwise; there is then nothing that a tile's rows share.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class Epilogue:
         self._within = {f"d{i}" for i in (rows if within is None else within)}
         self._given = nest.contract if given is None else given
         self._effects = [i for i, instr in enumerate(nest.spec.body) if instr.op in ("store", "check")]
-        self._shared = self._column_only()
+        self._shared = self._column_only() if given is None else []
 
     def write(
         self,
@@ -93,7 +93,7 @@ class Epilogue:
             needed -= side.inside
         after: set[int] = set()
         for i, instr in enumerate(body):
-            if i == self._given or any(a in after for a in instr.args):
+            if i == nest.contract or any(a in after for a in instr.args):
                 after.add(i)
         return [
             i
