@@ -11,8 +11,6 @@ from block_models import Forced
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effc.compiler.capture import record
-
 Q: Any = torch.ops.quantized_decomposed
 
 #: Of what the layers make: a step of the result, and of what lies between, whose zero is the least byte.
