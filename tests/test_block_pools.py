@@ -153,5 +153,5 @@ def test_channels_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Forced(monkeypatch, None)
     model, x = Excited(8, 96, 5), torch.randn(1, 8, 19, 17).to(memory_format=torch.channels_last)
     fast, kernels = made.run(model, x)
-    assert [k.schedule["slices"] for k in kernels if len(k.stages) == 3] == [6], made.refused
+    assert [k.schedule.get("slices", 1) > 1 for k in kernels if len(k.stages) == 3] == [True], made.refused
     assert_exact(model, (x,), fast)

@@ -5,62 +5,62 @@
 // CHECK-NOT: call 1
 // CHECK: kernel k0: block, d0: 1, d1: 56, schedule lines={{[0-9]+}}
 // CHECK-NEXT: operands: read f32, packed f32, packed f32, packed f32, write f32, scratch f32, scratch f32
-// CHECK-NEXT: stage 0: contraction, d0: 112, d1: 112, d2: 96
-// CHECK: store {{.*}} to [[A:[0-9]+]][10752*d0 + 96*d1 + d2]
-// CHECK-NEXT: stage 1: contraction, d0: 56, d1: 56, d2: 96
-// CHECK: load [[A]][21504*d0
-// CHECK: store {{.*}} to [[B:[0-9]+]][5376*d0 + 96*d1 + d2]
+// CHECK-NEXT: stage 0: contraction, d0: 112, d1: 112, d2: 192
+// CHECK: store {{.*}} to [[A:[0-9]+]][21504*d0 + 192*d1 + d2]
+// CHECK-NEXT: stage 1: contraction, d0: 56, d1: 56, d2: 192
+// CHECK: load [[A]][43008*d0
+// CHECK: store {{.*}} to [[B:[0-9]+]][10752*d0 + 192*d1 + d2]
 // CHECK-NEXT: stage 2: contraction, d0: 56, d1: 56, d2: 24
-// CHECK-NEXT: load [[B]][5376*d0
+// CHECK-NEXT: load [[B]][10752*d0
 func.func @main(%x: tensor<1x16x112x112xf32> {effc.sizes = ["1", "16", "112", "112"], effc.strides = ["200704", "1", "1792", "16"]},
-                %a: tensor<96x16x1x1xf32> {effc.sizes = ["96", "16", "1", "1"], effc.strides = ["16", "1", "1", "1"], effc.param = "expand.weight"},
-                %b: tensor<96x1x3x3xf32> {effc.sizes = ["96", "1", "3", "3"], effc.strides = ["9", "9", "3", "1"], effc.param = "depthwise.weight"},
-                %c: tensor<24x96x1x1xf32> {effc.sizes = ["24", "96", "1", "1"], effc.strides = ["96", "1", "1", "1"], effc.param = "project.weight"})
+                %a: tensor<192x16x1x1xf32> {effc.sizes = ["192", "16", "1", "1"], effc.strides = ["16", "1", "1", "1"], effc.param = "expand.weight"},
+                %b: tensor<192x1x3x3xf32> {effc.sizes = ["192", "1", "3", "3"], effc.strides = ["9", "9", "3", "1"], effc.param = "depthwise.weight"},
+                %c: tensor<24x192x1x1xf32> {effc.sizes = ["24", "192", "1", "1"], effc.strides = ["192", "1", "1", "1"], effc.param = "project.weight"})
     -> (tensor<1x24x56x56xf32> {effc.strides = ["75264", "1", "1344", "24"]}) {
   %zero = arith.constant 0.0 : f32
-  %e0 = tensor.empty() : tensor<1x96x112x112xf32>
-  %e1 = linalg.fill ins(%zero : f32) outs(%e0 : tensor<1x96x112x112xf32>) -> tensor<1x96x112x112xf32>
+  %e0 = tensor.empty() : tensor<1x192x112x112xf32>
+  %e1 = linalg.fill ins(%zero : f32) outs(%e0 : tensor<1x192x112x112xf32>) -> tensor<1x192x112x112xf32>
   %e = linalg.generic {indexing_maps = [affine_map<(d0, d1, d2, d3, d4, d5, d6) -> (d0, d4, d2 + d5, d3 + d6)>, affine_map<(d0, d1, d2, d3, d4, d5, d6) -> (d1, d4, d5, d6)>,
       affine_map<(d0, d1, d2, d3, d4, d5, d6) -> (d0, d1, d2, d3)>], iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction", "reduction", "reduction"]}
-      ins(%x, %a : tensor<1x16x112x112xf32>, tensor<96x16x1x1xf32>) outs(%e1 : tensor<1x96x112x112xf32>) attrs = {effc.op = "conv"} {
+      ins(%x, %a : tensor<1x16x112x112xf32>, tensor<192x16x1x1xf32>) outs(%e1 : tensor<1x192x112x112xf32>) attrs = {effc.op = "conv"} {
   ^bb0(%p: f32, %q: f32, %o: f32):
     %0 = arith.mulf %p, %q : f32
     %1 = arith.addf %0, %o : f32
     linalg.yield %1 : f32
-  } -> tensor<1x96x112x112xf32>
-  %f0 = tensor.empty() : tensor<1x96x112x112xf32>
+  } -> tensor<1x192x112x112xf32>
+  %f0 = tensor.empty() : tensor<1x192x112x112xf32>
   %f = linalg.generic {indexing_maps = [affine_map<(d0, d1, d2, d3) -> (d0, d1, d2, d3)>, affine_map<(d0, d1, d2, d3) -> (d0, d1, d2, d3)>], iterator_types = ["parallel", "parallel", "parallel", "parallel"]}
-      ins(%e : tensor<1x96x112x112xf32>) outs(%f0 : tensor<1x96x112x112xf32>) {
+      ins(%e : tensor<1x192x112x112xf32>) outs(%f0 : tensor<1x192x112x112xf32>) {
   ^bb0(%p: f32, %o: f32):
     %0 = arith.maximumf %p, %zero : f32
     linalg.yield %0 : f32
-  } -> tensor<1x96x112x112xf32>
+  } -> tensor<1x192x112x112xf32>
   %g = tensor.pad %f low[0, 0, 1, 1] high[0, 0, 1, 1] {
   ^bb0(%i: index, %j: index, %k: index, %l: index):
     tensor.yield %zero : f32
-  } : tensor<1x96x112x112xf32> to tensor<1x96x114x114xf32>
-  %h0 = tensor.empty() : tensor<1x96x56x56xf32>
-  %h1 = linalg.fill ins(%zero : f32) outs(%h0 : tensor<1x96x56x56xf32>) -> tensor<1x96x56x56xf32>
+  } : tensor<1x192x112x112xf32> to tensor<1x192x114x114xf32>
+  %h0 = tensor.empty() : tensor<1x192x56x56xf32>
+  %h1 = linalg.fill ins(%zero : f32) outs(%h0 : tensor<1x192x56x56xf32>) -> tensor<1x192x56x56xf32>
   %h = linalg.generic {indexing_maps = [affine_map<(d0, d1, d2, d3, d4, d5, d6) -> (d0, d1 + d4, d2 * 2 + d5, d3 * 2 + d6)>, affine_map<(d0, d1, d2, d3, d4, d5, d6) -> (d1, d4, d5, d6)>,
       affine_map<(d0, d1, d2, d3, d4, d5, d6) -> (d0, d1, d2, d3)>], iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction", "reduction", "reduction"]}
-      ins(%g, %b : tensor<1x96x114x114xf32>, tensor<96x1x3x3xf32>) outs(%h1 : tensor<1x96x56x56xf32>) attrs = {effc.op = "conv"} {
+      ins(%g, %b : tensor<1x192x114x114xf32>, tensor<192x1x3x3xf32>) outs(%h1 : tensor<1x192x56x56xf32>) attrs = {effc.op = "conv"} {
   ^bb0(%p: f32, %q: f32, %o: f32):
     %0 = arith.mulf %p, %q : f32
     %1 = arith.addf %0, %o : f32
     linalg.yield %1 : f32
-  } -> tensor<1x96x56x56xf32>
-  %i0 = tensor.empty() : tensor<1x96x56x56xf32>
+  } -> tensor<1x192x56x56xf32>
+  %i0 = tensor.empty() : tensor<1x192x56x56xf32>
   %i = linalg.generic {indexing_maps = [affine_map<(d0, d1, d2, d3) -> (d0, d1, d2, d3)>, affine_map<(d0, d1, d2, d3) -> (d0, d1, d2, d3)>], iterator_types = ["parallel", "parallel", "parallel", "parallel"]}
-      ins(%h : tensor<1x96x56x56xf32>) outs(%i0 : tensor<1x96x56x56xf32>) {
+      ins(%h : tensor<1x192x56x56xf32>) outs(%i0 : tensor<1x192x56x56xf32>) {
   ^bb0(%p: f32, %o: f32):
     %0 = arith.maximumf %p, %zero : f32
     linalg.yield %0 : f32
-  } -> tensor<1x96x56x56xf32>
+  } -> tensor<1x192x56x56xf32>
   %m0 = tensor.empty() : tensor<1x24x56x56xf32>
   %m1 = linalg.fill ins(%zero : f32) outs(%m0 : tensor<1x24x56x56xf32>) -> tensor<1x24x56x56xf32>
   %m = linalg.generic {indexing_maps = [affine_map<(d0, d1, d2, d3, d4, d5, d6) -> (d0, d4, d2 + d5, d3 + d6)>, affine_map<(d0, d1, d2, d3, d4, d5, d6) -> (d1, d4, d5, d6)>,
       affine_map<(d0, d1, d2, d3, d4, d5, d6) -> (d0, d1, d2, d3)>], iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction", "reduction", "reduction"]}
-      ins(%i, %c : tensor<1x96x56x56xf32>, tensor<24x96x1x1xf32>) outs(%m1 : tensor<1x24x56x56xf32>) attrs = {effc.op = "conv"} {
+      ins(%i, %c : tensor<1x192x56x56xf32>, tensor<24x192x1x1xf32>) outs(%m1 : tensor<1x24x56x56xf32>) attrs = {effc.op = "conv"} {
   ^bb0(%p: f32, %q: f32, %o: f32):
     %0 = arith.mulf %p, %q : f32
     %1 = arith.addf %0, %o : f32

@@ -28,7 +28,7 @@ from effc.compiler.codegen.cpu.block.plan import Plan
 from effc.compiler.codegen.cpu.block.stages import Stage
 from effc.compiler.codegen.cpu.contraction.order import order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
-from effc.compiler.codegen.cpu.contraction.schedule import estimate, tiles
+from effc.compiler.codegen.cpu.contraction.schedule import estimate, steps_of, tiles
 from effc.compiler.codegen.cpu.loops.costs import cycles
 from effc.compiler.codegen.cpu.loops.plan import Plan as LoopsPlan
 from effc.compiler.codegen.cpu.loops.plan import instruction_cost
@@ -103,7 +103,8 @@ class Counter:
             meet * -(-need.kept // 2) / stage.lines.count * computing
             for need, stage, computing in zip(plan.by_stage, plan.stages, self.cycles, strict=True)
         )
-        compute = sum(self.cycles) * mine / lines.count + halo
+        # Tiles of rows are what kernels of their own share out too; lines are more than these do.
+        compute = sum(self.cycles) * (1 / THREADS if plan.tiled else mine / lines.count) + halo
         turns = -(-mine // plan.tile)
         held = plan.scratch_bytes()
         moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
@@ -179,11 +180,10 @@ def _cycles(stage: Stage, target: Target) -> float:
         assert stage.plan is not None, "a stage is a product or loops"
         return _of_loops(stage.plan)
     nest = stage.nest
-    points = prod(nest.size(k).constant or 1 for k in nest.reduction)
     others = prod(nest.size(i).constant or 1 for i in nest.outer)
-    steps = min(estimate(nest, target, *tile) for tile in tiles(nest, target))
+    step = min(estimate(nest, target, *tile) for tile in tiles(nest, target))
     flow = FLOW_WISE if nest.wise else FLOW
-    return others * (flow * points * steps + _after_sums(nest, target))
+    return others * (flow * steps_of(nest) * step + _after_sums(nest, target))
 
 
 def _of_loops(plan: LoopsPlan) -> float:

@@ -139,14 +139,17 @@ def _tiles(spec: KernelSpec, lines: Lines, target: Target) -> Stage | str:
 
 def _unfit(nest: Nest, target: Target, forms: Sequence[str]) -> str | None:
     """Why a product cannot be a stage, or None."""
-    if nest.spec.body[nest.contract].dtype != "f32":
-        return "sums that are not float32"
+    sums = nest.spec.body[nest.contract].dtype
+    if sums not in ("f32", "i32"):
+        return "sums that are neither float32 nor of bytes"
     if not nest.right.packed:
         return "a factor that is not constant"
     kind = form(nest, target)
     if kind == "codes":
         return "codes become floats once for all rows, in a block once for each tile of them"
-    return None if kind in forms else "tile registers take more rows than a line has"
+    if kind not in forms:
+        return "tile registers take more rows than a line has"
+    return "bytes by tile registers" if sums == "i32" and kind == "amx" else None
 
 
 class StageCode:

@@ -149,7 +149,7 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     if is_codes(nest):
         return _code_estimate(nest, target, mr, vectors)
     panels = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // (lanes * vectors))
-    cut, steps = split(rows, mr), _steps(nest)
+    cut, steps = split(rows, mr), steps_of(nest)
     count = sum(tiles for tiles, _ in cut)
     far = 1 if steps * vectors * target.vector_bytes <= L2_SHARE else count
     size = vectors * target.vector_bytes
@@ -162,7 +162,7 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
 def _code_estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     """Cycles of one step of K over all rows; where their number is known only at run time, over a prompt and as many single rows."""
     size = nest.size(nest.row)
-    rows, steps = _count(size), _steps(nest)
+    rows, steps = _count(size), steps_of(nest)
     panels = -(-_count(nest.size(nest.column)) // (lanes_of(nest, target) * vectors))
     if few_rows(size) and size.constant is not None:
         even = panels + panels % 2  # one panel is a unit of work, and threads are even in number
@@ -199,7 +199,8 @@ def _crowded(nest: Nest) -> bool:
     return stride is not None and stride > 0 and stride * item % PAGE == 0
 
 
-def _steps(nest: Nest) -> int:
+def steps_of(nest: Nest) -> int:
+    """Of K, as `estimate` counts them: of bytes, four at a time."""
     points = prod(_count(nest.spec.dims[k].size) for k in nest.reduction)
     return -(-points // packed_group(nest)) if nest.right.packed and is_bytes(nest) else points
 
