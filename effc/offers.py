@@ -68,9 +68,11 @@ def offers(
     offering = _Offering(trial, plain, options, prices)
     fixed = [v for v in variants if isinstance(dict(options.passes).get(v.name), tuple)]
     drafted = [v for v in variants if v not in fixed and draft(v) != v and not smaller]
-    offering.take([(variant,) for variant in variants if variant not in drafted])
-    offering.take([(variant,) for variant in offering.worthwhile(drafted)])
-    offering.take(_pairs(offering, variants, fixed))
+    made = [v for v in variants if v not in drafted]
+    offering.take([(variant,) for variant in made])
+    worthwhile = offering.worthwhile(drafted)
+    offering.take([(variant,) for variant in worthwhile])
+    offering.take(_pairs(offering, [*made, *worthwhile], fixed))
     return Offers(offering.candidates, offering.weights, offering.units)
 
 
