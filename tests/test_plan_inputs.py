@@ -48,7 +48,8 @@ def planned(model: nn.Module, batches: list[Tensor]) -> effc.Plan:
 
 
 def error(model: nn.Module, plan: effc.Plan, x: Tensor, **arguments: Any) -> float:
-    fast = torch.compile(model, backend="effc", options={"plan": plan}, **arguments)
+    options: dict[str, Any] = {"plan": plan}
+    fast = torch.compile(model, backend="effc", options=options, **arguments)
     with torch.no_grad():
         return relative_l2([model(x)], [fast(x)], [x])
 
