@@ -1,11 +1,11 @@
 """The planner: at each site one candidate, so that the whole model is fastest within its budgets, or least in error.
 
 Estimated errors of sites are taken as independent, so their squares add up, and times of sites add up: both are proxies, by which a
-knapsack is solved (`knapsack`). The whole model decides, under the named metric and by the clock: the first plan takes what
-estimates say that the budget allows (all of it, where the metric is another than theirs); while plans are over a budget, what is allowed is
-cut, and once one is not, it is sought between that one's and the last that was. A candidate is taken only where even the slow end of its range is faster than dense is, or where its weights are smaller and a
-size is asked for. One that is proposed by a prediction is measured in the first plan that takes it, and counts as it was measured from
-then on.
+knapsack is solved (`knapsack`). The whole model decides, under the named metric and by the clock: the first plan takes what estimates say
+that the budget allows (all that there is, where the metric is another than theirs); while plans are over a budget, what is allowed is cut,
+and once one is not, it is sought between that one's and the last that was. A candidate is taken only where even the slow end of its range
+is faster than dense is, or where its weights are smaller and a size is asked for. One that is proposed by a prediction is measured in the
+first plan that takes it, and counts as it was measured from then on.
 """
 
 from __future__ import annotations
