@@ -35,7 +35,9 @@ _FAR_BETTER = 0.25
 
 @dataclass(frozen=True)
 class Offers:
-    """``candidates`` by site, the dense one first; ``weights``: what a plan holds of each parameter in each of its compressed forms."""
+    """``candidates`` by site, the dense one first; ``weights``: what a plan holds of each parameter in each of its compressed forms;
+    ``units``: weights that are decided on together.
+    """
 
     candidates: Mapping[str, list[Candidate]]
     weights: Mapping[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
