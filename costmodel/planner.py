@@ -1,11 +1,11 @@
 """The planner: at each site one candidate, so that the whole model is fastest within its budgets, or least in error.
 
 Estimated errors of sites are taken as independent, so their squares add up, and times of sites add up: both are proxies, by which a
-knapsack is solved (`knapsack`). The whole model decides, under the named metric and by the clock: the first plan takes all that the
-estimates allow; while plans are over a budget, what is allowed is cut, and once one is not, it is sought between that one's and the last
-that was. A candidate is taken only where even the slow end of its range is faster than dense is, or where its weights are smaller and a
-size is asked for. One that is proposed by a prediction is measured in the first plan that takes it, and counts as it was measured from
-then on.
+knapsack is solved (`knapsack`). The whole model decides, under the named metric and by the clock: the first plan takes what estimates say
+that the budget allows (all that there is, where the metric is another than theirs); while plans are over a budget, what is allowed is cut,
+and once one is not, it is sought between that one's and the last that was. A candidate is taken only where even the slow end of its range
+is faster than dense is, or where its weights are smaller and a size is asked for. One that is proposed by a prediction is measured in the
+first plan that takes it, and counts as it was measured from then on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SETTLING = 2
 #: What another plan is not verified for: a smaller gain, as a share of the time; or where so much of the budget is spent.
 _WORTH, _NEAR = 0.01, 0.9
 #: The metric that errors of sites are estimated by, and the allowance to begin with under it, in budgets; under any other it is infinite.
-_ESTIMATED, _FIRST = "relative_l2", 1.5
+_ESTIMATED, _FIRST = "relative_l2", 1.2
 #: Of the allowance that should spend all of the budget, what is tried.
 _AIM = 0.97
 

@@ -35,7 +35,9 @@ _FAR_BETTER = 0.25
 
 @dataclass(frozen=True)
 class Offers:
-    """``candidates`` by site, the dense one first; ``weights``: what a plan holds of each parameter in each of its compressed forms."""
+    """``candidates`` by site, the dense one first; ``weights``: what a plan holds of each parameter in each of its compressed forms;
+    ``units``: weights that are decided on together.
+    """
 
     candidates: Mapping[str, list[Candidate]]
     weights: Mapping[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
@@ -68,9 +70,11 @@ def offers(
     offering = _Offering(trial, plain, options, prices)
     fixed = [v for v in variants if isinstance(dict(options.passes).get(v.name), tuple)]
     drafted = [v for v in variants if v not in fixed and draft(v) != v and not smaller]
-    offering.take([(variant,) for variant in variants if variant not in drafted])
-    offering.take([(variant,) for variant in offering.worthwhile(drafted)])
-    offering.take(_pairs(offering, variants, fixed))
+    made = [v for v in variants if v not in drafted]
+    offering.take([(variant,) for variant in made])
+    worthwhile = offering.worthwhile(drafted)
+    offering.take([(variant,) for variant in worthwhile])
+    offering.take(_pairs(offering, [*made, *worthwhile], fixed))
     return Offers(offering.candidates, offering.weights, offering.units)
 
 

@@ -13,35 +13,32 @@ from torch import nn
 import effc.passes
 from effc.autotune import Tuner
 from effc.collecting.timer import KernelTimer
-from effc.compiler.codegen.cpu import schedules
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.calibration import Calibration
-from effc.compiler.ir.candidate import DENSE, Alternatives, Candidate, Latency, dense
+from effc.compiler.ir.candidate import DENSE, Candidate, Latency
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.options import metric as checked_metric
 from effc.compiler.ir.site import Site
-from effc.costmodel.hardware import Hardware
 from effc.costmodel.neighbours import links
 from effc.costmodel.planner import Goal, Planner, Verified
+from effc.groundwork import Groundwork
 from effc.identity import model_digest, original
 from effc.metrics import UserMetric, metric_name
-from effc.offers import Offers, offers
+from effc.offers import Offers
 from effc.on_cpu import require_cpu
 from effc.plans import Plan, plan_of
-from effc.pricing import Pricing, pricing
 from effc.runtime.cache import Cache
 from effc.runtime.threads import threads
-from effc.speed import host_hardware
 from effc.stored_size import model_size, planned_size, weights_size
 from effc.trial import Compiled, Trial
 from effc.tuning import note, with_schedules
 from effc.turns import Turns, in_turn
-from effc.variants import Pairs, offered
+from effc.variants import Pairs
 
 #: How much slower than the exact model a plan may surely not be, as a ratio of times.
 _SLOWER = 1.05
@@ -76,7 +73,21 @@ def plan(
     first batch, on which kernels are timed too. OptionError: a wrong budget, metric or option, or a calibration of another model.
     BudgetError: no plan keeps the budgets; the text says what is the nearest.
     """
-    budgets, chosen = Budgets.of(accuracy_budget, latency_budget_ms, size_budget_mb), checked_metric(metric)
+    ground = groundwork(model, calibration, options)
+    return plan_on(
+        ground,
+        accuracy_budget=accuracy_budget,
+        latency_budget_ms=latency_budget_ms,
+        size_budget_mb=size_budget_mb,
+        metric=metric,
+        autotune=autotune,
+    )
+
+
+def groundwork(
+    model: nn.Module, calibration: Calibration, options: Options | Mapping[str, Any] | None = None
+) -> Groundwork:
+    """For several plans of a model; arguments as of `plan`."""
     base = Options.of(options)
     if base.plan is not None or base.accuracy_budget:
         raise OptionError("effc.plan makes the plan: give it accuracy_budget= and metric=, not in options")
@@ -88,18 +99,31 @@ def plan(
             "the calibration was made from another model, or its weights have changed: calibrate this one"
         )
     require_cpu("effc.plan", module)
+    effc.passes.registry()  # imports the passes, whose names options may hold
+    return Groundwork(Trial(module, calibration), base)
+
+
+def plan_on(
+    ground: Groundwork,
+    *,
+    accuracy_budget: float | None = None,
+    latency_budget_ms: float | None = None,
+    size_budget_mb: float | None = None,
+    metric: str | UserMetric = "relative_l2",
+    autotune: int = 0,
+) -> Plan:
+    """`plan`, on what others may have been made on."""
+    budgets, chosen = Budgets.of(accuracy_budget, latency_budget_ms, size_budget_mb), checked_metric(metric)
     if not isinstance(autotune, int) or isinstance(autotune, bool) or autotune < 0 or autotune == 1:
         raise OptionError(
             f"option 'autotune' is {autotune!r}: expected of how many schedules a kernel's are measured, 2 or more; or 0"
         )
-    effc.passes.registry()  # imports the passes, whose names options may hold
-    return _Planning(Trial(module, calibration), base, chosen, budgets, autotune).plan()
+    return _Planning(ground, chosen, budgets, autotune).plan()
 
 
 @dataclass(frozen=True)
 class _Planning:
-    trial: Trial
-    options: Options
+    ground: Groundwork
     metric: str | UserMetric
     budgets: Budgets
     autotune: int
@@ -120,52 +144,39 @@ class _Planning:
             else in_turn(lambda: self.trial.seconds(self._plain), lambda turns: True).median(0),
             size=model_size(self.trial.model),
         )
-        candidates = {name: [self._sized(site, c) for c in made.candidates[name]] for name, site in self._named.items()}
-        price = self._pricing.of(candidate for listed in candidates.values() for candidate in listed)
-        planner = Planner(price, self._hardware)
+        candidates = {
+            name: [self._sized(site, c) for c in made.candidates[name]] for name, site in self.ground.named.items()
+        }
+        price = self.ground.pricing.of(candidate for listed in candidates.values() for candidate in listed)
+        planner = Planner(price, self.ground.hardware)
         found = self._complete(planner.plan(sites, candidates, goal, links(programs)))
-        found = replace(found, notes=(*found.notes, self._pricing.told))
+        found = replace(found, notes=(*found.notes, self.ground.pricing.told))
         if self.autotune:
             found = self._tuned(found)
         return plan_of(self._timed(found) if found.weights or found.schedules() else found)
 
     # -- what there is ------------------------------------------------------------------------------------------------
-    @cached_property
+    @property
+    def trial(self) -> Trial:
+        return self.ground.trial
+
+    @property
+    def options(self) -> Options:
+        return self.ground.options
+
+    @property
     def _plain(self) -> Compiled:
-        """The exact model, by the schedules that templates take."""
-        return self.trial.compile(self.options.exact())
-
-    @cached_property
-    def _hardware(self) -> Hardware:
-        return host_hardware(Cache(self.options.cache_dir))
-
-    @cached_property
-    def _pricing(self) -> Pricing:
-        return pricing(self.options)
-
-    @cached_property
-    def _named(self) -> Mapping[str, Site]:
-        return {site.name: site for site in self._plain.sites}
+        return self.ground.plain
 
     @cached_property
     def _offers(self) -> Offers:
-        variants = offered(self.options, self.trial) if self.budgets.spends else []
-        if variants:
-            smaller = self.budgets.size is not None
-            return offers(self.trial, self._plain, self.options, variants, self._pricing, smaller=smaller)
-        return Offers({s.name: [dense(s, host_alternatives())] for s in self._plain.sites}, {})
+        return self.ground.offers(self.budgets)
 
     def _sized(self, site: Site, candidate: Candidate) -> Candidate:
         """With the bytes that it saves."""
         stored = self._stored(site, candidate.options)
-        whole = sum(self._bytes.get(name, 0) for name in stored)
+        whole = sum(self.ground.sizes.get(name, 0) for name in stored)
         return replace(candidate, saved=whole - weights_size(stored))
-
-    @cached_property
-    def _bytes(self) -> Mapping[str, int]:
-        """Of each parameter, by any of its names."""
-        named = self.trial.model.named_parameters(remove_duplicate=False)
-        return {name: p.numel() * p.element_size() for name, p in named}
 
     def _stored(self, site: Site, options: Pairs) -> dict[str, StoredWeight[Form]]:
         """The compressed weights of a site's candidate; those of a weight's parts are named ``name:role``."""
@@ -179,7 +190,7 @@ class _Planning:
         """With the compressed weights that it asks for."""
         weights: dict[str, StoredWeight[Form]] = {}
         for decision in plan.decisions:
-            weights |= self._stored(self._named[decision.site], decision.options)
+            weights |= self._stored(self.ground.named[decision.site], decision.options)
         return replace(plan, weights=weights, size=planned_size(self.trial.model, weights))
 
     def _compile(self, plan: ir.Plan) -> Compiled:
@@ -207,8 +218,8 @@ class _Planning:
     def _tuned(self, plan: ir.Plan) -> ir.Plan:
         """With schedules by measurement, where the whole model keeps its budget by them and is not slower."""
         cache, before = Cache(self.options.cache_dir), self._compile(plan)
-        timer = KernelTimer(self._hardware, cache, seed=0)
-        tuner = Tuner(timer, self._pricing.of(()), self._hardware, cache, self.autotune, threads().count())
+        timer = KernelTimer(self.ground.hardware, cache, seed=0)
+        tuner = Tuner(timer, self.ground.pricing.of(()), self.ground.hardware, cache, self.autotune, threads().count())
         found = with_schedules(plan, self.trial, before, tuner)
         notes = (*plan.notes, note(tuner))
         if found is plan:
@@ -236,7 +247,7 @@ class _Planning:
             return timed
         times = f"a call takes {ratio.median:.3g} ({ratio.low:.3g} to {ratio.high:.3g}) times as long by the plan as without it"
         why = "the whole model is not faster"
-        kept = tuple(d.dropped(self._named[d.site].spec, why) if _changes(d) else d for d in plan.decisions)
+        kept = tuple(d.dropped(self.ground.named[d.site].spec, why) if _changes(d) else d for d in plan.decisions)
         error = self.trial.error(self._plain, self.metric)
         exact = replace(plan, decisions=kept, notes=(*plan.notes, f"{times}: it stays exact"))
         return replace(
@@ -255,9 +266,3 @@ def _settled(turns: Turns) -> bool:
 
 def _changes(decision: ir.Decision) -> bool:
     return decision.pass_name != DENSE or decision.changed
-
-
-def host_alternatives() -> Alternatives:
-    """The schedules that code generation has for this CPU."""
-    target = Target.host()
-    return lambda spec: schedules.alternatives(spec, target)

@@ -79,7 +79,7 @@ class Trial:
 
     def lower(self, options: Sequence[Options]) -> list[Recording]:
         """What `compile` would record of each, without making code; after the first `compile`."""
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
+        with ThreadPoolExecutor(_AT_ONCE, "lower", torch.set_num_threads, (torch.get_num_threads(),)) as threads:
             return list(threads.map(self._first.lowered, options))
 
     def time(self, *compiled: Compiled) -> None:

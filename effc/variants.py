@@ -104,6 +104,8 @@ def draft(variant: Compression) -> Compression:
         return replace(variant, rounding="nearest", smoothing="none")
     if isinstance(variant, Sparsify) and variant.method == "sparsegpt":
         return replace(variant, method="magnitude")
+    if isinstance(variant, LowRank) and variant.method == "output":
+        return replace(variant, method="svd")
     return variant
 
 

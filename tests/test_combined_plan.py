@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixed_times import by_bytes, fix
+from fixed_times import by_bytes, by_dtype, fix
 from plan_files import kept_in_a_file
 from test_low_rank_convolutions import of_tucker
 from test_quantize import Tied, codes_read, compiled, off, tied
@@ -145,3 +145,21 @@ def test_only_what_gains_alone_is_combined() -> None:
         seen.append({c.pass_name for found in made.candidates.values() for c in found} - {"dense"})
     assert seen[:2] == [{"low_rank"}, {"quantize"}]
     assert {"sparsity", "quantize"} <= seen[2]
+
+
+def test_what_takes_long_is_made_only_where_its_draft_may_win() -> None:
+    """Bytes are as fast as codes of four bits where both take a second, and far more exact: no weight is rounded by GPTQ."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval(), torch.randn(9, 64)
+    options = Options(passes={"sparsity": False, "low_rank": False})
+    trial = Trial(model, effc.calibrate(model, [x]))
+    with pytest.MonkeyPatch.context() as patch:
+        fix(patch, by_dtype)
+        made = offers(trial, trial.compile(options.exact()), options, offered(options, trial), pricing(options))
+        every = offers(
+            trial, trial.compile(options.exact()), options, offered(options, trial), pricing(options), smaller=True
+        )
+    kinds = {dict(c.options)["weights"] for found in made.candidates.values() for c in found if c.options}
+    assert kinds == {"int8"}
+    kinds = {dict(c.options)["weights"] for found in every.candidates.values() for c in found if c.options}
+    assert kinds == {"int8", "int4"}

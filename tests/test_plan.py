@@ -20,7 +20,7 @@ from effc.compiler.ir import plan as ir
 from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.site import Site, sites_of
 from effc.costmodel.neighbours import Link, links
-from effc.planning import host_alternatives
+from effc.groundwork import host_alternatives
 from effc.plans import Plan, plan_of
 from effc.trial import Trial
 

@@ -99,6 +99,51 @@ def test_what_is_not_surely_faster_is_not_taken() -> None:
     assert plan.decisions[0].reason == "none of 1 other candidates is surely faster"
 
 
+def proposed(site: Site, name: str, seconds: float, error: float) -> Candidate:
+    return replace(candidate(site, name, error), latency=Latency(seconds, 0.3), proposed=True)
+
+
+def test_what_is_proposed_is_taken_for_what_it_was_measured_to_take() -> None:
+    """One pass is slower than predicted, everywhere: the plan that took it shows that, and the next one takes the other."""
+    sites = [fake_site(name) for name in "abcd"]
+    offered = {s.name: [dense(s), proposed(s, "half", 0.4, 0.01), proposed(s, "tiny", 0.2, 0.01)] for s in sites}
+    really = {"half": 0.5, "tiny": 0.7}
+    verified = []
+
+    def verify(plan: ir.Plan) -> Verified:
+        verified.append(choices(plan))
+        times = {n: Latency(really[d.pass_name]) for n, d in enumerate(plan.decisions) if d.pass_name in really}
+        return Verified(total_error(plan), sites=times)
+
+    plan = Planner(price).plan(sites, offered, replace(goal(0.1), verify=verify))
+    assert verified == [["tiny"] * 4, ["half"] * 4]
+    assert choices(plan) == ["half"] * 4
+    assert [d.latency.seconds for d in plan.decisions] == [0.5] * 4
+    assert all(c.measured for c in plan.decisions[0].considered if c.pass_name != "dense")
+
+
+def test_what_turns_out_slower_than_dense_is_not_taken() -> None:
+    site = fake_site("a")
+    offered = {"a": [dense(site), proposed(site, "half", 0.5, 0.01)]}
+
+    def verify(plan: ir.Plan) -> Verified:
+        return Verified(total_error(plan), sites={} if plan.exact else {0: Latency(1.5)})
+
+    plan = Planner(price).plan([site], offered, replace(goal(0.1), verify=verify))
+    assert choices(plan) == ["dense"]
+    assert plan.decisions[0].considered[1].verdict == "not faster than dense"
+
+
+def test_a_coarse_estimate_finds_the_budget_from_below_and_from_above() -> None:
+    """Of twelve sites as many as the budget allows, whatever the metric is in units of the estimates."""
+    sites = [fake_site(f"s{i}") for i in range(12)]
+    offered = {s.name: [dense(s), candidate(s, "half", 0.01)] for s in sites}
+    for unit in (0.2, 1.0, 30.0):
+        budget = 0.02 * unit  # of four sites
+        plan = Planner(price).plan(sites, offered, goal(budget * 1.01, lambda p, u=unit: u * total_error(p)))  # type: ignore[misc]
+        assert choices(plan).count("half") in (3, 4), unit
+
+
 def test_the_best_of_a_candidates_schedules_is_chosen() -> None:
     site = fake_site("a")
     slow, fast = (replace(site.spec, schedule=Schedule((("mr", i),))) for i in (1, 2))

@@ -23,6 +23,7 @@ from effc.calibration import call_of, cloned
 from effc.cli.timing import race
 from effc.compiler.ir.errors import EffcError
 from effc.metrics import metric_of
+from effc.planning import groundwork, plan_on
 
 #: Metrics of models that have others than relative L2; the task's first.
 METRICS = {"language": ("perplexity", "relative_l2"), "images": ("top1_disagreement", "relative_l2")}
@@ -76,6 +77,7 @@ class Comparison:
     def __init__(self, chosen: Subject, metrics: Sequence[str], rounds: int, threads: int) -> None:
         self.subject, self.metrics, self.rounds, self.threads = chosen, metrics, rounds, threads
         self.calibration = effc.calibrate(chosen.model, chosen.planned)
+        self.ground = groundwork(chosen.model, self.calibration)
         self.references = chosen.outputs(chosen.model)
         self.exact = compiled_apart(chosen.model, effc.Options())
         self.cases = None if chosen.task is None else chosen.task.cases()
@@ -96,7 +98,7 @@ class Comparison:
     def _planned(self, name: str, metric: str, budget: float) -> Line:
         started = time.perf_counter()
         try:
-            plan = effc.plan(self.subject.model, self.calibration, accuracy_budget=budget, metric=metric)
+            plan = plan_on(self.ground, accuracy_budget=budget, metric=metric)
         except EffcError as error:
             return Line(self.subject.name, name, failed=str(error))
         spent = time.perf_counter() - started
