@@ -39,8 +39,8 @@ class Block(nn.Module):
     def rotated(self, x: Tensor, start: int) -> Tensor:
         """``x`` [batch, heads, positions, channels]."""
         half = self.head // 2
-        rate = 10000.0 ** (-torch.arange(half) / half)
-        angle = (torch.arange(x.shape[2]) + start)[:, None] * rate
+        rate = 10000.0 ** (-torch.arange(half, device=x.device) / half)
+        angle = (torch.arange(x.shape[2], device=x.device) + start)[:, None] * rate
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         low, high = x[..., :half], x[..., half:]
         return torch.cat([low * cos - high * sin, high * cos + low * sin], -1)
@@ -127,6 +127,19 @@ def test_weights_that_change_are_seen() -> None:
         for _ in range(2):
             torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
             model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr]
+
+
+def test_weights_at_odd_addresses_are_copied_in_each_call() -> None:
+    """Whether something is derived from them, or they are read as they are."""
+    model, gpu = made(Residual), InterpretingGpu()
+    for conv in (model.one, model.short):
+        memory = torch.randn(conv.weight.numel() + 1) * 0.1  # type: ignore[union-attr, operator]
+        conv.weight = nn.Parameter(memory[1:].view_as(conv.weight))  # type: ignore[union-attr, arg-type]
+    compiled, x = compiled_for_gpu(model, gpu), torch.randn(1, 16, 6, 6)
+    with torch.no_grad(), watched(gpu):
+        for _ in range(2):
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+            model.one.weight.mul_(2.0)  # type: ignore[union-attr, operator]
 
 
 class Lookup(nn.Module):
