@@ -26,7 +26,9 @@ def depthwise(channels: int, size: int, taps: int, stride: int, padding: int) ->
     """The kernel of a depthwise layer behind another one, from which it reads without a copy that fills its borders."""
     layers = nn.Conv2d(8, channels, 1), nn.Conv2d(channels, channels, taps, stride, padding, groups=channels)
     found = kernels(nn.Sequential(*layers).eval(), (torch.randn(1, 8, size, size),), Options())
-    (spec,) = (f.spec for f in found if row(f.spec)["depthwise"])
+    (spec,) = (
+        s for f in found for s in (f.spec, *f.spec.stages) if s.template == "contraction" and row(s)["depthwise"]
+    )
     return spec
 
 

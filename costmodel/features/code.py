@@ -74,8 +74,8 @@ def _tile_codes(n: Numbers, height: Array) -> Array:
     """
     cut = np.maximum(np.ceil(n["tall"] / n["tile_rows"]), 1)
     ends = np.minimum(np.ceil(n["first_rows"] / height) + np.ceil(n["last_rows"] / height), cut)
-    codes: Array = np.where(ends < cut, ends + 1, ends) * (1 + n["elsewhere"])
-    return codes
+    found: Array = np.where(ends < cut, ends + 1, ends) * (1 + n["elsewhere"])
+    return found
 
 
 def _tile(n: Numbers, height: Array) -> tuple[Array, Array]:

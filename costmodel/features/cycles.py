@@ -113,8 +113,9 @@ def _step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
     for height, share in ((low, 1 - more), (low + 1, more)):
         apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
         places = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)
-        masks = (n["column_waste"] > 0) & ((n["packed"] == 0) | wise)
-        slow = 1 + _MASKED * (masks & (core.registers == 16))
+        # masks are vectors where there are no registers for them
+        masks = (core.registers == 16) & (n["column_waste"] > 0) & ((n["packed"] == 0) | wise)
+        slow = 1 + _MASKED * masks
         left = np.where(wise, places * n["vectors"] * (1 + _CROSSING * n["unaligned"]) * slow, height)
         right = n["vectors"] * (1 + _SPLIT * n["split"]) * np.where(wise, 1.0, slow)
         multiplies = height * n["vectors"] + (right + left) * n["converts"] * _CONVERTING

@@ -81,7 +81,7 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
         "ratio_rows_l2": block / max(hardware.l2, 1),
         "ratio_left_l2": left / max(hardware.l2, 1),
         "ratio_factor_l2": factor / max(hardware.l2, 1),
-        "log_streamed": streamed,
+        "log_streamed": product,
         "tiled": tiled.astype(float),
         "height": height,
         "taller": height % 1,
