@@ -68,7 +68,7 @@ def test_a_process_that_does_not_start_is_nothing_to_fail_for(tmp_path: Path, mo
 
 
 def test_a_warm_cache_starts_none(tmp_path: Path, warmed: list[int]) -> None:
-    options = {"cache_dir": str(tmp_path)}
+    options: dict[str, Any] = {"cache_dir": str(tmp_path)}
     x = torch.randn(13, 7)
     for _ in range(2):
         torch._dynamo.reset()
