@@ -121,7 +121,12 @@ class Instr:
         """Constants are the same as they are written: 0.0 and -0.0, which are equal, are not."""
         if not isinstance(other, Instr):
             return NotImplemented
-        same = (self.op, self.args, self.dtype, self.attributes) == (other.op, other.args, other.dtype, other.attributes)
+        same = (self.op, self.args, self.dtype, self.attributes) == (
+            other.op,
+            other.args,
+            other.dtype,
+            other.attributes,
+        )
         return same and (self.op != "constant" or str(self["value"]) == str(other["value"]))
 
     def __getitem__(self, name: str) -> Any:
