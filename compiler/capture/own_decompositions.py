@@ -65,14 +65,19 @@ def _batch_norm(
     factors that depend on parameters alone.
     """
     dtype = get_computation_dtype(x.dtype)
-    scale = 1 / torch.sqrt(var.to(dtype) + eps)
+    scale = 1 / torch.sqrt(_as(var, dtype) + eps)
     if weight is not None:
-        scale = scale * weight.to(dtype)
-    shift = mean.to(dtype) * scale
-    shift = -shift if bias is None else bias.to(dtype) - shift
+        scale = scale * _as(weight, dtype)
+    shift = _as(mean, dtype) * scale
+    shift = -shift if bias is None else _as(bias, dtype) - shift
     shape = (-1, *[1] * (x.dim() - 2))
     empty = x.new_zeros((0,))
-    return (x * scale.view(shape) + shift.view(shape)).to(x.dtype), empty, empty
+    return _as(x * scale.view(shape) + shift.view(shape), x.dtype), empty, empty
+
+
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x.to(dtype)``; a call that changes nothing is traced too, and a network has hundreds."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 @pw_cast_for_opmath

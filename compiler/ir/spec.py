@@ -117,6 +117,18 @@ class Instr:
     dtype: str = ""
     attributes: tuple[tuple[str, Any], ...] = ()
 
+    def __eq__(self, other: object) -> bool:
+        """Constants are the same as they are written: 0.0 and -0.0, which are equal, are not."""
+        if not isinstance(other, Instr):
+            return NotImplemented
+        same = (self.op, self.args, self.dtype, self.attributes) == (
+            other.op,
+            other.args,
+            other.dtype,
+            other.attributes,
+        )
+        return same and (self.op != "constant" or str(self["value"]) == str(other["value"]))
+
     def __getitem__(self, name: str) -> Any:
         for key, value in self.attributes:
             if key == name:
