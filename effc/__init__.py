@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from effc.calibration import Calibration, calibrate
+    from effc.calibrating.calibration import Calibration, calibrate
     from effc.compiler.ir.errors import (
         ArtifactError,
         BudgetError,
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from effc.compiler.ir.options import Options
-    from effc.efficiency import EfficiencyGap, efficiency_gap
-    from effc.explainer import explain
-    from effc.loading import Loaded, load
-    from effc.planning import plan
-    from effc.plans import Plan
+    from effc.planning.plans import Plan
+    from effc.planning.search import plan
     from effc.refresher import refresh
-    from effc.report import Report
-    from effc.saving import save
-    from effc.waterline import Level, Roof, Waterline
+    from effc.reporting.efficiency import EfficiencyGap, efficiency_gap
+    from effc.reporting.explainer import explain
+    from effc.reporting.report import Report
+    from effc.reporting.waterline import Level, Roof, Waterline
+    from effc.shipping.loading import Loaded, load
+    from effc.shipping.saving import save
 
 __all__ = [
     "ArtifactError",
@@ -63,22 +63,22 @@ __all__ = [
 ]
 
 _WHERE = {
-    "Calibration": "effc.calibration",
-    "EfficiencyGap": "effc.efficiency",
-    "Level": "effc.waterline",
-    "Loaded": "effc.loading",
+    "Calibration": "effc.calibrating.calibration",
+    "EfficiencyGap": "effc.reporting.efficiency",
+    "Level": "effc.reporting.waterline",
+    "Loaded": "effc.shipping.loading",
     "Options": "effc.compiler.ir.options",
-    "Plan": "effc.plans",
-    "Report": "effc.report",
-    "Roof": "effc.waterline",
-    "Waterline": "effc.waterline",
-    "calibrate": "effc.calibration",
-    "efficiency_gap": "effc.efficiency",
-    "explain": "effc.explainer",
-    "load": "effc.loading",
-    "plan": "effc.planning",
+    "Plan": "effc.planning.plans",
+    "Report": "effc.reporting.report",
+    "Roof": "effc.reporting.waterline",
+    "Waterline": "effc.reporting.waterline",
+    "calibrate": "effc.calibrating.calibration",
+    "efficiency_gap": "effc.reporting.efficiency",
+    "explain": "effc.reporting.explainer",
+    "load": "effc.shipping.loading",
+    "plan": "effc.planning.search",
     "refresh": "effc.refresher",
-    "save": "effc.saving",
+    "save": "effc.shipping.saving",
 }
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
+from effc.calibrating.identity import original
 from effc.compiler.capture import backend
 from effc.compiler.capture.devices import Build
 from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.options import Options
-from effc.identity import original
 
 _numbers = itertools.count()
 

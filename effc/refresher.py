@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from effc.calibrating.identity import original
 from effc.compiler.compress.watched import renew
 from effc.compiler.ir.errors import InputError
-from effc.identity import original
 from effc.runtime.weights import forget
 
 

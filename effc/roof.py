@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from effc.compiler.codegen.cpu.target import Target
 from effc.costmodel.hardware import describe
+from effc.reporting.waterline import Level, Roof
 from effc.speed import Probe
-from effc.waterline import Level, Roof
 
 _RUNS = 20
 

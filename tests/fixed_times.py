@@ -11,8 +11,8 @@ from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import ITEM_SIZE
 from effc.kernel_clock import KernelClock
-from effc.sketch import Sketch
-from effc.trial import Compiled, Trial
+from effc.planning.sketch import Sketch
+from effc.planning.trial import Compiled, Trial
 
 #: Like `KernelClock.latency`.
 Clocked = Callable[[KernelClock, Program, int], Latency]

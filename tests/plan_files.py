@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import effc
-from effc.plans import Plan
+from effc.planning.plans import Plan
 
 
 def kept_in_a_file(plan: Plan, model: nn.Module, x: Tensor, path: Path) -> Tensor:

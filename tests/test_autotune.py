@@ -14,7 +14,6 @@ from torch import nn
 from trace_cases import MACHINE
 
 import effc
-from effc.autotune import Tuner, near
 from effc.collecting.found import Found
 from effc.collecting.timer import KernelTimer
 from effc.collecting.windows import TooNoisy
@@ -23,8 +22,9 @@ from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.expr import const, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.costmodel.traces import Timing
+from effc.planning.autotune import Tuner, near
+from effc.planning.trial import Trial
 from effc.runtime.cache import Cache
-from effc.trial import Trial
 
 _COPY = (
     Instr("load", (), "f32", (("address", var("d0")), ("operand", 0))),

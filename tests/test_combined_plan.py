@@ -21,11 +21,11 @@ from torch import Tensor, nn
 import effc
 from effc.compiler.capture import record
 from effc.compiler.ir.options import Options
-from effc.offers import offers
-from effc.plans import Plan
-from effc.pricing import pricing
-from effc.trial import Trial
-from effc.variants import offered
+from effc.planning.offers import offers
+from effc.planning.plans import Plan
+from effc.planning.pricing import pricing
+from effc.planning.trial import Trial
+from effc.planning.variants import offered
 
 THEN = "low_rank then quantize"
 #: What else a plan would try, and what it tries of the two.

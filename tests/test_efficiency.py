@@ -17,7 +17,7 @@ from effc.bench.models import build_block
 from effc.compiler.capture.recording import Fallback, GraphFacts
 from effc.compiler.capture.source import Source
 from effc.costmodel.traffic import Layer
-from effc.report import Report
+from effc.reporting.report import Report
 
 ROOF = effc.Roof(1e9, (effc.Level("memory", math.inf, 1e9),))
 

@@ -13,9 +13,9 @@ import effc
 from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
-from effc.feeders import Feeders
 from effc.kernel_clock import KernelClock
-from effc.trial import Trial
+from effc.planning.feeders import Feeders
+from effc.planning.trial import Trial
 
 
 def one_second(clock: KernelClock, program: Program, call: int) -> Latency:

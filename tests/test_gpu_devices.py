@@ -21,7 +21,7 @@ from effc.compiler.capture.recording import record
 from effc.compiler.gpu_build import GpuBuilder, GpuBuilt
 from effc.compiler.ir.errors import InputError, OptionError, VerificationError
 from effc.compiler.ir.options import Options
-from effc.report import Report
+from effc.reporting.report import Report
 from effc.runtime.gpu.driver import cuda_driver
 
 

@@ -20,9 +20,9 @@ from effc.compiler.ir import plan as ir
 from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.site import Site, sites_of
 from effc.costmodel.neighbours import Link, links
-from effc.groundwork import host_alternatives
-from effc.plans import Plan, plan_of
-from effc.trial import Trial
+from effc.planning.groundwork import host_alternatives
+from effc.planning.plans import Plan, plan_of
+from effc.planning.trial import Trial
 
 
 class Net(nn.Module):

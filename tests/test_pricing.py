@@ -11,7 +11,7 @@ from test_costmodel import gemm
 from test_latency_model import data, predictor, schedules
 from trace_cases import MACHINE
 
-import effc.pricing
+import effc.planning.pricing
 from effc.compiler.ir.candidate import Candidate, Latency
 from effc.compiler.ir.errors import ArtifactError, OptionError
 from effc.compiler.ir.options import Options
@@ -21,7 +21,7 @@ from effc.costmodel.choices import Price
 from effc.costmodel.hardware import Hardware, Speed
 from effc.costmodel.model import files, shipped
 from effc.costmodel.model.predictor import unsure
-from effc.pricing import pricing
+from effc.planning.pricing import pricing
 
 pytest.importorskip("lightgbm", reason="needs the extra 'costmodel'")
 

@@ -22,8 +22,8 @@ from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
 from effc.kernel_clock import KernelClock
 from effc.passes.sparsity import Sparsify
-from effc.trial import Trial
-from effc.variants import offered
+from effc.planning.trial import Trial
+from effc.planning.variants import offered
 
 #: What else a plan would try.
 _OTHERS = {"quantize": False, "low_rank": False}

@@ -20,8 +20,8 @@ from torch import nn
 
 import effc
 from effc.compiler.capture import record
-from effc.plans import Plan
-from effc.trial import Trial
+from effc.planning.plans import Plan
+from effc.planning.trial import Trial
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import effc
-from effc import loading, saving
 from effc.compiler.codegen.cpu import permission
 from effc.compiler.ir.errors import ArtifactError, InputError, UnsupportedError
 from effc.costmodel import hardware
 from effc.runtime import archive
+from effc.shipping import loading, saving
 
 
 class Net(nn.Module):

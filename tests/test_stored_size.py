@@ -13,7 +13,7 @@ from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir.pattern import Pattern
 from effc.compiler.ir.quantization import Scheme
-from effc.stored_size import model_size, planned_size, weights_size
+from effc.planning.stored_size import model_size, planned_size, weights_size
 
 
 def pruned(pattern: str) -> PrunedWeight:

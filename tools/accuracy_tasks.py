@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effc.bench.models.vision import FashionResNet
-from effc.sensitivity import Probe
+from effc.calibrating.sensitivity import Probe
 
 
 class Task(ABC):

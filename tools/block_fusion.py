@@ -35,8 +35,8 @@ from effc.bench.systems import DTYPES, Setting
 from effc.bench.systems.openvino import OpenVino
 from effc.bench.systems.system import cast
 from effc.compiler.capture.devices import Build
+from effc.reporting.waterline import Roof, Waterline, analyze
 from effc.roof import host_roof, measured_roof
-from effc.waterline import Roof, Waterline, analyze
 
 #: Seconds of calls that a sample of a block, and of a model, is the mean of; and of rest before a model's, in which other threads stop.
 _BLOCK, _MODEL, _REST = 0.004, 0.1, 0.03

@@ -23,7 +23,7 @@ from effc.apart import compiled_apart
 from effc.bench.models import build
 from effc.bench.spread import Spread
 from effc.bench.systems.system import tensors
-from effc.calibration import cloned
+from effc.calibrating.calibration import cloned
 from effc.cli.timing import race
 
 #: Rounds that are not counted.

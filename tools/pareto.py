@@ -33,7 +33,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 import effc
 from effc.bench.spread import Spread
-from effc.calibration import call_of
+from effc.calibrating.calibration import call_of
 from effc.cli.timing import race
 
 #: Rounds that are not counted.

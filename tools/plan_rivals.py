@@ -19,11 +19,11 @@ from effc.apart import compiled_apart
 from effc.bench.spread import Spread
 from effc.bench.systems.openvino import OpenVino
 from effc.bench.systems.system import Setting, tensors
-from effc.calibration import call_of, cloned
+from effc.calibrating.calibration import call_of, cloned
 from effc.cli.timing import race
 from effc.compiler.ir.errors import EffcError
 from effc.metrics import metric_of
-from effc.planning import groundwork, plan_on
+from effc.planning.search import groundwork, plan_on
 
 #: Metrics of models that have others than relative L2; the task's first.
 METRICS = {"language": ("perplexity", "relative_l2"), "images": ("top1_disagreement", "relative_l2")}

@@ -16,7 +16,7 @@ from accuracy_tasks import TASKS, Task
 from torch import nn
 
 from effc.bench.models import build
-from effc.calibration import call_of, cloned
+from effc.calibrating.calibration import call_of, cloned
 from effc.runtime.structure import flatten, unflatten
 
 #: Batches that are planned by, and held out.

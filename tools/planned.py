@@ -21,7 +21,7 @@ from accuracy_tasks import TASKS
 
 import effc
 from effc.bench.spread import Spread
-from effc.calibration import call_of
+from effc.calibrating.calibration import call_of
 
 #: Batches of the calibration that a plan is made from.
 _BATCHES = 2

@@ -247,7 +247,7 @@ def _plan(value: Any) -> Plan | None:
         return value
     if isinstance(value, str | os.PathLike):
         # Files are read outside this package, which imports nothing of ours.
-        found: Plan = importlib.import_module("effc.plans").load_plan(value)
+        found: Plan = importlib.import_module("effc.planning.plans").load_plan(value)
         return found
     raise OptionError(f"option 'plan' is {value!r}: expected what effc.plan returns, or the path of a saved plan")
 

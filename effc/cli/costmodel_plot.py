@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from effc import svg
 from effc.cli.costmodel_tables import TITLES
+from effc.reporting import svg
 
 #: Of a point: its family, seconds measured, seconds predicted.
 Point = Sequence[str | float]

@@ -12,9 +12,9 @@ from torch import nn
 
 from effc.bench.systems import quantized
 from effc.bench.systems.system import DTYPES, Call, Setting, cast, missing, tensors
-from effc.calibration import calibrate
-from effc.loading import load
-from effc.saving import save
+from effc.calibrating.calibration import calibrate
+from effc.shipping.loading import load
+from effc.shipping.saving import save
 
 
 class Eager:

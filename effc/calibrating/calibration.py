@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from effc.calibrating.identity import model_digest, original
+from effc.calibrating.observe import Observer
+from effc.calibrating.sensitivity import GradientObserver, Probe
 from effc.compiler.ir import calibration as ir
 from effc.compiler.ir.calibration import Statistics
 from effc.compiler.ir.errors import ArtifactError, InputError, OptionError
-from effc.identity import model_digest, original
-from effc.observe import Observer
 from effc.runtime import archive
 from effc.runtime.structure import flatten, unflatten
-from effc.sensitivity import GradientObserver, Probe
 
 KIND = "calibration 6"
 _ARRAYS = (

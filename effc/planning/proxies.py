@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch.func import functional_call
 
-from effc.calibration import cloned
+from effc.calibrating.calibration import cloned
 from effc.compiler.compress.form import Form, multiplied
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.ir.calibration import Statistics
 from effc.metrics import relative_l2
-from effc.trial import Trial
+from effc.planning.trial import Trial
 
 
 def output_error(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from effc.efficiency import Efficiency, EfficiencyGap
-from effc.svg import BLUE, GREY, RED, Axis, dot, line, page, text
+from effc.reporting.efficiency import Efficiency, EfficiencyGap
+from effc.reporting.svg import BLUE, GREY, RED, Axis, dot, line, page, text
 
 _LEFT, _RIGHT, _TOP = 170, 860, 60
 _ROW, _PLANE = 34, 320  # pixels: between models by name; of the plane of accuracy

@@ -17,7 +17,7 @@ from effc.compiler.ir.pattern import Pattern
 from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
 from effc.passes.sparsity import Sparsify
-from effc.trial import Trial
+from effc.planning.trial import Trial
 
 #: Patterns that a trial prunes by, and their share of zeros.
 _PATTERNS: Sequence[tuple[str, float | None]] = (("16x1", 0.5), ("2:4", None))

@@ -12,12 +12,12 @@ from effc.compiler.ir.candidate import Alternatives, dense
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site
 from effc.costmodel.hardware import Hardware
-from effc.offers import Offers, offers
-from effc.pricing import Pricing, pricing
+from effc.planning.offers import Offers, offers
+from effc.planning.pricing import Pricing, pricing
+from effc.planning.trial import Compiled, Trial
+from effc.planning.variants import offered
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
-from effc.trial import Compiled, Trial
-from effc.variants import offered
 
 
 class Groundwork:

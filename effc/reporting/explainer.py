@@ -12,7 +12,7 @@ from effc.compiler.capture.recording import Recording, record
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
 from effc.kernel_clock import KernelClock
-from effc.report import Measured, Report
+from effc.reporting.report import Measured, Report
 
 #: Calls that are not timed, before those that are.
 _WARM = 3

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from effc.autotune import Tuned, Tuner
 from effc.collecting.found import Catcher
 from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.plan import Decision, Plan
 from effc.compiler.ir.site import Site
-from effc.decided import kernels_at
-from effc.trial import Compiled, Trial
+from effc.planning.autotune import Tuned, Tuner
+from effc.planning.trial import Compiled, Trial
+from effc.reporting.decided import kernels_at
 
 
 def with_schedules(plan: Plan, trial: Trial, compiled: Compiled, tuner: Tuner) -> Plan:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from effc.calibrating.observe import CONTRACTIONS
 from effc.compiler.ir.calibration import Floats
 from effc.compiler.ir.errors import InputError
-from effc.observe import CONTRACTIONS
 from effc.runtime.structure import flatten
 
 #: What the output is taken for: logits of classes along the last dimension, or numbers.

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from effc.calibration import cloned
-from effc.captured import Captured
+from effc.calibrating.calibration import cloned
 from effc.compiler.capture.recording import Recording, record
 from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.candidate import Latency
@@ -24,6 +23,7 @@ from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site, sites_of
 from effc.kernel_clock import KernelClock
 from effc.metrics import Error, UserMetric, measured
+from effc.planning.captured import Captured
 from effc.runtime.structure import flatten
 
 #: Runs of the first batch that are not timed; in which kernels are; how often so many more, while times are unclear; and the share of all

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from effc.calibration import cloned
+from effc.calibrating.calibration import cloned
+from effc.calibrating.identity import original
 from effc.compiler.capture.assemble import Assembled, CompiledGroup
 from effc.compiler.capture.backend import builder
 from effc.compiler.capture.graph import GraphCompiler
@@ -28,12 +29,11 @@ from effc.compiler.compress.forms import steps_of
 from effc.compiler.ir.errors import ArtifactError, InputError, OptionError, UnsupportedError
 from effc.compiler.ir.options import Options
 from effc.costmodel.hardware import flags
-from effc.exporting import Exported, export
-from effc.identity import original
-from effc.loading import FILE, KIND
 from effc.on_cpu import require_cpu
 from effc.runtime import archive
 from effc.runtime.callgraph import METHODS, PYTHON, encode
+from effc.shipping.exporting import Exported, export
+from effc.shipping.loading import FILE, KIND
 
 _NAMES: Mapping[Callable[..., Any], str] = {function: name for name, function in PYTHON.items()}
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 import effc.passes
-from effc.autotune import Tuner
+from effc.calibrating.identity import model_digest, original
 from effc.collecting.timer import KernelTimer
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.compress.form import Form
@@ -26,19 +26,19 @@ from effc.compiler.ir.options import metric as checked_metric
 from effc.compiler.ir.site import Site
 from effc.costmodel.neighbours import links
 from effc.costmodel.planner import Goal, Planner, Verified
-from effc.groundwork import Groundwork
-from effc.identity import model_digest, original
 from effc.metrics import UserMetric, metric_name
-from effc.offers import Offers
 from effc.on_cpu import require_cpu
-from effc.plans import Plan, plan_of
+from effc.planning.autotune import Tuner
+from effc.planning.groundwork import Groundwork
+from effc.planning.offers import Offers
+from effc.planning.plans import Plan, plan_of
+from effc.planning.stored_size import model_size, planned_size, weights_size
+from effc.planning.trial import Compiled, Trial
+from effc.planning.tuning import note, with_schedules
+from effc.planning.variants import Pairs
 from effc.runtime.cache import Cache
 from effc.runtime.threads import threads
-from effc.stored_size import model_size, planned_size, weights_size
-from effc.trial import Compiled, Trial
-from effc.tuning import note, with_schedules
 from effc.turns import Turns, in_turn
-from effc.variants import Pairs
 
 #: How much slower than the exact model a plan may surely not be, as a ratio of times.
 _SLOWER = 1.05

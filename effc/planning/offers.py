@@ -18,16 +18,16 @@ from effc.compiler.ir.compression import Compression
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.plan import Plan
 from effc.compiler.ir.site import Site
-from effc.feeders import Feeders
-from effc.layered import layered
 from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
 from effc.passes.sparsity import Sparsify
-from effc.pricing import Pricing
-from effc.proxies import Sensitivity
-from effc.sketch import Sketch
-from effc.trial import Compiled, Kernels, Trial
-from effc.variants import Pairs, Variant, draft, named, only, pairs_of, passes_of
+from effc.planning.feeders import Feeders
+from effc.planning.layered import layered
+from effc.planning.pricing import Pricing
+from effc.planning.proxies import Sensitivity
+from effc.planning.sketch import Sketch
+from effc.planning.trial import Compiled, Kernels, Trial
+from effc.planning.variants import Pairs, Variant, draft, named, only, pairs_of, passes_of
 
 #: Of a draft's error what no algorithm gets below.
 _FAR_BETTER = 0.25

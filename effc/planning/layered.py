@@ -14,7 +14,7 @@ from effc.compiler.compress.form import Form
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir.calibration import Calibration
-from effc.proxies import output_error
+from effc.planning.proxies import output_error
 
 
 @dataclass(frozen=True, eq=False)

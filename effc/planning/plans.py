@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from effc.compiler.ir import plan as ir
 from effc.compiler.ir.errors import ArtifactError
-from effc.plan_weights import Tensors, decoded, encoded
+from effc.planning.weights import Tensors, decoded, encoded
 from effc.runtime import archive
 
 KIND = "plan 5"

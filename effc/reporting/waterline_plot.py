@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 
-from effc.svg import BLUE, GREEN, Axis, bar, legend, line, page, text
-from effc.waterline import Stretch, Waterline
+from effc.reporting.svg import BLUE, GREEN, Axis, bar, legend, line, page, text
+from effc.reporting.waterline import Stretch, Waterline
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 900, 64, 380
 _THIN = 1.0  # pixels: a kernel is seen however short it is

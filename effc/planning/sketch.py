@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from effc.compiler.capture.recording import Recording
 from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.site import Site, sites_of
-from effc.pricing import Pricing
+from effc.planning.pricing import Pricing
 
 
 @dataclass(frozen=True)

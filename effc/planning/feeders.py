@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.candidate import Latency
 from effc.costmodel.neighbours import links
-from effc.trial import Kernels
+from effc.planning.trial import Kernels
 
 #: Latencies of kernels by `KernelSpec.key`.
 _Kernels = dict[str, Latency]

@@ -131,7 +131,7 @@ class Waterline:
 
     def to_svg(self, path: str | PathLike[str], title: str = "waterline") -> None:
         """Write the picture that `waterline_plot` describes."""
-        from effc.waterline_plot import svg
+        from effc.reporting.waterline_plot import svg
 
         Path(path).write_text(svg(self, title), encoding="utf-8")
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from effc.calibrating.windows import CONVOLUTIONS, Convolution, sampled, spread
 from effc.compiler.ir.calibration import Floats, Statistics
-from effc.windows import CONVOLUTIONS, Convolution, sampled, spread
 
 #: Functions that multiply an activation by a weight -> (position of the activation, of the weight, the activation's channel
 #: dimension, the weight's dimension of output channels).

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from effc.compiler.ir.errors import InputError
-from effc.report import Report
+from effc.reporting.report import Report
+from effc.reporting.waterline import Roof
 from effc.roof import host_roof
-from effc.waterline import Roof
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class EfficiencyGap:
         """Write the plot: ideal (hollow) and actual latency from left to right, against accuracy where all models have one, else one below
         the other.
         """
-        from effc.efficiency_plot import svg
+        from effc.reporting.efficiency_plot import svg
 
         Path(path).write_text(svg(self), encoding="utf-8")
 

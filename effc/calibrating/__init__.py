@@ -1,0 +1,1 @@
+"""What a model does on batches of its user: statistics that compression and planning need."""

@@ -1,0 +1,1 @@
+"""What effc did with a model, and what bounds it: reports, waterlines, efficiency gaps, and their pictures."""

@@ -1,0 +1,1 @@
+"""Compiled models in folders: written by one process, run by another."""
