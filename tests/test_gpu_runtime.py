@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass, field
@@ -43,9 +44,14 @@ class StubCuda:
     shared: list[int] = field(default_factory=list)
     launches: list[dict[str, Any]] = field(default_factory=list)
     parameters: int = 0
+    contexts: threading.local = field(default_factory=threading.local)  # a thread has none before it is given one
 
     def __post_init__(self) -> None:
         c = ctypes
+        self.cuCtxGetCurrent = c.CFUNCTYPE(c.c_int, _POINTER)(self._context)
+        self.cuDeviceGet = c.CFUNCTYPE(c.c_int, c.POINTER(c.c_int), c.c_int)(self._device)
+        self.cuDevicePrimaryCtxRetain = c.CFUNCTYPE(c.c_int, _POINTER, c.c_int)(self._primary)
+        self.cuCtxSetCurrent = c.CFUNCTYPE(c.c_int, c.c_void_p)(self._set_context)
         self.cuModuleLoadData = c.CFUNCTYPE(c.c_int, _POINTER, c.c_char_p)(self._load)
         self.cuModuleGetFunction = c.CFUNCTYPE(c.c_int, _POINTER, c.c_void_p, c.c_char_p)(self._function)
         self.cuFuncSetAttribute = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int, c.c_int)(self._attribute)
@@ -54,6 +60,22 @@ class StubCuda:
         self.cuLaunchKernel = c.CFUNCTYPE(
             c.c_int, c.c_void_p, *sizes, c.c_void_p, c.c_void_p, c.c_void_p
         )(self._launch)  # fmt: skip
+
+    def _context(self, context: Any) -> int:
+        context[0] = getattr(self.contexts, "current", None)
+        return self.answer
+
+    def _device(self, device: Any, ordinal: int) -> int:
+        device[0] = 0x40 + ordinal
+        return self.answer
+
+    def _primary(self, context: Any, device: int) -> int:
+        context[0] = 0x100 + device
+        return self.answer
+
+    def _set_context(self, context: int) -> int:
+        self.contexts.current = context
+        return self.answer
 
     def _load(self, module: Any, image: bytes) -> int:
         self.images.append(image)
@@ -136,11 +158,16 @@ def test_native_code_hands_over_every_parameter_of_every_launch() -> None:
     assert len(cuda.launches) == 3, "after a refusal nothing is launched"
 
 
-def test_a_cuda_device_is_asked_for_by_torchs_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only part of the launcher that no stub can replace: what torch says of a device, and its current stream."""
+@pytest.fixture
+def _torchs_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch says of a device, and its current stream, of which a build without CUDA has nothing."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=84))
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0x1000 + index, raising=False)
+
+
+@pytest.mark.usefixtures("_torchs_names")
+def test_a_cuda_device_is_asked_for_by_torchs_names() -> None:
     cuda = StubCuda()
     gpu = CudaDevice(torch.device("cpu", 0), CudaDriver(cuda), host().launch)
     assert (gpu.capability, gpu.processors) == (86, 84)
@@ -149,6 +176,26 @@ def test_a_cuda_device_is_asked_for_by_torchs_names(monkeypatch: pytest.MonkeyPa
     assert gpu.launch(ctypes.addressof(table), 1) is None
     assert cuda.launches[0]["stream"] == 0x1000
     assert gpu.empty((2, 3), (1, 2), torch.float16).stride() == (1, 2)
+
+
+@pytest.mark.usefixtures("_torchs_names")
+def test_a_thread_that_has_no_context_gets_torchs() -> None:
+    """As autograd's, which the runtime has given none when the first kernel of a backward graph is launched; another is kept."""
+    cuda = StubCuda()
+    gpu = CudaDevice(torch.device("cpu", 0), CudaDriver(cuda), host().launch)
+    found: list[int | None] = []
+
+    def launch(given: int | None) -> None:
+        cuda.contexts.current = given
+        for _ in range(2):
+            gpu.launch(0, 0)
+        found.append(cuda.contexts.current)
+
+    for given in (None, 0x7, None):
+        thread = threading.Thread(target=launch, args=(given,))
+        thread.start()
+        thread.join()
+    assert found == [0x140, 0x7, 0x140]
 
 
 def test_more_shared_memory_than_usual_is_asked_for() -> None:

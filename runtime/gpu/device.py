@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -43,6 +44,7 @@ class CudaDevice:
     def __init__(self, name: torch.device, driver: CudaDriver, launch_table: LaunchTable) -> None:
         self.name, self._driver, self._launch_table = name, driver, launch_table
         self.capability, self.processors = capability(name), processors(name)
+        self._threads = threading.local()
         torch.empty(1, device=name)  # torch makes the device's context, in which kernels are loaded
 
     def current(self) -> AbstractContextManager[object]:
@@ -55,14 +57,21 @@ class CudaDevice:
         return torch.zeros(count, dtype=torch.int32, pin_memory=True)
 
     def load(self, image: bytes, name: str, shared: int) -> int:
+        self._enter()
         return self._driver.load(image, name, shared)
 
     def launch(self, table: int, count: int) -> Refusal | None:
+        self._enter()
         stream = int(torch._C._cuda_getCurrentRawStream(self.name.index))
         return self._driver.launch(self._launch_table, table, count, stream)
 
     def wait(self) -> None:
         torch.cuda.synchronize(self.name)
+
+    def _enter(self) -> None:
+        if not hasattr(self._threads, "entered"):
+            self._driver.enter(self.name.index)
+            self._threads.entered = True
 
 
 def capability(name: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""The CUDA driver by ctypes: load a kernel, launch a table of them. torch has made the context; nothing else of CUDA is needed.
+"""The CUDA driver by ctypes: load a kernel, launch a table of them, in torch's context; nothing else of CUDA is needed.
 
 ``EFFC_LIBCUDA`` names another library than ``libcuda.so.1``.
 """
@@ -39,6 +39,19 @@ class CudaDriver:
     def __init__(self, library: Any) -> None:
         self._library = library
         self._launch_kernel = ctypes.cast(library.cuLaunchKernel, ctypes.c_void_p).value or 0
+
+    def enter(self, ordinal: int) -> None:
+        """Give this thread the primary context of device ``ordinal``, torch's, if it has none.
+
+        A thread has none until it calls CUDA's runtime: torch's allocator and ``torch.cuda.device`` may not, in a thread of autograd's.
+        """
+        context, device = ctypes.c_void_p(), ctypes.c_int()
+        what = "give a thread its context"
+        self._check(self._library.cuCtxGetCurrent(ctypes.byref(context)), what)
+        if context.value is None:
+            self._check(self._library.cuDeviceGet(ctypes.byref(device), ordinal), what)
+            self._check(self._library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), what)
+            self._check(self._library.cuCtxSetCurrent(context), what)
 
     def load(self, image: bytes, name: str, shared: int) -> int:
         """A handle of the kernel ``name`` of a cubin in the current context, with leave to use ``shared`` bytes."""
