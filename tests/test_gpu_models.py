@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +128,55 @@ def test_weights_that_change_are_seen() -> None:
         for _ in range(2):
             torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
             model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr]
+
+
+def test_weights_whose_derivation_was_captured_are_derived_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture computes nothing, and CUDA refuses to wait in one."""
+    model, gpu = made(Residual), InterpretingGpu()
+    compiled, x = compiled_for_gpu(model, gpu), torch.randn(1, 16, 6, 6)
+
+    def refuse() -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    with torch.no_grad(), watched(gpu):
+        with monkeypatch.context() as capturing:
+            capturing.setattr(gpu, "launch", lambda table, count: None)
+            capturing.setattr(gpu, "wait", refuse)
+            with pytest.raises(RuntimeError, match="capturing") as caught:
+                compiled(x)
+        assert any("before it is captured" in note for note in caught.value.__notes__)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_thread_launches_nothing_while_another_derives_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream would not wait for theirs."""
+    model, gpu = made(Residual), InterpretingGpu()
+    compiled, x = compiled_for_gpu(model, gpu), torch.randn(1, 16, 6, 6)
+    results: list[Tensor] = []
+
+    def call() -> None:
+        with torch.no_grad():
+            results.append(compiled(x))
+
+    threads: list[threading.Thread] = []
+
+    def wait() -> None:
+        before = len(gpu.launched)
+        threads.append(threading.Thread(target=call))
+        threads[-1].start()
+        threads[-1].join(0.2)
+        assert len(gpu.launched) == before
+
+    with torch.no_grad(), watched(gpu):
+        compiled(x)
+        model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr, operator]
+        monkeypatch.setattr(gpu, "wait", wait)
+        call()
+        (thread,) = threads
+        thread.join()
+        for result in results:
+            torch.testing.assert_close(result, model(x), rtol=1e-4, atol=1e-4)
+    assert len(results) == 2
 
 
 def test_weights_at_odd_addresses_are_copied_in_each_call() -> None:

@@ -83,9 +83,9 @@ class GpuExecutable:
             with conforming(self._sizes.given(key), tensors, self._mutated) as placed:
                 return self(key, placed)
         raise_failed()
-        table = self._tables.get(key) or self._plan(key)
-        state = self._state(self.weights, tensors) if self.weights is not None else None
         with self._lock, self.device.current():
+            table = self._tables.get(key) or self._plan(key)
+            state = self._state(self.weights, tensors) if self.weights is not None else None
             results, arena = self._allocated(key, table.arena_bytes)
             held = self._place(tensors, state, results, arena)
             table.bind(self._slots)
@@ -115,11 +115,21 @@ class GpuExecutable:
 
     # -- a call -------------------------------------------------------------------------------------------------------
     def _state(self, weights: Weights, tensors: Sequence[torch.Tensor]) -> State:
-        """The derived weights. The next call may be on another stream than the one that derives them, which nobody would wait for."""
+        """The derived weights. The next call may be on another stream than the one that derives them, which nobody would wait for; one of
+        another thread waits for the lock. RuntimeError: CUDA's own, also where a graph is being captured.
+        """
         before = weights.derivations
         state = weights.current(tensors)
         if weights.derivations != before:
-            self.device.wait()
+            try:
+                self.device.wait()
+            except RuntimeError as error:
+                weights.clear()  # what a graph captured has not been computed
+                error.add_note(
+                    "effc derives weights in the first call, and in the next one after they change, which no CUDA graph can hold: call "
+                    "the model once before it is captured"
+                )
+                raise
         return state
 
     def _allocated(self, key: tuple[int, ...], arena_bytes: int) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -175,6 +185,6 @@ class GpuExecutable:
 
     def _plan(self, symbols: tuple[int, ...]) -> Table:
         while len(self._tables) >= _KEPT:
-            self._tables.pop(next(iter(self._tables)), None)
+            del self._tables[next(iter(self._tables))]
         table = self._tables[symbols] = self._launches.table(symbols)
         return table
