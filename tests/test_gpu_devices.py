@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from torch.nn import functional as F
 import effc
 from effc.compiler import gpu_build
 from effc.compiler.capture import backend
+from effc.compiler.capture.partition import Group
 from effc.compiler.capture.recording import record
+from effc.compiler.capture.reference import evaluate
 from effc.compiler.gpu_build import GpuBuilder, GpuBuilt
 from effc.compiler.ir.errors import InputError, OptionError, VerificationError
 from effc.compiler.ir.options import Options
@@ -261,6 +265,28 @@ def test_what_torch_makes_of_attention_on_a_gpu_is_one_kernel(name: str) -> None
     with watched(gpus.found[CUDA]):
         (got,) = traced(q, k, v)
     torch.testing.assert_close(got, F.scaled_dot_product_attention(q, k, v, is_causal=True), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", _SDPA)
+def test_what_checks_compare_attention_on_a_gpu_with_is_float64(name: str, causal: bool) -> None:
+    """torch's kernels take 16 bits, one of them float32: its formula is what they, and effc's, are compared with."""
+    op: Any = getattr(torch.ops.aten, f"_scaled_dot_product_{name}_attention").default
+    graph = torch.fx.Graph()
+    q, k, v = (graph.placeholder(n) for n in "qkv")
+    rest = (0.0, causal) if name == "flash" else (None, False, 0.0, causal)
+    made = graph.call_function(op, (q, k, v, *rest), {"scale": 0.3})
+    result = graph.call_function(operator.getitem, (made, 0))
+    results = [torch.empty(2, 4, 9, 8).half(), torch.empty(2, 4, 9), *[None] * (len(op._schema.returns) - 2)]
+    made.meta["val"], result.meta["val"] = results, results[0]
+    given = [torch.randn(2, heads, 9, 8).half() for heads in (4, 2, 2)]
+    region: Any = SimpleNamespace(inputs=[q, k, v], outputs=[result], symbols=())
+    group = Group([made, result], [q, k, v], [result], {})
+    (true,) = evaluate(group, region, (), given, wide=True)
+    want = F.scaled_dot_product_attention(*(t.double() for t in given), is_causal=causal, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(true, want, rtol=1e-12, atol=1e-12)
+    (moved,) = evaluate(group, region, (), given, wide=True, noise=torch.Generator().manual_seed(0))
+    assert 0 < (moved - true).norm() / true.norm() < 1e-2
 
 
 def test_attention_that_leaves_something_for_its_gradient_is_atens() -> None:

@@ -277,7 +277,9 @@ def test_what_the_last_calls_got_wrong_is_told_at_the_end_of_the_process(monkeyp
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(gpu, "wait", wait)
-    with pytest.warns(RuntimeWarning, match="out of bounds for dimension 0 with size 7 .*, in an earlier call on cuda:0"):
+    with pytest.warns(
+        RuntimeWarning, match="out of bounds for dimension 0 with size 7 .*, in an earlier call on cuda:0"
+    ):
         checks._report()
     executable([], [torch.randn(7, 16), torch.randint(0, 7, (5,))])
 

@@ -42,13 +42,14 @@ _SCANS = frozenset({"cumsum", "cumprod", "logcumsumexp"})
 #: Matrix products by the operand whose last dim is summed.
 _PRODUCTS = {
     "mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1, "addbmm": 1,
-    "_scaled_dot_product_flash_attention_for_cpu": 0,
+    "_scaled_dot_product_flash_attention_for_cpu": 0, "_scaled_dot_product_flash_attention": 0,
+    "_scaled_dot_product_efficient_attention": 0, "_scaled_dot_product_cudnn_attention": 0,
 }  # fmt: skip
 
 
 def moved(tensor: Tensor, dtype: torch.dtype, noise: torch.Generator) -> Tensor:
     """Float64 of ``tensor``, each element moved by a random +-1 eps of ``dtype``."""
-    sign = torch.randint(0, 2, tensor.shape, generator=noise).double().to(tensor.device) * 2 - 1
+    sign = torch.randint(0, 2, tensor.shape, generator=noise, device="cpu").double().to(tensor.device) * 2 - 1
     return tensor.double() * (1 + sign * torch.finfo(dtype).eps)
 
 
@@ -68,7 +69,7 @@ def moved_sum(result: Tensor, count: int, eps: float, noise: torch.Generator) ->
 
 
 def _scattered(tensor: Tensor, deviation: float, noise: torch.Generator) -> Tensor:
-    moves = torch.randn(tensor.shape, generator=noise, dtype=torch.float64)
+    moves = torch.randn(tensor.shape, generator=noise, dtype=torch.float64, device="cpu")
     return tensor * (1 + deviation * moves.to(tensor.device))
 
 

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from effc.compiler.capture.importer.region import Region
 from effc.compiler.capture.noise import rounded
 from effc.compiler.capture.partition import Group
+from effc.compiler.capture.wide_attention import WIDE
 
 
 def evaluate(
@@ -39,6 +40,7 @@ def evaluate(
             args, kwargs = tree_map(_wide_dtype, (args, kwargs))
         # kernels may order dims as ATen does not, and then a view is none
         target = torch.ops.aten.reshape.default if node.target is torch.ops.aten.view.default else node.target
+        target = WIDE.get(target, target) if wide else target
         assert callable(target)
         values[node] = rounded(node, target, args, kwargs, noise) if noise else target(*args, **kwargs)
     return [values[n] for n in region.outputs]
