@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from gpu_cases import CASES, GpuCase
@@ -74,6 +75,16 @@ def test_more_shared_memory_than_a_block_may_have_is_refused_by_name() -> None:
         LoweringError, match=r"needs \d+ bytes of shared memory, and a block of an sm_86 has at most 101376"
     ):
         compile_launch(launch, GpuTarget.named("sm_86"))
+
+
+@needs_triton
+@pytest.mark.parametrize("kind", ["global", "profile"])
+def test_memory_of_tritons_own_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch passes null for it. No kernel here needs any, so the compiler is a stand-in."""
+    made = SimpleNamespace(metadata=SimpleNamespace(shared=0, **{f"{kind}_scratch_size": 128}))
+    monkeypatch.setattr("triton.compile", lambda *args, **kwargs: made)
+    with pytest.raises(LoweringError, match="k needs global memory of triton's own"):
+        compile_launch(Launch("k", "", const(1), 4, 2), SM80)
 
 
 @pytest.mark.parametrize(("installed", "state"), [(None, "which is not installed"), ("3.1.0", "which is 3.1.0 here")])

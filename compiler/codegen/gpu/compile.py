@@ -41,7 +41,7 @@ class Compiled:
 
 def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
     """The code of a launch. LoweringError: no triton, or it refuses the kernel (its message is part of the text), or the kernel needs more
-    shared memory than ``target`` has.
+    shared memory than ``target`` has, or memory of triton's own, to which a launch passes null pointers.
     """
     reason = triton_reason()
     if reason is not None:
@@ -63,6 +63,8 @@ def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
             f"{launch.name} needs {made.metadata.shared} bytes of shared memory, and a block of an sm_{target.capability} has at most "
             f"{target.shared_bytes}"
         )
+    if any(getattr(made.metadata, f"{kind}_scratch_size", 0) for kind in ("global", "profile")):
+        raise LoweringError(f"{launch.name} needs global memory of triton's own, which effc's launches do not give")
     ptx, cubin = made.asm["ptx"], made.asm["cubin"]
     registers, frame = resources(cubin, launch.name)
     entry = ptx[ptx.index(f".entry {launch.name}(") :]
