@@ -316,7 +316,10 @@ def test_a_refused_launch_names_the_kernel() -> None:
     cuda = StubCuda(parameters=6)
     executable = built_on(StubGpu(cuda), graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)).executable
     cuda.answer = 2
-    with pytest.raises(DeviceError, match=r"does not launch \S+ at \S+: invalid argument \(CUDA error 2\)"):
+    with pytest.raises(DeviceError, match=r"does not launch \S+ at \S+: invalid argument \(CUDA error 2\)$"):
+        executable([6, 8], [torch.randn(6, 8)])
+    cuda.answer = 700
+    with pytest.raises(DeviceError, match=r"\(CUDA error 700\); a kernel launched before did it"):
         executable([6, 8], [torch.randn(6, 8)])
 
 
@@ -341,7 +344,7 @@ def test_out_of_memory_is_torchs_error_with_what_effc_asked_for(monkeypatch: pyt
 def test_sizes_beyond_32_bits_are_refused() -> None:
     text = graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)
     executable = built_on(StubGpu(StubCuda(parameters=6)), text).executable
-    with pytest.raises(DeviceError, match=r"beyond 2\*\*31"):
+    with pytest.raises(DeviceError, match=r"beyond 2\*\*31.*target='cpu'"):
         executable([1 << 32, 8], [torch.empty(0)])
 
 

@@ -16,6 +16,8 @@ from effc.compiler.ir.errors import DeviceError
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _PLAIN_SHARED = 48 << 10  # more must be asked for
+#: Errors of kernels that have run, which whatever is called next is told: addresses, time, assertions, instructions.
+_OF_EARLIER = frozenset({700, 702, 710, *range(714, 720)})
 
 #: 64-bit words of an entry of a table of launches: kernel, programs, threads of each, bytes of shared memory, address of the parameters'
 #: addresses.
@@ -68,7 +70,11 @@ class CudaDriver:
     def launch(self, launch_table: LaunchTable, table: int, count: int, stream: int) -> Refusal | None:
         """``count`` launches on ``stream``, from the table at that address."""
         answer = launch_table(table, count, self._launch_kernel, stream)
-        return Refusal((answer >> 32) - 1, self._words(answer & 0xFFFFFFFF)) if answer else None
+        if not answer:
+            return None
+        code = answer & 0xFFFFFFFF
+        earlier = "; a kernel launched before did it, effc's or another's: CUDA_LAUNCH_BLOCKING=1 shows which"
+        return Refusal((answer >> 32) - 1, self._words(code) + (earlier if code in _OF_EARLIER else ""))
 
     def _check(self, result: int, what: str) -> None:
         if result:

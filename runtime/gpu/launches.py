@@ -129,4 +129,7 @@ class Launches:
             call = self._program.calls[one.call]
             mine = list(islice(values, len(call.symbols)))
             if any(not -_I32 <= n <= _I32 for n in mine):
-                raise DeviceError(f"a size of {call.name} at {call.location} is beyond 2**31: {mine}")
+                raise DeviceError(
+                    f"a size of {call.name} at {call.location} is beyond 2**31: {mine}; a GPU's kernels count by 32 bits: with the "
+                    "option target='cpu' ATen runs what is on GPUs"
+                )
