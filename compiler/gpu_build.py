@@ -231,4 +231,4 @@ def _read(reply: Mapping[str, Any]) -> SpecCode:
         KernelCode(name, base64.b64decode(image), as_expr(grid), threads, shared, parameters)
         for name, image, grid, threads, shared, parameters in reply["launches"]
     )
-    return SpecCode(launches, as_expr(reply["scratch"]))
+    return SpecCode(launches, as_expr(reply["scratch"]), tuple(map(as_expr, reply["numbers"])))

@@ -79,7 +79,7 @@ def _gpu(payload: Mapping[str, Any]) -> dict[str, Any]:
         image = base64.b64encode(made.cubin).decode()
         grid = str(launch.grid)
         launches.append([made.name, image, grid, 32 * made.warps, made.shared, len(made.parameters)])
-    return {"launches": launches, "scratch": str(emitted.scratch)}
+    return {"launches": launches, "scratch": str(emitted.scratch), "numbers": [str(n) for n in emitted.numbers]}
 
 
 def _target(payload: Mapping[str, Any]) -> Any:

@@ -38,7 +38,7 @@ def _text(payload: Mapping[str, Any]) -> dict[str, Any]:
         [one.name, _image(parameters, one.text), str(one.grid), 32 * one.warps, 0, parameters]
         for one in emitted.launches
     ]
-    return {"launches": launches, "scratch": str(emitted.scratch)}
+    return {"launches": launches, "scratch": str(emitted.scratch), "numbers": [str(n) for n in emitted.numbers]}
 
 
 def _image(parameters: int, text: str) -> str:

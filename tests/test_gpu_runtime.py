@@ -348,6 +348,22 @@ def test_sizes_beyond_32_bits_are_refused() -> None:
         executable([1 << 32, 8], [torch.empty(0)])
 
 
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [(nn.Softmax(-1), (2, 3, 7)), (nn.GELU(), (2, 3, 7)), (nn.Linear(7, 5), (2, 3, 7))],
+    ids=["reduction", "pointwise", "contraction"],
+)
+def test_points_beyond_32_bits_are_refused(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Where each size fits, but not all rows of a tensor whose sizes are known at a call only: their numbers would wrap."""
+    cuda = StubCuda(parameters=8)
+    executable = built_on(StubGpu(cuda), graph_of(model, torch.randn(shape), dynamic=True)).executable
+    count = len(executable.program.symbols)
+    with pytest.raises(DeviceError, match=r"beyond 2\*\*31"):
+        executable([1 << 16] * count, [torch.empty(0)] * len(executable.program.inputs))
+    assert not cuda.launches
+    executable._launches.table((1 << 8,) * count)
+
+
 def test_empty_tensors_launch_nothing() -> None:
     cuda = StubCuda(parameters=6)
     executable = built_on(StubGpu(cuda), graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)).executable

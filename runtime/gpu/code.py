@@ -24,7 +24,10 @@ class KernelCode:
 
 @dataclass(frozen=True)
 class SpecCode:
-    """What one call of a spec launches, in order. ``scratch``: f32 elements that the launches share, over the spec's symbols."""
+    """What one call of a spec launches, in order. Over the spec's symbols, ``scratch``: f32 elements that the launches share; ``numbers``:
+    what must be below 2**31, as the kernels count to there by 32 bits.
+    """
 
     launches: tuple[KernelCode, ...]
     scratch: Expr = const(0)
+    numbers: tuple[Expr, ...] = ()

@@ -70,16 +70,22 @@ class Launches:
         self._pointers: list[tuple[int, int]] = []  # a word, and the slot that its address is counted from
         self._cells: list[tuple[int, int]] = []  # a word, and its value
         self._symbols: list[int] = []  # words
+        self._limited: list[int] = []  # the call of each number that must fit 32 bits
         offsets: list[Expr] = []
         symbols: list[Expr] = []
         grids: list[Expr] = []
         scratches: list[Expr] = []
+        limited: list[Expr] = []
         self._words = 0
         arena = -(-program.arena_bytes // ALIGNMENT) * ALIGNMENT
         for number, call in enumerate(program.calls):
             spec, compiled = program.kernels[call.kernel], code[call.kernel]
             mine = dict(zip(spec.symbols, call.symbols, strict=True))
             scratches.append(4 * compiled.scratch.substitute(mine))
+            grid = (one.grid for one in compiled.launches)
+            fitting = [*call.symbols, *(n.substitute(mine) for n in (*compiled.numbers, *grid))]
+            limited += fitting
+            self._limited += [number] * len(fitting)
             for handle, one in zip(handles[call.kernel], compiled.launches, strict=True):
                 word = self._words
                 self._launches.append(_Launch(number, handle, one, word))
@@ -94,15 +100,15 @@ class Launches:
                 symbols += call.symbols
                 grids.append(one.grid.substitute(mine))
                 self._words += one.parameters
-        self._counts = [len(offsets), len(symbols), len(grids), len(scratches)]
-        self._evaluate = evaluator([*offsets, *symbols, *grids, *scratches, arena], program.symbols)
+        self._counts = [len(offsets), len(symbols), len(grids), len(scratches), len(limited)]
+        self._evaluate = evaluator([*offsets, *symbols, *grids, *scratches, *limited, arena], program.symbols)
 
     def table(self, symbols: tuple[int, ...]) -> Table:
         """DeviceError: a size that a kernel takes is beyond 32 bits."""
         flat = iter(self._evaluate(*symbols))
-        offsets, numbers, grids, scratches = (list(islice(flat, count)) for count in self._counts)
+        offsets, numbers, grids, scratches, limited = (list(islice(flat, count)) for count in self._counts)
         (arena,) = flat
-        self._check(numbers)
+        self._check(limited)
         values = np.zeros(self._words, np.uint64)
         values[self._symbols] = np.array(numbers, np.int64).astype(np.uint32)
         for word, value in self._cells:
@@ -123,13 +129,11 @@ class Launches:
             _held=(entries, pointers),
         )
 
-    def _check(self, numbers: Sequence[int]) -> None:
-        values = iter(numbers)
-        for one in self._launches:
-            call = self._program.calls[one.call]
-            mine = list(islice(values, len(call.symbols)))
-            if any(not -_I32 <= n <= _I32 for n in mine):
+    def _check(self, limited: Sequence[int]) -> None:
+        for number, size in zip(self._limited, limited, strict=True):
+            if not -_I32 <= size <= _I32:
+                call = self._program.calls[number]
                 raise DeviceError(
-                    f"a size of {call.name} at {call.location} is beyond 2**31: {mine}; a GPU's kernels count by 32 bits: with the "
+                    f"a size of {call.name} at {call.location} is beyond 2**31: {size}; a GPU's kernels count by 32 bits: with the "
                     "option target='cpu' ATen runs what is on GPUs"
                 )

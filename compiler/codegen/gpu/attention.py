@@ -137,7 +137,7 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
     if found.split == 1:
         return Emitted((first,))
     second = loops.emit(joining(found), target, f"{name}_join", aligned=aligned, scratch=True)
-    return Emitted((first, *second.launches), scratch_of(found))
+    return Emitted((first, *second.launches), scratch_of(found), second.numbers)
 
 
 def _parts(plan: Plan, target: GpuTarget) -> int:

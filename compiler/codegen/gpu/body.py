@@ -81,6 +81,11 @@ def axis_size(spec: KernelSpec, dims: Sequence[int]) -> Expr:
     return size
 
 
+def numbered(spec: KernelSpec, *axes: Sequence[int]) -> tuple[Expr, ...]:
+    """Where the numbers of points along ``axes`` end, of those whose length is known at a launch only: `axis_size` cannot refuse them."""
+    return tuple(size + MOST_ELEMENTS for dims in axes if (size := flat_size(spec, dims)).constant is None)
+
+
 class Body:
     """Values of a spec's instructions in a frame, each computed once. ``pointers``: of the operands; ``known``: values from elsewhere.
 

@@ -32,10 +32,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Emitted:
-    """``scratch``: f32 elements that the launches pass on to each other."""
+    """``scratch``: f32 elements that the launches pass on to each other. ``numbers``: what must be below 2**31 when they are launched."""
 
     launches: tuple[Launch, ...]
     scratch: Expr = const(0)
+    numbers: tuple[Expr, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,17 @@ from dataclasses import dataclass
 from torch_mlir import ir
 
 from effc.compiler.codegen.canonical import simplify
-from effc.compiler.codegen.gpu.body import Axis, Body, Combine, Frame, axis_size, combiner, flat_size, identity_of
+from effc.compiler.codegen.gpu.body import (
+    Axis,
+    Body,
+    Combine,
+    Frame,
+    axis_size,
+    combiner,
+    flat_size,
+    identity_of,
+    numbered,
+)
 from effc.compiler.codegen.gpu.builder import Builder
 from effc.compiler.codegen.gpu.indices import evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel, power_of_two
@@ -108,7 +118,8 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
     grid = blocks(flat_size(found.spec, found.rows), found.row_block)
     if not found.reduces:
         grid = grid * blocks(flat_size(found.spec, found.columns), found.column_block)
-    return Emitted((Launch(name, text, grid, found.warps, 2),))
+    launch = Launch(name, text, grid, found.warps, 2)
+    return Emitted((launch,), numbers=numbered(found.spec, found.rows, found.columns))
 
 
 def _reduction_blocks(spec: KernelSpec, rows: Sequence[int], columns: Sequence[int]) -> tuple[int, int]:

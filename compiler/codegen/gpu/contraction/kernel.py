@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch_mlir import ir
 
 from effc.compiler.codegen.gpu import loops
-from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, unflattened
+from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, numbered, unflattened
 from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
@@ -37,11 +37,12 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
     )
     grid = tiles * flat_size(roles.spec, roles.batch) * tiling.split
     first = Launch(name, text, grid, tiling.warps, tiling.stages)
+    numbers = numbered(roles.spec, roles.rows, roles.columns, (*roles.outer_sums, *roles.sums))
     if tiling.split == 1:
-        return Emitted((first,))
+        return Emitted((first,), numbers=numbers)
     points = flat_size(roles.spec, (*roles.batch, *roles.rows, *roles.columns))
     adding = loops.emit(_sum_of_parts(roles, tiling.split), target, f"{name}_sum", aligned=aligned, scratch=True)
-    return Emitted((first, *adding.launches), points * tiling.split)
+    return Emitted((first, *adding.launches), points * tiling.split, (*numbers, *adding.numbers))
 
 
 def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
