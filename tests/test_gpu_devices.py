@@ -283,7 +283,8 @@ def test_what_checks_compare_attention_on_a_gpu_with_is_float64(name: str, causa
     region: Any = SimpleNamespace(inputs=[q, k, v], outputs=[result], symbols=())
     group = Group([made, result], [q, k, v], [result], {})
     (true,) = evaluate(group, region, (), given, wide=True)
-    want = F.scaled_dot_product_attention(*(t.double() for t in given), is_causal=causal, scale=0.3, enable_gqa=True)
+    left, key, value = (t.double() for t in given)
+    want = F.scaled_dot_product_attention(left, key, value, is_causal=causal, scale=0.3, enable_gqa=True)
     torch.testing.assert_close(true, want, rtol=1e-12, atol=1e-12)
     (moved,) = evaluate(group, region, (), given, wide=True, noise=torch.Generator().manual_seed(0))
     assert 0 < (moved - true).norm() / true.norm() < 1e-2

@@ -169,7 +169,7 @@ def test_a_thread_launches_nothing_while_another_derives_the_weights(monkeypatch
 
     with torch.no_grad(), watched(gpu):
         compiled(x)
-        model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr, operator]
+        model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr]
         monkeypatch.setattr(gpu, "wait", wait)
         call()
         (thread,) = threads
