@@ -40,7 +40,7 @@ def effc(
         raise OptionError(
             f"torch.compile handed effc an unknown argument '{name}'; {suggest(name, ('options', 'mode'))}"
         )
-    return compile_with(gm, example_inputs, Options.of(options, mode), partial(builder, gm=gm))
+    return compile_with(gm, example_inputs, Options.of(options, mode), partial(_started_ahead, gm))
 
 
 def compile_with(
@@ -96,16 +96,21 @@ def _warn_eager() -> None:
     )
 
 
-def builder(options: Options, gm: GraphModule | None = None) -> Build:
-    """Makes executables of regions' graph IR for the CPU, through the caches. ``gm``: Dynamo's graph, for which processes may start."""
-    from effc.compiler.build import Built, build
+def _started_ahead(gm: GraphModule, options: Options) -> Build:
+    """`builder`, for whose requests the processes may start now. ``gm``: Dynamo's graph."""
     from effc.compiler.capture.ahead import start_ahead
     from effc.runtime.cache import Cache
 
-    cache, code = Cache(options.cache_dir), code_options(options)
+    start_ahead(gm, code_options(options), Cache(options.cache_dir))
+    return builder(options)
 
-    if gm is not None:
-        start_ahead(gm, code, cache)
+
+def builder(options: Options) -> Build:
+    """Makes executables of regions' graph IR for the CPU, through the caches."""
+    from effc.compiler.build import Built, build
+    from effc.runtime.cache import Cache
+
+    cache, code = Cache(options.cache_dir), code_options(options)
 
     def make(text: str) -> Built:
         return build(text, options=code, cache=cache)
