@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
-
 from effc.compiler.ir.candidate import Candidate, Latency
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
@@ -23,13 +21,13 @@ from effc.costmodel.model import files
 from effc.costmodel.model.predictor import Predictor, unsure
 from effc.costmodel.model.shipped import distance, named, nearest
 from effc.runtime.cache import Cache
+from effc.runtime.threads import threads
 from effc.speed import host_hardware
 
 #: Distance of machines (`shipped.distance`) up to which they are of one kind, and beyond which a model is unsure of all that it says.
 _KIND, _FOREIGN = 0.3, 2.0
 #: Predicted gain of a schedule over the template's own from which on it is taken.
 GAIN = 0.03
-
 
 #: A kernel and the values of its symbols.
 Kernel = tuple[KernelSpec, Sequence[int]]
@@ -55,7 +53,7 @@ def pricing(options: Options) -> Pricing:
     model = _model(options, hardware)
     if isinstance(model, str):
         return _Roofline(hardware, f"{model}: the roofline prices kernels")
-    return _Learned(model, hardware, torch.get_num_threads())
+    return _Learned(model, hardware, threads().count())
 
 
 @dataclass(frozen=True)
