@@ -111,6 +111,14 @@ def test_a_model_that_is_asked_for_prices(models: Path) -> None:
     assert str(models / "mine") in pricing(Options(cost_model=models / "mine")).told
 
 
+def test_a_model_that_is_asked_for_says_that_its_machine_is_too_far(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effc.planning.pricing, "host_hardware", lambda cache: replace(MACHINE, vector_bytes=16, isa=()))
+    found = pricing(Options(cost_model="mine"))
+    assert re.search(r"cost model mine, of a machine at distance \d+\.\d from this one: too far", found.told)
+
+
 def test_a_model_that_cannot_be_used_is_one_clear_error(models: Path, tmp_path: Path) -> None:
     with pytest.raises(
         OptionError, match="there is no cost model 'mien': it is no folder, and those shipped are mine, other"

@@ -68,20 +68,22 @@ def _model(options: Options, hardware: Hardware) -> _Chosen | str:
     if options.cost_model is not None:
         found = files.load(named(options.cost_model))
         far = min((distance(hardware, machine) for machine in found.machines), default=0.0)
-        apart = f", of a machine at distance {far:.1f} from this one" if far else ""
-        return _Chosen(found.predictor, far, f"kernels are priced by the cost model {options.cost_model}{apart}")
+        return _Chosen(found.predictor, far, _told(str(options.cost_model), "", far))
     near = nearest(hardware)
     if near is None:
         return "no cost model is shipped that this effc can read"
     name, far = near
-    what = (
-        "of this kind of machine" if far <= _KIND else f"the nearest, of a machine at distance {far:.1f} from this one"
-    )
+    return _Chosen(files.load(named(name)).predictor, far, _told(name, "the nearest, ", far))
+
+
+def _told(name: str, why: str, far: float) -> str:
+    """For the report: which model prices, ``why`` this one, and how far its machine is from this one."""
+    what = "of this kind of machine" if far <= _KIND else f"{why}of a machine at distance {far:.1f} from this one"
     if far > _FOREIGN:
         what += (
             ": too far to be sure of, so every kernel keeps the schedule of its template, unless another is measured"
         )
-    return _Chosen(files.load(named(name)).predictor, far, f"kernels are priced by the cost model {name}, {what}")
+    return f"kernels are priced by the cost model {name}, {what}"
 
 
 class _Roofline:
