@@ -5,7 +5,7 @@ knapsack is solved (`knapsack`). The whole model decides, under the named metric
 that the budget allows (all that there is, where the metric is another than theirs); while plans are over a budget, what is allowed is cut,
 and once one is not, it is sought between that one's and the last that was. A candidate is taken only where even the slow end of its range
 is faster than dense is, or where its weights are smaller and a size is asked for. One that is proposed by a prediction is measured in the
-first plan that takes it, and counts as it was measured from then on.
+first plan that takes it, and counts as it was measured from then on: no site is left with one that has turned out slower.
 """
 
 from __future__ import annotations
