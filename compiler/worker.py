@@ -109,6 +109,7 @@ def answer(line: bytes) -> dict[str, Any]:
 
 def main() -> None:
     """Answer requests until standard input ends, the parent is gone, or nothing was asked for `IDLE_SECONDS`."""
+    parent = os.getppid()  # before the imports, in which it may end
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes our input
     requests, replies = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -118,7 +119,7 @@ def main() -> None:
         if not _waiting(requests, 0):  # the parent still prepares its first request
             import_module(module)
 
-    for line in _lines(requests):
+    for line in _lines(requests, parent):
         reply = json.dumps(answer(line)).encode() + b"\n"
         sys.stdout.flush()
         sys.stderr.flush()
@@ -131,8 +132,8 @@ def _waiting(source: int, seconds: float) -> bool:
     return bool(select.select([source], [], [], seconds)[0])
 
 
-def _lines(source: int) -> Iterator[bytes]:
-    parent, asked, buffer = os.getppid(), time.monotonic(), b""
+def _lines(source: int, parent: int) -> Iterator[bytes]:
+    asked, buffer = time.monotonic(), b""
     while os.getppid() == parent and time.monotonic() - asked < IDLE_SECONDS:
         if not _waiting(source, _WATCH_SECONDS):
             continue

@@ -5,7 +5,7 @@ knapsack is solved (`knapsack`). The whole model decides, under the named metric
 that the budget allows (all that there is, where the metric is another than theirs); while plans are over a budget, what is allowed is cut,
 and once one is not, it is sought between that one's and the last that was. A candidate is taken only where even the slow end of its range
 is faster than dense is, or where its weights are smaller and a size is asked for. One that is proposed by a prediction is measured in the
-first plan that takes it, and counts as it was measured from then on.
+first plan that takes it, and counts as it was measured from then on: no site is left with one that has turned out slower.
 """
 
 from __future__ import annotations
@@ -131,6 +131,9 @@ class _Search:
         if self.goal.excess:
             self._demand(best)
         accurate = {best.taken: best}
+        if not self.goal.excess:  # what has no error either may turn out slower
+            dense = Selection((0,) * len(self.choices.at), 0.0)
+            accurate[dense.taken] = dense
         allowance = _FIRST * budget if self.goal.metric == _ESTIMATED else math.inf
         verified = 0
         for _ in range(_STEPS if budget else 0):
@@ -161,7 +164,22 @@ class _Search:
             if plan is None or plan.taken in self.tried or not self._accurate(plan):
                 break
             accurate[plan.taken] = plan
-        return self._plan(min(accurate.values(), key=self.choices.seconds))
+        while budget:  # and no site is left with what has turned out slower
+            plan = min(map(self._without_slower, accurate.values()), key=self._merit)
+            if plan.taken in self.tried or not self._accurate(plan):
+                break
+            accurate[plan.taken] = plan
+        return self._plan(min(accurate.values(), key=self._merit))
+
+    def _merit(self, selection: Selection) -> tuple[float, float, int]:
+        """Less is better: of time, of error, and of sites that change."""
+        changed = sum(number > 0 for number in selection.taken)
+        return self.choices.seconds(selection), self.choices.error(selection), changed
+
+    def _without_slower(self, selection: Selection) -> Selection:
+        """Dense where what is taken was measured to be no faster."""
+        taken = (number if self.choices.may(site, number) else 0 for site, number in enumerate(selection.taken))
+        return replace(selection, taken=tuple(taken))
 
     def _worthwhile(self, best: Selection, broken: float) -> bool:
         """Whether what an allowance up to ``broken`` may give is worth another plan's verification."""
@@ -208,7 +226,7 @@ class _Search:
 
     # -- both -------------------------------------------------------------------------------------------------------------
     def _least_error(self) -> Selection:
-        """Within the size; the exact plan, where no size is asked for. BudgetError: no candidates are that small."""
+        """Within the size, and the fastest of what is alike in error. BudgetError: no candidates are that small."""
         found = self.choices.closest(math.inf, self.goal.excess)
         if found is None:
             raise self._too_large()

@@ -184,5 +184,5 @@ def test_schedules_that_make_the_model_slower_are_not_taken(tmp_path: Path, monk
 @pytest.mark.parametrize("value", [-1, 1, 2.5, True, "all"])
 def test_what_is_no_number_of_schedules(value: Any) -> None:
     model = nn.Linear(3, 4).eval()
-    with pytest.raises(effc.OptionError, match=r"option 'autotune' is .*: expected of how many schedules"):
+    with pytest.raises(effc.OptionError, match=r"option 'autotune' is .*: expected how many schedules of a kernel"):
         effc.plan(model, effc.calibrate(model, [torch.randn(2, 3)]), autotune=value)

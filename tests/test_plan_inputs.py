@@ -11,7 +11,10 @@ from fixed_times import by_dtype, fix
 from torch import Tensor, nn
 
 import effc
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.program import Program
 from effc.metrics import relative_l2
+from effc.planning import captured
 
 #: What a plan may choose.
 ONLY_CODES = {"passes": {"low_rank": False, "sparsity": False, "quantize": {"weights": "int8"}}}
@@ -103,3 +106,15 @@ def test_a_model_without_weights_has_an_exact_plan() -> None:
     assert plan.exact
     assert plan.weights == {}
     assert error(model, plan, x) < 1e-6
+
+
+def test_what_effc_makes_no_kernels_of_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch would run it, in a time that nothing tells."""
+
+    def refused(*arguments: object) -> Program:
+        raise LoweringError("nothing is lowered")
+
+    monkeypatch.setattr(captured, "lowered", refused)
+    plan = planned(Layers().eval(), [torch.randn(7, 64)])
+    assert plan.exact
+    assert [len(d.considered) for d in plan.decisions] == [1, 1]

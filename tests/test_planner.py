@@ -134,6 +134,33 @@ def test_what_turns_out_slower_than_dense_is_not_taken() -> None:
     assert plan.decisions[0].considered[1].verdict == "not faster than dense"
 
 
+def test_what_turns_out_slower_is_not_taken_for_being_exact() -> None:
+    """Zeros that a weight has anyway cost no error: each form that leaves them out is tried, and each is slower."""
+    site = fake_site("a")
+    offered = {"a": [dense(site), *(proposed(site, name, 0.5, 0.0) for name in ("half", "tiny"))]}
+
+    def verify(plan: ir.Plan) -> Verified:
+        slow = {n: Latency(1.5) for n, d in enumerate(plan.decisions) if d.pass_name != "dense"}
+        return Verified(0.0, sites=slow)
+
+    plan = Planner(price).plan([site], offered, replace(goal(0.1), verify=verify))
+    assert choices(plan) == ["dense"]
+
+
+def test_what_one_site_loses_is_not_kept_for_what_another_gains() -> None:
+    """The plans that are tried by what was measured meanwhile end; the last one may hold what has turned out slower."""
+    sites = [fake_site(name) for name in "ab"]
+    offered = {"a": [dense(sites[0]), proposed(sites[0], "half", 0.5, 0.01)],
+               "b": [dense(sites[1]), *(proposed(sites[1], name, 0.9, 0.01) for name in "klmnopqrstuv")]}  # fmt: skip
+
+    def verify(plan: ir.Plan) -> Verified:
+        times = {n: Latency(0.4 if n == 0 else 2.0) for n, d in enumerate(plan.decisions) if d.pass_name != "dense"}
+        return Verified(total_error(plan), sites=times)
+
+    plan = Planner(price).plan(sites, offered, replace(goal(0.1), verify=verify))
+    assert choices(plan) == ["half", "dense"]
+
+
 def test_a_coarse_estimate_finds_the_budget_from_below_and_from_above() -> None:
     """Of twelve sites as many as the budget allows, whatever the metric is in units of the estimates."""
     sites = [fake_site(f"s{i}") for i in range(12)]

@@ -31,7 +31,7 @@ OTHER = replace(MACHINE, name="another", vector_bytes=32, isa=("avx2",))
 
 @pytest.fixture(autouse=True)
 def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effc.pricing, "host_hardware", lambda cache: MACHINE)
+    monkeypatch.setattr(effc.planning.pricing, "host_hardware", lambda cache: MACHINE)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_nearest_model_of_a_far_machine_is_sure_of_nothing(
     models: Path, monkeypatch: pytest.MonkeyPatch, far: Hardware
 ) -> None:
     """So that every kernel keeps its template's own schedule; what it predicts only tells what is worth a measurement."""
-    monkeypatch.setattr(effc.pricing, "host_hardware", lambda cache: far)
+    monkeypatch.setattr(effc.planning.pricing, "host_hardware", lambda cache: far)
     found, specs = pricing(Options()), schedules(gemm(100, 64, 128))
     assert re.search(
         r"cost model \w+, the nearest, of a machine at distance \d+\.\d from this one: too far", found.told
@@ -92,7 +92,7 @@ def test_the_nearest_model_of_a_far_machine_is_sure_of_nothing(
 
 
 def test_fewer_cores_are_no_other_kind_of_machine(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effc.pricing, "host_hardware", lambda cache: replace(MACHINE, cores=1))
+    monkeypatch.setattr(effc.planning.pricing, "host_hardware", lambda cache: replace(MACHINE, cores=1))
     assert pricing(Options()).told == "kernels are priced by the cost model mine, of this kind of machine"
 
 
@@ -100,7 +100,7 @@ def test_a_model_of_a_near_machine_is_trusted_less(models: Path, monkeypatch: py
     spec = schedules(gemm(100, 64, 128))[0]
     (here,) = pricing(Options()).latencies([(spec, ())])
     near = replace(MACHINE, l2=2 * MACHINE.l2)
-    monkeypatch.setattr(effc.pricing, "host_hardware", lambda cache: near)
+    monkeypatch.setattr(effc.planning.pricing, "host_hardware", lambda cache: near)
     found = pricing(Options())
     assert found.told.endswith("the nearest, of a machine at distance 0.5 from this one")
     assert found.latencies([(spec, ())])[0].uncertainty > here.uncertainty
@@ -109,6 +109,14 @@ def test_a_model_of_a_near_machine_is_trusted_less(models: Path, monkeypatch: py
 def test_a_model_that_is_asked_for_prices(models: Path) -> None:
     assert "cost model other" in pricing(Options(cost_model="other")).told
     assert str(models / "mine") in pricing(Options(cost_model=models / "mine")).told
+
+
+def test_a_model_that_is_asked_for_says_that_its_machine_is_too_far(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effc.planning.pricing, "host_hardware", lambda cache: replace(MACHINE, vector_bytes=16, isa=()))
+    found = pricing(Options(cost_model="mine"))
+    assert re.search(r"cost model mine, of a machine at distance \d+\.\d from this one: too far", found.told)
 
 
 def test_a_model_that_cannot_be_used_is_one_clear_error(models: Path, tmp_path: Path) -> None:
@@ -131,7 +139,7 @@ def test_a_schedule_is_preferred_only_where_it_is_surely_faster(models: Path) ->
     own = price(specs[0], ())
     for spec in specs[1:]:
         latency = price(spec, ())
-        assert latency == own or latency.seconds <= (1 - effc.pricing.GAIN) * own.seconds
+        assert latency == own or latency.seconds <= (1 - effc.planning.pricing.GAIN) * own.seconds
     assert min(price(s, ()).seconds for s in specs) < own.seconds, "the first of these is a poor one"
 
 

@@ -45,7 +45,7 @@ def written(instr: Instr, kind: str) -> float:
 
 
 def columns(n: Numbers) -> dict[str, Array]:
-    """`COLUMNS`, and ``code``: instructions. Turns of the innermost loop and of those around it: LLVM writes out loops of few."""
+    """`COLUMNS`. Turns of the innermost loop and of those around it: LLVM writes out loops of few."""
     low = np.maximum(np.floor(n["height"]), 1)
     steps, after = np.zeros_like(low), np.zeros_like(low)
     tiles = _tile_codes(n, low)
@@ -64,7 +64,6 @@ def columns(n: Numbers) -> dict[str, Array]:
         "written": n["written"],
         "tile_codes": tiles,
         "cut": (n["sums"] > n["chain"]).astype(float),
-        "code": _AROUND + steps + after,
     }
 
 

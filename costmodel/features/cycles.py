@@ -58,7 +58,7 @@ _NANO = 1e9
 
 
 def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str, Array]:
-    """`COLUMNS`, and ``counted``: seconds of a call."""
+    """`COLUMNS`; ``log_counted`` is of the whole call."""
     step, bound = _step(n, core)
     tiles = _tiles(n, core, step)
     epilogue = _by_kind(n, _AFTER, _AFTER_WISE, 1 / core.starts) * n["vector_cycles"]
@@ -91,7 +91,6 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
         "latency_bound": bound[0],
         "load_bound": bound[1],
         "step_cycles": step,
-        "counted": counted,
     }
 
 

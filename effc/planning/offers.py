@@ -132,7 +132,9 @@ class _Offering:
                 members = unit.params & errors.keys()
                 if members:
                     error = math.sqrt(sum(errors[name] ** 2 for name in members))
-                    found.candidates.append((unit, unit.candidate(sketch, feeders, named(variant), pairs, error)))
+                    candidate = unit.candidate(sketch, feeders, named(variant), pairs, error)
+                    if candidate is not None:
+                        found.candidates.append((unit, candidate))
             yield found
 
     def saved(self, variant: Compression) -> dict[str, float]:
@@ -186,9 +188,11 @@ class _Unit:
     elsewhere: float
     feeders: Feeders
 
-    def candidate(self, kernels: Kernels, feeders: Feeders, name: str, pairs: Pairs, error: float) -> Candidate:
-        """A variant's, in the place of the site's kernel."""
+    def candidate(self, kernels: Kernels, feeders: Feeders, name: str, pairs: Pairs, error: float) -> Candidate | None:
+        """A variant's, in the place of the site's kernel; None where PyTorch would run it, in a time that nothing tells."""
         sites, latency = self.taken(kernels, feeders)
+        if not sites:
+            return None
         specs, symbols = tuple((site.spec,) for site in sites), tuple(site.symbols for site in sites)
         return Candidate(name, specs, symbols, pairs, error, latency, proposed=True)
 

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
-
 from effc.compiler.ir.candidate import Candidate, Latency
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
@@ -23,13 +21,13 @@ from effc.costmodel.model import files
 from effc.costmodel.model.predictor import Predictor, unsure
 from effc.costmodel.model.shipped import distance, named, nearest
 from effc.runtime.cache import Cache
+from effc.runtime.threads import threads
 from effc.speed import host_hardware
 
 #: Distance of machines (`shipped.distance`) up to which they are of one kind, and beyond which a model is unsure of all that it says.
 _KIND, _FOREIGN = 0.3, 2.0
 #: Predicted gain of a schedule over the template's own from which on it is taken.
 GAIN = 0.03
-
 
 #: A kernel and the values of its symbols.
 Kernel = tuple[KernelSpec, Sequence[int]]
@@ -55,7 +53,7 @@ def pricing(options: Options) -> Pricing:
     model = _model(options, hardware)
     if isinstance(model, str):
         return _Roofline(hardware, f"{model}: the roofline prices kernels")
-    return _Learned(model, hardware, torch.get_num_threads())
+    return _Learned(model, hardware, threads().count())
 
 
 @dataclass(frozen=True)
@@ -70,20 +68,22 @@ def _model(options: Options, hardware: Hardware) -> _Chosen | str:
     if options.cost_model is not None:
         found = files.load(named(options.cost_model))
         far = min((distance(hardware, machine) for machine in found.machines), default=0.0)
-        apart = f", of a machine at distance {far:.1f} from this one" if far else ""
-        return _Chosen(found.predictor, far, f"kernels are priced by the cost model {options.cost_model}{apart}")
+        return _Chosen(found.predictor, far, _told(str(options.cost_model), "", far))
     near = nearest(hardware)
     if near is None:
         return "no cost model is shipped that this effc can read"
     name, far = near
-    what = (
-        "of this kind of machine" if far <= _KIND else f"the nearest, of a machine at distance {far:.1f} from this one"
-    )
+    return _Chosen(files.load(named(name)).predictor, far, _told(name, "the nearest, ", far))
+
+
+def _told(name: str, why: str, far: float) -> str:
+    """For the report: which model prices, ``why`` this one, and how far its machine is from this one."""
+    what = "of this kind of machine" if far <= _KIND else f"{why}of a machine at distance {far:.1f} from this one"
     if far > _FOREIGN:
         what += (
             ": too far to be sure of, so every kernel keeps the schedule of its template, unless another is measured"
         )
-    return _Chosen(files.load(named(name)).predictor, far, f"kernels are priced by the cost model {name}, {what}")
+    return f"kernels are priced by the cost model {name}, {what}"
 
 
 class _Roofline:

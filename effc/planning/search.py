@@ -116,7 +116,7 @@ def plan_on(
     budgets, chosen = Budgets.of(accuracy_budget, latency_budget_ms, size_budget_mb), checked_metric(metric)
     if not isinstance(autotune, int) or isinstance(autotune, bool) or autotune < 0 or autotune == 1:
         raise OptionError(
-            f"option 'autotune' is {autotune!r}: expected of how many schedules a kernel's are measured, 2 or more; or 0"
+            f"option 'autotune' is {autotune!r}: expected how many schedules of a kernel are measured, 2 or more; or 0"
         )
     return _Planning(ground, chosen, budgets, autotune).plan()
 
