@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 import effc
 from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
 from effc.metrics import relative_l2
 from effc.planning import captured
+from effc.planning.trial import Trial
 
 #: What a plan may choose.
 ONLY_CODES = {"passes": {"low_rank": False, "sparsity": False, "quantize": {"weights": "int8"}}}
@@ -118,3 +120,22 @@ def test_what_effc_makes_no_kernels_of_is_not_offered(monkeypatch: pytest.Monkey
     plan = planned(Layers().eval(), [torch.randn(7, 64)])
     assert plan.exact
     assert [len(d.considered) for d in plan.decisions] == [1, 1]
+
+
+class Flagged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor, again: bool) -> Tensor:
+        x = self.layer(x)
+        return self.layer(x) if again else x
+
+
+def test_batches_of_one_shape_with_other_flags() -> None:
+    """Of the second, Dynamo makes another graph: what is lowered later are still the first one's kernels."""
+    model, x = Flagged().eval(), torch.randn(7, 64)
+    trial = Trial(model, effc.calibrate(model, [(x, False), (x, True)]))
+    compiled = trial.compile(Options())
+    assert trial.error(compiled, "relative_l2").value < 1e-6
+    assert len(trial.lower([Options()])[0].programs) == len(compiled.recording.programs) == 1

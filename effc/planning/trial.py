@@ -1,6 +1,6 @@
 """A model compiled by one set of options after the other, and run on the batches that it was calibrated with.
 
-It is captured once for the first batch, on which kernels are timed, and once more for batches of other shapes.
+It is captured once for the first batch, on which kernels are timed, and once more for batches of other forms.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from effc.compiler.ir.site import Site, sites_of
 from effc.kernel_clock import KernelClock
 from effc.metrics import Error, UserMetric, measured
 from effc.planning.captured import Captured
-from effc.runtime.structure import flatten
+from effc.runtime.structure import Tree, flatten
 
 #: Runs of the first batch that are not timed; in which kernels are; how often so many more, while times are unclear; and the share of all
 #: time that may be unclear.
@@ -49,7 +49,7 @@ class Kernels(Protocol):
 
 @dataclass(frozen=True)
 class Compiled:
-    """`Kernels`, timed by `Trial.time`. ``call`` runs the model on arguments of the first batch's shapes, ``other`` on any."""
+    """`Kernels`, timed by `Trial.time`. ``call`` runs the model on arguments of the first batch's form, ``other`` on any."""
 
     call: Callable[..., Any]
     other: Callable[..., Any]
@@ -108,15 +108,16 @@ class Trial:
 
     def error(self, compiled: Compiled, metric: str | UserMetric) -> Error:
         """By the metric of the whole model, over all batches."""
-        calls = [compiled.call if shapes == self._shapes[0] else compiled.other for shapes in self._shapes]
+        calls = [compiled.call if form == self._forms[0] else compiled.other for form in self._forms]
         outputs = [self.run(call, number) for number, call in enumerate(calls)]
         batches = [args if not kwargs else (*args, *kwargs.values()) for args, kwargs in self.calibration.batches]
         return measured(metric, self.calibration.outputs, outputs, batches)
 
     @cached_property
-    def _shapes(self) -> list[list[torch.Size]]:
-        """Of each batch."""
-        return [[tensor.shape for tensor in flatten(batch)[1]] for batch in self.calibration.batches]
+    def _forms(self) -> list[tuple[Tree, list[object]]]:
+        """Of each batch, all that Dynamo may make another graph for: what is no tensor, and sizes, strides and dtypes."""
+        trees = [flatten(batch) for batch in self.calibration.batches]
+        return [(tree, [(t.shape, t.stride(), t.dtype) for t in tensors]) for tree, tensors in trees]
 
     def run(self, call: Callable[..., Any], number: int) -> Any:
         """The outputs for a batch."""
