@@ -1,4 +1,4 @@
-"""``Candidate``: what can run at a site. The dense one is always there; `effc.variants` makes those of compressions."""
+"""``Candidate``: what can run at a site. The dense one is always there; `effc.planning.variants` makes those of compressions."""
 
 from __future__ import annotations
 

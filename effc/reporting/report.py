@@ -83,7 +83,7 @@ class Report:
         return total
 
     def waterline(self, roof: Roof | None = None, blocks: Sequence[tuple[int, int]] | None = None) -> Waterline:
-        """Which of ``layers`` are bound by memory, and what fusing ``blocks`` of them can gain: see `effc.waterline`.
+        """Which of ``layers`` are bound by memory, and what fusing ``blocks`` of them can gain: see `effc.reporting.waterline`.
 
         ``roof``: of the machine, by default this one, measured on ``torch.get_num_threads()`` threads (half a second, once). ``blocks``: of
         each the first layer and the one after its last; by default blocks with a shortcut. What ATen runs is left out. InputError:

@@ -2,7 +2,7 @@
 
 Kernels stand side by side, as wide as the time that each takes at least and as high as its operations a byte. The dashed lines are the
 machine's, one for each level of memory: below the line of the level that it reads from, a kernel is under water (blue). A black line is a
-block as one kernel; where it lies above the water, fusing lifts the block out. (The analysis is Lavin's, see `effc.waterline`; the drawing
+block as one kernel; where it lies above the water, fusing lifts the block out. (The analysis is Lavin's, see `waterline`; the drawing
 is ours.)
 """
 

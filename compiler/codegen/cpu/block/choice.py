@@ -77,7 +77,11 @@ def _made(
     if isinstance(packed, str):
         return packed
     for stage, factor in zip(found.stages, packed, strict=True):
-        if factor is not None and stage.nest is not None and dict(factor.attributes)["filled"] != filled_to(stage.nest, target):
+        if (
+            factor is not None
+            and stage.nest is not None
+            and dict(factor.attributes)["filled"] != filled_to(stage.nest, target)
+        ):
             return "panels for tile registers, for which a line has too few rows"
     made = _with_operands(spec, packed, schedules)
     counter = Counter(found, tuple(0 if p is None else _bytes(made.operands[p.operand]) for p in packed), target)
