@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from effc.compiler.capture import record
 from effc.compiler.capture.kernel_reference import evaluate
-from effc.compiler.codegen.cpu.block.choice import block_of
+from effc.compiler.codegen.cpu.block.choice import Block, block_of
 from effc.compiler.codegen.cpu.contraction import amx_form
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.program import Program
@@ -97,6 +97,17 @@ def _other_columns(spec: KernelSpec) -> KernelSpec:
 )
 def test_what_is_refused_says_why(spec: KernelSpec, constants: list[int], reason: str) -> None:
     assert block_of(spec, constants, HOST) == reason
+
+
+def test_a_cpu_that_starts_one_multiply_add_takes_longer_for_products() -> None:
+    """Two of 512 bits a cycle where bf16 is not multiplied by them, or is by tile registers; memory is the same."""
+    two = Target.named("avx512")
+    one = replace(two, features=two.features | {"avx512_bf16"})
+    fast, slow = (block_of(pair(3136, 96, 24, 96), CONSTANTS, target) for target in (two, one))
+    assert isinstance(fast, Block)
+    assert isinstance(slow, Block)
+    assert 1.3 * fast.cost.compute < slow.cost.compute <= 2 * fast.cost.compute
+    assert (slow.cost.far, slow.cost.memory) == (fast.cost.far, fast.cost.memory)
 
 
 def test_specs_survive_json_and_schedules_are_not_in_the_key() -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.ao.quantization.fx._decomposed
+from amx_machine import AMX, needs_vectors
 from block_models import Forced
+from kernels import HOST
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from effc.compiler.codegen.cpu.block.choice import Block, block_of
+from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.ir.spec import KernelSpec
 
 Q: Any = torch.ops.quantized_decomposed
 
@@ -17,9 +25,14 @@ Q: Any = torch.ops.quantized_decomposed
 _RESULT, _BETWEEN = 0.11, 6 / 255
 
 
+#: This CPU without tile registers: bytes that they multiply are no stages.
+VECTORS = replace(HOST, features=HOST.features - {"amx_tile", "amx_bf16", "amx_int8"})
+
+
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _by_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(11)
+    monkeypatch.setattr(Target, "host", staticmethod(lambda: VECTORS))
 
 
 def observed(x: Tensor, scale: float, zero: int) -> Tensor:
@@ -87,3 +100,20 @@ def test_inverted_residuals(
 def test_a_border_that_is_not_zero_parts_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Zero is the byte -128 there, so the image between two blocks is copied into a frame of these."""
     check(Inverted(16, 48, padding=1), torch.randn(1, 16, 20, 17), monkeypatch, [2, 2], 4)
+
+
+@needs_vectors
+def test_panels_for_tile_registers_are_not_read_by_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 lines of 5 pixels are rows enough for tile registers, whose panels fill 37 bytes of each tap to 64; one line is not."""
+    asked: list[tuple[KernelSpec, Collection[int]]] = []
+
+    class Asking(Forced):
+        def _block(self, spec: KernelSpec, constants: Collection[int], target: Target) -> Block | str:
+            asked.append((spec, constants))
+            return super()._block(spec, constants, target)
+
+    Asking(monkeypatch, 2).run(Inverted(37, 32), torch.randn(1, 37, 100, 5).to(memory_format=torch.channels_last))
+    of_lines = [(s, c) for s, c in asked if isinstance(block_of(s, c, VECTORS, 2), Block)]
+    refusals = {block_of(s, c, AMX, 2) for s, c in of_lines}
+    assert all(isinstance(reason, str) for reason in refusals), refusals
+    assert "panels for tile registers, for which a line has too few rows" in refusals

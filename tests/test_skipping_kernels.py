@@ -13,6 +13,7 @@ from torch import Tensor
 from effc.compiler.codegen.cpu.schedules import Packing, alternatives, packing
 from effc.compiler.codegen.cpu.skipping import choice
 from effc.compiler.codegen.cpu.skipping.form import MOST_LISTED, MOST_SUMMED, find
+from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import as_expr
 from effc.compiler.ir.spec import Dim, KernelSpec, Operand
 from effc.runtime.derive import derive
@@ -27,6 +28,7 @@ def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a list costs more than it saves."""
     for cycles in ("LIST_CYCLES", "RUN_CYCLES", "ENTRY_CYCLES"):
         monkeypatch.setattr(choice, cycles, 0)
+    monkeypatch.setattr(Target, "gaps", 1.0)
 
 
 def by_inputs(n: int, k: int, offset: int = 0, rows: int | str = 1) -> KernelSpec:
@@ -180,3 +182,29 @@ def test_small_products_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
         found = packing(by_inputs(n, k), [1], HOST)
         assert isinstance(found, Packing)
         assert not found.spec.schedule.get("skip")
+
+
+@pytest.mark.parametrize(("n", "k"), [(576, 1536), (960, 576), (576, 576)])
+def test_gaps_in_what_comes_from_memory_may_cost_more_than_they_save(
+    n: int, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU that reads gaps at 1 / 2.5 of its speed gains from zeros in the row beyond 60 %; one to which they are nothing, from half."""
+    monkeypatch.undo()
+    even = Target.named("avx512")
+    slow = replace(even, features=even.features | {"avx512_bf16"})
+    assert (even.gaps, slow.gaps) == (1, 2.5)
+    for expected, chosen_by_slow in ((0.5, False), (0.7, True)):
+        monkeypatch.setattr(choice, "EXPECTED", expected)
+        assert choice.chosen(packed(by_inputs(n, k), 1), even)
+        assert bool(choice.chosen(packed(by_inputs(n, k), 1), slow)) == chosen_by_slow
+
+
+def test_gaps_are_nothing_to_the_cache_and_to_sums_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the cache holds is not fetched by streams; a sum's weights are read in order."""
+    monkeypatch.undo()
+    even = Target.named("avx512")
+    slow = replace(even, features=even.features | {"avx512_bf16"})
+    for spec in (by_inputs(256, 512), by_outputs(1536, 576)):
+        found = choice.chosen(packed(spec, 1), slow)
+        assert found
+        assert found == choice.chosen(packed(spec, 1), even)

@@ -7,7 +7,7 @@
 
 Of a block: medians over the rounds of what its kernels take, without Python around them; how many times faster the fused one is, with the
 20th and 80th percentile; kernels; megabytes that kernels move, each operand once; scratch memory of a thread in KiB; the ceiling
-(`waterline`: at least so long kernel by kernel, over as one kernel, on the machine as it was measured just before); and the share of
+(`effc.reporting`: at least so long kernel by kernel, over as one kernel, on the machine as it was measured just before); and the share of
 the ceiling's gain that is reached, where the ceiling is 1.2 or more. As many kernels fused as apart: none was chosen to be fused. Images
 are channels-last, with a batch of one. Of a model: whole calls as a user makes them, and how many times faster the fused one is than
 each other. ``--table`` keeps rows of blocks in a file, so that a run that was interrupted, or that ``--minutes`` ended, is gone on with.

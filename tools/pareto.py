@@ -57,13 +57,14 @@ class Point:
 @dataclass(frozen=True)
 class Asked:
     """``seeds``: for the loss; 0 for times alone. ``rounds``: for the time; 0 for losses alone. ``gradients``: calibration runs batches
-    backwards too.
+    backwards too. ``threads``: of the times.
     """
 
     kind: str
     seeds: int
     rounds: int
     gradients: bool
+    threads: int
 
     def cases(self, row: str, seed: int) -> str:
         """Under which name the cases of a row are kept, of the exact model's where it is empty; null where the row is refused."""
@@ -71,7 +72,7 @@ class Asked:
 
     def times(self, row: str) -> str:
         """Seconds of each round of the exact model, and of a row's."""
-        return f"times of {self.cases(row, 0)}"
+        return f"times on {self.threads} threads of {self.cases(row, 0)}"
 
 
 def measure(asked: Asked, rows: Sequence[str], kept: Kept) -> None:
@@ -224,7 +225,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows, kept = [row for row in ROWS if re.search(args.rows, row)], Kept(args.kept)
     for kind in args.tasks:
-        asked = Asked(kind, args.seeds, args.rounds, args.gradients)
+        asked = Asked(kind, args.seeds, args.rounds, args.gradients, args.threads)
         measure(asked, rows, kept)
         Console(width=200).print(table(kind, TASKS[kind].figure, points(asked, rows, kept)))
 

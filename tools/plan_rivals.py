@@ -45,7 +45,8 @@ _WARM = 2
 @dataclass(frozen=True)
 class Line:
     """A rival. ``ms``: a call; ``faster``: than the exact model; ``predicted``: over measured; ``measured``: the error when the plan was
-    made; ``errors``: by metric, held out; ``loss``: of the task; ``seconds``: that making it took; ``failed``: why there is none.
+    made; ``errors``: by metric, held out; ``loss``: of the task; ``seconds``: that making the plan took, or compiling
+    and measuring another rival; ``failed``: why there is none.
     """
 
     model: str

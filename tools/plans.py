@@ -9,8 +9,8 @@ choice of a single pass and OpenVINO.
 Models: `plan_subjects.py`. A budget is one of each of the metrics that fit the model's outputs. Each rival is timed in turn with effc's
 exact model, on the first batch (OpenVINO's inputs are copied to where it reads them); times faster: the median of the ratios within rounds,
 20th to 80th percentile. ``predicted``: what the plan says that a call takes, over what it took. Errors are those of batches that the plan
-was not made from; ``over``: above the budget there, by more than the plan's own margin. ``s``: to make the rival and measure it; of a
-model's first plan with what all of its plans stand on.
+was not made from; ``over``: above the budget there, by more than the plan's own margin. ``s``: seconds to make the plan, of a
+model's first with what all of its plans stand on; of another rival to compile it and to measure it.
 
 Each model has a process of its own, and each rival a file in ``--out``, written when it is known: the same command goes on after an
 interruption, and a rival in which a process ended is not tried again.
@@ -87,7 +87,7 @@ def measure(args: argparse.Namespace, name: str) -> int:
 
 def start(args: argparse.Namespace, name: str, minutes: float) -> int:
     """`measure` in a process of its own; again where one ends in the midst of a rival. The exit status of the last."""
-    command = [sys.executable, "-P", __file__, "--one", name, "--out", str(args.out), "--minutes", f"{minutes:g}"]
+    command = [sys.executable, __file__, "--one", name, "--out", str(args.out), "--minutes", f"{minutes:g}"]
     command += ["--rounds", str(args.rounds), "--threads", str(args.threads), "--rivals", args.rivals]
     command += ["--budgets", *map(str, args.budgets)]
     before, known = -1, len(Results(args.out / name).lines())
@@ -144,13 +144,16 @@ def main() -> None:
     if args.one is not None:
         sys.exit(measure(args, args.one))
     deadline = time.monotonic() + 60 * args.minutes
+    failed = []
     for number, name in enumerate(args.models):
         left = (deadline - time.monotonic()) / 60
-        if left > 0:  # an even share of what is left
-            start(args, name, left / (len(args.models) - number))
+        if left > 0 and start(args, name, left / (len(args.models) - number)) not in (0, _UNFINISHED):
+            failed.append(name)  # of an even share of what was left
     for name in args.models:
         if found := Results(args.out / name).lines():
             print(table(name, found))
+    if failed:
+        sys.exit(f"the process of {', '.join(failed)} ended before all was measured")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``Plan``: which candidate runs at each site, and why. Plain data, but for the compressed weights; `planning.plans` keeps it in a file."""
+"""``Plan``: which candidate runs at each site, and why. Data, but for the compressed weights; `effc.planning.plans` keeps it in a file."""
 
 from __future__ import annotations
 

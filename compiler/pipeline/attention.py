@@ -1,4 +1,4 @@
-"""``effc.attention`` → a kernel of the ``attention`` template (its layout: ``compiler/codegen/cpu/attention.py``)."""
+"""``effc.attention`` → a kernel of the ``attention`` template (its layout: ``compiler/codegen/cpu/attention/``)."""
 
 from __future__ import annotations
 

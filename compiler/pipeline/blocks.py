@@ -31,7 +31,8 @@ from effc.compiler.pipeline.regions import Region, find_regions
 MOST_STAGES = 8
 #: Lines of a result, or tiles of rows, at least: fewer are not shared out evenly.
 LEAST_LINES = 14
-#: Least share of a block's time that is saved where it holds lines for later tiles: the count is no better than that.
+#: Least share of a block's time that is saved where it holds lines for later tiles. The count errs by up to a tenth, so that some lose
+#: nevertheless; a wider margin leaves apart more that gain (docs/block_fusion.md).
 MARGIN = 0.015
 
 

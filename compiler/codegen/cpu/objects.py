@@ -44,7 +44,8 @@ def compile_object(mlir_text: str, target: Target, opt_level: int = 3) -> bytes:
     """The ELF relocatable object of a module; its public functions are the entries.
 
     ``opt_level``: of LLVM's passes over its IR; 0 suits straight-line code that is already tidy, in a third of the
-    time. LoweringError, with MLIR's own words, where the text does not parse, lower or compile.
+    time. LoweringError, with MLIR's own words, where the text does not parse, lower or compile. By one thread of a process at a time:
+    modules share a context.
     """
     from torch_mlir import ir, passmanager
     from torch_mlir.execution_engine import ExecutionEngine

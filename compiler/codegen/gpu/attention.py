@@ -1,6 +1,6 @@
 """The ``attention`` template: ``softmax(scale * q k^T + mask) v`` with an online softmax, so that scores never leave the processor.
 
-The spec's layout is that of the CPU's template (``compiler/codegen/cpu/attention.py``). A program takes a block of rows against all keys
+The spec's layout is that of the CPU's template (``compiler/codegen/cpu/attention/``). A program takes a block of rows against all keys
 that they may see. Rows are queries of one head; where queries are few, rows are the queries of all heads that share a head of k and v,
 which is then read once for all, and programs divide the keys, whose results a second kernel joins. Keys that no border or diagonal touches
 come without masks.

@@ -14,7 +14,7 @@ from effc.compiler.codegen.cpu.block.plan import Plan, planned
 from effc.compiler.codegen.cpu.block.reading import read, slice_counts
 from effc.compiler.codegen.cpu.block.stages import Stage, own
 from effc.compiler.codegen.cpu.contraction.cast import cast
-from effc.compiler.codegen.cpu.contraction.form import lanes_of
+from effc.compiler.codegen.cpu.contraction.form import filled_to, lanes_of
 from effc.compiler.codegen.cpu.contraction.packing import Packing, packing
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.schedule import as_schedule, estimate, tiles, variants
@@ -76,6 +76,13 @@ def _made(
     packed = _packed(spec, constants, target, schedules)
     if isinstance(packed, str):
         return packed
+    for stage, factor in zip(found.stages, packed, strict=True):
+        if (
+            factor is not None
+            and stage.nest is not None
+            and dict(factor.attributes)["filled"] != filled_to(stage.nest, target)
+        ):
+            return "panels for tile registers, for which a line has too few rows"
     made = _with_operands(spec, packed, schedules)
     counter = Counter(found, tuple(0 if p is None else _bytes(made.operands[p.operand]) for p in packed), target)
     plan = _tiled(counter, [stage.schedule for stage in made.stages], target, lines)

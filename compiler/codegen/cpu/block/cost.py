@@ -37,8 +37,8 @@ from effc.compiler.ir.spec import ITEM_SIZE
 
 #: Threads that are counted.
 THREADS = 2
-#: Cycles that a core which starts one multiply-add of 512 bits a cycle takes for one of `estimate`'s, where two start: of products, and
-#: of those whose columns have rows of their own, which `estimate` counts by their loads.
+#: Cycles that a core which starts one multiply-add of 512 bits a cycle (`Target.halves_vectors`) takes for one of `estimate`'s, where two
+#: start: of products, and of those whose columns have rows of their own, which `estimate` counts by their loads.
 FLOW, FLOW_WISE = 1.8, 1.2
 #: How much of the shorter of arithmetic and memory does not run beside the longer.
 BESIDE = 1 / 8
@@ -103,7 +103,7 @@ class Counter:
             meet * -(-need.kept // 2) / stage.lines.count * computing
             for need, stage, computing in zip(plan.by_stage, plan.stages, self.cycles, strict=True)
         )
-        # Tiles of rows are what kernels of their own share out too; lines are more than these do.
+        # Kernels of their own share out tiles of rows as well, but of lines finer pieces.
         compute = sum(self.cycles) * (1 / THREADS if plan.tiled else mine / lines.count) + halo
         turns = -(-mine // plan.tile)
         held = plan.scratch_bytes()
@@ -182,7 +182,7 @@ def _cycles(stage: Stage, target: Target) -> float:
     nest = stage.nest
     others = prod(nest.size(i).constant or 1 for i in nest.outer)
     step = min(estimate(nest, target, *tile) for tile in tiles(nest, target))
-    flow = FLOW_WISE if nest.wise else FLOW
+    flow = 1 if not target.halves_vectors else FLOW_WISE if nest.wise else FLOW
     return others * (flow * steps_of(nest) * step + _after_sums(nest, target))
 
 

@@ -34,9 +34,11 @@ def chosen(packed: KernelSpec, target: Target) -> tuple[Form, Schedule] | None:
     runs, rows, vectors = ceil(form.columns / width), form.sum, ceil(form.columns / lanes)
     if form.method == "outputs":
         rows, vectors = form.columns, ceil(form.sum / lanes)
-    dense = rows * vectors * (NEAR_CYCLES if 4 * form.sum * form.columns <= NEAR_BYTES else FAR_CYCLES)
+    near = 4 * form.sum * form.columns <= NEAR_BYTES
+    dense = rows * vectors * (NEAR_CYCLES if near else FAR_CYCLES)
+    remaining = (1 - EXPECTED) * dense * (1 if near or form.method == "outputs" else target.gaps)
     entries = (1 - EXPECTED) * rows * ENTRY_CYCLES * (runs if form.method == "inputs" else 1)
-    if rows / lanes * LIST_CYCLES + runs * RUN_CYCLES + entries + (1 - EXPECTED) * dense >= dense:
+    if rows / lanes * LIST_CYCLES + runs * RUN_CYCLES + entries + remaining >= dense:
         return None
     return form, Schedule((("skip", form.method), ("width", width)))
 
