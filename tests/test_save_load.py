@@ -345,3 +345,14 @@ def test_refresh_follows_writes_that_torch_does_not_see() -> None:
             last.data.view(-1)[2].add_(1)
     with pytest.raises(InputError, match="refresh takes the module"):
         effc.refresh(lambda x: x)
+
+
+def test_a_model_that_was_exported_is_saved_as_it_was_traced(tmp_path: Path) -> None:
+    """It has no ``eval()``, and says that it trains; tools for quantization give such models."""
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.Dropout(), nn.ReLU()).eval(), torch.randn(3, 8)
+    exported = torch.export.export(model, (x,)).module()
+    assert exported.training
+    effc.save(exported, x, tmp_path / "saved")
+    with torch.no_grad():
+        torch.testing.assert_close(effc.load(tmp_path / "saved")(x), model(x))
+    assert effc.calibrate(exported, [x]).batches

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from effc.calibrating.identity import model_digest, original
+from effc.calibrating.identity import model_digest, original, trains
 from effc.calibrating.observe import Observer
 from effc.calibrating.sensitivity import GradientObserver, Probe
 from effc.compiler.ir import calibration as ir
@@ -80,7 +80,7 @@ def calibrate(
     module = original(model)
     if not isinstance(module, nn.Module):
         raise InputError(f"calibrate takes a module, not {type(module).__name__}: wrap the function in one")
-    if module.training:
+    if trains(module):
         raise InputError(
             "the model is in training mode, in which dropout and batch statistics vary: call model.eval() first"
         )

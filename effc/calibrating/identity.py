@@ -1,10 +1,11 @@
-"""Which model a calibration or a plan belongs to."""
+"""Which model a calibration, a plan or a saved folder is made from, and whether it trains."""
 
 from __future__ import annotations
 
 import hashlib
 
 from torch import nn
+from torch.fx import GraphModule
 
 from effc.compiler.compress.stored import sampled_digest
 
@@ -20,3 +21,10 @@ def model_digest(model: nn.Module) -> str:
 def original(model: object) -> object:
     """The module or function that ``torch.compile`` wrapped, or ``model`` itself."""
     return getattr(model, "_orig_mod", model)
+
+
+def trains(module: nn.Module) -> bool:
+    """Whether ``module`` is in training mode. One that ``torch.export`` made, as tools for quantization do, has its mode in its operations
+    and no ``eval()``: it is what it was traced as.
+    """
+    return module.training and not (isinstance(module, GraphModule) and "inline_constraints" in module.meta)

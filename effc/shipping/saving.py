@@ -19,7 +19,7 @@ from torch import nn
 from torch.fx import Node
 
 from effc.calibrating.calibration import cloned
-from effc.calibrating.identity import original
+from effc.calibrating.identity import original, trains
 from effc.compiler.capture.assemble import Assembled, CompiledGroup
 from effc.compiler.capture.backend import builder
 from effc.compiler.capture.graph import GraphCompiler
@@ -54,7 +54,7 @@ def save(
     UnsupportedError: the model cannot be traced as a whole. ArtifactError: ``directory`` cannot be written.
     """
     module, chosen = original(model), Options.of(options)
-    if not isinstance(module, nn.Module) or module.training:
+    if not isinstance(module, nn.Module) or trains(module):
         raise InputError("save takes a module in eval mode: call model.eval() first")
     if chosen.check:
         raise OptionError("option 'check' compares with ATen while a model runs; a saved model does not: leave it out")
