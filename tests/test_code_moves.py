@@ -45,7 +45,7 @@ def buffers(program: Program) -> set[str]:
         operand.dtype
         for call in program.calls
         for operand, pointer in zip(program.kernels[call.kernel].operands, call.pointers, strict=True)
-        if pointer.base == "arena"
+        if pointer.base == "arena" and operand.role != "scratch"
     }
 
 
