@@ -150,7 +150,8 @@ def products(recording: Recording) -> list[str]:
     """Of each contraction, the dtypes of its factors in memory and that of the sum."""
     found = []
     for program, _ in recording.programs:
-        for spec in (program.kernels[call.kernel] for call in program.calls):
+        kernels = [program.kernels[call.kernel] for call in program.calls]
+        for spec in (stage for kernel in kernels for stage in kernel.stages or (kernel,)):
             sums = [i.dtype for i in spec.body if i.op == "contract"]
             loads = [i.dtype for i in spec.body if i.op == "load"][:2]
             found += [f"{'x'.join(loads)}->{dtype}" for dtype in sums]
