@@ -9,9 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +19,7 @@ import pytest
 import torch
 from gpu_programs import InterpretingGpu, TextTools, built_on, compiled_for_gpu, host, watched
 from importer_harness import compile_and_run
+from stub_cuda import StubCuda, StubGpu
 from torch import nn
 from triton_here import needs_triton
 
@@ -35,109 +34,6 @@ from effc.runtime.gpu import checks
 from effc.runtime.gpu.device import CudaDevice
 from effc.runtime.gpu.driver import CudaDriver, Refusal, cuda_driver
 from effc.runtime.gpu.executable import GpuExecutable
-
-_POINTER = ctypes.POINTER(ctypes.c_void_p)
-
-
-@dataclass
-class StubCuda:
-    """The part of libcuda that is called, with its C types. ``answer``: what every function returns."""
-
-    answer: int = 0
-    images: list[bytes] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    shared: list[int] = field(default_factory=list)
-    launches: list[dict[str, Any]] = field(default_factory=list)
-    parameters: int = 0
-    contexts: threading.local = field(default_factory=threading.local)  # a thread has none before it is given one
-
-    def __post_init__(self) -> None:
-        c = ctypes
-        self.cuCtxGetCurrent = c.CFUNCTYPE(c.c_int, _POINTER)(self._context)
-        self.cuDeviceGet = c.CFUNCTYPE(c.c_int, c.POINTER(c.c_int), c.c_int)(self._device)
-        self.cuDevicePrimaryCtxRetain = c.CFUNCTYPE(c.c_int, _POINTER, c.c_int)(self._primary)
-        self.cuCtxSetCurrent = c.CFUNCTYPE(c.c_int, c.c_void_p)(self._set_context)
-        self.cuModuleLoadData = c.CFUNCTYPE(c.c_int, _POINTER, c.c_char_p)(self._load)
-        self.cuModuleGetFunction = c.CFUNCTYPE(c.c_int, _POINTER, c.c_void_p, c.c_char_p)(self._function)
-        self.cuFuncSetAttribute = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int, c.c_int)(self._attribute)
-        self.cuGetErrorString = c.CFUNCTYPE(c.c_int, c.c_int, c.POINTER(c.c_char_p))(self._words)
-        sizes = [c.c_uint] * 7
-        self.cuLaunchKernel = c.CFUNCTYPE(
-            c.c_int, c.c_void_p, *sizes, c.c_void_p, c.c_void_p, c.c_void_p
-        )(self._launch)  # fmt: skip
-
-    def _context(self, context: Any) -> int:
-        context[0] = getattr(self.contexts, "current", None)
-        return self.answer
-
-    def _device(self, device: Any, ordinal: int) -> int:
-        device[0] = 0x40 + ordinal
-        return self.answer
-
-    def _primary(self, context: Any, device: int) -> int:
-        context[0] = 0x100 + device
-        return self.answer
-
-    def _set_context(self, context: int) -> int:
-        self.contexts.current = context
-        return self.answer
-
-    def _load(self, module: Any, image: bytes) -> int:
-        self.images.append(image)
-        module[0] = 0x11
-        return self.answer
-
-    def _function(self, function: Any, module: int, name: bytes) -> int:
-        assert module == 0x11
-        self.names.append(name.decode())
-        function[0] = 0x20 + len(self.names)
-        return self.answer
-
-    def _attribute(self, function: int, attribute: int, value: int) -> int:
-        assert (function, attribute) == (0x20 + len(self.names), 8)
-        self.shared.append(value)
-        return self.answer
-
-    def _words(self, code: int, text: Any) -> int:
-        text[0] = b"invalid argument"
-        return 0
-
-    def _launch(self, function: int, *rest: Any) -> int:
-        gx, gy, gz, bx, by, bz, shared, stream, parameters, extra = rest
-        assert (gy, gz, by, bz, extra) == (1, 1, 1, 1, None)
-        slots = ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p))
-        values = [ctypes.c_uint64.from_address(slots[i] or 0).value for i in range(self.parameters)]
-        self.launches.append(
-            {"function": function, "grid": gx, "threads": bx, "shared": shared, "stream": stream, "values": values}
-        )
-        return self.answer
-
-
-class StubGpu:
-    """This process's memory as that of a GPU whose driver is a stub."""
-
-    def __init__(self, cuda: StubCuda) -> None:
-        self.name, self.capability, self.processors = torch.device("cuda:0"), 90, 132
-        self._driver = CudaDriver(cuda)
-        self.load = self._driver.load
-        self.allocated = 0
-
-    def current(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def empty(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        self.allocated += 1
-        return torch.empty_strided(size, stride, dtype=dtype)
-
-    def host_cells(self, count: int) -> torch.Tensor:
-        self.cells = torch.zeros(count, dtype=torch.int32)
-        return self.cells
-
-    def launch(self, table: int, count: int) -> Refusal | None:
-        return self._driver.launch(host().launch, table, count, 0xABC)
-
-    def wait(self) -> None:
-        pass
 
 
 def test_native_code_hands_over_every_parameter_of_every_launch() -> None:
