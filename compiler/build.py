@@ -92,7 +92,7 @@ def build(
     compiler = _Compiler(tools or toolchain(), target, cache, report)
     compiler.tools.warm()  # while one process lowers the graph, the others import MLIR
     with report.phase("lower"):
-        program = lowered(text, options, target, compiler.tools)
+        program = lowered(text, options, target.name, compiler.tools)
     artifact = compiler.compile(program)
     with report.phase("load"):
         executable = artifact.executable()
@@ -101,9 +101,14 @@ def build(
     return Built(executable, artifact, report)
 
 
-def lowered(text: str, options: Mapping[str, Any], target: Target, tools: Toolchain) -> Program:
-    """The program of a graph's text, without code; see `build`."""
-    return Program.from_json(tools.request("lower", {"text": text, "options": {**options, "target": target.name}}))
+def lowered(text: str, options: Mapping[str, Any], target: str, tools: Toolchain) -> Program:
+    """The program of a graph's text, without code; see `build`. ``target``: the name of a CPU's, or ``sm_90`` and the like."""
+    return Program.from_json(tools.request("lower", {"text": text, "options": {**options, "target": target}}))
+
+
+def machine_code(text: str, target: Target, tools: Toolchain) -> bytes:
+    """The object of a module of MLIR; LoweringError where there is no code for ``target``."""
+    return base64.b64decode(tools.request("object", {"text": text, "target": target.plain}))
 
 
 def cached_artifact(cache: Cache | None, key: str) -> Artifact | None:
@@ -130,7 +135,7 @@ class _Compiler:
         """Code for a program and for the one that prepares its weights."""
         programs = [program] if program.prepare is None else [program, program.prepare]
         specs = {spec.digest(): spec for p in programs for spec in p.kernels}
-        requests = [("driver", {"program": p.to_json(), "target": _plain(self.target)}) for p in programs]
+        requests = [("driver", {"program": p.to_json(), "target": self.target.plain}) for p in programs]
         with self.report.phase("emit"), ThreadPoolExecutor(1) as beside:
             drivers = beside.submit(self.tools.map, requests)
             objects = self._objects(specs)
@@ -161,16 +166,12 @@ def objects(
     missing = [name for name in specs if name not in found]
     counters["object_hits"] += len(found)
     counters["object_misses"] += len(missing)
-    requests = [("emit", {"spec": specs[name].to_json(), "target": _plain(target)}) for name in missing]
+    requests = [("emit", {"spec": specs[name].to_json(), "target": target.plain}) for name in missing]
     for name, code in zip(missing, tools.map(requests), strict=True):
         found[name] = base64.b64decode(code)
         if cache is not None:
             cache.put("objects", keys[name], found[name])
     return found, len(missing)
-
-
-def _plain(target: Target) -> list[Any]:
-    return [target.name, target.vector_bytes, sorted(target.features)]
 
 
 def digest(*parts: str) -> str:

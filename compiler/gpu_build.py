@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from effc.compiler.build import BuildReport, cached_artifact, digest, toolchain_key
+from effc.compiler.build import BuildReport, cached_artifact, digest, lowered, machine_code, toolchain_key
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.gpu.host import host_code
 from effc.compiler.codegen.gpu.installed import triton_reason, triton_version
@@ -123,8 +123,7 @@ def host_functions(tools: Toolchain, cache: Cache | None) -> HostCode:
         key = digest(text, target.key, toolchain_key())
         code = cache.get("objects", key) if cache is not None else None
         if code is None:
-            plain = [target.name, target.vector_bytes, sorted(target.features)]
-            code = base64.b64decode(tools.request("object", {"text": text, "target": plain}))
+            code = machine_code(text, target, tools)
             if cache is not None:
                 cache.put("objects", key, code)
         _host = HostCode.load(code)
@@ -154,8 +153,7 @@ def build_gpu(
     report.from_cache = artifact is not None
     if artifact is None:
         with report.phase("lower"):
-            payload = {"text": text, "options": {**options, "target": f"sm_{device.capability}"}}
-            program = Program.from_json(kernels.tools.request("lower", payload))
+            program = lowered(text, options, f"sm_{device.capability}", kernels.tools)
         with report.phase("emit"):
             artifact = _artifact(program, kernels, host)
         if cache is not None:

@@ -85,8 +85,7 @@ def _gpu(payload: Mapping[str, Any]) -> dict[str, Any]:
 def _target(payload: Mapping[str, Any]) -> Any:
     from effc.compiler.codegen.cpu.target import Target
 
-    name, vector_bytes, features = payload["target"]
-    return Target(name, vector_bytes, frozenset(features))
+    return Target.of_plain(payload["target"])
 
 
 HANDLERS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {

@@ -7,7 +7,6 @@ machine is seen as little as possible.
 
 from __future__ import annotations
 
-import base64
 import ctypes
 import json
 import os
@@ -19,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from effc.compiler.build import digest
+from effc.compiler.build import digest, machine_code
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.toolchain import toolchain
@@ -75,14 +74,7 @@ class Probe:
     """The two kernels, compiled and loaded; LoweringError where the toolchain makes no code for ``target``."""
 
     def __init__(self, target: Target) -> None:
-        code = toolchain().request(
-            "object",
-            {
-                "text": probe_text(target.vector_bytes),
-                "target": [target.name, target.vector_bytes, sorted(target.features)],
-            },
-        )
-        loaded = load(base64.b64decode(code))
+        loaded = load(machine_code(probe_text(target.vector_bytes), target, toolchain()))
         self._lanes = target.vector_bytes // 4
         self._multiply, self._read = _function(loaded, "effc_peak"), _function(loaded, "effc_read")
         self._buffer = torch.ones(_BUFFER // 4)

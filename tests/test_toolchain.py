@@ -56,8 +56,7 @@ def pool() -> Any:
 
 
 def host() -> list[Any]:
-    target = Target.host()
-    return [target.name, target.vector_bytes, sorted(target.features)]
+    return Target.host().plain
 
 
 def test_driver_request_gives_an_object_that_loads() -> None:

@@ -1,6 +1,6 @@
 """What block fusion gains: every kind of block, or whole models, compiled with it and without it, in turn in one process.
 
-    python tools/block_fusion.py --table build/blocks.md                      # all kinds, resolutions and widths; goes on where it stopped
+    python tools/block_fusion.py --kept build/blocks.json                     # all kinds, resolutions and widths; goes on where it stopped
     python tools/block_fusion.py --kinds inverted,convnext --sides 14,56 --widths 32,96
     python tools/block_fusion.py --ceilings --roof 236,200,80,38              # nothing is timed
     python tools/block_fusion.py --models mobilenet_v2,efficientnet_b0 --openvino --memory --plots DIR
@@ -10,7 +10,7 @@ Of a block: medians over the rounds of what its kernels take, without Python aro
 (`effc.reporting`: at least so long kernel by kernel, over as one kernel, on the machine as it was measured just before); and the share of
 the ceiling's gain that is reached, where the ceiling is 1.2 or more. As many kernels fused as apart: none was chosen to be fused. Images
 are channels-last, with a batch of one. Of a model: whole calls as a user makes them, and how many times faster the fused one is than
-each other. ``--table`` keeps rows of blocks in a file, so that a run that was interrupted, or that ``--minutes`` ended, is gone on with.
+each other. ``--kept`` keeps rows of blocks in a file, so that a run that was interrupted, or that ``--minutes`` ended, is gone on with.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from activation_memory import eager_peak
 from fusion_builds import Compiled, builds, compiled, in_turn
+from resumed import Kept
 from torch import nn
 
 from effc.bench.models import BLOCKS, build, build_block
@@ -79,44 +80,18 @@ class Comparison:
 def block_table(comparison: Comparison) -> None:
     args = comparison.args
     row, head = (ceiling_row, _CEILINGS) if args.ceilings else (block_row, _BLOCKS)
-    table = Table(args.table, ("block", "side", "width", *head))
-    end = time.monotonic() + 60 * args.minutes
+    kept, end = Kept(args.kept), time.monotonic() + 60 * args.minutes
+    print(_row(("block", "side", "width", *head)))
+    print("|---" * (3 + len(head)) + "|")
     for name, side, width in blocks(args):
-        if table.has(name, side, width):
-            continue
-        if time.monotonic() > end:
-            print("the time is over: the same command goes on from here")
-            return
-        case = build_block(name, width, side)
-        table.add(name, side, width, *row(comparison, *comparison.of(case.module, case.inputs(0, 0))))
-
-
-class Table:
-    """Rows of Markdown, printed and, where there is a ``path``, added to that file."""
-
-    def __init__(self, path: Path | None, head: Sequence[str]) -> None:
-        self.path = path
-        self.lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
-        if not self.lines:
-            self._write(_row(head))
-            self._write("|---" * len(head) + "|")
-        elif self.lines[0] != _row(head):
-            raise SystemExit(f"--table: {path} has other columns; name another file")
-
-    def has(self, *cells: object) -> bool:
-        """Whether there is a row that starts with ``cells``."""
-        return any(line.startswith(_row(cells)) for line in self.lines)
-
-    def add(self, *cells: object) -> None:
-        self._write(_row(cells))
-
-    def _write(self, line: str) -> None:
-        print(line, flush=True)
-        self.lines.append(line)
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        key = f"{'ceiling of ' * args.ceilings}{name} {side} {width}, {args.dtype}, {args.threads} threads"
+        if key not in kept:
+            if time.monotonic() > end:
+                print("the time is over: the same command goes on from here")
+                return
+            case = build_block(name, width, side)
+            kept[key] = [str(cell) for cell in row(comparison, *comparison.of(case.module, case.inputs(0, 0)))]
+        print(_row((name, side, width, *kept[key])), flush=True)
 
 
 def _row(cells: Sequence[object]) -> str:
@@ -227,9 +202,7 @@ def main() -> None:
     parser.add_argument("--sides", type=integers, default=[7, 14, 28, 56, 112])
     parser.add_argument("--widths", type=integers, default=[16, 32, 64, 96, 192, 384, 768])
     parser.add_argument("--ceilings", action="store_true", help="of blocks: only what can be gained, nothing is timed")
-    parser.add_argument(
-        "--table", type=Path, help="of blocks: a file of rows, which are added to it and not measured again"
-    )
+    parser.add_argument("--kept", type=Path, help="of blocks: a file of rows: what it holds is not measured again")
     parser.add_argument("--minutes", type=float, default=math.inf, help="of blocks: after which no row is begun")
     parser.add_argument("--models", help="by commas, names of effc bench: whole models instead of blocks")
     parser.add_argument("--openvino", action="store_true", help="of models: beside OpenVINO")

@@ -12,14 +12,13 @@ exact model, on the first batch (OpenVINO's inputs are copied to where it reads 
 was not made from; ``over``: above the budget there, by more than the plan's own margin. ``s``: seconds to make the plan, of a
 model's first with what all of its plans stand on; of another rival to compile it and to measure it.
 
-Each model has a process of its own, and each rival a file in ``--out``, written when it is known: the same command goes on after an
-interruption, and a rival in which a process ended is not tried again.
+Each model has a process of its own and a file in ``--out``, to which each rival is added when it is known: the same command goes on after
+an interruption, and a rival in which a process ended is not tried again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -29,39 +28,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from resumed import Kept
+
 MODELS = ("embeddings", "resnet50", "bert_base", "language", "images", "mobilenet_v2", "convnext_tiny")
 #: Exit status of a process that had no time for all rivals.
 _UNFINISHED = 3
 
 
-class Results:
-    """``folder``: a file for each rival of one model, of one that is being measured with no line in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __contains__(self, rival: str) -> bool:
-        return self._file(rival).exists()
-
-    def begin(self, rival: str) -> None:
-        self._write(rival, {"rival": rival, "failed": "the process ended while it was measured"})
-
-    def end(self, line: Mapping[str, Any]) -> None:
-        self._write(line["rival"], line)
-
-    def lines(self) -> list[dict[str, Any]]:
-        """In the order in which they were begun."""
-        files = sorted(self.folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
-        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-    def _write(self, rival: str, line: Mapping[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self._file(rival).with_suffix(".part")
-        part.write_text(json.dumps(line), encoding="utf-8")
-        part.replace(self._file(rival))
-
-    def _file(self, rival: str) -> Path:
-        return self.folder / (re.sub(r"[^a-z0-9_.]+", "-", rival.lower()).strip("-") + ".json")
+def results(args: argparse.Namespace, name: str) -> Kept:
+    """Of one model, by rival: what its `Line` holds."""
+    return Kept(args.out / f"{name}.json")
 
 
 def measure(args: argparse.Namespace, name: str) -> int:
@@ -71,16 +49,16 @@ def measure(args: argparse.Namespace, name: str) -> int:
     from plan_subjects import subject
 
     torch.set_num_threads(args.threads)
-    results, deadline = Results(args.out / name), time.monotonic() + 60 * args.minutes
+    kept, deadline = results(args, name), time.monotonic() + 60 * args.minutes
     comparison = Comparison(subject(name), METRICS.get(name, ("relative_l2",)), args.rounds, args.threads)
     for rival, measured in comparison.rivals(args.budgets).items():
-        if rival in results or not re.search(args.rivals, rival):
+        if rival in kept or not re.search(args.rivals, rival):
             continue
         if time.monotonic() > deadline:
             return _UNFINISHED
-        results.begin(rival)
+        kept[rival] = {"rival": rival, "failed": "the process ended while it was measured"}
         line = measured()
-        results.end({**asdict(line), "over": line.over})
+        kept[rival] = {**asdict(line), "over": line.over}
         print(f"{name}: {rival}: {line.failed or f'{line.ms:.2f} ms'}", flush=True)
     return 0
 
@@ -90,11 +68,11 @@ def start(args: argparse.Namespace, name: str, minutes: float) -> int:
     command = [sys.executable, __file__, "--one", name, "--out", str(args.out), "--minutes", f"{minutes:g}"]
     command += ["--rounds", str(args.rounds), "--threads", str(args.threads), "--rivals", args.rivals]
     command += ["--budgets", *map(str, args.budgets)]
-    before, known = -1, len(Results(args.out / name).lines())
+    before, known = -1, len(results(args, name).values())
     status, deadline = 1, time.monotonic() + 60 * minutes
     while status not in (0, _UNFINISHED) and known > before and time.monotonic() < deadline:
         status = subprocess.run(command, check=False).returncode
-        before, known = known, len(Results(args.out / name).lines())
+        before, known = known, len(results(args, name).values())
     return status
 
 
@@ -150,7 +128,7 @@ def main() -> None:
         if left > 0 and start(args, name, left / (len(args.models) - number)) not in (0, _UNFINISHED):
             failed.append(name)  # of an even share of what was left
     for name in args.models:
-        if found := Results(args.out / name).lines():
+        if found := results(args, name).values():
             print(table(name, found))
     if failed:
         sys.exit(f"the process of {', '.join(failed)} ended before all was measured")

@@ -19,12 +19,17 @@ class Kept:
     def __contains__(self, name: str) -> bool:
         return name in self._found
 
+    def values(self) -> list[Any]:
+        """In the order in which their names came."""
+        return list(self._found.values())
+
     def __getitem__(self, name: str) -> Any:
         return self._found[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._found[name] = value
         if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             new = self._path.with_suffix(".new")
             new.write_text(json.dumps(self._found), encoding="utf-8")
             new.replace(self._path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import ctypes
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from functools import lru_cache
 
 import torch
 
+from effc.compiler.build import machine_code
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.spec import KernelSpec
@@ -106,9 +106,7 @@ class _Repeat:
     """The loop in this process."""
 
     def __init__(self) -> None:
-        target = Target.host()
-        request = {"text": _LOOP, "target": [target.name, target.vector_bytes, sorted(target.features)]}
-        self._code = load(base64.b64decode(toolchain().request("object", request)))
+        self._code = load(machine_code(_LOOP, Target.host(), toolchain()))
         self._native = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(self._code.symbols["effc_repeat"])
 
     def __call__(self, kernel: int, frames: int, count: int) -> None:

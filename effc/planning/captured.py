@@ -83,7 +83,7 @@ class Captured:
         return recording
 
     def _lowering(self, options: Options) -> Build:
-        code, target = code_options(options), Target.host()
+        code, target = code_options(options), Target.host().name
 
         def make(text: str) -> Built:
             self._lock.release()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from effc.compiler.codegen.cpu.permission import usable
 from effc.compiler.ir.errors import OptionError
@@ -160,6 +162,16 @@ class Target:
     def unused(self) -> frozenset[str]:
         """Features, by /proc/cpuinfo's names, that code for it does without, though a CPU that it runs on may have them."""
         return frozenset(_CONSIDERED) - self.features
+
+    @property
+    def plain(self) -> list[Any]:
+        """As JSON holds it, for requests to the toolchain; `of_plain` reads it."""
+        return [self.name, self.vector_bytes, sorted(self.features)]
+
+    @staticmethod
+    def of_plain(plain: Sequence[Any]) -> Target:
+        name, vector_bytes, features = plain
+        return Target(name, vector_bytes, frozenset(features))
 
     @property
     def key(self) -> str:
