@@ -1,4 +1,4 @@
-"""What the rows of ``block_fusion.py`` say together: how many blocks are fused, which of them lose, and what is reached of high ceilings."""
+"""What the rows of ``block_fusion.py`` say together: how many blocks are fused, which of them lose, what is reached of high ceilings."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Measured:
 
 def summary(rows: Sequence[Measured]) -> Iterator[str]:
     """Lines of markdown."""
-    fused = [row for row in rows if row.fused]
-    yield f"- **Fused**: {len(fused)} of {len(rows)} blocks{_span(fused)}; of the others, the same kernels twice{_span([r for r in rows if not r.fused])}."
+    fused, same = ([row for row in rows if row.fused is kind] for kind in (True, False))
     lost = sorted((row for row in fused if row.gained < 1 - LOSS), key=lambda row: row.gained)
-    share = f" ({len(lost) / len(fused):.0%} of the fused)" if fused else ""
-    yield f"- **Lose more than {LOSS:.0%}**: {len(lost)}{share}{_each(lost)}"
     high = [row for row in rows if row.share is not None]
-    enough = [row for row in high if (row.share or 0) >= ASKED]
-    yield f"- **Ceilings of {WORTH} or more**: {len(high)}, of which {len(enough)} reach {ASKED:.0%} of the gain{_each(high)}"
+    enough = sum((row.share or 0) >= ASKED for row in high)
+    yield f"- **Fused**: {len(fused)} of {len(rows)} blocks{_span(fused)}. Of the others the same kernels were timed twice{_span(same)}."
+    part = f" ({len(lost) / len(fused):.0%} of the fused)" if fused else ""
+    yield f"- **Lose more than {LOSS:.0%}**: {len(lost)}{part}{_each(lost)}"
+    yield f"- **Ceilings of {WORTH} or more**: {len(high)}, of which {enough} reach {ASKED:.0%} of the gain{_each(high)}"
 
 
 def _span(rows: Sequence[Measured]) -> str:

@@ -1,13 +1,13 @@
 """The arena: one block of memory for all buffers of a region, at offsets that are expressions in its symbols.
 
 Buffers whose lives do not overlap share memory: they take the same *slot*. Of static buffers the largest come first (Pisarchyk and Lee,
-"Efficient Memory Management for Deep Neural Net Inference", 2020: greedy by size), and a slot is as large as the first that took it. A buffer
-of symbolic size takes a slot behind those; it is used again by buffers that provably fit it.
+"Efficient Memory Management for Deep Neural Net Inference", 2020: greedy by size), and a slot is as large as the first that took it. A
+buffer of symbolic size takes a slot behind those; it is used again by buffers that provably fit it.
 
 Threads divide a kernel's result from its first element to its last, and a line of memory that another core wrote has to come from there
 before it is written again. So a static buffer lies in the middle of its slot, where two threads meet whatever its size, and takes none of
-more than twice its size, where the parts of more threads would be far from each other's. On two cores of different L3 caches (Zen 4; 150 ns
-from one to the other), buffers packed each as low as can be, a third of the time of three blocks of EfficientNet went into that.
+more than twice its size, where the parts of more threads would be far from each other's. On two cores of different L3 caches (Zen 4; 150
+ns from one to the other), buffers packed each as low as can be, a third of the time of three blocks of EfficientNet went into that.
 """
 
 from __future__ import annotations

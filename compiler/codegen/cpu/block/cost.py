@@ -58,7 +58,7 @@ LEFT = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Work:
-    """Of a stage on one of `THREADS` threads: ``compute`` in cycles; ``near``, ``far``, ``memory``: bytes from and to L2, beyond, and memory."""
+    """Of a stage on one of `THREADS` threads: ``compute`` in cycles; bytes from and to L2 (``near``), what is beyond, and memory."""
 
     compute: float
     near: float
