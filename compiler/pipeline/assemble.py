@@ -54,7 +54,7 @@ class Assembler:
             self.kernels = fuse_blocks(self.kernels, constants, self._is_dense, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
-        self.offsets, arena = plan_arena(bytes_of, self._lives())
+        self.offsets, arena = plan_arena(bytes_of, self._lives(), self._scratch())
         calls = self._without_unread(
             [self._call(kernel, found) for kernel, found in zip(self.kernels, self.packings, strict=True)]
         )
@@ -94,6 +94,14 @@ class Assembler:
                     known = lives.get(site.base.index)
                     lives[site.base.index] = Life(known.first if known else number, number)
         return lives
+
+    def _scratch(self) -> set[int]:
+        """The buffers that are a kernel's own."""
+        pairs = zip(self.kernels, self.packings, strict=True)
+        sites = (
+            pair for kernel, found in pairs if found for pair in zip(kernel.sites, found.spec.operands, strict=True)
+        )
+        return {site.base.index for site, operand in sites if site.base.kind == "buffer" and operand.role == "scratch"}
 
     def _packed(self, kernel: Kernel) -> Packing | Block | None:
         """How contractions read constant factors; scratch memory becomes a buffer that lives for this kernel alone."""

@@ -31,9 +31,10 @@ from effc.compiler.pipeline.regions import Region, find_regions
 MOST_STAGES = 8
 #: Lines of a result, or tiles of rows, at least: fewer are not shared out evenly.
 LEAST_LINES = 14
-#: Least share of a block's time that is saved where it holds lines for later tiles. The count errs by up to a tenth, so that some lose
-#: nevertheless; a wider margin leaves apart more that gain (docs/block_fusion.md).
-MARGIN = 0.015
+#: The share of a block's time that it must save beside: where it holds lines for later tiles, and where it does not. The count errs by up
+#: to a tenth, so that some lose nevertheless; wider margins leave apart more that gain (docs/block_fusion.md). By the margin, too, a block
+#: takes in a further kernel only where that is worth it.
+LINES_MARGIN, MARGIN = 0.015, 0.005
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,10 @@ def _runs(parts: Sequence[Region]) -> Iterator[tuple[int, ...]]:
 
 
 def saved(found: Block) -> float:
-    """Cycles by which a block is counted to be faster than its stages, each a kernel of its own; 0 where that is not clear."""
-    clear = not found.cost.moved or found.cost.saved > MARGIN * found.cost.fused
-    return found.cost.saved if clear and found.plan.units.count >= LEAST_LINES else 0.0
+    """Cycles, beyond the margin, by which a block is counted to be faster than its stages, each a kernel of its own; 0 where it is not."""
+    cost = found.cost
+    margin = LINES_MARGIN if cost.moved else MARGIN
+    return max(cost.saved - margin * cost.fused, 0.0) if found.plan.units.count >= LEAST_LINES else 0.0
 
 
 def _reduces(spec: KernelSpec) -> bool:
