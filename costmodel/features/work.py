@@ -65,7 +65,7 @@ COLUMNS: tuple[str, ...] = (
 class Work:
     """``counts`` of each kind of instruction, ``operations`` as the roofline counts them, ``accessed``: elements that each operand's loads
     and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``cycles``: of vectors of one
-    element, without the factors of a product, as `_CYCLES` counts; ``asked``: as the ``loops`` template counts them. ``order``: shares of
+    element, without the factors of a product, as `_CYCLES` counts, ``functions``: those of polynomials among them; ``asked``: as the ``loops`` template counts them. ``order``: shares of
     what is moved that is transposed in registers, and picked up one by one. ``body``: machine instructions of a vector, without the factors
     of a product. ``values``: of the symbols.
     """
@@ -78,6 +78,7 @@ class Work:
     accessed: tuple[int, ...]
     walks: tuple[Mapping[str, int], Mapping[str, int]]
     cycles: float
+    functions: float
     asked: float
     order: tuple[float, float]
     body: float
@@ -89,7 +90,7 @@ class Work:
         counts: Counter[str] = Counter()
         walks = Counter[str](), Counter[str]()
         accessed = [0] * len(spec.operands)
-        cycles = asked = body = 0.0
+        cycles = functions = asked = body = 0.0
         if spec.template == "attention":
             batch, heads, queries, keys, channels, out_channels = sizes
             points = batch * heads * queries * keys
@@ -99,7 +100,8 @@ class Work:
             counts.update(part.counts)
             walks[0].update(part.walks[0])
             walks[1].update(part.walks[1])
-            cycles, asked, body = cycles + part.cycles, asked + part.asked, body + part.body
+            cycles, functions = cycles + part.cycles, functions + part.functions
+            asked, body = asked + part.asked, body + part.body
             accessed = [a + b for a, b in zip(accessed, _padded(part.accessed, len(accessed)), strict=True)]
         product = any(i.op == "contract" for i in spec.body)
         outside = sum(d.kind == "parallel" for d in spec.dims) if product else len(sizes)
@@ -124,8 +126,9 @@ class Work:
             elif not inside:
                 each, heavy = _cost(instr, kind)
                 cycles, asked = cycles + each * points, asked + heavy * points
+                functions += each * points if kind == "math" else 0.0
         move, counted, order = moved(accesses, sizes)
-        found = tuple(accessed), walks, cycles + move, asked + counted, order, body
+        found = tuple(accessed), walks, cycles + move, functions, asked + counted, order, body
         return Work(spec, values, sizes, counts, operations, *found)
 
     def bytes_of(self, spec: KernelSpec) -> tuple[tuple[str, int, float], ...]:
