@@ -29,9 +29,10 @@ _TILE, _SHORT_TILE = 2.5, 2.0
 #: Cycles of work for which another thread is started.
 _A_THREAD = 12_000
 #: Share of the time of data that a product loses beside its arithmetic: of panels and of rows that come again from L2, of activations, of
-#: weights where the panels are outside, and where the rows are. Of all data, of depthwise products and of what has none.
+#: weights where the panels are outside, and where the rows are. Of all data, of depthwise products, of those whose
+#: arithmetic takes longer than their data on vectors of 32 bytes, and of what has none.
 _LOST_PANELS, _LOST_ROWS, _LOST_ACTIVATIONS, _LOST_WEIGHTS, _LOST_OUTSIDE = 0.05, 0.02, 0.1, 0.27, 0.31
-_LOST_WISE, _LOST_LOOPS = 0.187, 0.09
+_LOST_WISE, _LOST_SHORT, _LOST_LOOPS = 0.187, 0.35, 0.09
 #: What follows a sum takes so many times the cycles that it takes alone: of products, of depthwise ones, beside whose sums it runs.
 _AFTER, _AFTER_WISE = 1.1, 0.45
 #: Share of a cache that operands can count on; how many times its size the last one must be for nothing to be left in it; copies of weights
@@ -63,10 +64,11 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     panels = uneven * n["streamed"] / (hardware.caches[1] * active)
     operands = uneven * n["activations"] / _speed_of(n["activations"], hardware, active, threads)
     weights = n["packed"] / _speed_of(n["packed"] * _COPIES, hardware, active, threads, _KEPT)
+    lost_wise = np.where((core.registers == 16) & (compute > panels), _LOST_SHORT, _LOST_WISE)
     counted = np.where(
         (n["contracts"] > 0) & (n["wise"] == 0),
         _of_product(n, compute, panels, operands, weights),
-        _beside(np.where(n["wise"] > 0, _LOST_WISE, _LOST_LOOPS), compute, panels, operands, weights),
+        _beside(np.where(n["wise"] > 0, lost_wise, _LOST_LOOPS), compute, panels, operands, weights),
     ) + OVERHEAD * np.where(active > 1, 1.0, _ALONE)
     return {
         "log_core_time": compute * _NANO,

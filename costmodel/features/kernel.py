@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 from effc.costmodel import roofline
-from effc.costmodel.features import chains
+from effc.costmodel.features import chains, strips
 from effc.costmodel.features.bounds import LARGEST
 from effc.costmodel.features.nest import Sizes
 from effc.costmodel.features.work import Work
@@ -20,6 +20,7 @@ NAMES: tuple[str, ...] = (
     *("split", "written", "inside", "first_rows", "last_rows", "elsewhere"),
     *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations"),
     *("vector_cycles", "function_cycles", "vector_asked", "body"),
+    *strips.NAMES,
     *("read", "write", "activations"),
     *(f"bytes_{rank}" for rank in range(LARGEST)),
     *(f"reuse_{rank}" for rank in range(LARGEST)),
@@ -75,6 +76,7 @@ class Facts:
             ),
             *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
             *(work.cycles / lanes, work.functions / lanes, work.asked / lanes, work.body),
+            *work.strips,
             *(read, written, read + written),
             *(size for size, _ in by_size),
             *(often for _, often in by_size),

@@ -9,6 +9,7 @@ from math import prod
 
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
 from effc.costmodel import roofline
+from effc.costmodel.features import strips
 from effc.costmodel.features.code import written
 from effc.costmodel.features.kinds import KINDS, kind_of
 from effc.costmodel.features.moves import WALKS, Access, moved, steps, walk_of
@@ -67,7 +68,7 @@ class Work:
     and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``cycles``: of vectors of one
     element, without the factors of a product, as `_CYCLES` counts, ``functions``: those of polynomials among them; ``asked``: as the ``loops`` template counts them. ``order``: shares of
     what is moved that is transposed in registers, and picked up one by one. ``body``: machine instructions of a vector, without the factors
-    of a product. ``values``: of the symbols.
+    of a product; ``strips``: `strips.facts`. ``values``: of the symbols.
     """
 
     spec: KernelSpec
@@ -82,6 +83,7 @@ class Work:
     asked: float
     order: tuple[float, float]
     body: float
+    strips: tuple[float, ...]
 
     @staticmethod
     def of(spec: KernelSpec, values: Mapping[str, int]) -> Work:
@@ -128,7 +130,7 @@ class Work:
                 cycles, asked = cycles + each * points, asked + heavy * points
                 functions += each * points if kind == "math" else 0.0
         move, counted, order = moved(accesses, sizes)
-        found = tuple(accessed), walks, cycles + move, functions, asked + counted, order, body
+        found = tuple(accessed), walks, cycles + move, functions, asked + counted, order, body, strips.facts(spec, sizes, accesses)
         return Work(spec, values, sizes, counts, operations, *found)
 
     def bytes_of(self, spec: KernelSpec) -> tuple[tuple[str, int, float], ...]:
