@@ -63,7 +63,9 @@ def test_native_code_hands_over_every_parameter_of_every_launch() -> None:
 def _torchs_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch says of a device, and its current stream, of which a build without CUDA has nothing."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=84))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=84, name="A10")
+    )
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0x1000 + index, raising=False)
 
 
