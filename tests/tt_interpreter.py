@@ -243,6 +243,17 @@ class _Compiler:
         axis = _integer(op, "axis")
         return lambda _, x: np.expand_dims(x, axis)
 
+    def _join(self, op: ir.Operation) -> Callable[..., Any]:
+        return lambda _, x, y: np.stack([x, y], -1)
+
+    def _trans(self, op: ir.Operation) -> Callable[..., Any]:
+        order = list(ir.DenseI32ArrayAttr(op.attributes["order"]))
+        return lambda _, x: np.transpose(x, order)
+
+    def _reshape(self, op: ir.Operation) -> Callable[..., Any]:
+        shape = tt.shape_of(op.results[0])
+        return lambda _, x: np.reshape(x, shape)
+
     def _bitcast(self, op: ir.Operation) -> Callable[..., Any]:
         source, result = _dtype(op.operands[0]), _dtype(op.results[0])
 

@@ -118,6 +118,18 @@ class Builder:
             raise LoweringError(f"a tile {have} does not broadcast to {shape}")
         return tt.Broadcast(value, type_).result
 
+    def interleaved(self, even: ir.Value, odd: ir.Value, axis: int) -> ir.Value:
+        """A tile of twice the size along ``axis``, whose elements are in turn those of both tiles."""
+        shape = list(shape_of(even))
+        value = tt.Join(even, odd, ir.RankedTensorType.get([*shape, 2], element_of(even))).result
+        if axis < len(shape) - 1:
+            order = [*range(axis + 1), len(shape), *range(axis + 1, len(shape))]
+            sizes = [*shape[: axis + 1], 2, *shape[axis + 1 :]]
+            moved = ir.RankedTensorType.get(sizes, element_of(even))
+            value = tt.Trans(value, ir.DenseI32ArrayAttr.get(order), moved).result
+        shape[axis] *= 2
+        return tt.Reshape(value, ir.RankedTensorType.get(shape, element_of(even))).result
+
     def unified(self, *values: ir.Value) -> tuple[ir.Value, ...]:
         """``values``, all of their common shape."""
         shape = common_shape(*values)

@@ -86,6 +86,29 @@ class Broadcast(TT.Operation, name="broadcast", traits=_PURE):
     result: ext.Result[Any]
 
 
+class Join(TT.Operation, name="join", traits=_PURE):
+    """Two tiles side by side along a new last dimension of size 2."""
+
+    lhs: ext.Operand[Any]
+    rhs: ext.Operand[Any]
+    result: ext.Result[Any]
+
+
+class Trans(TT.Operation, name="trans", traits=_PURE):
+    """Dimension i of the result is dimension ``order[i]`` of the source."""
+
+    src: ext.Operand[Any]
+    order: Any = ext.attribute()
+    result: ext.Result[Any]
+
+
+class Reshape(TT.Operation, name="reshape", traits=_PURE):
+    """The same elements in row-major order as another shape."""
+
+    src: ext.Operand[Any]
+    result: ext.Result[Any]
+
+
 class AddPtr(TT.Operation, name="addptr", traits=_PURE):
     """A pointer moved by ``offset`` elements."""
 

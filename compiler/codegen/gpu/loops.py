@@ -26,6 +26,7 @@ from effc.compiler.codegen.gpu.body import (
     flat_size,
     identity_of,
     numbered,
+    paired,
 )
 from effc.compiler.codegen.gpu.builder import Builder
 from effc.compiler.codegen.gpu.indices import evaluated
@@ -196,9 +197,12 @@ class _Loops:
         b = self.b
         size = axis_size(self.spec, dims)
         index = b.op("arith.addi", start, b.range(block, axis, 2))
-        if block == 1 or (size.constant is not None and size.constant % block == 0):
-            return Axis(dims, index, None)
-        return Axis(dims, index, b.compare("arith.cmpi", "slt", index, self._size(size)))
+        whole = block == 1 or (size.constant is not None and size.constant % block == 0)
+        end = None if whole else self._size(size)
+        pairs = paired(b, dims[0], start, block, axis, 2, end) if len(dims) == 1 and block > 1 else None
+        if end is None:
+            return Axis(dims, index, None, pairs=pairs)
+        return Axis(dims, index, b.compare("arith.cmpi", "slt", index, end), pairs=pairs)
 
     def _size(self, e: Expr) -> ir.Value:
         return evaluated(self.b, e, self.given.symbols)

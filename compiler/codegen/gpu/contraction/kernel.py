@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch_mlir import ir
 
 from effc.compiler.codegen.gpu import loops
-from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, numbered, unflattened
+from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, numbered, paired, unflattened
 from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
@@ -138,11 +138,14 @@ class _Product:
         size, local = axis_size(self.spec, dims), b.range(block, axis, 2)
         index = b.op("arith.addi", start, local)
         step = Step(start, local, block) if moves and len(dims) == 1 else None
-        if size.constant is not None and size.constant % block == 0:
-            return Axis(dims, index, None, step)
+        whole = size.constant is not None and size.constant % block == 0
+        end = None if whole else self._size(size)
+        pairs = paired(b, dims[0], start, block, axis, 2, end) if len(dims) == 1 else None
+        if end is None:
+            return Axis(dims, index, None, step, pairs)
         # What is left of the sum, against numbers that do not change: one comparison of a small tile each step.
-        left = b.op("arith.subi", self._size(size), start)
-        return Axis(dims, index, b.compare("arith.cmpi", "slt", local, left), step)
+        left = b.op("arith.subi", end, start)
+        return Axis(dims, index, b.compare("arith.cmpi", "slt", local, left), step, pairs)
 
     # -- the sum ------------------------------------------------------------------------------------------------------
     def _step(self, number: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
