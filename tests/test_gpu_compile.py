@@ -36,7 +36,7 @@ def test_kernels_compile_to_what_they_are_meant_to(case: GpuCase, target: GpuTar
     first = kernels[0].ptx
     wide = case.wide and target.has_wgmma
     assert ("wgmma.mma_async" in first) == (case.cores and wide)
-    assert ("mma.sync" in first) == (case.cores and not wide)
+    assert ("mma.sync" in first or wide) == case.cores
 
 
 @needs_triton
@@ -45,6 +45,22 @@ def test_factors_are_loaded_ahead_and_by_vectors() -> None:
     (kernel,) = compiled(CASES[0], SM90)
     copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[.*?\], \[.*?\], (\w+)", kernel.ptx)
     assert {int(size, 0) for size in copies} == {16}
+
+
+@needs_triton
+@pytest.mark.parametrize("target", [SM80, SM90], ids=lambda t: t.key)
+def test_codes_are_read_by_vectors(target: GpuTarget) -> None:
+    """Of one row a thread reads 32 codes of 4 bits at once, and a scale once a group; of many rows copies are asynchronous."""
+    cases = {case.name: case for case in CASES}
+    one, *_ = compiled(cases["int4 weights bf16 1x4096x4096"], target)
+    widths = re.findall(r"ld\.global[\w.:]*", one.ptx)
+    assert widths.count("ld.global.v4.b32") >= 1
+    assert not any(width.endswith((".b8", ".b16")) for width in widths)
+    assert len(widths) <= 8
+    many, *_ = compiled(cases["int4 weights bf16 32x1024x1024"], target)
+    assert ".b8" not in "".join(re.findall(r"ld\.global[\w.:]*", many.ptx))
+    copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[.*?\], \[.*?\], (\w+)", many.ptx)
+    assert {int(size, 0) for size in copies} <= {8, 16}
 
 
 @needs_triton

@@ -12,6 +12,7 @@ from low_bit_cases import Linear
 from test_contraction_conv import conv_case
 
 from effc.compiler.capture.kernel_reference import evaluate
+from effc.compiler.codegen.gpu.contraction.pieces import pieces_of
 from effc.compiler.codegen.gpu.contraction.roles import Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, candidates, chosen, shared_bytes
 from effc.compiler.codegen.gpu.nibbles import packed_codes
@@ -118,9 +119,25 @@ def test_what_tensor_cores_do_not_take_becomes_loops(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("unsigned", [0, 1])
-def test_unsigned_bytes(unsigned: int) -> None:
-    case = Case((9, 10, 40), 1, (40, 0, 1), (0, 1, 10), (10, 1, 0), "i8", "i32", unsigned=unsigned)
-    GpuRunner(case).check()
+@pytest.mark.parametrize("sizes", [(9, 10, 40), (33, 70, 129), (2, 3, 1)])
+def test_unsigned_bytes(unsigned: int, sizes: tuple[int, int, int]) -> None:
+    """Tensor cores multiply them less 128, as signed ones."""
+    _, n, k = sizes
+    runner = GpuRunner(Case(sizes, 1, (k, 0, 1), (0, 1, n), (n, 1, 0), "i8", "i32", unsigned=unsigned))
+    assert "tt.dot" in runner.kernel.text
+    runner.check()
+
+
+def test_a_product_of_two_unsigned_factors() -> None:
+    m, n, k = 19, 21, 70
+    spec = Case((m, n, k), 1, (k, 0, 1), (0, 1, n), (n, 1, 0), "i8", "i32", unsigned=0).spec()
+    body = tuple(replace(i, op="arith.extui") if i.op == "arith.extsi" else i for i in spec.body)
+    x, w = (torch.randint(0, 256, shape, dtype=torch.uint8) for shape in ((m, k), (k, n)))
+    y = torch.zeros(m * n, dtype=torch.int32)
+    kernel = Kernel(replace(spec, body=body), SM90)
+    assert "tt.dot" in kernel.text
+    kernel([x.view(torch.int8).flatten(), w.view(torch.int8).flatten(), y])
+    assert torch.equal(y.view(m, n).long(), x.long() @ w.long())
 
 
 @pytest.mark.parametrize("split", [2, 8])
@@ -198,6 +215,10 @@ CODES = [
     Linear(33, 40, 128, group=32, format=INT4, x="bf16", zero="f32"),
     Linear(20, 24, 96, x="f16", zero="bf16"),
     Linear(20, 24, 96, x="f16", after=True),
+    Linear(20, 24, 96, x="bf16", format=NF4),
+    Linear(33, 40, 128, group=32, format=NF4, x="bf16", scale="bf16", turned=True),
+    Linear(33, 40, 128, group=64, format=NF4, x="bf16", zero="i8"),
+    Linear(20, 24, 96, x="f16", format=Format(2, codebook=(-1.0, -0.25, 0.3330078125, 1.0))),
 ]
 
 
@@ -223,6 +244,7 @@ def test_codes_times_rows_of_16_bits_are_exact(case: Linear) -> None:
     roles = roles_of(spec)
     assert {roles.left.dtype, roles.right.dtype} == {case.x}
     assert roles.right.group == case.group
+    assert roles.right.pieces == (3 if case.format is NF4 else 1)
     tensors = linear_operands(case)
     expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
     assert expected is not None
@@ -231,7 +253,7 @@ def test_codes_times_rows_of_16_bits_are_exact(case: Linear) -> None:
     assert (tensors[-1].double() - want).norm() < 2e-6 * want.norm()
 
 
-@pytest.mark.parametrize("case", [Linear(20, 24, 96, x="f32"), Linear(20, 24, 96, x="bf16", format=NF4)], ids=str)
+@pytest.mark.parametrize("case", [Linear(20, 24, 96, x="f32"), Linear(20, 24, 96, x="f16", format=NF4)], ids=str)
 def test_codes_that_are_no_short_integers_are_multiplied_in_float32(case: Linear) -> None:
     spec = case.spec()
     assert {roles_of(spec).left.dtype, roles_of(spec).right.dtype} == {"f32"}
@@ -257,6 +279,54 @@ def test_codes_two_a_byte(format_: Format, rows: int) -> None:
     Kernel(packed)(tensors)
     want = expected[len(tensors) - 1]
     assert (tensors[-1].double() - want).norm() < 2e-6 * want.norm()
+
+
+class FromTheStart(Linear):
+    """Codes from the first element of their tensor on."""
+
+    offset = 0
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Linear(1, 7, 512, group=64, format=INT4, x="bf16", zero="i8"),  # more rows than a tile has, by groups
+        Linear(1, 5, 9216, group=32, format=UINT4, x="bf16", zero="f32"),  # more columns
+        Linear(1, 3, 33, format=INT4, x="bf16"),  # rows begin within a byte
+        Linear(3, 7, 96, group=32, format=INT4, x="f16"),
+        FromTheStart(19, 18, 96, group=32, format=INT4, x="bf16", turned=True),
+        FromTheStart(19, 17, 96, group=32, format=INT4, x="bf16", turned=True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("target", [SM80, SM90], ids=lambda t: t.key)
+def test_bytes_of_two_codes_are_read_once(case: Linear, target: GpuTarget) -> None:
+    """Where both codes of every byte are neighbours along an axis; else a code at a time, with the same result."""
+    spec, tensors = case.spec(), linear_operands(case)
+    count = case.offset * case.turned + case.n * case.k
+    tensors[1] = tensors[1].repeat(-(-count // len(tensors[1])))[:count].clone()
+    expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
+    assert expected is not None
+    operands = tuple(replace(o, size=const(count)) if i == 1 else o for i, o in enumerate(spec.operands))
+    packed, _ = packed_codes(replace(spec, operands=operands), [1])
+    tensors[1] = pack_nibbles(tensors[1], 0, count)
+    kernel = Kernel(packed, target)
+    once = case.k % 2 == 0 if not case.turned else case.n % 2 == 0
+    assert ("tt.join" in kernel.text) == once
+    kernel(tensors)
+    want = expected[len(tensors) - 1]
+    assert (tensors[-1].double() - want).norm() < 2e-6 * want.norm()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_numbers_in_pieces_of_16_bits(dtype: str) -> None:
+    exact = torch.randn(16).to(TORCH_DTYPES[dtype]).double().tolist()
+    assert pieces_of(exact, dtype) == 1
+    assert pieces_of([*exact, 1 + 2**-12], dtype) == 2
+    assert pieces_of(torch.randn(100).tolist(), "bf16") <= 3
+    assert pieces_of(NF4.codebook, "bf16") == 3
+    assert pieces_of([1e9], "f16") == 0
+    assert pieces_of([3.4e38, 0.0], "bf16") <= 3
 
 
 def test_an_odd_number_of_codes_is_packed_from_where_they_start() -> None:

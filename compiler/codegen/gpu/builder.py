@@ -128,7 +128,11 @@ class Builder:
             moved = ir.RankedTensorType.get(sizes, element_of(even))
             value = tt.Trans(value, ir.DenseI32ArrayAttr.get(order), moved).result
         shape[axis] *= 2
-        return tt.Reshape(value, ir.RankedTensorType.get(shape, element_of(even))).result
+        return self.reshaped(value, tuple(shape))
+
+    def reshaped(self, value: ir.Value, shape: Shape) -> ir.Value:
+        """The same elements in row-major order."""
+        return tt.Reshape(value, ir.RankedTensorType.get(shape, element_of(value))).result
 
     def unified(self, *values: ir.Value) -> tuple[ir.Value, ...]:
         """``values``, all of their common shape."""
@@ -144,6 +148,12 @@ class Builder:
     def load(self, pointers: ir.Value, mask: ir.Value | None = None, other: ir.Value | None = None) -> ir.Value:
         """Elements where ``mask``, else ``other`` (zero where None); of the shape of the pointers."""
         shape = shape_of(pointers)
+        if len(shape) > 1 and shape[-1] == 1 and any(size > 1 for size in shape):
+            # Along its last axis Triton gives a thread several elements, which it loads one by one, also where all are the same one.
+            given = (
+                None if v is None else self.reshaped(self.spread(v, shape), shape[:-1]) for v in (pointers, mask, other)
+            )
+            return self.expand(self.load(*given), len(shape) - 1)
         type_ = _like(pointers, pointee_of(pointers))
         if mask is None:
             return tt.Load(pointers, None, None, type_).result

@@ -13,6 +13,7 @@ from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
+from effc.compiler.codegen.gpu.contraction.unsigned import MissingSums
 from effc.compiler.codegen.gpu.dialect import shape_of
 from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel
@@ -65,7 +66,7 @@ def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
 class _Product:
     def __init__(self, b: Builder, roles: Roles, tiling: Tiling, target: GpuTarget, given: Arguments) -> None:
         self.b, self.roles, self.tiling, self.target, self.given = b, roles, tiling, target, given
-        self.spec = roles.spec
+        self.spec, self.missing = roles.spec, MissingSums(b, roles, tiling)
 
     def _size(self, e: Expr) -> ir.Value:
         return evaluated(self.b, e, self.given.symbols)
@@ -79,7 +80,9 @@ class _Product:
         self.column_start = b.op("arith.muli", column, b.constant(tiling.bn, "i32"))
         zero = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn))
         low, high = self._steps(part)
-        (total,) = b.loop(low, high, 1, [zero], self._step)
+        total, *sums = b.loop(low, high, 1, [zero, *self.missing.start()], self._step)
+        points = self._size(flat_size(self.spec, (*roles.outer_sums, *roles.sums)))
+        total = self.missing.added(total, sums, points)
         frame = Frame(b, self.spec, [self._rows(0), self._columns(1)], self.scalars)
         for factor in (roles.left, roles.right):
             if factor.codes is not None and not factor.by_steps:
@@ -164,13 +167,26 @@ class _Product:
         right = Frame(b, self.spec, [sums(0), self._columns(1)], scalars)
         a = self._factor(roles.left, left, (tiling.bm, tiling.bk), left.axes[1])
         c = self._factor(roles.right, right, (tiling.bk, tiling.bn), right.axes[0])
-        if not (roles.left.by_steps or roles.right.by_steps):
-            return [b.dot(a, c, carried[0], tf32=self.target.tf32)]
-        part = b.dot(a, c, b.constant(0, roles.accumulator, (tiling.bm, tiling.bn)), tf32=self.target.tf32)
-        for factor, frame, other, axis in ((roles.left, left, c, 0), (roles.right, right, a, 1)):
+        sides = ((roles.left, left, c, 0), (roles.right, right, a, 1))
+        by_steps = roles.left.by_steps or roles.right.by_steps
+        part = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn)) if by_steps else carried[0]
+        for x in self._pieces(roles.left, a):
+            for y in self._pieces(roles.right, c):
+                part = b.dot(x, y, part, tf32=self.target.tf32)
+        for factor, frame, other, axis in sides:
             if factor.by_steps:
                 part = self._corrected(factor, frame, part, other, axis)
-        return [b.op("arith.addf", carried[0], part)]
+        return [b.op("arith.addf", carried[0], part) if by_steps else part, *self.missing.step(a, c, carried[1:])]
+
+    def _pieces(self, factor: Factor, tile: ir.Value) -> list[ir.Value]:
+        """Tiles of ``factor.dtype`` whose sum is ``tile``, the smallest numbers first."""
+        b, found = self.b, list[ir.Value]()
+        for last in range(factor.pieces - 1, -1, -1):
+            piece = tile if dtype_of(tile) == factor.dtype else b.op("arith.truncf", tile, dtype=factor.dtype)
+            found.append(piece)
+            if last:
+                tile = b.op("arith.subf", tile, b.op("arith.extf", piece, dtype="f32"))
+        return found[::-1]
 
     def _corrected(self, factor: Factor, frame: Frame, part: ir.Value, other: ir.Value, axis: int) -> ir.Value:
         """A block's product of codes less their zero points, times their scales. ``axis``: that of ``other`` along the sum."""
@@ -193,15 +209,17 @@ class _Product:
         """
         body = self._body(frame, {})
         value = body.value(factor.value)
-        if dtype_of(value) != factor.dtype:
+        if factor.unsigned:
+            value = self.b.op("arith.xori", value, self.b.constant(-128, "i8"))
+        elif dtype_of(value) != factor.dtype and factor.pieces == 1:
             value = body.ops.cast("arith.truncf", value, factor.dtype)
         instr = self.spec.body[factor.value]
         axis = shape_of(sums.index).index(self.tiling.bk)
         along = len(shape_of(value)) == 2 and shape_of(value)[axis] > 1
         value = self.b.spread(value, shape)
-        if sums.mask is None or (along and instr.op == "load" and not instr.args):
+        if sums.mask is None or (along and instr.op == "load" and not instr.args and not factor.unsigned):
             return value
-        return self.b.select(sums.mask, value, self.b.constant(0, factor.dtype))
+        return self.b.select(sums.mask, value, self.b.constant(0, dtype_of(value)))
 
     def _body(self, frame: Frame, known: dict[int, ir.Value]) -> Body:
         return Body(self.b, self.spec, frame, self.given.operands, self.given.error, known)

@@ -85,7 +85,7 @@ def cost(roles: Roles, target: GpuTarget, tiling: Tiling) -> float:
     rate = _RATE[roles.left.dtype] * min(1.0, math.sqrt(tiling.bm * tiling.bn / (128 * 128)))
     if target.has_wgmma and tiling.bm < _WIDE_ROWS:
         rate *= _NARROW
-    multiply = tiling.bm * tiling.bn * tiling.bk / rate
+    multiply = tiling.bm * tiling.bn * tiling.bk * roles.left.pieces * roles.right.pieces / rate
     load = (tiling.bm + tiling.bn) * tiling.bk * size / _NEAR_BYTES
     together = max(1, min(4, target.shared_bytes // max(shared_bytes(roles, tiling), 1)))
     waves = -(-programs // target.processors)
