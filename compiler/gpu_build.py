@@ -18,7 +18,7 @@ import torch
 from effc.compiler.build import BuildReport, cached_artifact, digest, lowered, machine_code, toolchain_key
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.gpu.host import host_code
-from effc.compiler.codegen.gpu.installed import triton_reason, triton_version
+from effc.compiler.codegen.gpu.installed import reads_descriptors, triton_reason, triton_version
 from effc.compiler.codegen.gpu.target import OLDEST, GpuTarget
 from effc.compiler.gpu_choice import AtenOp, Verdict, judged
 from effc.compiler.ir.errors import DeviceError, LoweringError
@@ -198,7 +198,9 @@ def kernels_of(program: Program) -> list[_Wanted]:
 
 def target_of(device: Device) -> GpuTarget:
     """With torch's setting of TF32 as it is now."""
-    return GpuTarget(device.capability, device.processors, allows_tf32())
+    return GpuTarget(
+        device.capability, device.processors, allows_tf32(), descriptors=reads_descriptors(device.capability)
+    )
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ class _Kernels:
 
 def _read(reply: Mapping[str, Any]) -> SpecCode:
     launches = tuple(
-        KernelCode(name, base64.b64decode(image), as_expr(grid), threads, shared, parameters)
-        for name, image, grid, threads, shared, parameters in reply["launches"]
+        KernelCode(name, base64.b64decode(image), as_expr(grid), threads, shared, parameters, own)
+        for name, image, grid, threads, shared, parameters, own in reply["launches"]
     )
     return SpecCode(launches, as_expr(reply["scratch"]), tuple(map(as_expr, reply["numbers"])))

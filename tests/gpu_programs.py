@@ -35,7 +35,7 @@ def _text(payload: Mapping[str, Any]) -> dict[str, Any]:
     emitted = emit(spec, GpuTarget(*payload["target"]), aligned=payload["aligned"])
     parameters = len(spec.operands) + 2 + len(spec.symbols)
     launches = [
-        [one.name, _image(parameters, one.text), str(one.grid), 32 * one.warps, 0, parameters]
+        [one.name, _image(parameters, one.text), str(one.grid), 32 * one.warps, 0, parameters, 0]
         for one in emitted.launches
     ]
     return {"launches": launches, "scratch": str(emitted.scratch), "numbers": [str(n) for n in emitted.numbers]}

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from contraction_cases import Case, Runner
-from gpu_interpreted import SM80, SM90, Kernel
+from gpu_interpreted import SM80, SM90, TMA, Kernel
 from low_bit_cases import Linear
 from test_contraction_conv import conv_case
 
 from effc.compiler.capture.kernel_reference import evaluate
+from effc.compiler.codegen.gpu.contraction.descriptors import both_described
 from effc.compiler.codegen.gpu.contraction.pieces import pieces_of
 from effc.compiler.codegen.gpu.contraction.roles import Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, candidates, chosen, shared_bytes
@@ -205,6 +206,87 @@ def test_nan_and_infinity_reach_their_rows_alone() -> None:
     x[1, 2], x[5, 39] = float("nan"), float("inf")
     Kernel(case.spec())([x.reshape(-1), w.reshape(-1), torch.zeros(20), y.reshape(-1)])
     torch.testing.assert_close(y, x @ w, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+# -- factors by descriptors -------------------------------------------------------------------------------------------
+DESCRIBED = [
+    Case((33, 70, 64), 1, (64, 0, 1), (0, 64, 1), (70, 1, 0), "f16", "f32"),  # both along the sum
+    Case(
+        (33, 72, 50), 1, (56, 0, 1), (0, 1, 72), (72, 1, 0), "bf16", "f32"
+    ),  # the second along the columns, gaps between rows
+    Case((40, 72, 17), 1, (1, 0, 40), (0, 1, 72), (72, 1, 0), "f16", bias=(0, 1), relu=True),  # neither
+    Case((3, 18, 24, 40), 1, (720, 40, 0, 1), (960, 0, 40, 1), (432, 24, 1, 0), "f16", "f32"),  # a batch
+    Case((3, 18, 24, 40), 1, (720, 40, 0, 1), (0, 0, 40, 1), (432, 24, 1, 0), "f16", "f32"),  # which one factor has
+]
+
+
+def matrices_of(case: Case, **parameters: int) -> KernelSpec:
+    tiling = replace(chosen(roles_of(case.spec()), TMA), bm=16, bn=16, bk=16, stages=2, **parameters)
+    return replace(case.spec(), schedule=tiling.schedule())
+
+
+@pytest.mark.parametrize("case", DESCRIBED, ids=str)
+def test_factors_that_descriptors_copy(case: Case) -> None:
+    """Zeros come from outside of a matrix; nothing is masked but what is stored."""
+    assert both_described(roles_of(case.spec())) is not None
+    runner = GpuRunner(case, TMA)
+    assert runner.kernel.text.count("tt.descriptor_load") == 2
+    runner.check()
+
+
+@pytest.mark.parametrize("processors", [1, 3, 7, 1000])
+def test_programs_that_take_tile_after_tile(processors: int) -> None:
+    target = replace(TMA, processors=processors)
+    for case in DESCRIBED[:3]:
+        runner = GpuRunner(case, target, matrices_of(case, descriptors=1, persistent=1, split=1).schedule)
+        (launched,) = runner.kernel.emitted.launches  # type: ignore[attr-defined]
+        assert launched.grid.constant is not None
+        assert launched.grid.constant <= processors
+        runner.check()
+
+
+def test_descriptors_and_a_sum_in_parts() -> None:
+    case = DESCRIBED[0]
+    runner = GpuRunner(case, TMA, matrices_of(case, descriptors=1, persistent=0, split=2).schedule)
+    assert "tt.descriptor_load" in runner.kernel.text
+    runner.check()
+
+
+def test_sizes_known_at_run_time_and_strides_before() -> None:
+    runner = GpuRunner(Case(("s0", 40, 64), 1, (64, 0, 1), (0, 64, 1), (40, 1, 0), "f16"), TMA)
+    assert "tt.descriptor_load" in runner.kernel.text
+    for m in (1, 65, 200):
+        runner.check(s0=m)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        matmul(20, 30, 33, "f16"),  # rows begin at no multiple of 16 bytes
+        replace(matmul(24, 32, 64, "f16"), offset=3),
+        matmul(24, 32, 64, "f32"),
+        replace(matmul(24, 32, 64, "i8"), result="i32"),
+        matmul("s0", "s1", "s2", "f16"),
+        conv_case(1, 16, 16, (9, 7), (3, 3), dtype="f16"),
+        Case((20, 24, 32), 1, (32, 0, 1), (0, 64, 2), (24, 1, 0), "f16"),  # no neighbours
+    ],
+    ids=str,
+)
+def test_what_no_descriptor_says_is_read_by_pointers(case: Case) -> None:
+    assert both_described(roles_of(case.spec())) is None
+    assert "tt.descriptor_load" not in Kernel(case.spec(), TMA).text
+
+
+def test_descriptors_need_the_hardware_and_aligned_memory() -> None:
+    spec = DESCRIBED[0].spec()
+    assert "tt.descriptor_load" not in Kernel(spec, SM90).text
+    assert "tt.descriptor_load" not in Kernel(spec, TMA, aligned=False).text
+    assert not GpuTarget.named("sm_80+tma").descriptors
+
+
+def test_many_tiles_are_taken_by_few_programs() -> None:
+    assert chosen(roles_of(matmul(8192, 8192, 4096, "f16").spec()), TMA).persistent
+    assert not chosen(roles_of(matmul(128, 256, 4096, "f16").spec()), TMA).persistent
 
 
 CODES = [

@@ -10,6 +10,7 @@ from torch_mlir import ir
 from effc.compiler.codegen.gpu import loops
 from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, numbered, paired, unflattened
 from effc.compiler.codegen.gpu.builder import Builder, dtype_of
+from effc.compiler.codegen.gpu.contraction.descriptors import Described, both_described
 from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
@@ -19,7 +20,7 @@ from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
-from effc.compiler.ir.expr import Expr, const, product, var
+from effc.compiler.ir.expr import Expr, const, minimum, product, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
 
 
@@ -32,11 +33,14 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
         except LoweringError as error:
             raise LoweringError(f"this contraction is not supported: {roles}; as loops: {error}") from error
     tiling = chosen(roles, target)
+    if not aligned:  # as matrices that descriptors tell of are
+        tiling = replace(tiling, descriptors=0)
     text = kernel(roles.spec, name, lambda b, given: _Product(b, roles, tiling, target, given).emit(), aligned=aligned)
     tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
         flat_size(roles.spec, roles.columns), tiling.bn
     )
     grid = tiles * flat_size(roles.spec, roles.batch) * tiling.split
+    grid = minimum(grid, const(target.processors)) if tiling.persistent else grid
     first = Launch(name, text, grid, tiling.warps, tiling.stages)
     numbers = numbered(roles.spec, roles.rows, roles.columns, (*roles.outer_sums, *roles.sums))
     if tiling.split == 1:
@@ -73,11 +77,26 @@ class _Product:
 
     def emit(self) -> None:
         b, roles, tiling = self.b, self.roles, self.tiling
-        part, batch, row, column = self._place()
         self.scalars = dict(self.given.symbols)
+        if not tiling.persistent:
+            self._tile(b.program_id())
+            return
+        self.matrices = self._matrices()
+        tiles = blocks(flat_size(self.spec, roles.rows), tiling.bm) * blocks(
+            flat_size(self.spec, roles.columns), tiling.bn
+        )
+        count = self._size(tiles * flat_size(self.spec, roles.batch))
+        b.loop(b.program_id(), count, b.programs(), [], lambda number, _: self._tile(number), flat=True)
+
+    def _tile(self, number: ir.Value) -> list[ir.Value]:
+        """Tile ``number`` of all, or of all parts of the sum."""
+        b, roles, tiling = self.b, self.roles, self.tiling
+        part, batch, row, column = self._place(number)
         self.scalars.update(unflattened(b, self.spec, self.given.symbols, roles.batch, batch))
         self.row_start = b.op("arith.muli", row, b.constant(tiling.bm, "i32"))
         self.column_start = b.op("arith.muli", column, b.constant(tiling.bn, "i32"))
+        if not tiling.persistent:
+            self.matrices = self._matrices()
         zero = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn))
         low, high = self._steps(part)
         total, *sums = b.loop(low, high, 1, [zero, *self.missing.start()], self._step)
@@ -89,22 +108,46 @@ class _Product:
                 total = self._scaled(factor, frame, total)
         if tiling.split > 1:
             self._store_part(frame, part, batch, total)
-            return
+            return []
         body = self._body(frame, {roles.contract: total})
         for i, instr in enumerate(self.spec.body):
             if instr.op == "store":
                 body.store(instr)
             elif instr.op == "check":
                 body.check(i)
+        return []
+
+    # -- factors by descriptors ---------------------------------------------------------------------------------------
+    def _matrices(self) -> list[tuple[Described, ir.Value]]:
+        """Of both factors, where the tiling has descriptors."""
+        found = both_described(self.roles) if self.tiling.descriptors else None
+        return [] if found is None else [(one, self._matrix(one)) for one in found]
+
+    def _matrix(self, one: Described) -> ir.Value:
+        b = self.b
+        start = evaluated(b, one.start, self.scalars, "i64")
+        sizes = [self._size(self.spec.dims[dim].size) for dim in (one.outer, one.inner)]
+        block = (self._side(one.outer), self._side(one.inner))
+        return b.described(b.pointers(self.given.operands[one.operand], start), sizes, one.stride, block)
+
+    def _side(self, dim: int) -> int:
+        tiling, roles = self.tiling, self.roles
+        return tiling.bm if dim in roles.rows else tiling.bn if dim in roles.columns else tiling.bk
+
+    def _copied(self, one: Described, matrix: ir.Value, sums: ir.Value, side: int) -> ir.Value:
+        """A factor's tile from ``sums`` on; the left one is side 0."""
+        along = one.inner in self.roles.sums
+        own = self.row_start if side == 0 else self.column_start
+        tile = self.b.described_load(matrix, (own, sums) if along else (sums, own))
+        return tile if along == (side == 0) else self.b.transposed(tile)
 
     # -- which tile ---------------------------------------------------------------------------------------------------
-    def _place(self) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
-        """Part of the sum, point of the batch, and row and column block of this program; blocks in groups of rows, for L2."""
+    def _place(self, program: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+        """Part of the sum, point of the batch, and row and column block of a program; blocks in groups of rows, for L2."""
         b, roles, tiling = self.b, self.roles, self.tiling
         rows = self._size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
         columns = self._size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
         tiles = b.op("arith.muli", rows, columns)
-        program = b.program_id()
         tile, rest = b.op("arith.remsi", program, tiles), b.op("arith.divsi", program, tiles)
         count = self._size(product(self.spec.dims[i].size for i in roles.batch))
         batch, part = b.op("arith.remsi", rest, count), b.op("arith.divsi", rest, count)
@@ -163,6 +206,9 @@ class _Product:
         def sums(axis: int) -> Axis:
             return self._axis(roles.sums, start, tiling.bk, axis, moves=True)
 
+        if self.matrices:
+            a, c = (self._copied(*each, start, side) for side, each in enumerate(self.matrices))
+            return [b.dot(a, c, carried[0])]
         left = Frame(b, self.spec, [self._rows(0), sums(1)], scalars)
         right = Frame(b, self.spec, [sums(0), self._columns(1)], scalars)
         a = self._factor(roles.left, left, (tiling.bm, tiling.bk), left.axes[1])

@@ -1,6 +1,5 @@
 """Products of unsigned bytes: tensor cores multiply them less 128, as signed ones; what is missing is 128 times the other factor's sums.
 
-
 These are products with ones, of as few equal rows as tensor cores take.
 """
 
