@@ -125,10 +125,12 @@ class _Product:
 
     def _matrix(self, one: Described) -> ir.Value:
         b = self.b
-        start = evaluated(b, one.start, self.scalars, "i64")
+        base = self.given.operands[one.operand]
+        if one.start.terms:
+            base = b.pointers(base, evaluated(b, one.start, self.scalars, "i64"))
         sizes = [self._size(self.spec.dims[dim].size) for dim in (one.outer, one.inner)]
         block = (self._side(one.outer), self._side(one.inner))
-        return b.described(b.pointers(self.given.operands[one.operand], start), sizes, one.stride, block)
+        return b.described(base, sizes, one.stride, block)
 
     def _side(self, dim: int) -> int:
         tiling, roles = self.tiling, self.roles
