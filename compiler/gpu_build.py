@@ -30,7 +30,7 @@ from effc.runtime import elf
 from effc.runtime.artifact import Artifact
 from effc.runtime.cache import Cache
 from effc.runtime.gpu.code import KernelCode, SpecCode
-from effc.runtime.gpu.device import CudaDevice, Device, allows_tf32, capability
+from effc.runtime.gpu.device import CudaDevice, Device, allows_tf32, allows_tf32_convolutions, capability
 from effc.runtime.gpu.driver import LaunchTable, cuda_driver
 from effc.runtime.gpu.executable import GpuExecutable
 from effc.runtime.gpu.launches import ALIGNMENT
@@ -149,7 +149,7 @@ def build_gpu(
 ) -> GpuBuilt:
     """The executable of a graph's text. LoweringError: no kernel for something in it, or the device refuses one; the region goes to ATen.
 
-    Products of float32 are exact, or of TF32 where torch's settings allow it now.
+    Products and convolutions of float32 are exact, or of TF32 where torch's settings allow it now.
     """
     kernels = _Kernels.on(device, cache, tools or toolchain())
     report = BuildReport()
@@ -197,9 +197,13 @@ def kernels_of(program: Program) -> list[_Wanted]:
 
 
 def target_of(device: Device) -> GpuTarget:
-    """With torch's setting of TF32 as it is now."""
+    """With torch's settings of TF32 as they are now."""
     return GpuTarget(
-        device.capability, device.processors, allows_tf32(), descriptors=reads_descriptors(device.capability)
+        device.capability,
+        device.processors,
+        allows_tf32(),
+        allows_tf32_convolutions(),
+        reads_descriptors(device.capability),
     )
 
 

@@ -63,7 +63,7 @@ class AtenOp:
 def judged(executable: GpuExecutable, call: Call, op: AtenOp, target: GpuTarget, cache: Cache | None) -> Verdict:
     """For a kernel without symbols that ``executable`` calls, a product of floats, and the op that is the same."""
     device, spec = executable.device, executable.program.kernels[call.kernel]
-    ours, theirs = counted(_work(spec, call, op.alone), target)
+    ours, theirs = counted(_work(spec, call, op.alone, target), target)
     guess = Verdict(ours, theirs, False, device.model)
     if max(ours, theirs) < _LEAST or max(ours / theirs, theirs / ours) > _FAR_AHEAD:
         return guess
@@ -85,10 +85,11 @@ def judged(executable: GpuExecutable, call: Call, op: AtenOp, target: GpuTarget,
     return Verdict(ours, theirs, True, device.model)
 
 
-def _work(spec: KernelSpec, call: Call, alone: bool) -> Work:
+def _work(spec: KernelSpec, call: Call, alone: bool, target: GpuTarget) -> Work:
     sizes = [(o.role, ITEM_SIZE[o.dtype] * (o.size.constant or 0)) for o in spec.operands]
     written = sum(size for role, size in sizes if role == "write")
     dtype = next(i.dtype for i in spec.body if i.op == "load")
+    dtype = "tf32" if dtype == "f32" and target.rounds(spec) else dtype
     return Work(call.flops.evaluate({}), sum(size for _, size in sizes), 0 if alone else written, dtype)
 
 

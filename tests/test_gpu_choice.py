@@ -186,7 +186,7 @@ def test_the_count() -> None:
     one, other = (counted(large(1024, read_again), SM90) for read_again in (0, 1))
     assert one[0] == other[0]
     assert one[1] < other[1]
-    exact, rounded = (counted(large(4096, dtype="f32"), replace(SM90, tf32=t))[1] for t in (False, True))
+    exact, rounded = (counted(large(4096, dtype=dtype), SM90)[1] for dtype in ("f32", "tf32"))
     assert exact == pytest.approx(8 * rounded)
 
 

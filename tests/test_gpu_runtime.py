@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -151,8 +152,8 @@ def test_memory_of_tritons_own_lies_behind_the_arena(arena: int) -> None:
     program = replace(built.program, arena_bytes=const(arena))
     executable, asked = GpuExecutable(program, [code], gpu, built.unchanged), list[torch.Tensor]()
 
-    def empty(*given: Any) -> torch.Tensor:
-        asked.append(StubGpu.empty(gpu, *given))
+    def empty(size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        asked.append(StubGpu.empty(gpu, size, stride, dtype))
         return asked[-1]
 
     gpu.empty = empty  # type: ignore[method-assign]

@@ -32,6 +32,7 @@ from effc.compiler.capture.normalize import normalize
 from effc.compiler.capture.parameters import integer_ranges, is_looked_up, small_tables, statics_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
+from effc.compiler.capture.precision import guard_convolutions
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
 from effc.compiler.capture.slower import faster_in_aten
 from effc.compiler.capture.source import op_name, source_of
@@ -213,8 +214,10 @@ class _Compilation:
         region = self._import(name, group)
         self.dump.write(f"{name}.mlir", lambda: region.text)
         built = self._build(region, group.device)
-        if group.device is not None and group.device.type != "cpu" and self.owner.options.fallback == "eager":
-            self._give_up_slower(group, cast("GpuBuilt", built))
+        if group.device is not None and group.device.type != "cpu":
+            guard_convolutions(group.nodes)
+            if self.owner.options.fallback == "eager":
+                self._give_up_slower(group, cast("GpuBuilt", built))
         program, hints = built.executable.program, _hints(region)
         self.programs.append((program, hints))
         kernels = [_kernel_facts(program, call, hints) for call in program.calls]

@@ -120,3 +120,10 @@ def allows_tf32() -> bool:
     ``torch.backends.cuda.matmul.allow_tf32`` or ``fp32_precision``.
     """
     return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
+def allows_tf32_convolutions() -> bool:
+    """Whether torch's user lets convolutions of float32 do so, as it does by default: ``torch.backends.cudnn.allow_tf32`` or
+    ``torch.backends.cudnn.conv.fp32_precision``.
+    """
+    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")

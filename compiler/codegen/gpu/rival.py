@@ -28,7 +28,8 @@ _FAR_BYTES, _CLOCK, _LAUNCH = 12.0, 1.5e9, 2e-6
 @dataclass(frozen=True)
 class Work:
     """A product: ``flops``, ``moved`` bytes of factors and result, and bytes of a result that is ``read_again`` by a kernel of its own
-    where the product is a library's; ``dtype`` of the factors.
+    where the product is a library's; ``dtype`` of the factors, also
+    ``"tf32"``.
     """
 
     flops: float
@@ -40,7 +41,7 @@ class Work:
 def counted(work: Work, target: GpuTarget) -> tuple[float, float]:
     """Seconds of effc's kernel, and of a library's product with the kernel that must follow it."""
     rates = _RATES[max(c for c in _RATES if c <= target.capability)]
-    rate = rates["tf32" if work.dtype == "f32" and target.tf32 else work.dtype]
+    rate = rates[work.dtype]
     per_second = target.processors * _CLOCK
     multiplying = work.flops / (2 * rate * _LIBRARY * per_second)
     share = _OURS if target.capability < 90 else _OURS_FROM_HOPPER

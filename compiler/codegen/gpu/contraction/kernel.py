@@ -220,7 +220,7 @@ class _Product:
         part = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn)) if by_steps else carried[0]
         for x in self._pieces(roles.left, a):
             for y in self._pieces(roles.right, c):
-                part = b.dot(x, y, part, tf32=self.target.tf32)
+                part = b.dot(x, y, part, tf32=self.target.rounds(self.spec))
         for factor, frame, other, axis in sides:
             if factor.by_steps:
                 part = self._corrected(factor, frame, part, other, axis)
