@@ -32,6 +32,7 @@ from effc.compiler.capture.normalize import normalize
 from effc.compiler.capture.parameters import integer_ranges, is_looked_up, small_tables, statics_of
 from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
+from effc.compiler.capture.precision import guard_convolutions
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
 from effc.compiler.capture.slower import faster_in_aten
 from effc.compiler.capture.source import op_name, source_of
@@ -213,6 +214,10 @@ class _Compilation:
         region = self._import(name, group)
         self.dump.write(f"{name}.mlir", lambda: region.text)
         built = self._build(region, group.device)
+        if group.device is not None and group.device.type != "cpu":
+            guard_convolutions(group.nodes)
+            if self.owner.options.fallback == "eager":
+                self._give_up_slower(group, cast("GpuBuilt", built))
         program, hints = built.executable.program, _hints(region)
         self.programs.append((program, hints))
         kernels = [_kernel_facts(program, call, hints) for call in program.calls]
@@ -247,6 +252,18 @@ class _Compilation:
             for phase, seconds in built.report.seconds.items():
                 self.facts.phases[phase] = self.facts.phases.get(phase, 0.0) + seconds
         return self.built[key]
+
+    def _give_up_slower(self, group: Group, built: GpuBuilt) -> None:
+        """UnsupportedError for the first product that ATen runs faster."""
+        from effc.compiler.capture.rivals import aten_op, products, sentence
+
+        for node, call in products(group, built.executable.program):
+            with unset_fake_temporarily():
+                verdict = self.owner.devices.judged(built, call, aten_op(node, call))
+            if not verdict.is_ours:
+                raise UnsupportedError(f"ATen is faster: {sentence(node, verdict)} ({node.name})")
+            if verdict.measured:
+                self.notes.append(f"effc's kernel is kept: {sentence(node, verdict)}")
 
     def _must_validate(self, region: Region) -> bool:
         """Whether an input's strides may differ from FakeTensor's: ATen made it, now or in the forward graph."""

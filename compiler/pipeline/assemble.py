@@ -14,7 +14,7 @@ from effc.compiler.codegen.gpu.nibbles import packed_codes
 from effc.compiler.codegen.targets import AnyTarget
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
+from effc.compiler.ir.spec import CONVOLUTION, ITEM_SIZE, KernelSpec, Schedule
 from effc.compiler.pipeline.blocks import fuse_blocks
 from effc.compiler.pipeline.graph import Graph, GraphInput
 from effc.compiler.pipeline.kernels import Kernel, Site
@@ -158,6 +158,8 @@ class Assembler:
         wanted = self.schedules.get(kernel.spec.key(), kernel.spec.schedule)
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
         spec, sizes = packed_codes(replace(kernel.spec, schedule=wanted), constant)
+        if kernel.convolves and any(o.dtype == "f32" for o in spec.operands):
+            spec = replace(spec, attributes=(*spec.attributes, (CONVOLUTION, 1)))
         for operand, size in sizes.items():
             pointers[operand] = self._derived(kernel.sites[operand], NIBBLES, {"offset": 0, "size": size})
         return spec

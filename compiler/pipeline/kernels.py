@@ -33,13 +33,16 @@ class Site:
 
 @dataclass
 class Kernel:
-    """A spec with what its operands point at, and the values of its symbols in terms of the region's."""
+    """A spec with what its operands point at, and the values of its symbols in terms of the region's. ``convolves``: the model's op is a
+    convolution.
+    """
 
     spec: KernelSpec
     sites: tuple[Site, ...]
     symbols: tuple[Expr, ...]
     name: str
     location: str
+    convolves: bool = False
 
 
 @dataclass

@@ -1,5 +1,5 @@
 """KernelSpec → compiled launches that fit the GPU: a tiling whose code spills registers, or needs too much shared memory, gives way to the
-next one by the count of cycles. What code needs is known once triton has compiled it, without a GPU.
+next one by the count of cycles, as one does that triton refuses. What code needs is known once triton has compiled it, without a GPU.
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ def _spilled(made: list[Compiled]) -> int:
 
 
 def _scheduled(spec: KernelSpec, target: GpuTarget) -> Iterator[KernelSpec]:
-    """``spec`` as it is, and a contraction on tensor cores with other tilings too."""
+    """``spec`` as it is, and a contraction on tensor cores with other tilings too; the last one without descriptors."""
     yield spec
     roles = find(spec) if spec.template == "contraction" and not spec.schedule.parameters else "its schedule is chosen"
     if not isinstance(roles, str):
-        for schedule in candidates(roles, target, _TRIES)[1:]:
+        offered = candidates(roles, target, _TRIES)
+        plain = candidates(roles, replace(target, descriptors=False), 1)
+        for schedule in [*offered[1:], *(s for s in plain if s not in offered)]:
             yield replace(spec, schedule=schedule)

@@ -8,17 +8,19 @@ from dataclasses import replace
 from torch_mlir import ir
 
 from effc.compiler.codegen.gpu import loops
-from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, numbered, unflattened
+from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, numbered, paired, unflattened
 from effc.compiler.codegen.gpu.builder import Builder, dtype_of
+from effc.compiler.codegen.gpu.contraction.descriptors import Described, both_described
 from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
+from effc.compiler.codegen.gpu.contraction.unsigned import MissingSums
 from effc.compiler.codegen.gpu.dialect import shape_of
 from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
-from effc.compiler.ir.expr import Expr, const, product, var
+from effc.compiler.ir.expr import Expr, const, minimum, product, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
 
 
@@ -31,11 +33,14 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
         except LoweringError as error:
             raise LoweringError(f"this contraction is not supported: {roles}; as loops: {error}") from error
     tiling = chosen(roles, target)
+    if not aligned:  # as matrices that descriptors tell of are
+        tiling = replace(tiling, descriptors=0)
     text = kernel(roles.spec, name, lambda b, given: _Product(b, roles, tiling, target, given).emit(), aligned=aligned)
     tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
         flat_size(roles.spec, roles.columns), tiling.bn
     )
     grid = tiles * flat_size(roles.spec, roles.batch) * tiling.split
+    grid = minimum(grid, const(target.processors)) if tiling.persistent else grid
     first = Launch(name, text, grid, tiling.warps, tiling.stages)
     numbers = numbered(roles.spec, roles.rows, roles.columns, (*roles.outer_sums, *roles.sums))
     if tiling.split == 1:
@@ -65,43 +70,86 @@ def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
 class _Product:
     def __init__(self, b: Builder, roles: Roles, tiling: Tiling, target: GpuTarget, given: Arguments) -> None:
         self.b, self.roles, self.tiling, self.target, self.given = b, roles, tiling, target, given
-        self.spec = roles.spec
+        self.spec, self.missing = roles.spec, MissingSums(b, roles, tiling)
 
     def _size(self, e: Expr) -> ir.Value:
         return evaluated(self.b, e, self.given.symbols)
 
     def emit(self) -> None:
         b, roles, tiling = self.b, self.roles, self.tiling
-        part, batch, row, column = self._place()
         self.scalars = dict(self.given.symbols)
+        if not tiling.persistent:
+            self._tile(b.program_id())
+            return
+        self.matrices = self._matrices()
+        tiles = blocks(flat_size(self.spec, roles.rows), tiling.bm) * blocks(
+            flat_size(self.spec, roles.columns), tiling.bn
+        )
+        count = self._size(tiles * flat_size(self.spec, roles.batch))
+        b.loop(b.program_id(), count, b.programs(), [], lambda number, _: self._tile(number), flat=True)
+
+    def _tile(self, number: ir.Value) -> list[ir.Value]:
+        """Tile ``number`` of all, or of all parts of the sum."""
+        b, roles, tiling = self.b, self.roles, self.tiling
+        part, batch, row, column = self._place(number)
         self.scalars.update(unflattened(b, self.spec, self.given.symbols, roles.batch, batch))
         self.row_start = b.op("arith.muli", row, b.constant(tiling.bm, "i32"))
         self.column_start = b.op("arith.muli", column, b.constant(tiling.bn, "i32"))
+        if not tiling.persistent:
+            self.matrices = self._matrices()
         zero = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn))
         low, high = self._steps(part)
-        (total,) = b.loop(low, high, 1, [zero], self._step)
+        total, *sums = b.loop(low, high, 1, [zero, *self.missing.start()], self._step)
+        points = self._size(flat_size(self.spec, (*roles.outer_sums, *roles.sums)))
+        total = self.missing.added(total, sums, points)
         frame = Frame(b, self.spec, [self._rows(0), self._columns(1)], self.scalars)
         for factor in (roles.left, roles.right):
             if factor.codes is not None and not factor.by_steps:
                 total = self._scaled(factor, frame, total)
         if tiling.split > 1:
             self._store_part(frame, part, batch, total)
-            return
+            return []
         body = self._body(frame, {roles.contract: total})
         for i, instr in enumerate(self.spec.body):
             if instr.op == "store":
                 body.store(instr)
             elif instr.op == "check":
                 body.check(i)
+        return []
+
+    # -- factors by descriptors ---------------------------------------------------------------------------------------
+    def _matrices(self) -> list[tuple[Described, ir.Value]]:
+        """Of both factors, where the tiling has descriptors."""
+        found = both_described(self.roles) if self.tiling.descriptors else None
+        return [] if found is None else [(one, self._matrix(one)) for one in found]
+
+    def _matrix(self, one: Described) -> ir.Value:
+        b = self.b
+        base = self.given.operands[one.operand]
+        if one.start.terms:
+            base = b.pointers(base, evaluated(b, one.start, self.scalars, "i64"))
+        sizes = [self._size(self.spec.dims[dim].size) for dim in (one.outer, one.inner)]
+        block = (self._side(one.outer), self._side(one.inner))
+        return b.described(base, sizes, one.stride, block)
+
+    def _side(self, dim: int) -> int:
+        tiling, roles = self.tiling, self.roles
+        return tiling.bm if dim in roles.rows else tiling.bn if dim in roles.columns else tiling.bk
+
+    def _copied(self, one: Described, matrix: ir.Value, sums: ir.Value, side: int) -> ir.Value:
+        """A factor's tile from ``sums`` on; the left one is side 0."""
+        along = one.inner in self.roles.sums
+        own = self.row_start if side == 0 else self.column_start
+        tile = self.b.described_load(matrix, (own, sums) if along else (sums, own))
+        return tile if along == (side == 0) else self.b.transposed(tile)
 
     # -- which tile ---------------------------------------------------------------------------------------------------
-    def _place(self) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
-        """Part of the sum, point of the batch, and row and column block of this program; blocks in groups of rows, for L2."""
+    def _place(self, program: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+        """Part of the sum, point of the batch, and row and column block of a program; blocks in groups of rows, for L2."""
         b, roles, tiling = self.b, self.roles, self.tiling
         rows = self._size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
         columns = self._size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
         tiles = b.op("arith.muli", rows, columns)
-        program = b.program_id()
         tile, rest = b.op("arith.remsi", program, tiles), b.op("arith.divsi", program, tiles)
         count = self._size(product(self.spec.dims[i].size for i in roles.batch))
         batch, part = b.op("arith.remsi", rest, count), b.op("arith.divsi", rest, count)
@@ -138,11 +186,14 @@ class _Product:
         size, local = axis_size(self.spec, dims), b.range(block, axis, 2)
         index = b.op("arith.addi", start, local)
         step = Step(start, local, block) if moves and len(dims) == 1 else None
-        if size.constant is not None and size.constant % block == 0:
-            return Axis(dims, index, None, step)
+        whole = size.constant is not None and size.constant % block == 0
+        end = None if whole else self._size(size)
+        pairs = paired(b, dims[0], start, block, axis, 2, end) if len(dims) == 1 else None
+        if end is None:
+            return Axis(dims, index, None, step, pairs)
         # What is left of the sum, against numbers that do not change: one comparison of a small tile each step.
-        left = b.op("arith.subi", self._size(size), start)
-        return Axis(dims, index, b.compare("arith.cmpi", "slt", local, left), step)
+        left = b.op("arith.subi", end, start)
+        return Axis(dims, index, b.compare("arith.cmpi", "slt", local, left), step, pairs)
 
     # -- the sum ------------------------------------------------------------------------------------------------------
     def _step(self, number: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
@@ -157,17 +208,33 @@ class _Product:
         def sums(axis: int) -> Axis:
             return self._axis(roles.sums, start, tiling.bk, axis, moves=True)
 
+        if self.matrices:
+            a, c = (self._copied(*each, start, side) for side, each in enumerate(self.matrices))
+            return [b.dot(a, c, carried[0])]
         left = Frame(b, self.spec, [self._rows(0), sums(1)], scalars)
         right = Frame(b, self.spec, [sums(0), self._columns(1)], scalars)
         a = self._factor(roles.left, left, (tiling.bm, tiling.bk), left.axes[1])
         c = self._factor(roles.right, right, (tiling.bk, tiling.bn), right.axes[0])
-        if not (roles.left.by_steps or roles.right.by_steps):
-            return [b.dot(a, c, carried[0], tf32=self.target.tf32)]
-        part = b.dot(a, c, b.constant(0, roles.accumulator, (tiling.bm, tiling.bn)), tf32=self.target.tf32)
-        for factor, frame, other, axis in ((roles.left, left, c, 0), (roles.right, right, a, 1)):
+        sides = ((roles.left, left, c, 0), (roles.right, right, a, 1))
+        by_steps = roles.left.by_steps or roles.right.by_steps
+        part = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn)) if by_steps else carried[0]
+        for x in self._pieces(roles.left, a):
+            for y in self._pieces(roles.right, c):
+                part = b.dot(x, y, part, tf32=self.target.rounds(self.spec))
+        for factor, frame, other, axis in sides:
             if factor.by_steps:
                 part = self._corrected(factor, frame, part, other, axis)
-        return [b.op("arith.addf", carried[0], part)]
+        return [b.op("arith.addf", carried[0], part) if by_steps else part, *self.missing.step(a, c, carried[1:])]
+
+    def _pieces(self, factor: Factor, tile: ir.Value) -> list[ir.Value]:
+        """Tiles of ``factor.dtype`` whose sum is ``tile``, the smallest numbers first."""
+        b, found = self.b, list[ir.Value]()
+        for last in range(factor.pieces - 1, -1, -1):
+            piece = tile if dtype_of(tile) == factor.dtype else b.op("arith.truncf", tile, dtype=factor.dtype)
+            found.append(piece)
+            if last:
+                tile = b.op("arith.subf", tile, b.op("arith.extf", piece, dtype="f32"))
+        return found[::-1]
 
     def _corrected(self, factor: Factor, frame: Frame, part: ir.Value, other: ir.Value, axis: int) -> ir.Value:
         """A block's product of codes less their zero points, times their scales. ``axis``: that of ``other`` along the sum."""
@@ -190,15 +257,17 @@ class _Product:
         """
         body = self._body(frame, {})
         value = body.value(factor.value)
-        if dtype_of(value) != factor.dtype:
+        if factor.unsigned:
+            value = self.b.op("arith.xori", value, self.b.constant(-128, "i8"))
+        elif dtype_of(value) != factor.dtype and factor.pieces == 1:
             value = body.ops.cast("arith.truncf", value, factor.dtype)
         instr = self.spec.body[factor.value]
         axis = shape_of(sums.index).index(self.tiling.bk)
         along = len(shape_of(value)) == 2 and shape_of(value)[axis] > 1
         value = self.b.spread(value, shape)
-        if sums.mask is None or (along and instr.op == "load" and not instr.args):
+        if sums.mask is None or (along and instr.op == "load" and not instr.args and not factor.unsigned):
             return value
-        return self.b.select(sums.mask, value, self.b.constant(0, factor.dtype))
+        return self.b.select(sums.mask, value, self.b.constant(0, dtype_of(value)))
 
     def _body(self, frame: Frame, known: dict[int, ir.Value]) -> Body:
         return Body(self.b, self.spec, frame, self.given.operands, self.given.error, known)

@@ -2,22 +2,24 @@
 
 Schedule: ``bm`` x ``bn`` results of a program, in steps of ``bk`` along the sum; ``warps``; ``stages`` of loads in flight; ``split``: parts
 of the sum, each a program of its own, added by a second kernel; ``group``: row blocks that follow each other before the next column, so
-that what they read stays in L2.
+that what they read stays in L2; ``descriptors``: 1 where factors are copied by them; ``persistent``: 1 where as many programs as there
+are processors take tile after tile.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from effc.compiler.codegen.gpu.body import flat_size
+from effc.compiler.codegen.gpu.contraction.descriptors import MOST_SIDE, both_described
 from effc.compiler.codegen.gpu.contraction.roles import Roles, needed
 from effc.compiler.codegen.gpu.launch import power_of_two
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 
-_NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps")
+_NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps", "descriptors", "persistent")
 #: A guess for a size that is known at run time only.
 _UNKNOWN = 1024
 #: The least part of a sum that is worth a program of its own.
@@ -32,8 +34,10 @@ _WIDE_ROWS, _NARROW = 64, 0.6
 _OVERHEAD = 2000
 #: Elements of factors a thread, where each is loaded by itself: its pointer takes two registers.
 _SINGLE_ELEMENTS = 32
-#: Cycles of a step beside loads and products: barriers, addresses.
-_STEP = 100
+#: Cycles of a step beside loads and products: barriers, addresses; of one thread that asks for tiles by descriptors.
+_STEP, _STEP_DESCRIBED = 100, 40
+#: The part of `_OVERHEAD` that is left to a tile of a program that asks for the next one's factors before it ends.
+_NEXT_TILE = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Tiling:
     split: int = 1
     stages: int = 3
     warps: int = 4
+    descriptors: int = 0
+    persistent: int = 0
 
     def schedule(self) -> Schedule:
         return Schedule(tuple(zip(_NAMES, astuple(self), strict=True)))
@@ -85,14 +91,16 @@ def cost(roles: Roles, target: GpuTarget, tiling: Tiling) -> float:
     rate = _RATE[roles.left.dtype] * min(1.0, math.sqrt(tiling.bm * tiling.bn / (128 * 128)))
     if target.has_wgmma and tiling.bm < _WIDE_ROWS:
         rate *= _NARROW
-    multiply = tiling.bm * tiling.bn * tiling.bk / rate
+    multiply = tiling.bm * tiling.bn * tiling.bk * roles.left.pieces * roles.right.pieces / rate
     load = (tiling.bm + tiling.bn) * tiling.bk * size / _NEAR_BYTES
     together = max(1, min(4, target.shared_bytes // max(shared_bytes(roles, tiling), 1)))
     waves = -(-programs // target.processors)
     adding = (
         m * n * batch * tiling.split * 8 / (_FAR_BYTES * target.processors) + _OVERHEAD if tiling.split > 1 else 0.0
     )
-    return waves * steps * (max(multiply, load) + _STEP) + -(-waves // together) * _OVERHEAD + adding
+    step = max(multiply, load) + (_STEP_DESCRIBED if tiling.descriptors else _STEP)
+    turns = 1 + _NEXT_TILE * (waves - 1) if tiling.persistent else -(-waves // together)
+    return waves * steps * step + turns * _OVERHEAD + adding
 
 
 def _guess(roles: Roles, dims: tuple[int, ...]) -> int:
@@ -110,6 +118,7 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
     k = _guess(roles, (*roles.outer_sums, *roles.sums))
     wide = (16, 32, 64, 128) if size == 4 else (16, 32, 64, 128, 256)
     single = not _vectors(roles)
+    described = target.descriptors and both_described(roles) is not None
     found: dict[Tiling, None] = {}
     for bm in {power_of_two(rows, 16, block) for block in wide}:
         for bn in {power_of_two(columns, 16, block) for block in wide}:
@@ -125,7 +134,12 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
                         break
                 parts = [1, *(p for p in (2, 4, 8, 16) if k // p >= _LEAST_PART and roles.accumulator == "f32")]
                 for split in parts:
-                    found[Tiling(bm, bn, bk, 8, split, tiling.stages, warps)] = None
+                    plain = replace(tiling, group=8, split=split)
+                    found[plain] = None
+                    if described and max(bm, bn, bk) <= MOST_SIDE:
+                        found[replace(plain, descriptors=1)] = None
+                        if split == 1 and not roles.batch:
+                            found[replace(plain, descriptors=1, persistent=1)] = None
     return iter(found)
 
 
