@@ -20,7 +20,7 @@ from effc.calibrating.calibration import call_of, cloned
 from effc.runtime.structure import flatten, unflatten
 
 #: Batches that are planned by, and held out.
-_PLANNED, _HELD_OUT = 3, 4
+_PLANNED, _HELD_OUT = 8, 4
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def subject(name: str) -> Subject:
     """KeyError: no model or task has this name."""
     if name in TASKS:
         task = TASKS[name](0)
-        batches = task.calibration
-        return Subject(name, task.model, batches[:2], batches[2:4], task)
+        return Subject(name, task.model, task.calibration, task.held_out, task)
     case = build(name, small=False)
     planned, held_out = (
         [cloned(case.inputs(seed, 0)) for seed in range(first, first + count)]
