@@ -56,7 +56,8 @@ def test_statistics_are_of_the_others_alone(tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(seen, field), getattr(others.sites[name], field))
     assert float(found.unseen["0.weight"].least.min()) > 90
     assert found.unseen["0.weight"].second_moment is None
-    assert found.judging().sites["0.weight"] is found.unseen["0.weight"]
+    judged, seen = found.judging().sites["0.weight"], found.sites["0.weight"]
+    assert (judged.sample is found.unseen["0.weight"].sample, judged.greatest is seen.greatest) == (True, True)
     assert others.judging().sites["0.weight"] is others.sites["0.weight"]
     assert len(found.batches) == len(found.outputs) == 4
     assert found != effc.calibrate(model, batches, sensitivity="values", held_out=0.5)
@@ -109,6 +110,21 @@ def test_an_error_is_that_of_the_batches_held_out() -> None:
         real = relative_l2([model(x)], [x @ form.dense().T], [x])
     assert seen < 0.8 * real
     assert judged == pytest.approx(real, rel=0.15)
+
+
+def test_what_is_beyond_the_calibrated_range_counts() -> None:
+    """Rows twice as large as those by which the range of the activation was found are clipped at half."""
+    torch.manual_seed(0)
+    model = nn.Linear(64, 48, bias=False).eval()
+    rows = torch.rand(128, 64) - 0.5
+    calibration = effc.calibrate(model, [rows, 2 * rows.sign()])
+    (form,) = quantize({"weight": model.weight}, Scheme("int8", activations="tensor"), Recipe()).values()
+    matrix = model.weight.detach()
+    seen, judged = (
+        output_error(form, matrix, c.sites["weight"], "weight") for c in (calibration, calibration.judging())
+    )
+    assert seen < 0.02
+    assert judged == pytest.approx(0.75, abs=0.02)
 
 
 def test_the_whole_models_error_is_of_the_batches_held_out() -> None:

@@ -69,8 +69,14 @@ class Calibration:
         return len(self.batches) - self.held_out
 
     def judging(self) -> Calibration:
-        """With ``sites`` of the batches held out, where these met a weight: what errors of forms are told by."""
-        return replace(self, sites={**self.sites, **self.unseen})
+        """What errors of forms are told by: with ``sites`` of the batches held out, where these met a weight, but for the range, by which
+        forms hold activations.
+        """
+        met = {
+            name: replace(s, least=seen.least, greatest=seen.greatest) if (seen := self.sites.get(name)) else s
+            for name, s in self.unseen.items()
+        }
+        return replace(self, sites={**self.sites, **met})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Calibration) and self.digest == other.digest
