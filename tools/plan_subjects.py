@@ -19,7 +19,7 @@ from effc.bench.models import build
 from effc.calibrating.calibration import call_of, cloned
 from effc.runtime.structure import flatten, unflatten
 
-#: Batches that are planned by, and held out.
+#: Batches that are planned by, of models without a task, and held out.
 _PLANNED, _HELD_OUT = 8, 4
 
 
@@ -57,7 +57,8 @@ def subject(name: str) -> Subject:
     """KeyError: no model or task has this name."""
     if name in TASKS:
         task = TASKS[name](0)
-        return Subject(name, task.model, task.calibration, task.held_out, task)
+        planned = [*task.calibration, *task.held_out[:-_HELD_OUT]]
+        return Subject(name, task.model, planned, task.held_out[-_HELD_OUT:], task)
     case = build(name, small=False)
     planned, held_out = (
         [cloned(case.inputs(seed, 0)) for seed in range(first, first + count)]

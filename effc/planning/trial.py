@@ -17,6 +17,7 @@ from torch import nn
 
 from effc.calibrating.calibration import cloned
 from effc.compiler.capture.recording import Recording, record
+from effc.compiler.compress.compressor import Compressed
 from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.errors import UnsupportedError
@@ -85,6 +86,10 @@ class Trial:
         """
         with ThreadPoolExecutor(_AT_ONCE, "lower", torch.set_num_threads, (torch.get_num_threads(),)) as threads:
             return list(threads.map(self._lowered, options))
+
+    def compress(self, options: Options) -> list[Compressed]:
+        """What they make of the weights, graph by graph, without lowering anything; after the first `compile`."""
+        return self._first.compressed(options)
 
     def _lowered(self, options: Options) -> Recording | None:
         try:
