@@ -235,7 +235,7 @@ def test_prefill_has_the_zeros_of_decode(method: str) -> None:
 @skipping
 def test_projections_of_attention() -> None:
     model = Block().eval()
-    calibration = effc.calibrate(model, [torch.randn(2, 20, 256) for _ in range(3)])
+    calibration = effc.calibrate(model, [torch.randn(2, 20, 256) for _ in range(3)], held_out=0)
     x = torch.randn(1, 1, 256)
     found, recording = sparse(model, x, method="chess", sparsity=0.4, calibration=calibration)
     limits = thresholds(recording)

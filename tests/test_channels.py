@@ -103,7 +103,7 @@ def test_least_squares_make_up_for_more_than_means() -> None:
     """Where channels are correlated; in the layer that reads them, on fresh data."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 32)).eval()
-    calibration = effc.calibrate(model, [torch.randn(500, 16) for _ in range(4)])
+    calibration = effc.calibrate(model, [torch.randn(500, 16) for _ in range(4)], held_out=0)
     x = torch.randn(300, 16)
     with torch.no_grad():
         exact = model(x)

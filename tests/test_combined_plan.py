@@ -60,7 +60,7 @@ def low_ranked() -> tuple[Tied, Tensor]:
 def calibrated(model: nn.Module, x: Tensor) -> effc.Calibration:
     """For ``x``, with rows enough that no rank below a layer's holds all that it meets."""
     more = torch.randint(0, 100, (40, 7)) if not x.is_floating_point() else torch.randn(8, *x.shape[1:])
-    return effc.calibrate(model, [x, more], rows=512)
+    return effc.calibrate(model, [x, more, more.flip(0)], rows=512)
 
 
 def planned(model: nn.Module, x: Tensor, budget: float, **passes: dict[str, Any]) -> Plan:

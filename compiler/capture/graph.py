@@ -95,6 +95,13 @@ class GraphCompiler:
         """``gm`` with its regions compiled, as a graph. OptionError: a budget for errors where gradients are taken."""
         return self._assembled(gm, kind, inputs)[0]
 
+    def compressed(self, gm: GraphModule, kind: str) -> Compressed | None:
+        """What ``steps`` make of the weights of ``gm``, where nothing else is asked for; None of a graph that they leave as it is."""
+        check_kind(self.options, kind)
+        compilation = _Compilation(self, gm, GraphFacts(kind), None)
+        compilation.compress()
+        return compilation.compressed
+
     def _assembled(
         self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None
     ) -> tuple[Assembled, Compressed | None]:
@@ -145,10 +152,14 @@ class _Compilation:
         ]
         self.dump = _Dump(facts.kind)
 
-    def run(self) -> Assembled:
+    def compress(self) -> None:
+        """Put compressed forms in the place of weights."""
         if self.owner.steps and self.facts.kind == "inference":
             with self.facts.phase("compress"), unset_fake_temporarily():
                 self._compress(self.owner.steps)
+
+    def run(self) -> Assembled:
+        self.compress()
         self.notes += normalize(self.gm.graph, self.params, self.known.sparsities)
         self.dump.write("graph.txt", lambda: self.gm.print_readable(print_output=False))
         if self.facts.kind != "inference":
@@ -167,7 +178,7 @@ class _Compilation:
             return assemble(self.gm, divided, compiled)
 
     def _compress(self, steps: Sequence[Step]) -> None:
-        """Put compressed forms in the place of weights; they are parameters from here on."""
+        """They are parameters from here on."""
         plain = {node: static for node, static in self.statics.items() if not static.attributes}
         values = {node: self.owner.weights[static.position] for node, static in plain.items()}
         self.compressed = compress(self.gm, {n: s.name for n, s in plain.items()}, values, steps)
