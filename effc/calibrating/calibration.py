@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -22,7 +21,7 @@ from effc.compiler.ir.errors import ArtifactError, InputError, OptionError
 from effc.runtime import archive
 from effc.runtime.structure import flatten, unflatten
 
-KIND = "calibration 6"
+KIND = "calibration 7"
 _ARRAYS = (
     "least",
     "greatest",
@@ -34,6 +33,7 @@ _ARRAYS = (
     "weight_mean_square",
     "sensitivity",
     "windows",
+    "effects",
 )
 
 
@@ -105,7 +105,7 @@ def calibrate(
         raise InputError("there are no batches to calibrate with: give at least one, better 8 to 16")
     sites = observer.statistics()
     if gradients is not None:
-        sites |= {n: replace(sites[n], sensitivity=mean) for n, mean in gradients.means().items() if n in sites}
+        sites = gradients.added_to(sites)
     return _made(model_digest(module), sites, tuple(calls), tuple(outputs))
 
 

@@ -53,14 +53,40 @@ def shown(
     ``[out]``, of the layers that ``inputs`` meet.
     """
     found = torch.zeros(len(group.roots), dtype=torch.float64)
-    elements = torch.zeros_like(found)
+    for axis in group.axes:
+        if axis.reads and axis.site.name in inputs:
+            by_output = _taps(axis, weights[axis.site.name]).square().sum(2)
+            group.add(found, axis, by_output @ sensitivities[axis.site.name] * _lost(inputs[axis.site.name], method))
+    return found / _elements(group, weights)
+
+
+def felt(
+    group: Group,
+    weights: Mapping[str, Tensor],
+    inputs: Mapping[str, Inputs],
+    method: Method,
+    effects: Mapping[str, Tensor],
+) -> Tensor:
+    """What the model's output shows of the loss of each unit as a whole, for each element that goes with it: float64 ``[units]``.
+    ``effects``: ``[samples, channels]``, of the layers that ``inputs`` meet.
+    """
+    samples = len(next(iter(effects.values())))
+    found = torch.zeros(len(group.roots), samples, dtype=torch.float64)
+    for axis in group.axes:
+        if axis.reads and axis.site.name in inputs:
+            met = inputs[axis.site.name]
+            left = _lost(met, method) / covariance(met).diagonal().clamp(min=_TINY)
+            group.add(found, axis, (effects[axis.site.name] * left.clamp(max=1).sqrt()).T)
+    return found.square().mean(1) / _elements(group, weights)
+
+
+def _elements(group: Group, weights: Mapping[str, Tensor]) -> Tensor:
+    """How many elements of all weights go with each unit: float64 ``[units]``."""
+    found = torch.zeros(len(group.roots), dtype=torch.float64)
     for axis in group.axes:
         weight = weights[axis.site.name]
-        group.add(elements, axis, torch.full((weight.shape[axis.dim],), weight.numel() / weight.shape[axis.dim]))
-        if axis.reads and axis.site.name in inputs:
-            by_output = _taps(axis, weight).square().sum(2)
-            group.add(found, axis, by_output @ sensitivities[axis.site.name] * _lost(inputs[axis.site.name], method))
-    return found / elements
+        group.add(found, axis, torch.full((weight.shape[axis.dim],), weight.numel() / weight.shape[axis.dim]))
+    return found
 
 
 def _taps(axis: Axis, weight: Tensor) -> Tensor:
