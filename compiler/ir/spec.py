@@ -41,6 +41,8 @@ DIVISION_BY_ZERO = "ZeroDivisionError"
 
 #: The attribute of a ``contraction`` that names the operands, single rows, of which many elements are expected to be zero.
 ZEROS = "zeros"
+#: And, where it is known, how many: the share of these elements, or of the results, that are expected to be zero.
+SHARE = "share"
 
 
 @dataclass(frozen=True)

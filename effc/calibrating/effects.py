@@ -1,9 +1,9 @@
 """What a model's output shows of each input channel of a layer: gradient times activation, summed over a sample's positions.
 
-Where a channel goes and its mean stays in its place, what `sensitivity` takes gradients of moves by ``Σ g (x - mean)``, to first order, over
-the positions of a sample. The mean of its square is Fisher's information of a factor of the channel (Theis et al., "Faster gaze prediction
-with dense networks and Fisher pruning", 2018): unlike squares of single gradients it knows what positions, and the outputs that read the
-channel, add up to.
+Where a channel goes and its mean stays in its place, what `sensitivity` takes gradients of moves by ``Σ g (x - mean)``, to first order,
+over the positions of a sample. The mean of its square is Fisher's information of a factor of the channel (Theis et al., "Faster gaze
+prediction with dense networks and Fisher pruning", 2018): unlike squares of single gradients it knows what positions, and the outputs that
+read the channel, add up to.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Effects:
         self._batches.append((len(output) if output.dim() > 1 else 1, {}))
 
     def add(self, key: int, x: Tensor, gradient: Tensor) -> None:
-        """Of a use of the weight ``key``: the activation that met it, and the gradient by that, ``[…, channels]``. What is not a multiple of
-        the batch's samples, its first dimension, is not told apart.
+        """Of a use of the weight ``key``: the activation that met it, and the gradient by that, ``[…, channels]``. Where their first
+        dimension is no multiple of the batch's samples, these are not told apart.
         """
         samples, sums = self._batches[-1]
         if (x.shape[0] if x.dim() > 1 else 1) % samples:

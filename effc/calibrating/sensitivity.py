@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from effc.calibrating.effects import Effects
 from effc.calibrating.observe import CONTRACTIONS
-from effc.compiler.ir.calibration import Floats, Statistics
+from effc.compiler.ir.calibration import Statistics
 from effc.compiler.ir.errors import InputError
 from effc.runtime.structure import flatten
 

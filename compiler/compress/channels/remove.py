@@ -13,7 +13,7 @@ from effc.compiler.compress.channels.groups import Group, find_groups
 from effc.compiler.compress.channels.removed import Removed, Stand
 from effc.compiler.compress.channels.repair import constant_for, regression_for
 from effc.compiler.compress.channels.rewriting import Rewriting
-from effc.compiler.compress.channels.saliency import felt, saliency, shown
+from effc.compiler.compress.channels.saliency import by_output, by_sample, saliency
 from effc.compiler.compress.channels.slicing import Slicing, without_the_last
 from effc.compiler.compress.inputs import Inputs, effects_of, sensitivity_of
 from effc.compiler.compress.pruning.prune import check_weight, inputs_of
@@ -40,15 +40,7 @@ def remove_channels(
     weights = {a.site.name: values[a.site.param] for g in seen for a in g.axes}
     for name, weight in weights.items():
         check_weight(name, weight)
-    import os
-    effects = _gradients(seen, inputs, options, effects_of) if os.environ.get("OLD") != "1" else None
-    sensitivities = _gradients(seen, inputs, options, sensitivity_of)
-    if effects is not None:
-        scores = [felt(g, weights, inputs, options.method, effects) for g in seen]
-    elif sensitivities is not None:
-        scores = [shown(g, weights, inputs, options.method, sensitivities) for g in seen]
-    else:
-        scores = [saliency(g, weights, inputs, options.method) for g in seen]
+    scores, by_gradients = _scores(seen, weights, inputs, options)
     layers = [site for site in sites if "embedding" not in site.kinds]
     chosen = choose(seen, scores, layers, options.share)
     gone = {
@@ -58,7 +50,7 @@ def remove_channels(
     reached = share_of(seen, [g.units_in(slicing.gone) for g in seen], layers)
     notes = [
         f"sparsity: {reached:.1%} of the elements of {len(layers)} weights go with their channels, "
-        f"{options.share:.1%} are asked, by {options.method}" + " and gradients" * (sensitivities is not None or effects is not None)
+        f"{options.share:.1%} are asked, by {options.method}" + " and gradients" * by_gradients
     ]
     notes += [g.described(slicing.gone) for g in seen]
     notes += [f"{name} keeps its output channels: {reason}" for name, reason in kept.items()]
@@ -75,6 +67,17 @@ def _inputs(groups: Sequence[Group], values: Mapping[Node, Tensor], options: Spa
                 weight = site.by_channels(values[site.param])
                 found[site.name] = inputs_of({site.name: weight}, options.method, statistics)
     return found
+
+
+def _scores(
+    groups: Sequence[Group], weights: Mapping[str, Tensor], inputs: Mapping[str, Inputs], options: Sparsify
+) -> tuple[list[Tensor], bool]:
+    """Of each group's units, and whether gradients tell them: by sample where samples are told apart."""
+    for measure, read in ((by_sample, effects_of), (by_output, sensitivity_of)):
+        known = _gradients(groups, inputs, options, read)
+        if known is not None:
+            return [measure(g, weights, inputs, options.method, known) for g in groups], True
+    return [saliency(g, weights, inputs, options.method) for g in groups], False
 
 
 def _gradients(

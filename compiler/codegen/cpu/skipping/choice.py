@@ -8,9 +8,7 @@ from effc.compiler.codegen.cpu.skipping.form import Form, find
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import KernelSpec, Schedule
 
-#: Share of zeros that is expected where there are some: how many there are, the data decides.
-EXPECTED = 0.5
-#: Cycles that a vector takes to list, a run of columns and an entry of the list beside products, and a vector of weights from memory (two
+#: Cycles that a vector takes to list, a run of columns and an entry of the list beside products, and 64 bytes of weights from memory (two
 #: cores share 10 to 20 GB/s) and from L2.
 LIST_CYCLES, RUN_CYCLES, ENTRY_CYCLES, FAR_CYCLES, NEAR_CYCLES = 4, 100, 2, 10, 0.8
 #: Bytes of weights that L2 may hold from one call to the next.
@@ -34,10 +32,10 @@ def chosen(packed: KernelSpec, target: Target) -> tuple[Form, Schedule] | None:
     runs, rows, vectors = ceil(form.columns / width), form.sum, ceil(form.columns / lanes)
     if form.method == "outputs":
         rows, vectors = form.columns, ceil(form.sum / lanes)
-    near = 4 * form.sum * form.columns <= NEAR_BYTES
-    dense = rows * vectors * (NEAR_CYCLES if near else FAR_CYCLES)
-    remaining = (1 - EXPECTED) * dense * (1 if near or form.method == "outputs" else target.gaps)
-    entries = (1 - EXPECTED) * rows * ENTRY_CYCLES * (runs if form.method == "inputs" else 1)
+    near = form.item * form.sum * form.columns <= NEAR_BYTES
+    dense = rows * vectors * (NEAR_CYCLES if near else FAR_CYCLES) * form.item / 4
+    remaining = (1 - form.share) * dense * (1 if near or form.method == "outputs" else target.gaps)
+    entries = (1 - form.share) * rows * ENTRY_CYCLES * (runs if form.method == "inputs" else 1)
     if rows / lanes * LIST_CYCLES + runs * RUN_CYCLES + entries + remaining >= dense:
         return None
     return form, Schedule((("skip", form.method), ("width", width)))
@@ -45,7 +43,7 @@ def chosen(packed: KernelSpec, target: Target) -> tuple[Form, Schedule] | None:
 
 def unit_cycles(form: Form, width: int, lanes: int) -> int:
     """Of a run of ``width`` columns, from memory."""
-    return int((1 - EXPECTED) * FAR_CYCLES * form.sum * width / lanes) + RUN_CYCLES
+    return int((1 - form.share) * FAR_CYCLES * form.item / 4 * form.sum * width / lanes) + RUN_CYCLES
 
 
 def _width(form: Form, lanes: int) -> int:
