@@ -220,9 +220,9 @@ def test_gated_mlp(dim: int, hidden: int, method: str) -> None:
 @skipping
 @pytest.mark.parametrize("method", ["cats", "chess"])
 def test_gated_mlp_of_bfloat16(method: str) -> None:
-    model = Mlp(256, 320).eval().bfloat16()
-    calibration = effc.calibrate(model, [torch.randn(64, 256).bfloat16()])
-    x = torch.randn(1, 256).bfloat16()
+    model = Mlp(512, 640).eval().bfloat16()
+    calibration = effc.calibrate(model, [torch.randn(64, 512).bfloat16()])
+    x = torch.randn(1, 512).bfloat16()
     found, recording = sparse(model, x, method=method, sparsity=0.5, calibration=calibration)
     assert methods(recording) == ["inputs", "outputs"]
     (threshold,) = thresholds(recording).values()
@@ -233,7 +233,7 @@ def test_gated_mlp_of_bfloat16(method: str) -> None:
 
 @skipping
 def test_zeros_of_a_row_of_bfloat16_are_used() -> None:
-    model, x = Layers(F.relu).eval().bfloat16(), torch.randn(1, 256).bfloat16()
+    model, x = Layers(F.relu, 512, 640).eval().bfloat16(), torch.randn(1, 512).bfloat16()
     found, recording = run(model, x)
     assert methods(recording) == ["inputs"]
     with torch.no_grad():
