@@ -84,15 +84,14 @@ class InputsKernel(SkippingKernel):
     def _add(self, panel: Value, number: Value, sums: list[Value]) -> list[Value]:
         """``sums`` plus the products of one entry of the list."""
         b, k = self.b, self.listed.entry(number)
-        item = self.form.item
-        ahead = min(max(AHEAD_BYTES // (item * self.width), 1), 16)
+        ahead = min(max(AHEAD_BYTES // (self.form.item * self.width), 1), 16)
         later = self._place(panel, b.mul(self.listed.entry(b.add(number, ahead)), self.width))
         row = self._place(panel, b.mul(k, self.width))
         x = b.broadcast(self._floats(self._place(self.row, k), lanes=1), self.lanes)
         found = []
         for j, total in enumerate(sums):
             place = b.index(j * self.lanes)
-            if j * self.lanes * item % LINE_BYTES == 0:
+            if j * self.lanes * self.form.item % LINE_BYTES == 0:
                 b.prefetch(self._place(later, place), self.target.near_level)
             found.append(b.op("math.fma", x, self._floats(self._place(row, place)), total))
         return found
