@@ -205,6 +205,7 @@ ROWS = [
         (_THIN, _INT8),
         (_THIN, _TOKEN),
         (_THIN, _TENSOR),
+        (_THIN, _pruned("unstructured", 0.5)),
         (_pruned("channel", 0.1), _TENSOR),
         (_pruned("unstructured", 0.5), _TOKEN),
         (_pruned("unstructured", 0.5), _TENSOR),

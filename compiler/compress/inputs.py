@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from effc.compiler.ir.calibration import Statistics
+from effc.compiler.ir.calibration import Floats, Statistics
 from effc.compiler.ir.errors import InputError
 
 
@@ -83,12 +83,26 @@ def sensitivity_of(statistics: Statistics | None, layer: str) -> Tensor | None:
     """
     if statistics is None or statistics.sensitivity is None:
         return None
-    found = torch.from_numpy(statistics.sensitivity).double()
+    found = _finite(statistics.sensitivity, layer)
+    return found if bool(found.any()) else None
+
+
+def effects_of(statistics: Statistics | None, layer: str) -> Tensor | None:
+    """What the model's output shows of each channel that meets ``layer``, float64 ``[samples, channels]``; None where that is not known.
+    InputError: NaN or infinity.
+    """
+    if statistics is None or statistics.effects is None:
+        return None
+    return _finite(statistics.effects, layer)
+
+
+def _finite(gradients: Floats, layer: str) -> Tensor:
+    found = torch.from_numpy(gradients).double()
     if not bool(found.isfinite().all()):
         raise InputError(
             f"{layer}: the gradients in calibration hold NaN or infinity: look at the batches and at the model in eager"
         )
-    return found if bool(found.any()) else None
+    return found
 
 
 def by_channel(matrix: Tensor, channels: int) -> Tensor:

@@ -23,6 +23,9 @@ class Statistics:
     summed over the layer's rows; the mean over rows of the model's output. None where it was not measured.
     ``windows``: [rows, channels, window…], what some positions of a convolution's output are sums over, padding as zeros; None of what has
     no window of several positions.
+    ``effects``: [samples, channels], what the model's output shows, to first order, of each channel with its mean in its place: the
+    gradient times the activation less its mean, summed over the positions of a sample of the batches. None where samples were not told
+    apart, or no gradients measured.
 
     Weights that met the same activations have the same arrays of them, not copies.
     """
@@ -38,6 +41,7 @@ class Statistics:
     weight_mean_square: Floats
     sensitivity: Floats | None = None
     windows: Floats | None = None
+    effects: Floats | None = None
 
     @property
     def absmax(self) -> Floats:

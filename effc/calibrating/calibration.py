@@ -35,6 +35,7 @@ _ARRAYS = (
     "weight_mean_square",
     "sensitivity",
     "windows",
+    "effects",
 )
 
 
@@ -109,7 +110,7 @@ def calibrate(
         outputs.append(output)
     sites = observer.statistics()
     if gradients is not None:
-        sites |= {n: replace(sites[n], sensitivity=mean) for n, mean in gradients.means().items() if n in sites}
+        sites = gradients.added_to(sites)
     batches_held_out = len(calls) - seen
     found = Calibration(
         model_digest(module), sites, tuple(calls), tuple(outputs), "", batches_held_out, judge.statistics()
