@@ -16,8 +16,8 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class _Pace:
     """What differs between AVX-512 and less. ``broadcast``: loads that a broadcast element counts for, an operand of the multiply-add or an
-    instruction of its own; ``spill``: cycles of a product's step for each vector that has no register; ``masked``, ``masked_wise``: how many more
-    loads a masked one is where masks are vectors; ``converting``, ``converted``: cycles of an element of two bytes that is then broadcast,
+    instruction of its own; ``spill``: cycles of a product's step for each vector that has no register; ``masked``, ``masked_wise``: how many
+    more loads a masked one is where masks are vectors; ``converting``, ``converted``: cycles of an element of two bytes that is then broadcast,
     and of a vector of them, ``together``: share of the lesser of these and the multiply-adds that is lost; ``picked``: cycles of a masked
     vector of two bytes, whose elements come one by one.
     """
