@@ -43,7 +43,9 @@ def tiled(spec: KernelSpec, mr: int, nr: int, order: str = "panels") -> KernelSp
 
 
 def pointwise(columns: int, op: str = "math.exp") -> KernelSpec:
-    k = LoopsBuilder([(96, "parallel"), (columns, "parallel")], [("f32", role, 96 * columns) for role in ("read", "write")])
+    k = LoopsBuilder(
+        [(96, "parallel"), (columns, "parallel")], [("f32", role, 96 * columns) for role in ("read", "write")]
+    )
     k.store(1, f"{columns + 1}*d0 + d1", k.op(op, k.load(0, f"{columns + 1}*d0 + d1")))  # lines that do not meet
     return k.spec()
 
