@@ -67,8 +67,8 @@ class Work:
     """``counts`` of each kind of instruction, ``operations`` as the roofline counts them, ``accessed``: elements that each operand's loads
     and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``cycles``: of vectors of one
     element, without the factors of a product, as `_CYCLES` counts, ``functions``: those of polynomials among them; ``asked``: as the
-    ``loops`` template counts them. ``order``: shares of what is moved that is transposed in registers, and picked up one by one. ``body``: machine instructions of a vector, without the factors
-    of a product; ``strips``: `strips.facts`. ``values``: of the symbols.
+    ``loops`` template counts them. ``order``: shares of what is moved that is transposed in registers, and picked up one by one. ``body``:
+    machine instructions of a vector, without the factors of a product; ``strips``: `strips.facts`. ``values``: of the symbols.
     """
 
     spec: KernelSpec
