@@ -40,8 +40,8 @@ class Sizes:
     block's stage that this is. ``tall``: rows that register tiles divide, a line of them; ``inner``: whether neighbours in a row of the
     right factor are neighbours in memory; ``crowded``: whether rows of the left one, and steps of the sum in the right one, lie whole
     pages apart. ``further``: channels of an attention's values. ``taps``: of the innermost sum, and ``stride``: of how many of them rows
-    are apart in the left factor, 0 where rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache line, ``split``: whether steps of the
-    sum in the right one do; ``summed``: sizes of the summed dimensions. ``border``: of the left one.
+    are apart in the left factor, 0 where rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache
+    line, ``split``: whether steps of the sum in the right one do; ``summed``: sizes of the summed dimensions. ``border``: of the left one.
     """
 
     rows: int
