@@ -14,8 +14,9 @@ from effc.compiler.codegen.gpu.nibbles import packed_codes
 from effc.compiler.codegen.targets import AnyTarget
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Schedule
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Operand, Schedule
 from effc.compiler.pipeline.blocks import fuse_blocks
+from effc.compiler.pipeline.gpu_pairs import fuse_pairs
 from effc.compiler.pipeline.graph import Graph, GraphInput
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.memory import Life, plan_arena
@@ -24,7 +25,7 @@ from effc.compiler.pipeline.placement import Base, Layout, row_major
 
 class Assembler:
     """``prepared``: how many of the graph's inputs, behind all that are arguments and before those that are joined, are results of
-    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``. For a GPU nothing is packed, and no kernels become a block.
+    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``. For a GPU nothing is packed but codes of few bits.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class Assembler:
         constants = {Base("input", i) for i in self.constants}
         if isinstance(self.target, Target):
             self.kernels = fuse_blocks(self.kernels, constants, self._is_dense, self.target)
+        else:
+            self.kernels = fuse_pairs(self.kernels, constants, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives())
@@ -96,8 +99,12 @@ class Assembler:
         return lives
 
     def _packed(self, kernel: Kernel) -> Packing | Block | None:
-        """How contractions read constant factors; scratch memory becomes a buffer that lives for this kernel alone."""
+        """How contractions read constant factors; scratch memory becomes a buffer that lives for this kernel alone (on a GPU it is empty:
+        what lies between the products of a pair is in no memory).
+        """
         if not isinstance(self.target, Target):
+            for operand in kernel.spec.operands[len(kernel.sites) :]:
+                kernel.sites = (*kernel.sites, self._scratch(operand))
             return None
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
         found: Packing | Block | str
@@ -111,13 +118,16 @@ class Assembler:
             return None
         for operand in found.spec.operands[len(kernel.sites) :]:
             if operand.role == "scratch":
-                self.layout.buffers.append((operand.dtype, operand.size))
-                site = Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
+                site = self._scratch(operand)
             else:
                 assert isinstance(found, Packing), "of a block, only scratch memory is new"
                 site = kernel.sites[found.operand]
             kernel.sites = (*kernel.sites, site)
         return found
+
+    def _scratch(self, operand: Operand) -> Site:
+        self.layout.buffers.append((operand.dtype, operand.size))
+        return Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
 
     def _with_sparsity(self, kernel: Kernel, constant: Sequence[int]) -> KernelSpec:
         """The kernel's spec, with what is known of the zeros of its operands ``constant``."""

@@ -102,7 +102,7 @@ class _Finder:
 
     def _block(self, members: tuple[int, ...], shown: Base | None = None) -> Iterator[_Found]:
         """The kernel of a run, where there is one and it pays. ``shown``: what lies between its kernels, and others read too."""
-        made = _joined([self.kernels[i] for i in members], shown)
+        made = joined([self.kernels[i] for i in members], shown)
         if made is None:
             return
         constants = tuple(i for i, site in enumerate(made.sites) if self.is_dense(site))
@@ -136,7 +136,7 @@ def _reduces(spec: KernelSpec) -> bool:
     return spec.template == "loops" and any(i.op == "reduce" for i in spec.body)
 
 
-def _joined(kernels: Sequence[Kernel], shown: Base | None = None) -> Kernel | None:
+def joined(kernels: Sequence[Kernel], shown: Base | None = None) -> Kernel | None:
     """The kernels as stages of one, whose intermediates are scratch memory, but for one that is ``shown``; None where one of these is seen
     as several things.
     """

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from effc.compiler.codegen.gpu.compile import Compiled, compile_launch
+from effc.compiler.codegen.gpu.contraction import schedule as contraction
 from effc.compiler.codegen.gpu.contraction.roles import find
-from effc.compiler.codegen.gpu.contraction.schedule import candidates
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.launch import Emitted
+from effc.compiler.codegen.gpu.pair import schedule as pairs
+from effc.compiler.codegen.gpu.pair.reading import read_pair
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
-from effc.compiler.ir.spec import KernelSpec
+from effc.compiler.ir.spec import KernelSpec, Schedule
 
 #: Tilings that are compiled at most: a second or two each.
 _TRIES = 4
@@ -49,9 +51,18 @@ def _spilled(made: list[Compiled]) -> int:
 
 
 def _scheduled(spec: KernelSpec, target: GpuTarget) -> Iterator[KernelSpec]:
-    """``spec`` as it is, and a contraction on tensor cores with other tilings too."""
+    """``spec`` as it is, and products on tensor cores with other tilings too."""
     yield spec
-    roles = find(spec) if spec.template == "contraction" and not spec.schedule.parameters else "its schedule is chosen"
-    if not isinstance(roles, str):
-        for schedule in candidates(roles, target, _TRIES)[1:]:
-            yield replace(spec, schedule=schedule)
+    for schedule in _offered(spec, target)[1:]:
+        yield replace(spec, schedule=schedule)
+
+
+def _offered(spec: KernelSpec, target: GpuTarget) -> list[Schedule]:
+    """Tilings by rising count; none where there is nothing to choose."""
+    if spec.schedule.parameters:
+        return []
+    if spec.template == "contraction":
+        roles = find(spec)
+        return [] if isinstance(roles, str) else contraction.candidates(roles, target, _TRIES)
+    pair = read_pair(spec) if spec.template == "block" else ""
+    return [] if isinstance(pair, str) else pairs.candidates(pair, target, _TRIES)

@@ -31,7 +31,7 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
         except LoweringError as error:
             raise LoweringError(f"this contraction is not supported: {roles}; as loops: {error}") from error
     tiling = chosen(roles, target)
-    text = kernel(roles.spec, name, lambda b, given: _Product(b, roles, tiling, target, given).emit(), aligned=aligned)
+    text = kernel(roles.spec, name, lambda b, given: Product(b, roles, tiling, target, given).emit(), aligned=aligned)
     tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
         flat_size(roles.spec, roles.columns), tiling.bn
     )
@@ -62,32 +62,55 @@ def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
     return replace(spec, template="loops", dims=dims, operands=operands, body=body, schedule=Schedule())
 
 
-class _Product:
+class Product:
+    """The product ``roles``, tile by tile: where each lies `start` says."""
+
     def __init__(self, b: Builder, roles: Roles, tiling: Tiling, target: GpuTarget, given: Arguments) -> None:
         self.b, self.roles, self.tiling, self.target, self.given = b, roles, tiling, target, given
         self.spec = roles.spec
 
-    def _size(self, e: Expr) -> ir.Value:
+    def size(self, e: Expr) -> ir.Value:
         return evaluated(self.b, e, self.given.symbols)
 
     def emit(self) -> None:
-        b, roles, tiling = self.b, self.roles, self.tiling
         part, batch, row, column = self._place()
+        self.start(row, column, batch)
+        total = self.total(part)
+        if self.tiling.split > 1:
+            self._store_part(self.frame(), part, batch, total)
+        else:
+            self.finish(total)
+
+    def start(self, row: ir.Value, column: ir.Value, batch: ir.Value | None = None) -> None:
+        """Of a point of the batch, the tile that begins with so many rows and columns of tiles before it."""
+        b, roles, tiling = self.b, self.roles, self.tiling
         self.scalars = dict(self.given.symbols)
-        self.scalars.update(unflattened(b, self.spec, self.given.symbols, roles.batch, batch))
+        if batch is not None:
+            self.scalars.update(unflattened(b, self.spec, self.given.symbols, roles.batch, batch))
         self.row_start = b.op("arith.muli", row, b.constant(tiling.bm, "i32"))
         self.column_start = b.op("arith.muli", column, b.constant(tiling.bn, "i32"))
-        zero = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn))
+
+    def frame(self) -> Frame:
+        """The tile's, without sums."""
+        return Frame(self.b, self.spec, [self.rows(0), self.columns(1)], self.scalars)
+
+    def total(self, part: ir.Value | None = None) -> ir.Value:
+        """The tile's sums; of one ``part`` of them where they are split."""
+        zero = self.b.constant(0, self.roles.accumulator, (self.tiling.bm, self.tiling.bn))
         low, high = self._steps(part)
-        (total,) = b.loop(low, high, 1, [zero], self._step)
-        frame = Frame(b, self.spec, [self._rows(0), self._columns(1)], self.scalars)
-        for factor in (roles.left, roles.right):
+        (total,) = self.b.loop(low, high, 1, [zero], self._step)
+        return self.scaled(total)
+
+    def scaled(self, total: ir.Value) -> ir.Value:
+        """``total`` times the scales of codes that are the same along the sum."""
+        for factor in (self.roles.left, self.roles.right):
             if factor.codes is not None and not factor.by_steps:
-                total = self._scaled(factor, frame, total)
-        if tiling.split > 1:
-            self._store_part(frame, part, batch, total)
-            return
-        body = self._body(frame, {roles.contract: total})
+                total = self._scaled(factor, self.frame(), total)
+        return total
+
+    def finish(self, total: ir.Value) -> None:
+        """Store what the epilogue makes of the sums."""
+        body = self.body({self.roles.contract: total})
         for i, instr in enumerate(self.spec.body):
             if instr.op == "store":
                 body.store(instr)
@@ -98,12 +121,12 @@ class _Product:
     def _place(self) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
         """Part of the sum, point of the batch, and row and column block of this program; blocks in groups of rows, for L2."""
         b, roles, tiling = self.b, self.roles, self.tiling
-        rows = self._size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
-        columns = self._size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
+        rows = self.size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
+        columns = self.size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
         tiles = b.op("arith.muli", rows, columns)
         program = b.program_id()
         tile, rest = b.op("arith.remsi", program, tiles), b.op("arith.divsi", program, tiles)
-        count = self._size(product(self.spec.dims[i].size for i in roles.batch))
+        count = self.size(product(self.spec.dims[i].size for i in roles.batch))
         batch, part = b.op("arith.remsi", rest, count), b.op("arith.divsi", rest, count)
         group = b.constant(tiling.group, "i32")
         of_group = b.op("arith.muli", columns, group)
@@ -113,11 +136,11 @@ class _Product:
         row = b.op("arith.addi", first, b.op("arith.remsi", inside, height))
         return part, batch, row, b.op("arith.divsi", inside, height)
 
-    def _steps(self, part: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def _steps(self, part: ir.Value | None) -> tuple[ir.Value, ir.Value]:
         """The steps along the sum that are this program's."""
         b, split = self.b, self.tiling.split
-        steps = self._size(self._inner_steps() * flat_size(self.spec, self.roles.outer_sums))
-        if split == 1:
+        steps = self.size(self._inner_steps() * flat_size(self.spec, self.roles.outer_sums))
+        if part is None or split == 1:
             return b.constant(0, "i32"), steps
         each = b.op("arith.divsi", b.op("arith.addi", steps, b.constant(split - 1, "i32")), b.constant(split, "i32"))
         low = b.op("arith.muli", part, each)
@@ -127,11 +150,15 @@ class _Product:
         return blocks(flat_size(self.spec, self.roles.sums), self.tiling.bk)
 
     # -- axes of tiles ------------------------------------------------------------------------------------------------
-    def _rows(self, axis: int) -> Axis:
+    def rows(self, axis: int) -> Axis:
         return self._axis(self.roles.rows, self.row_start, self.tiling.bm, axis)
 
-    def _columns(self, axis: int) -> Axis:
+    def columns(self, axis: int) -> Axis:
         return self._axis(self.roles.columns, self.column_start, self.tiling.bn, axis)
+
+    def sums(self, start: ir.Value, axis: int) -> Axis:
+        """Those of the step that begins at ``start``."""
+        return self._axis(self.roles.sums, start, self.tiling.bk, axis, moves=True)
 
     def _axis(self, dims: tuple[int, ...], start: ir.Value, block: int, axis: int, *, moves: bool = False) -> Axis:
         b = self.b
@@ -141,7 +168,7 @@ class _Product:
         if size.constant is not None and size.constant % block == 0:
             return Axis(dims, index, None, step)
         # What is left of the sum, against numbers that do not change: one comparison of a small tile each step.
-        left = b.op("arith.subi", self._size(size), start)
+        left = b.op("arith.subi", self.size(size), start)
         return Axis(dims, index, b.compare("arith.cmpi", "slt", local, left), step)
 
     # -- the sum ------------------------------------------------------------------------------------------------------
@@ -149,16 +176,12 @@ class _Product:
         b, roles, tiling = self.b, self.roles, self.tiling
         scalars, block = dict(self.scalars), number
         if roles.outer_sums:
-            inner = self._size(self._inner_steps())
+            inner = self.size(self._inner_steps())
             outer, block = b.op("arith.divsi", number, inner), b.op("arith.remsi", number, inner)
             scalars.update(unflattened(b, self.spec, self.given.symbols, roles.outer_sums, outer))
         start = b.op("arith.muli", block, b.constant(tiling.bk, "i32"))
-
-        def sums(axis: int) -> Axis:
-            return self._axis(roles.sums, start, tiling.bk, axis, moves=True)
-
-        left = Frame(b, self.spec, [self._rows(0), sums(1)], scalars)
-        right = Frame(b, self.spec, [sums(0), self._columns(1)], scalars)
+        left = Frame(b, self.spec, [self.rows(0), self.sums(start, 1)], scalars)
+        right = Frame(b, self.spec, [self.sums(start, 0), self.columns(1)], scalars)
         a = self._factor(roles.left, left, (tiling.bm, tiling.bk), left.axes[1])
         c = self._factor(roles.right, right, (tiling.bk, tiling.bn), right.axes[0])
         if not (roles.left.by_steps or roles.right.by_steps):
@@ -169,26 +192,31 @@ class _Product:
                 part = self._corrected(factor, frame, part, other, axis)
         return [b.op("arith.addf", carried[0], part)]
 
+    def right(self, start: ir.Value) -> ir.Value:
+        """The right factor's tile at ``start`` along the sum, of a product whose sum has one dim."""
+        frame = Frame(self.b, self.spec, [self.sums(start, 0), self.columns(1)], self.scalars)
+        return self._factor(self.roles.right, frame, (self.tiling.bk, self.tiling.bn), frame.axes[0])
+
     def _corrected(self, factor: Factor, frame: Frame, part: ir.Value, other: ir.Value, axis: int) -> ir.Value:
         """A block's product of codes less their zero points, times their scales. ``axis``: that of ``other`` along the sum."""
         b, codes = self.b, factor.codes
         if codes is not None and codes.zero is not None:
             wide = b.op("arith.extf", other, dtype="f32")
             (sums,) = b.reduce([wide], axis, lambda x, y: [b.op("arith.addf", x[0], y[0])])
-            zero = self._body(frame, {}).value(codes.zero)
+            zero = self.body({}, frame).value(codes.zero)
             part = b.op("arith.subf", part, b.op("arith.mulf", sums, zero))
         return self._scaled(factor, frame, part)
 
     def _scaled(self, factor: Factor, frame: Frame, total: ir.Value) -> ir.Value:
         if factor.codes is None or factor.codes.scale is None:
             return total
-        return self.b.op("arith.mulf", total, self._body(frame, {}).value(factor.codes.scale))
+        return self.b.op("arith.mulf", total, self.body({}, frame).value(factor.codes.scale))
 
     def _factor(self, factor: Factor, frame: Frame, shape: tuple[int, int], sums: Axis) -> ir.Value:
         """A factor on its tile; zero where the sum is over: loads along it are masked, what is computed from them, or does not vary along
         it, is not.
         """
-        body = self._body(frame, {})
+        body = self.body({}, frame)
         value = body.value(factor.value)
         if dtype_of(value) != factor.dtype:
             value = body.ops.cast("arith.truncf", value, factor.dtype)
@@ -200,7 +228,9 @@ class _Product:
             return value
         return self.b.select(sums.mask, value, self.b.constant(0, factor.dtype))
 
-    def _body(self, frame: Frame, known: dict[int, ir.Value]) -> Body:
+    def body(self, known: dict[int, ir.Value], frame: Frame | None = None) -> Body:
+        """Values of the spec's instructions on a tile, by default `frame`, of which some are ``known``."""
+        frame = self.frame() if frame is None else frame
         return Body(self.b, self.spec, frame, self.given.operands, self.given.error, known)
 
     def _store_part(self, frame: Frame, part: ir.Value, batch: ir.Value, total: ir.Value) -> None:

@@ -15,6 +15,7 @@ from effc.compiler.codegen.gpu.body import flat_size
 from effc.compiler.codegen.gpu.contraction.roles import Roles, needed
 from effc.compiler.codegen.gpu.launch import power_of_two
 from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 
 _NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps")
@@ -25,11 +26,11 @@ _LEAST_PART = 256
 #: Multiply-adds a cycle of one processor by dtype of the factors, and bytes a cycle that it gets from L2 and from memory, of an A100
 #: (NVIDIA's white paper). Only their ratios choose a tile.
 _RATE = {"f32": 64, "bf16": 1024, "f16": 1024, "i8": 2048}
-_NEAR_BYTES, _FAR_BYTES = 64, 10
+NEAR_BYTES, FAR_BYTES = 64, 10
 #: Rows below which Hopper's processors multiply by single warps, and the share of the rate that is left to them.
 _WIDE_ROWS, _NARROW = 64, 0.6
 #: Cycles that a program spends before its first product and after its last.
-_OVERHEAD = 2000
+OVERHEAD = 2000
 #: Elements of factors a thread, where each is loaded by itself: its pointer takes two registers.
 _SINGLE_ELEMENTS = 32
 #: Cycles of a step beside loads and products: barriers, addresses.
@@ -80,24 +81,31 @@ def cost(roles: Roles, target: GpuTarget, tiling: Tiling) -> float:
     )
     programs = -(-m // tiling.bm) * -(-n // tiling.bn) * batch * tiling.split
     steps = max(1, -(-k // (tiling.bk * tiling.split)))
-    size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
-    # A small tile keeps tensor cores waiting: its factors are loaded into registers more often than they are used.
-    rate = _RATE[roles.left.dtype] * min(1.0, math.sqrt(tiling.bm * tiling.bn / (128 * 128)))
-    if target.has_wgmma and tiling.bm < _WIDE_ROWS:
-        rate *= _NARROW
-    multiply = tiling.bm * tiling.bn * tiling.bk / rate
-    load = (tiling.bm + tiling.bn) * tiling.bk * size / _NEAR_BYTES
     together = max(1, min(4, target.shared_bytes // max(shared_bytes(roles, tiling), 1)))
     waves = -(-programs // target.processors)
-    adding = (
-        m * n * batch * tiling.split * 8 / (_FAR_BYTES * target.processors) + _OVERHEAD if tiling.split > 1 else 0.0
+    adding = m * n * batch * tiling.split * 8 / (FAR_BYTES * target.processors) + OVERHEAD if tiling.split > 1 else 0.0
+    return (
+        waves * steps * step(roles, target, tiling.bm, tiling.bn, tiling.bk) + -(-waves // together) * OVERHEAD + adding
     )
-    return waves * steps * (max(multiply, load) + _STEP) + -(-waves // together) * _OVERHEAD + adding
+
+
+def step(roles: Roles, target: GpuTarget, bm: int, bn: int, bk: int) -> float:
+    """Cycles of one step along the sum: the larger of multiplications and loads."""
+    size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
+    # A small tile keeps tensor cores waiting: its factors are loaded into registers more often than they are used.
+    rate = _RATE[roles.left.dtype] * min(1.0, math.sqrt(bm * bn / (128 * 128)))
+    if target.has_wgmma and bm < _WIDE_ROWS:
+        rate *= _NARROW
+    return max(bm * bn * bk / rate, (bm + bn) * bk * size / NEAR_BYTES) + _STEP
+
+
+def guess(size: Expr) -> int:
+    """``size``, where it is known."""
+    return max(1, _UNKNOWN if size.constant is None else size.constant)
 
 
 def _guess(roles: Roles, dims: tuple[int, ...]) -> int:
-    found = flat_size(roles.spec, dims).constant
-    return max(1, _UNKNOWN if found is None else found)
+    return guess(flat_size(roles.spec, dims))
 
 
 def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
