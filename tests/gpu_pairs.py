@@ -80,7 +80,7 @@ class PairCase:
 
     def expected(self, tensors: list[torch.Tensor]) -> torch.Tensor:
         """Float64 ``[m * n]``; what lies between is rounded as the kernel does."""
-        x, right, left, bias, skip, _, between = (t.double() for t in tensors)
+        x, right, left, bias, skip, *_ = (t.double() for t in tensors)
         hidden = x.view(self.m, self.k) @ right.view(self.h, self.k).T
         if self.act:
             hidden = getattr(torch, self.act.split(".")[1])(hidden + 0.5)

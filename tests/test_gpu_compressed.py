@@ -56,7 +56,7 @@ class Compressing(Traced):
 
 
 @pytest.fixture(autouse=True)
-def _placed(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+def placed(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     """Where the graph's constants would be; they stay on the CPU, where the interpreter reads them."""
     found: list[torch.device] = []
 
@@ -123,11 +123,11 @@ _WEIGHTS = {
 @pytest.mark.parametrize(
     ("name", "rows"), [*((name, 19) for name in _WEIGHTS), ("int4 by groups", 1), ("rank", 1), ("16x1", 1)]
 )
-def test_weights_in_other_forms(name: str, rows: int, _placed: list[torch.device]) -> None:
+def test_weights_in_other_forms(name: str, rows: int, placed: list[torch.device]) -> None:
     passes, least, most = _WEIGHTS[name]
     model, x = mlp(), torch.randn(rows, 48)
     _, result = compressed(model, x, **passes)
-    assert set(_placed) == {CUDA}
+    assert set(placed) == {CUDA}
     assert least <= error(model, x, result) < most
 
 
@@ -148,10 +148,10 @@ def test_activations_that_are_bytes(activations: str) -> None:
     ],
     ids=["rank", "windows", "channels"],
 )
-def test_convolutions(passes: dict[str, Any], _placed: list[torch.device]) -> None:
+def test_convolutions(passes: dict[str, Any], placed: list[torch.device]) -> None:
     model, x = convolutions(), torch.randn(2, 16, 9, 8)
     _, result = compressed(model, x, **passes)
-    assert set(_placed) == {CUDA}
+    assert set(placed) == {CUDA}
     assert 1e-3 < error(model, x, result) < 1
 
 

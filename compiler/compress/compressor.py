@@ -150,8 +150,8 @@ class Compressed:
 def compress(
     gm: GraphModule, params: Mapping[Node, str], values: Mapping[Node, torch.Tensor], steps: Sequence[Step]
 ) -> Compressed:
-    """Rewrite ``gm`` in place. ``params``: its inputs that are parameters, by name; ``values``: their tensors. Whatever device these are on,
-    forms are made on the CPU, and the graph holds them where the parameters are.
+    """Rewrite ``gm`` in place. ``params``: its inputs that are parameters, by name; ``values``: their tensors. Whatever device these are
+    on, forms are made on the CPU, and the graph holds them where the parameters are.
 
     OptionError: a weight that cannot be compressed (NaN, or groups that do not divide it), or a calibration that is not its model's.
     """

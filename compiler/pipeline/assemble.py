@@ -11,6 +11,9 @@ from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packi
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.gpu.nibbles import FUNCTION as NIBBLES
 from effc.compiler.codegen.gpu.nibbles import packed_codes
+from effc.compiler.codegen.gpu.sparse.choice import chosen as chosen_sparse
+from effc.compiler.codegen.gpu.sparse.choice import derivations, sparse_spec
+from effc.compiler.codegen.gpu.sparse.form import find as find_sparse
 from effc.compiler.codegen.targets import AnyTarget
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
@@ -54,7 +57,7 @@ class Assembler:
         if isinstance(self.target, Target):
             self.kernels = fuse_blocks(self.kernels, constants, self._is_dense, self.target)
         else:
-            self.kernels = fuse_pairs(self.kernels, constants, self.target)
+            self.kernels = fuse_pairs(self.kernels, constants, self._is_sparse, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives())
@@ -159,10 +162,28 @@ class Assembler:
         """The spec under a plan's schedule, codes of few bits packed; ``pointers`` are changed to those."""
         wanted = self.schedules.get(kernel.spec.key(), kernel.spec.schedule)
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
+        known = self._with_sparsity(kernel, constant)
+        schedule = chosen_sparse(known, self.target) if any(o.sparsity for o in known.operands) else None
+        if schedule is not None:
+            return self._of_lists(kernel, known, schedule, pointers)
         spec, sizes = packed_codes(replace(kernel.spec, schedule=wanted), constant)
         for operand, size in sizes.items():
             pointers[operand] = self._derived(kernel.sites[operand], NIBBLES, {"offset": 0, "size": size})
         return spec
+
+    def _of_lists(
+        self, kernel: Kernel, spec: KernelSpec, schedule: Schedule, pointers: list[Pointer]
+    ) -> KernelSpec:
+        """The spec that reads lists of blocks in the place of its sparse matrix; ``pointers`` are changed to those."""
+        weight = next(i for i, o in enumerate(spec.operands) if o.sparsity is not None)
+        form = find_sparse(spec)
+        assert not isinstance(form, str), "a schedule was chosen"
+        elements, *lists = (
+            self._derived(kernel.sites[weight], function, attributes) for function, attributes in derivations(form)
+        )
+        pointers[weight] = elements
+        pointers += lists
+        return sparse_spec(spec, schedule, weight)
 
     def _derived(self, site: Site, function: str, attributes: dict[str, Any]) -> Pointer:
         """The packed form of a constant factor, or of what it is scaled by."""
@@ -189,7 +210,11 @@ class Assembler:
 
     def _is_dense(self, site: Site) -> bool:
         """Whether an operand is constant, and nothing is known of zeros in it."""
-        return self._is_constant(site) and self.graph.inputs[site.base.index].sparsity is None
+        return self._is_constant(site) and not self._is_sparse(site)
+
+    def _is_sparse(self, site: Site) -> bool:
+        """Whether an operand is constant, and zeros are known in it."""
+        return self._is_constant(site) and self.graph.inputs[site.base.index].sparsity is not None
 
     def _pointer(self, site: Site) -> Pointer:
         offset = site.offset * ITEM_SIZE[site.dtype]

@@ -12,26 +12,29 @@ Before → after, of a layer in two factors::
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from effc.compiler.codegen.gpu.pair.reading import read_pair
 from effc.compiler.codegen.gpu.pair.schedule import saved
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.pipeline.blocks import joined
 from effc.compiler.pipeline.dataflow import Dataflow
-from effc.compiler.pipeline.kernels import Kernel
+from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.placement import Base
 
 
-def fuse_pairs(kernels: Sequence[Kernel], constants: Collection[Base], target: GpuTarget) -> list[Kernel]:
+def fuse_pairs(
+    kernels: Sequence[Kernel], constants: Collection[Base], is_sparse: Callable[[Site], bool], target: GpuTarget
+) -> list[Kernel]:
     """``kernels`` in their order, each pair that is counted faster together in the place of its second. ``constants``: bases that no call
-    changes.
+    changes. ``is_sparse``: whether zeros are known in what a site points at: such a kernel stays apart.
     """
     flow = Dataflow(kernels, constants)
     found: list[Kernel | None] = list(kernels)
+    sparse = [any(map(is_sparse, kernel.sites)) for kernel in kernels]
     for first in range(len(kernels)):
         second = _only_reader(flow, first)
-        if second is None or found[first] is not kernels[first]:
+        if second is None or found[first] is not kernels[first] or sparse[first] or sparse[second]:
             continue
         made = _pair(kernels[first], kernels[second], target) if flow.shared((first, second)) is not None else None
         if made is not None:

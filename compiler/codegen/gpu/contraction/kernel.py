@@ -16,6 +16,7 @@ from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
 from effc.compiler.codegen.gpu.dialect import shape_of
 from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel
+from effc.compiler.codegen.gpu.sparse import kernel as sparse
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Expr, const, product, var
@@ -24,6 +25,8 @@ from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
 
 def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True) -> Emitted:
     """One launch, or two where the sum is split; products that tensor cores do not take become loops. LoweringError: neither does."""
+    if spec.schedule.get("sparse"):
+        return sparse.emit(spec, target, name, aligned=aligned)
     roles = find(spec)
     if isinstance(roles, str):
         try:

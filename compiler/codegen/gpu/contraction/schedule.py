@@ -27,6 +27,8 @@ _LEAST_PART = 256
 #: (NVIDIA's white paper). Only their ratios choose a tile.
 _RATE = {"f32": 64, "bf16": 1024, "f16": 1024, "i8": 2048}
 NEAR_BYTES, FAR_BYTES = 64, 10
+#: Multiply-adds a cycle of one processor without tensor cores, in f32.
+SINGLE_RATE = _RATE["f32"]
 #: Rows below which Hopper's processors multiply by single warps, and the share of the rate that is left to them.
 _WIDE_ROWS, _NARROW = 64, 0.6
 #: Cycles that a program spends before its first product and after its last.
@@ -34,7 +36,7 @@ OVERHEAD = 2000
 #: Elements of factors a thread, where each is loaded by itself: its pointer takes two registers.
 _SINGLE_ELEMENTS = 32
 #: Cycles of a step beside loads and products: barriers, addresses.
-_STEP = 100
+STEP = 100
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,15 @@ def cost(roles: Roles, target: GpuTarget, tiling: Tiling) -> float:
 def step(roles: Roles, target: GpuTarget, bm: int, bn: int, bk: int) -> float:
     """Cycles of one step along the sum: the larger of multiplications and loads."""
     size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
-    # A small tile keeps tensor cores waiting: its factors are loaded into registers more often than they are used.
-    rate = _RATE[roles.left.dtype] * min(1.0, math.sqrt(bm * bn / (128 * 128)))
-    if target.has_wgmma and bm < _WIDE_ROWS:
-        rate *= _NARROW
-    return max(bm * bn * bk / rate, (bm + bn) * bk * size / NEAR_BYTES) + _STEP
+    return max(bm * bn * bk / rate(roles.left.dtype, target, bm, bn), (bm + bn) * bk * size / NEAR_BYTES) + STEP
+
+
+def rate(dtype: str, target: GpuTarget, bm: int, bn: int) -> float:
+    """Multiply-adds a cycle of one processor on a tile of ``bm`` x ``bn`` results. A small tile keeps tensor cores waiting: its factors are
+    loaded into registers more often than they are used.
+    """
+    found = _RATE[dtype] * min(1.0, math.sqrt(bm * bn / (128 * 128)))
+    return found * _NARROW if target.has_wgmma and bm < _WIDE_ROWS else found
 
 
 def guess(size: Expr) -> int:

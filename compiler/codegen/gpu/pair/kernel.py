@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch_mlir import ir
 
-from effc.compiler.codegen.gpu.body import Axis, Body, Frame, flat_size, numbered
+from effc.compiler.codegen.gpu.body import Frame, numbered
 from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.contraction.kernel import Product
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling

@@ -12,8 +12,8 @@ from effc.compiler.ir.spec import Instr, KernelSpec
 
 @dataclass(frozen=True)
 class Pair:
-    """``first`` makes rows of ``hidden`` elements, each the value ``stored`` of its body; ``read``: the load of ``second`` that reads these,
-    for its left factor, whose sum runs over them. Both have the same rows.
+    """``first`` makes rows of ``hidden`` elements, each the value ``stored`` of its body; ``read``: the load of ``second`` that reads
+    these, for its left factor, whose sum runs over them. Both have the same rows.
     """
 
     first: Roles

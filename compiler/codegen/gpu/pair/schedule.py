@@ -1,7 +1,7 @@
 """Tiles of a pair of products, and what they are counted to cost, beside two kernels.
 
-Schedule: ``bm`` rows of a program, all the way. What lies between the products is made ``bh`` columns at a time, in steps of ``bk`` along the
-first sum, and never leaves the program. Where ``hold`` is ``"hidden"`` (low-rank factors), all of it is one tile, which stays while the
+Schedule: ``bm`` rows of a program, all the way. What lies between the products is made ``bh`` columns at a time, in steps of ``bk`` along
+the first sum, and never leaves the program. Where ``hold`` is ``"hidden"`` (low-rank factors), all of it is one tile, which stays while the
 results pass, ``bn`` columns at a time; else (``"results"``: an MLP of few columns) ``bn`` results stay while it passes. ``parts``: programs
 that share the columns of a row of tiles, each with the first product of its own. ``warps``; ``stages`` of loads in flight.
 """
