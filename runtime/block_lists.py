@@ -1,8 +1,8 @@
 """Lists of the blocks of a sparse constant matrix, as GPU kernels go through them: three tensors made of one matrix.
 
-A matrix ``[N, K]`` of ``sizes`` lies row-major from element ``offset`` of its tensor on; ``block``: rows and columns of its blocks, the last
-of which may reach beyond it. Of all rows of blocks in order, those with an element that is not zero are in the lists, at most ``stored``;
-where there are fewer, zeros follow, which no row counts. InputError: there are more.
+A matrix ``[N, K]`` of ``sizes`` lies row-major from element ``offset`` of its tensor on; ``block``: rows and columns of its blocks, the
+last of which may reach beyond it. Of all rows of blocks in order, those with an element that is not zero are in the lists, at most
+``stored``; where there are fewer, zeros follow, which no row counts. InputError: there are more.
 """
 
 from __future__ import annotations

@@ -171,9 +171,7 @@ class Assembler:
             pointers[operand] = self._derived(kernel.sites[operand], NIBBLES, {"offset": 0, "size": size})
         return spec
 
-    def _of_lists(
-        self, kernel: Kernel, spec: KernelSpec, schedule: Schedule, pointers: list[Pointer]
-    ) -> KernelSpec:
+    def _of_lists(self, kernel: Kernel, spec: KernelSpec, schedule: Schedule, pointers: list[Pointer]) -> KernelSpec:
         """The spec that reads lists of blocks in the place of its sparse matrix; ``pointers`` are changed to those."""
         weight = next(i for i, o in enumerate(spec.operands) if o.sparsity is not None)
         form = find_sparse(spec)

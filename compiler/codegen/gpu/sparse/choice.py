@@ -1,8 +1,8 @@
 """Whether a product on a GPU leaves out the zeros of its matrix, and how: what is counted to cost least.
 
-Schedule: ``sparse``: ``"tiles"``, ``bm`` rows of a program times one row of blocks, on tensor cores where factors have 16 bits; or ``"rows"``,
-a single row of a program, whose products are summed without. ``bk``: elements of the sum in a step, whole blocks. ``warps``; ``stages`` of
-loads in flight.
+Schedule: ``sparse``: ``"tiles"``, ``bm`` rows of a program times one row of blocks, on tensor cores where factors have 16 bits; or
+``"rows"``, a single row of a program, whose products are summed without. ``bk``: elements of the sum in a step, whole blocks. ``warps``;
+``stages`` of loads in flight.
 """
 
 from __future__ import annotations
@@ -93,7 +93,6 @@ def cost(form: Form, target: GpuTarget, schedule: Schedule) -> float:
     gathered = bm * bk * size if _along_rows(form) else bm * blocks * max(s.columns * size, _SECTOR)
     loaded = (listed + gathered) / dense.NEAR_BYTES
     if schedule["sparse"] == "tiles":
-        # As wide as the tensor cores' smallest tile is, and as slow as that of a dense product.
         each = max(loaded, bm * s.rows * bk / dense.rate(form.dtype, target, bm, s.rows)) + dense.STEP
     else:
         each = max(loaded, bk * s.rows / dense.SINGLE_RATE) + dense.STEP

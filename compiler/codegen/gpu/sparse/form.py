@@ -18,8 +18,8 @@ _FLOATS = frozenset({"f32", "bf16", "f16"})
 
 @dataclass(frozen=True)
 class Form:
-    """``spec`` simplified, whose ``contract`` multiplies ``factor`` (a value, in ``dtype``) with the matrix [``column``, ``sums``] in operand
-    ``weight``; ``rows``: the other parallel dims. All dims are numbers of ``spec``'s.
+    """``spec`` simplified, whose ``contract`` multiplies ``factor`` (a value, in ``dtype``) with the matrix [``column``, ``sums``] in
+    operand ``weight``; ``rows``: the other parallel dims. All dims are numbers of ``spec``'s.
     """
 
     spec: KernelSpec
