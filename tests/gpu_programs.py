@@ -111,6 +111,18 @@ class InterpretingGpu:
     def wait(self) -> None:
         self.waits += 1
 
+    def stream(self) -> int:
+        return 0
+
+    def hold(self, tensors: Sequence[torch.Tensor]) -> None:
+        pass
+
+    def is_capturing(self) -> bool:
+        return False
+
+    def retire(self, kernels: Sequence[int]) -> None:
+        pass
+
     def _memory(self) -> list[Region]:
         given = [tensor for known in self._given if (tensor := known()) is not None]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in (*given, *self.inputs)}
