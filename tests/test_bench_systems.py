@@ -151,7 +151,12 @@ def test_weights_of_few_bits_are_in_bfloat16(bits: str, monkeypatch: pytest.Monk
     )
     monkeypatch.setitem(sys.modules, "torchao", SimpleNamespace(quantization=stand_in))
     monkeypatch.setitem(sys.modules, "torchao.quantization", stand_in)
-    monkeypatch.setattr(torch, "compile", lambda module, **options: asked.append(("", options)) or module)
+
+    def compiled(module: nn.Module, **options: Any) -> nn.Module:
+        asked.append(("", options))
+        return module
+
+    monkeypatch.setattr(torch, "compile", compiled)
     for name in (f"torchao-{bits}", f"effc-{bits}"):
         assert "bfloat16" in str(SYSTEMS[name].absent(FLOAT32)) or "torchao" in str(SYSTEMS[name].absent(FLOAT32))
         SYSTEMS[name].prepare(nn.Linear(16, 8), (torch.randn(3, 16),), BFLOAT16)()

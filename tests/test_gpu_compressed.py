@@ -105,7 +105,7 @@ def error(model: nn.Module, x: Tensor, result: Tensor) -> float:
     return float((result.double() - want).norm() / want.norm())
 
 
-_WEIGHTS = {
+_WEIGHTS: dict[str, tuple[dict[str, Any], float, float]] = {
     "int8": ({"quantize": {"weights": "int8"}}, 0.0, 0.02),
     "int4 by groups": ({"quantize": {"weights": "int4", "group": 16}}, 0.01, 0.3),
     "nf4": ({"quantize": {"weights": "nf4", "group": 16}}, 0.01, 0.3),
@@ -175,7 +175,7 @@ def test_weights_that_change_run_exactly_and_are_compressed_when_asked() -> None
     model, x = mlp(), torch.randn(7, 48)
     traced, before = compressed(model, x, low_rank={"rank": 16})
     with torch.no_grad():
-        model[0].weight.mul_(1.5)
+        model.get_parameter("0.weight").mul_(1.5)
     with watched(traced.gpus.found[CUDA]), pytest.warns(UserWarning, match="the exact model runs"):
         (exact,) = traced(x)
     assert error(model, x, exact) < 1e-5

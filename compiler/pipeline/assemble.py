@@ -14,6 +14,7 @@ from effc.compiler.codegen.gpu.nibbles import packed_codes
 from effc.compiler.codegen.gpu.sparse.choice import chosen as chosen_sparse
 from effc.compiler.codegen.gpu.sparse.choice import derivations, sparse_spec
 from effc.compiler.codegen.gpu.sparse.form import find as find_sparse
+from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.codegen.targets import AnyTarget
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
@@ -151,19 +152,19 @@ class Assembler:
             for operand, function, attributes in found.derivations():
                 pointers[operand] = self._derived(kernel.sites[operand], function, attributes)
         elif not isinstance(self.target, Target):
-            spec = self._for_gpu(kernel, pointers)
+            spec = self._for_gpu(kernel, pointers, self.target)
         elif spec.template == "contraction" and isinstance(self.target, Target):
             wanted = self.schedules.get(spec.key())
             spec = replace(spec, schedule=default_schedule(spec, self.target, wanted))
         number = self.specs.setdefault(spec, len(self.specs))
         return Call(number, tuple(pointers), kernel.symbols, kernel.name, kernel.location, _flops(kernel))
 
-    def _for_gpu(self, kernel: Kernel, pointers: list[Pointer]) -> KernelSpec:
+    def _for_gpu(self, kernel: Kernel, pointers: list[Pointer], target: GpuTarget) -> KernelSpec:
         """The spec under a plan's schedule, codes of few bits packed; ``pointers`` are changed to those."""
         wanted = self.schedules.get(kernel.spec.key(), kernel.spec.schedule)
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
         known = self._with_sparsity(kernel, constant)
-        schedule = chosen_sparse(known, self.target) if any(o.sparsity for o in known.operands) else None
+        schedule = chosen_sparse(known, target) if any(o.sparsity for o in known.operands) else None
         if schedule is not None:
             return self._of_lists(kernel, known, schedule, pointers)
         spec, sizes = packed_codes(replace(kernel.spec, schedule=wanted), constant)

@@ -1,5 +1,6 @@
 """KernelSpec → compiled launches that fit the GPU: a tiling whose code spills registers, or needs too much shared memory, gives way to the
-next one by the count of cycles. What code needs is known once triton has compiled it, without a GPU.
+next one by the count of cycles; so does one of which a processor holds fewer programs than was counted, where the next is then counted
+faster. What code needs is known once triton has compiled it, without a GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from effc.compiler.codegen.gpu.contraction import schedule as contraction
 from effc.compiler.codegen.gpu.contraction.roles import find
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.launch import Emitted
+from effc.compiler.codegen.gpu.occupancy import resident_blocks
 from effc.compiler.codegen.gpu.pair import schedule as pairs
 from effc.compiler.codegen.gpu.pair.reading import read_pair
 from effc.compiler.codegen.gpu.target import GpuTarget
@@ -23,11 +25,12 @@ _TRIES = 4
 
 
 def compile_fitting(spec: KernelSpec, target: GpuTarget, *, aligned: bool) -> tuple[Emitted, list[Compiled]]:
-    """The launches of ``spec`` and their code. Of tilings that all spill, the one that spills least; a schedule of the spec's own is kept.
+    """The launches of ``spec`` and their code: of the tilings that are tried the one that spills least, then the one of the lowest count. A
+    schedule of the spec's own is kept.
 
     LoweringError: no emitter or triton takes it, or none of the tilings fits.
     """
-    best: tuple[Emitted, list[Compiled]] | None = None
+    best: tuple[tuple[int, float], Emitted, list[Compiled]] | None = None
     refusal: LoweringError | None = None
     for tried in _scheduled(spec, target):
         emitted = emit(tried, target, aligned=aligned)
@@ -36,18 +39,32 @@ def compile_fitting(spec: KernelSpec, target: GpuTarget, *, aligned: bool) -> tu
         except LoweringError as error:
             refusal = refusal or error
             continue
-        if best is None or _spilled(made) < _spilled(best[1]):
-            best = emitted, made
-        if not _spilled(made):
+        cycles, as_counted = _recounted(tried, target, made)
+        rank = _spilled(made), cycles
+        if best is None or rank < best[0]:
+            best = rank, emitted, made
+        if not _spilled(made) and as_counted:
             break
     if best is None:
         raise refusal or LoweringError("no schedule for this kernel")
-    return best
+    return best[1:]
 
 
 def _spilled(made: list[Compiled]) -> int:
     """Bytes of the threads' frames."""
     return sum(one.frame for one in made)
+
+
+def _recounted(spec: KernelSpec, target: GpuTarget, made: list[Compiled]) -> tuple[float, bool]:
+    """The count of a product's cycles with as many programs at once as its code lets a processor hold, and whether these are as many as
+    the schedule was counted with. Nothing of the kind is counted of other kernels.
+    """
+    roles = find(spec) if spec.template == "contraction" and not spec.schedule.get("sparse") else ""
+    if isinstance(roles, str):
+        return 0.0, True
+    first, tiling = made[0], contraction.chosen(roles, target)
+    held = resident_blocks(target, first.warps, first.registers, first.shared)
+    return contraction.cost(roles, target, tiling, held), held >= contraction.together(roles, target, tiling)
 
 
 def _scheduled(spec: KernelSpec, target: GpuTarget) -> Iterator[KernelSpec]:

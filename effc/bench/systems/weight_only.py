@@ -56,7 +56,8 @@ class EffcWeights:
     ) -> Call:
         chosen = {"weights": self._bits, **({"group": _GROUP} if self._bits == "int4" else {})}
         module, inputs = cast(module, inputs, DTYPES[setting.dtype])
-        compiled = torch.compile(module, backend="effc", options={"passes": {"quantize": chosen}})
+        options: dict[str, Any] = {"passes": {"quantize": chosen}}
+        compiled = torch.compile(module, backend="effc", options=options)
         return lambda: tensors(compiled(*inputs))
 
 

@@ -98,14 +98,10 @@ class Product:
         return Frame(self.b, self.spec, [self.rows(0), self.columns(1)], self.scalars)
 
     def total(self, part: ir.Value | None = None) -> ir.Value:
-        """The tile's sums; of one ``part`` of them where they are split."""
+        """The tile's sums, times scales that are the same along them; of one ``part`` of them where they are split."""
         zero = self.b.constant(0, self.roles.accumulator, (self.tiling.bm, self.tiling.bn))
         low, high = self._steps(part)
         (total,) = self.b.loop(low, high, 1, [zero], self._step)
-        return self.scaled(total)
-
-    def scaled(self, total: ir.Value) -> ir.Value:
-        """``total`` times the scales of codes that are the same along the sum."""
         for factor in (self.roles.left, self.roles.right):
             if factor.codes is not None and not factor.by_steps:
                 total = self._scaled(factor, self.frame(), total)

@@ -31,6 +31,8 @@ NEAR_BYTES, FAR_BYTES = 64, 10
 SINGLE_RATE = _RATE["f32"]
 #: Rows below which Hopper's processors multiply by single warps, and the share of the rate that is left to them.
 _WIDE_ROWS, _NARROW = 64, 0.6
+#: Programs of one processor beyond which no more of the overhead is hidden.
+_TOGETHER = 4
 #: Cycles that a program spends before its first product and after its last.
 OVERHEAD = 2000
 #: Elements of factors a thread, where each is loaded by itself: its pointer takes two registers.
@@ -76,18 +78,25 @@ def shared_bytes(roles: Roles, tiling: Tiling) -> int:
     return (tiling.bm + tiling.bn) * tiling.bk * size * tiling.stages
 
 
-def cost(roles: Roles, target: GpuTarget, tiling: Tiling) -> float:
-    """Cycles, counted: of a wave of programs the larger of multiplications and loads, for all waves."""
+def together(roles: Roles, target: GpuTarget, tiling: Tiling) -> int:
+    """Programs that a processor is counted to hold at once, up to four: as many as its shared memory does."""
+    return max(1, min(_TOGETHER, target.shared_bytes // max(shared_bytes(roles, tiling), 1)))
+
+
+def cost(roles: Roles, target: GpuTarget, tiling: Tiling, held: int | None = None) -> float:
+    """Cycles, counted: of a wave of programs the larger of multiplications and loads, for all waves. ``held``: programs that a processor
+    holds at once, where that is known.
+    """
     m, n, k, batch = (
         _guess(roles, dims) for dims in (roles.rows, roles.columns, (*roles.outer_sums, *roles.sums), roles.batch)
     )
     programs = -(-m // tiling.bm) * -(-n // tiling.bn) * batch * tiling.split
     steps = max(1, -(-k // (tiling.bk * tiling.split)))
-    together = max(1, min(4, target.shared_bytes // max(shared_bytes(roles, tiling), 1)))
+    at_once = together(roles, target, tiling) if held is None else max(1, min(_TOGETHER, held))
     waves = -(-programs // target.processors)
     adding = m * n * batch * tiling.split * 8 / (FAR_BYTES * target.processors) + OVERHEAD if tiling.split > 1 else 0.0
     return (
-        waves * steps * step(roles, target, tiling.bm, tiling.bn, tiling.bk) + -(-waves // together) * OVERHEAD + adding
+        waves * steps * step(roles, target, tiling.bm, tiling.bn, tiling.bk) + -(-waves // at_once) * OVERHEAD + adding
     )
 
 

@@ -64,8 +64,7 @@ class _Pair:
 
         def tile(column: ir.Value, _: Sequence[ir.Value]) -> list[ir.Value]:
             self.second.start(row, column)
-            total = self._added(hidden, b.constant(0, "i32"), self._nothing())
-            self.second.finish(self.second.scaled(total))
+            self.second.finish(self._added(hidden, b.constant(0, "i32"), self._nothing()))
             return []
 
         b.loop(low, b.op("arith.minsi", b.op("arith.addi", low, each), tiles), 1, [], tile)
@@ -82,7 +81,7 @@ class _Pair:
         slices = b.constant(-(-self.pair.hidden // t.bh), "i32")
         (total,) = b.loop(b.constant(0, "i32"), slices, 1, [self._nothing()], tile)
         self.second.start(row, part)
-        self.second.finish(self.second.scaled(total))
+        self.second.finish(total)
 
     def _nothing(self) -> ir.Value:
         return self.b.constant(0, self.pair.second.accumulator, (self.tiling.bm, self.tiling.bn))

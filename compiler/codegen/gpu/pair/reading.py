@@ -56,8 +56,8 @@ def read_pair(spec: KernelSpec) -> Pair | str:
         second.spec, [second.right.value]
     ):
         return "the first product's results are not the left factor of the second"
-    if second.left.by_steps or second.right.by_steps:
-        return "scales or zero points differ along the sum of the second product"
+    if any(f.codes is not None or f.dtype not in ("f32", "bf16", "f16") for f in (second.left, second.right)):
+        return "the second product is not of floats alone"
     hidden = flat_size(second.spec, second.sums).constant
     if hidden is None or hidden != flat_size(first.spec, first.columns).constant:
         return "what lies between the products has no known size"
