@@ -9,6 +9,7 @@ import torch
 
 from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.program import Part
+from effc.runtime.block_lists import block_elements, block_places, block_starts
 from effc.runtime.group_panels import group_panels
 from effc.runtime.nibbles import pack_nibbles
 from effc.runtime.pages import Pages
@@ -36,6 +37,9 @@ def as_is(source: torch.Tensor) -> torch.Tensor:
 
 FUNCTIONS: Mapping[str, Derivation] = {
     "as_is": as_is,
+    "block_elements": block_elements,
+    "block_places": block_places,
+    "block_starts": block_starts,
     "contiguous": contiguous,
     "group_panels": group_panels,
     "not_finite": not_finite,

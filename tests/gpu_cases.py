@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from contraction_cases import Case
+from gpu_pairs import PairCase
 from kernels import LoopsBuilder
 from low_bit_cases import Linear
 from test_attention_kernel import attention_spec
@@ -123,6 +124,14 @@ def decode(batch: int, heads: int, length: int, channels: int) -> KernelSpec:
     return attention_spec((batch, heads, 1, length, channels, channels), dtype="f16", group=4)
 
 
+def factors(m: int, k: int, rank: int, n: int) -> KernelSpec:
+    return PairCase(m, k, rank, n, "f16").spec()
+
+
+def mlp(m: int, columns: int, hidden: int) -> KernelSpec:
+    return PairCase(m, columns, hidden, columns, "f16", "math.erf").spec()
+
+
 def attended(spec: KernelSpec, tensors: list[torch.Tensor]) -> torch.Tensor:
     """What an attention on dense tensors gives, flat."""
     b, h, q, k, d, e = (dim.size.constant or 1 for dim in spec.dims)
@@ -181,4 +190,6 @@ CASES = [
     GpuCase("tanh bf16 of one number", tanh_of_one(), tanh_of_one()),
     GpuCase("transpose f32 1000x1000", transpose(1000, 1000), transpose(50, 70)),
     GpuCase("sums of columns f32 1000x1000", column_sums(1000, 1000), column_sums(200, 50)),
+    GpuCase("factors f16 8192x1024x64x1024", factors(8192, 1024, 64, 1024), factors(70, 90, 24, 130), True, True),
+    GpuCase("mlp f16 50176x96x384x96", mlp(50176, 96, 384), mlp(70, 24, 90), True, True),
 ]

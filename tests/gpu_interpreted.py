@@ -57,12 +57,15 @@ class Kernel:
 
 def operands_of(spec: KernelSpec) -> list[torch.Tensor]:
     """Random memory for each operand of a spec without symbols, 1-D, just large enough; what is written is NaN or 77."""
-    last = {f"d{i}": (d.size.constant or 1) - 1 for i, d in enumerate(spec.dims)}
-    addresses = [(i["operand"], i["address"]) for i in spec.body if i.op in ("load", "store")]
-    addresses += [(n, spec.get(name)) for n, name in enumerate(("q", "k", "v", "out")) if spec.get(name) is not None]
+    places: list[tuple[int, int]] = []
+    for part in spec.stages or (spec,):
+        last = {f"d{i}": (d.size.constant or 1) - 1 for i, d in enumerate(part.dims)}
+        addresses = [(i["operand"], i["address"]) for i in part.body if i.op in ("load", "store")]
+        addresses += [(n, e) for n, name in enumerate(("q", "k", "v", "out")) if (e := part.get(name)) is not None]
+        places += [(n, e.evaluate(last)) for n, e in addresses]
     found = []
     for number, operand in enumerate(spec.operands):
-        size = 1 + max(e.evaluate(last) for n, e in addresses if n == number)
+        size = 1 if operand.role == "scratch" else 1 + max(place for n, place in places if n == number)
         dtype = TORCH_DTYPES[operand.dtype]
         if operand.role == "write":
             found.append(torch.full((size,), float("nan") if dtype.is_floating_point else 77, dtype=dtype))

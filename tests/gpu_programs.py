@@ -116,6 +116,18 @@ class InterpretingGpu:
         """It has no clock."""
         return None
 
+    def stream(self) -> int:
+        return 0
+
+    def hold(self, tensors: Sequence[torch.Tensor]) -> None:
+        pass
+
+    def is_capturing(self) -> bool:
+        return False
+
+    def retire(self, kernels: Sequence[int]) -> None:
+        pass
+
     def _memory(self) -> list[Region]:
         given = [tensor for known in self._given if (tensor := known()) is not None]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in (*given, *self.inputs)}
@@ -149,20 +161,28 @@ def built_on(gpu: Device, text: str) -> GpuBuilt:
     return build_gpu(text, options={}, cache=None, device=gpu, host=host(), tools=cast(Toolchain, TextTools()))
 
 
-def gpu_backend(gpu: InterpretingGpu, fallback: str) -> Callable[[Any, list[Any]], Any]:
+def gpu_backend(
+    gpu: InterpretingGpu, fallback: str, passes: Mapping[str, Any] | None = None
+) -> Callable[[Any, list[Any]], Any]:
     """A backend of ``torch.compile`` that builds regions for ``gpu``, as whose memory this process's serves: tensors are on the CPU."""
 
     def make(text: str) -> Built:
         return cast(Built, built_on(gpu, text))
 
     def backend(gm: Any, inputs: list[Any]) -> Any:
-        return compile_with(gm, inputs, Options(fallback=fallback), lambda options: make)
+        return compile_with(gm, inputs, Options(fallback=fallback, passes=passes or {}), lambda options: make)
 
     return backend
 
 
-def compiled_for_gpu(model: Callable[..., Any], gpu: InterpretingGpu, *, dynamic: bool = False) -> Callable[..., Any]:
+def compiled_for_gpu(
+    model: Callable[..., Any],
+    gpu: InterpretingGpu,
+    *,
+    dynamic: bool = False,
+    passes: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
     """``model`` through ``torch.compile``; an op for which there is no kernel is an error."""
-    backend = gpu_backend(gpu, "error")
+    backend = gpu_backend(gpu, "error", passes)
     compiled: Callable[..., Any] = torch.compile(model, backend=backend, dynamic=dynamic, fullgraph=True)
     return compiled

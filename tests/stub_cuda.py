@@ -23,6 +23,7 @@ class StubCuda:
 
     answer: int = 0
     images: list[bytes] = field(default_factory=list)
+    unloaded: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     shared: list[int] = field(default_factory=list)
     launches: list[dict[str, Any]] = field(default_factory=list)
@@ -36,6 +37,7 @@ class StubCuda:
         self.cuDevicePrimaryCtxRetain = c.CFUNCTYPE(c.c_int, _POINTER, c.c_int)(self._primary)
         self.cuCtxSetCurrent = c.CFUNCTYPE(c.c_int, c.c_void_p)(self._set_context)
         self.cuModuleLoadData = c.CFUNCTYPE(c.c_int, _POINTER, c.c_char_p)(self._load)
+        self.cuModuleUnload = c.CFUNCTYPE(c.c_int, c.c_void_p)(self._unload)
         self.cuModuleGetFunction = c.CFUNCTYPE(c.c_int, _POINTER, c.c_void_p, c.c_char_p)(self._function)
         self.cuFuncSetAttribute = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int, c.c_int)(self._attribute)
         self.cuDriverGetVersion = c.CFUNCTYPE(c.c_int, c.POINTER(c.c_int))(self._version)
@@ -63,11 +65,15 @@ class StubCuda:
 
     def _load(self, module: Any, image: bytes) -> int:
         self.images.append(image)
-        module[0] = 0x11
+        module[0] = 0x10 + len(self.images)
+        return self.answer
+
+    def _unload(self, module: int) -> int:
+        self.unloaded.append(module)
         return self.answer
 
     def _function(self, function: Any, module: int, name: bytes) -> int:
-        assert module == 0x11
+        assert module == 0x10 + len(self.images)
         self.names.append(name.decode())
         function[0] = 0x20 + len(self.names)
         return self.answer
@@ -104,7 +110,9 @@ class StubGpu:
         self.capability, self.processors = 90, 132
         self._driver = CudaDriver(cuda)
         self.load = self._driver.load
-        self.allocated = 0
+        self.allocated, self.current_stream, self.capturing = 0, 0xABC, False
+        self.held: list[tuple[int, list[int]]] = []
+        self.retired: list[int] = []
 
     def current(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -118,7 +126,7 @@ class StubGpu:
         return self.cells
 
     def launch(self, table: int, count: int) -> Refusal | None:
-        return self._driver.launch(host().launch, table, count, 0xABC)
+        return self._driver.launch(host().launch, table, count, self.current_stream)
 
     def wait(self) -> None:
         pass
@@ -126,3 +134,15 @@ class StubGpu:
     def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
         """It has no clock."""
         return None
+
+    def stream(self) -> int:
+        return self.current_stream
+
+    def hold(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.held.append((self.current_stream, [t.data_ptr() for t in tensors]))
+
+    def is_capturing(self) -> bool:
+        return self.capturing
+
+    def retire(self, kernels: Sequence[int]) -> None:
+        self.retired += kernels

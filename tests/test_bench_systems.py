@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -126,3 +129,37 @@ def test_a_rival_that_is_not_installed_is_absent(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("importlib.metadata.version", lambda name: version(name) if name == "nncf" else "1")
     assert SYSTEMS["openvino"].absent(FLOAT32) is None
     assert SYSTEMS["openvino"].absent(INT8) == "nncf is not installed"
+
+
+@pytest.mark.parametrize("bits", ["int4", "int8"])
+def test_weights_of_few_bits_are_in_bfloat16(bits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchao's and ours, of the same grain. torchao is a stand-in: its kernels are for GPUs."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def config(name: str) -> Callable[..., str]:
+        def made(**options: Any) -> str:
+            asked.append((name, options))
+            return name
+
+        return made
+
+    def quantize_(module: nn.Module, chosen: str) -> None:
+        assert next(module.parameters()).dtype == torch.bfloat16
+
+    stand_in = SimpleNamespace(
+        Int4WeightOnlyConfig=config("int4"), Int8WeightOnlyConfig=config("int8"), quantize_=quantize_
+    )
+    monkeypatch.setitem(sys.modules, "torchao", SimpleNamespace(quantization=stand_in))
+    monkeypatch.setitem(sys.modules, "torchao.quantization", stand_in)
+
+    def compiled(module: nn.Module, **options: Any) -> nn.Module:
+        asked.append(("", options))
+        return module
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    for name in (f"torchao-{bits}", f"effc-{bits}"):
+        assert "bfloat16" in str(SYSTEMS[name].absent(FLOAT32)) or "torchao" in str(SYSTEMS[name].absent(FLOAT32))
+        SYSTEMS[name].prepare(nn.Linear(16, 8), (torch.randn(3, 16),), BFLOAT16)()
+    group = {"group_size": 128, "int4_packing_format": "tile_packed_to_4d"} if bits == "int4" else {}
+    passes = {"quantize": {"weights": bits, **({"group": 128} if group else {})}}
+    assert asked == [(bits, group), ("", {}), ("", {"backend": "effc", "options": {"passes": passes}})]

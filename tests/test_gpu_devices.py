@@ -200,6 +200,31 @@ def test_parts_that_do_not_meet_are_regions_of_their_own() -> None:
     agrees(traced, x, y)
 
 
+def test_a_gpu_is_given_its_work_before_the_cpu_computes() -> None:
+    """Nobody waits for what is launched."""
+
+    class Apart(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return y.sin() + 1, x.exp() * 2
+
+    gpus, x, y = Gpus(), torch.randn(7), torch.randn(9)
+    traced = Traced(Apart(), [(x, "cuda:0"), (y, "cpu")], gpus, fallback="error")
+    names = [region.kernels[0].name for region in traced.recording.graphs[0].regions]
+    assert ["exp" in name for name in names] == [True, False]
+    with watched(gpus.found[CUDA]):
+        results = traced(y, x)  # as the graph takes them
+    for got, want in zip(results, traced.model(x, y), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_what_is_slower_on_a_cpu_is_compiled_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effc.compiler.capture.graph.faster_in_aten", lambda node: "ATen is faster on a CPU")
+    x = torch.randn(5, 16)
+    for device, expected in (("cuda:0", set[str]()), ("cpu", {"ATen is faster on a CPU"})):
+        traced = Traced(nn.Softmax(-1), [(x, device)], Gpus())
+        assert set(reasons(traced).values()) == expected
+
+
 def test_a_parameter_on_another_device_is_copied_by_aten() -> None:
     class Late(nn.Module):
         device = "cpu"

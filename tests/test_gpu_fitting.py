@@ -11,8 +11,10 @@ from gpu_interpreted import SM80, TMA
 
 from effc.compiler.codegen.gpu import fitting
 from effc.compiler.codegen.gpu.compile import Compiled
+from effc.compiler.codegen.gpu.contraction import schedule
 from effc.compiler.codegen.gpu.contraction.roles import Roles, find
-from effc.compiler.codegen.gpu.contraction.schedule import candidates
+from effc.compiler.codegen.gpu.contraction.schedule import Tiling, candidates
+from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.launch import Launch
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
@@ -89,3 +91,27 @@ def test_a_schedule_of_the_specs_own_is_kept(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_other_templates_have_one_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept([16], softmax(64, 1000), monkeypatch) == (0, 1)
+
+
+def test_fewer_programs_at_once_than_counted_are_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are compiled too, and the fastest by what each holds is taken."""
+    roles = find(LINEAR)
+    assert isinstance(roles, Roles)
+    held: list[int] = []
+
+    def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
+        if not launch.name.endswith("_sum"):
+            held.append(0 if not held else 4)
+        registers = 255 if held[-1] == 0 else 32  # of 16 warps: none fits, or four
+        return Compiled(b"", "", launch.name, 16, 0, registers, 0, ())
+
+    monkeypatch.setattr(fitting, "compile_launch", compile_launch)
+    monkeypatch.setattr(schedule, "together", lambda roles, target, tiling: 4)
+    emitted, _ = fitting.compile_fitting(LINEAR, SM80, aligned=True)
+    tilings = [Tiling(**dict(offer.parameters)) for offer in offers()[: len(held)]]  # type: ignore[arg-type]
+    counts = [schedule.cost(roles, SM80, t, h) for t, h in zip(tilings, held, strict=True)]
+    wanted = replace(LINEAR, schedule=offers()[counts.index(min(counts))])
+    assert len(held) == 2
+    assert emitted.launches[0].text == emit(wanted, SM80).launches[0].text.replace(
+        f"k_{wanted.digest()}", emitted.launches[0].name
+    )

@@ -179,6 +179,22 @@ def test_a_thread_launches_nothing_while_another_derives_the_weights(monkeypatch
     assert len(results) == 2
 
 
+def test_derived_weights_are_held_for_each_stream_that_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and anew when they are derived anew: else what is freed could be another's before kernels there have ended."""
+    model, gpu = made(Residual), InterpretingGpu()
+    compiled, x = compiled_for_gpu(model, gpu), torch.randn(1, 16, 6, 6)
+    held: list[int] = []
+    with torch.no_grad(), watched(gpu):
+        for stream in (1, 1, 2, 1):
+            monkeypatch.setattr(gpu, "stream", lambda current=stream: current)
+            monkeypatch.setattr(gpu, "hold", lambda tensors, current=stream: held.append(current) if tensors else None)
+            compiled(x)
+        assert held == [1, 2]
+        model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr]
+        compiled(x)
+    assert held == [1, 2, 1]
+
+
 def test_weights_at_odd_addresses_are_copied_in_each_call() -> None:
     """Whether something is derived from them, or they are read as they are."""
     model, gpu = made(Residual), InterpretingGpu()

@@ -195,6 +195,51 @@ def _failed_lookup() -> tuple[StubGpu, GpuExecutable]:
     return gpu, executable
 
 
+def test_who_waits_is_told_of_the_call_itself() -> None:
+    """And of another program's as of an earlier one."""
+    gpu, executable = _failed_lookup()
+    with pytest.raises(IndexError, match=r"with size 7 .*[^,] on cuda:0$") as caught:
+        executable.raise_failed()
+    assert "earlier" not in str(caught.value)
+    _, other = _failed_lookup()
+    with pytest.raises(IndexError, match="in an earlier call on cuda:0"):
+        executable.raise_failed()
+    executable.raise_failed()
+    assert not gpu.cells.any()
+    del other
+
+
+def test_kernels_of_a_program_that_is_gone_are_retired_unless_a_graph_may_launch_them() -> None:
+    text = graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)
+    for captures in (False, True):
+        gpu = StubGpu(StubCuda(parameters=6))
+        executable = built_on(gpu, text).executable
+        gpu.capturing = captures
+        executable([6, 8], [torch.randn(6, 8)])
+        del executable
+        gc.collect()
+        assert gpu.retired == ([] if captures else [0x21])
+
+
+@pytest.mark.usefixtures("_torchs_names")
+def test_retired_kernels_are_unloaded_when_others_are_loaded_and_all_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, waits = StubCuda(), list[str]()
+    gpu = CudaDevice(torch.device("cpu", 0), CudaDriver(cuda), host().launch)
+    monkeypatch.setattr(gpu, "wait", lambda: waits.append("wait"))
+    monkeypatch.setattr(gpu, "is_capturing", lambda: True)
+    first, second = gpu.load(b"a", "a", 0), gpu.load(b"b", "b", 0)
+    gpu.retire([first])
+    gpu.load(b"c", "c", 0)
+    assert (cuda.unloaded, waits) == ([], []), "nobody waits in a capture"
+    monkeypatch.setattr(gpu, "is_capturing", lambda: False)
+    gpu.load(b"d", "d", 0)
+    gpu.load(b"e", "e", 0)
+    assert (cuda.unloaded, waits) == ([0x11], ["wait"])
+    gpu.retire([second])
+    gpu.load(b"f", "f", 0)
+    assert cuda.unloaded == [0x11, 0x12]
+
+
 def test_what_the_last_calls_got_wrong_is_told_at_the_end_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once they have ended; by whoever else the GPU was broken, that is not said here."""
     gpu, executable = _failed_lookup()

@@ -70,6 +70,18 @@ class Idle:
     def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
         return None
 
+    def stream(self) -> int:
+        return 0
+
+    def hold(self, tensors: Sequence[torch.Tensor]) -> None:
+        pass
+
+    def is_capturing(self) -> bool:
+        return False
+
+    def retire(self, kernels: Sequence[int]) -> None:
+        pass
+
 
 def measured(name: str, model: nn.Module, *inputs: torch.Tensor) -> str:
     """A line of the table."""

@@ -14,6 +14,7 @@ from gpu_interpreted import SM80, SM90, Kernel, operands_of
 
 from effc.compiler.capture.kernel_reference import evaluate
 from effc.compiler.codegen.gpu.compile import compile_launch
+from effc.compiler.codegen.gpu.occupancy import resident_blocks
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.runtime.nibbles import pack_nibbles
 
@@ -25,6 +26,7 @@ _HEAD = (
     "registers",
     "frame",
     "shared bytes",
+    "blocks",
     "multiplies by",
     "emit s",
     "compile s",
@@ -49,6 +51,7 @@ def row(case: GpuCase, target: GpuTarget) -> tuple[str, ...]:
         str(first.registers),
         str(max(m.frame for m in made)),
         str(first.shared),
+        str(resident_blocks(target, first.warps, first.registers, first.shared)),
         found[0] if found else "–",
         f"{emitted - start:.2f}",
         f"{done - emitted:.2f}",

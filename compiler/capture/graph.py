@@ -30,7 +30,7 @@ from effc.compiler.capture.layouts import arrange
 from effc.compiler.capture.nodes import Known
 from effc.compiler.capture.normalize import normalize
 from effc.compiler.capture.parameters import integer_ranges, is_looked_up, small_tables, statics_of
-from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view, partition
+from effc.compiler.capture.partition import Group, Partition, device_of, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
 from effc.compiler.capture.precision import guard_convolutions
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
@@ -193,7 +193,8 @@ class _Compilation:
         if node in self.excluded:
             return self.excluded[node]
         if node not in self.reasons:
-            slower = faster_in_aten(node) if self.owner.options.fallback == "eager" else None
+            chooses = self.owner.options.fallback == "eager" and _is_on_cpu(node)  # where those were measured
+            slower = faster_in_aten(node) if chooses else None
             self.reasons[node] = (
                 _NOTHING_TO_COMPUTE if _is_empty(node) else self.owner.devices.reason(node) or slower or supported(node)
             )
@@ -300,6 +301,11 @@ class _Compilation:
         except (LoweringError, UnsupportedError):
             return True
         return False
+
+
+def _is_on_cpu(node: Node) -> bool:
+    device = device_of(node)
+    return device is None or device.type == "cpu"
 
 
 def _producer(node: Node) -> Node:

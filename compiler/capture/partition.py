@@ -42,8 +42,9 @@ _COPIES = frozenset(
 )
 
 
-#: A region's number, and its device.
-_Place = tuple[int, str]
+#: A region's number, whether it is on a CPU, and its device: in this order, so that kernels on a GPU are launched, for which nobody waits,
+#: before a CPU computes what does not need them.
+_Place = tuple[int, bool, str]
 
 
 @dataclass
@@ -195,7 +196,8 @@ class _Places:
         return {n for n in self.region if self._place(n) not in busy}
 
     def _place(self, node: Node) -> _Place:
-        return self.region[node], str(device_of(node))
+        device = device_of(node)
+        return self.region[node], device is None or device.type == "cpu", str(device)
 
     # -- the result -------------------------------------------------------------------------------------------------
     def result(self) -> Partition:
@@ -210,8 +212,8 @@ class _Places:
         groups = {place: self._group(nodes) for place, nodes in sorted(members.items())}
         self._outputs(groups)
         order: list[Group | Node] = []
-        for number in range(-1, max([-1, *(n for n, _ in groups), *slots]) + 1):
-            order.extend(group for (region, _), group in groups.items() if region == number)
+        for number in range(-1, max([-1, *(n for n, *_ in groups), *slots]) + 1):
+            order.extend(group for (region, *_), group in groups.items() if region == number)
             order.extend(slots.get(number, ()))
         return Partition(order)
 

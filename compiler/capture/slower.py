@@ -1,4 +1,4 @@
-"""Ops that effc compiles, and ATen runs faster: they stay with ATen, unless fallbacks are refused.
+"""Ops that effc compiles, and ATen runs faster on a CPU: they stay with ATen there, unless fallbacks are refused.
 
 An entry leaves the table when its kernel wins. Each was measured in turn with eager, on one thread of an AVX-512 host.
 """

@@ -115,7 +115,7 @@ class Compressed:
 
     def renew(self, tensors: Sequence[torch.Tensor]) -> str:
         """Compress ``tensors``, new values of ``sources``, into the constants that the graph holds; why that cannot be, or ``""``."""
-        values = dict(zip(self.sources, tensors, strict=True))
+        values = on_cpu(dict(zip(self.sources, tensors, strict=True)))
         found = [(m.tensor, m.of(values)) for m in self.masked]
         values |= {m.node: product for m, (_, product) in zip(self.masked, found, strict=True)}
         for removed in self.removed:
@@ -150,7 +150,8 @@ class Compressed:
 def compress(
     gm: GraphModule, params: Mapping[Node, str], values: Mapping[Node, torch.Tensor], steps: Sequence[Step]
 ) -> Compressed:
-    """Rewrite ``gm`` in place. ``params``: its inputs that are parameters, by name; ``values``: their tensors.
+    """Rewrite ``gm`` in place. ``params``: its inputs that are parameters, by name; ``values``: their tensors. Whatever device these are
+    on, forms are made on the CPU, and the graph holds them where the parameters are.
 
     OptionError: a weight that cannot be compressed (NaN, or groups that do not divide it), or a calibration that is not its model's.
     """
@@ -158,10 +159,11 @@ def compress(
     known: list[Narrow] = []
     removals: list[Removed | Arranged] = []
     notes: dict[str, None] = {}  # in order, each once: what one stage leaves out, the next may too
-    masked = fold_masks(gm, params, values)
+    tensors = on_cpu(values)
+    masked = fold_masks(gm, params, tensors)
     factors = {factor for m in masked for factor in m.factors}
     names = {n: name for n, name in params.items() if n not in factors} | {m.node: m.name for m in masked}
-    tensors = dict(values) | {m.node: m.tensor for m in masked}
+    tensors |= on_cpu({m.node: m.tensor for m in masked})
     for step in steps:
         if isinstance(step, Removal):
             removed = step.remove(gm, names, tensors)
@@ -169,7 +171,7 @@ def compress(
             removals.append(removed)
             notes |= dict.fromkeys(removed.notes)
             names = {n: name for n, name in names.items() if n.op == "get_attr" or n.users} | removed.names
-            tensors |= removed.tensors
+            tensors |= on_cpu(removed.tensors)
         else:
             forms = step
             for removed in removals:
@@ -180,13 +182,18 @@ def compress(
             notes[forms.summary(stage.sites)] = None
             notes |= {f"{name} stays as it is: {reason}": None for name, reason in kept.items() if reason}
             names |= stage.rewritten.constants
-            tensors |= {node: stage.rewritten.tensors[name] for node, name in stage.rewritten.constants.items()}
+            tensors |= on_cpu({n: stage.rewritten.tensors[name] for n, name in stage.rewritten.constants.items()})
         for node in [
             n for n in names if n.op == "get_attr" and not n.users
         ]:  # one step made it, another has replaced it
             delattr(gm, str(node.target))
             del names[node]
     return Compressed(values, masked, removals, made, list(notes))
+
+
+def on_cpu(tensors: Mapping[Node, torch.Tensor]) -> dict[Node, torch.Tensor]:
+    """Those that are there as they are, copies of the others."""
+    return {node: t if t.device.type == "cpu" else t.detach().cpu() for node, t in tensors.items()}
 
 
 def _stage(

@@ -55,10 +55,10 @@ def fold_masks(gm: GraphModule, params: Mapping[Node, str], values: Mapping[Node
             continue
         first, second = factors
         name, tensor = _name(params[second if mask is first else first]), _product(values[first], values[second], node)
-        made = constant(gm, "masked", tensor, first)
+        made, held = constant(gm, "masked", tensor, first)
         node.replace_all_uses_with(made, delete_user_cb=lambda user: user.op != "output")
         if find_sites({made: name})[0]:
-            found.append(Masked(made, name, (first, second), tensor))
+            found.append(Masked(made, name, (first, second), held))
         else:
             made.replace_all_uses_with(node)
             gm.graph.erase_node(made)

@@ -41,7 +41,6 @@ class Rewriter(ABC):
         found = {}
         for role, tensor in parts.items():
             name = f"{site.name}:{role}"
-            found[role] = constant(self.gm, role, tensor, site.param)
+            found[role], self.made.tensors[name] = constant(self.gm, role, tensor, site.param)
             self.made.constants[found[role]] = name
-            self.made.tensors[name] = tensor
         return found

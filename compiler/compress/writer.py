@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule, Node
 
 from effc.compiler.capture.nodes import made
@@ -49,15 +49,23 @@ class Writer:
         return self.op(_aten.mul.Tensor, value, factors)
 
 
-def constant(gm: GraphModule, name: str, tensor: torch.Tensor, like: Node) -> Node:
-    """A node that stands for ``tensor``, which ``gm`` holds from now on; ``like``: a placeholder, whose fake tensors it joins."""
+def constant(gm: GraphModule, name: str, tensor: torch.Tensor, like: Node) -> tuple[Node, torch.Tensor]:
+    """A node that stands for ``tensor``, and what ``gm`` holds from now on: the tensor, on the device of ``like``, a placeholder, whose
+    fake tensors the node joins.
+    """
     attribute = f"effc_{sum(n.op == 'get_attr' for n in gm.graph.nodes)}_{name}".replace(".", "_")
-    setattr(gm, attribute, tensor)
+    value = like.meta["val"]
+    assert isinstance(value, FakeTensor), "AOTAutograd traces with fake tensors"
+    held = moved(tensor, value.device)
+    setattr(gm, attribute, held)
     last = [n for n in gm.graph.nodes if n.op == "placeholder"][-1]
     with gm.graph.inserting_after(last):
         node = gm.graph.create_node("get_attr", attribute)  # a plain attribute: modules find buffers slowly
-    value = like.meta["val"]
-    assert isinstance(value, FakeTensor), "AOTAutograd traces with fake tensors"
-    with unset_fake_temporarily():
-        node.meta["val"] = value.fake_mode.from_tensor(tensor, static_shapes=True)
-    return node
+    with value.fake_mode:
+        node.meta["val"] = torch.empty_strided(held.shape, held.stride(), dtype=held.dtype, device=value.device)
+    return node, held
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``; itself, if it is there."""
+    return tensor.to(device)

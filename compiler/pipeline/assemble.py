@@ -11,11 +11,16 @@ from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packi
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.gpu.nibbles import FUNCTION as NIBBLES
 from effc.compiler.codegen.gpu.nibbles import packed_codes
+from effc.compiler.codegen.gpu.sparse.choice import chosen as chosen_sparse
+from effc.compiler.codegen.gpu.sparse.choice import derivations, sparse_spec
+from effc.compiler.codegen.gpu.sparse.form import find as find_sparse
+from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.codegen.targets import AnyTarget
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
-from effc.compiler.ir.spec import CONVOLUTION, ITEM_SIZE, KernelSpec, Schedule
+from effc.compiler.ir.spec import CONVOLUTION, ITEM_SIZE, KernelSpec, Operand, Schedule
 from effc.compiler.pipeline.blocks import fuse_blocks
+from effc.compiler.pipeline.gpu_pairs import fuse_pairs
 from effc.compiler.pipeline.graph import Graph, GraphInput
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.memory import Life, plan_arena
@@ -24,7 +29,7 @@ from effc.compiler.pipeline.placement import Base, Layout, row_major
 
 class Assembler:
     """``prepared``: how many of the graph's inputs, behind all that are arguments and before those that are joined, are results of
-    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``. For a GPU nothing is packed, and no kernels become a block.
+    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``. For a GPU nothing is packed but codes of few bits.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class Assembler:
         constants = {Base("input", i) for i in self.constants}
         if isinstance(self.target, Target):
             self.kernels = fuse_blocks(self.kernels, constants, self._is_dense, self.target)
+        else:
+            self.kernels = fuse_pairs([_marked(k) for k in self.kernels], constants, self._is_sparse, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives(), self._scratch())
@@ -104,8 +111,12 @@ class Assembler:
         return {site.base.index for site, operand in sites if site.base.kind == "buffer" and operand.role == "scratch"}
 
     def _packed(self, kernel: Kernel) -> Packing | Block | None:
-        """How contractions read constant factors; scratch memory becomes a buffer that lives for this kernel alone."""
+        """How contractions read constant factors; scratch memory becomes a buffer that lives for this kernel alone (on a GPU it is empty:
+        what lies between the products of a pair is in no memory).
+        """
         if not isinstance(self.target, Target):
+            for operand in kernel.spec.operands[len(kernel.sites) :]:
+                kernel.sites = (*kernel.sites, self._scratch_site(operand))
             return None
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
         found: Packing | Block | str
@@ -119,13 +130,16 @@ class Assembler:
             return None
         for operand in found.spec.operands[len(kernel.sites) :]:
             if operand.role == "scratch":
-                self.layout.buffers.append((operand.dtype, operand.size))
-                site = Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
+                site = self._scratch_site(operand)
             else:
                 assert isinstance(found, Packing), "of a block, only scratch memory is new"
                 site = kernel.sites[found.operand]
             kernel.sites = (*kernel.sites, site)
         return found
+
+    def _scratch_site(self, operand: Operand) -> Site:
+        self.layout.buffers.append((operand.dtype, operand.size))
+        return Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
 
     def _with_sparsity(self, kernel: Kernel, constant: Sequence[int]) -> KernelSpec:
         """The kernel's spec, with what is known of the zeros of its operands ``constant``."""
@@ -146,23 +160,37 @@ class Assembler:
             for operand, function, attributes in found.derivations():
                 pointers[operand] = self._derived(kernel.sites[operand], function, attributes)
         elif not isinstance(self.target, Target):
-            spec = self._for_gpu(kernel, pointers)
+            spec = self._for_gpu(kernel, pointers, self.target)
         elif spec.template == "contraction" and isinstance(self.target, Target):
             wanted = self.schedules.get(spec.key())
             spec = replace(spec, schedule=default_schedule(spec, self.target, wanted))
         number = self.specs.setdefault(spec, len(self.specs))
         return Call(number, tuple(pointers), kernel.symbols, kernel.name, kernel.location, _flops(kernel))
 
-    def _for_gpu(self, kernel: Kernel, pointers: list[Pointer]) -> KernelSpec:
+    def _for_gpu(self, kernel: Kernel, pointers: list[Pointer], target: GpuTarget) -> KernelSpec:
         """The spec under a plan's schedule, codes of few bits packed; ``pointers`` are changed to those."""
         wanted = self.schedules.get(kernel.spec.key(), kernel.spec.schedule)
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
+        known = self._with_sparsity(kernel, constant)
+        schedule = chosen_sparse(known, target) if any(o.sparsity for o in known.operands) else None
+        if schedule is not None:
+            return self._of_lists(kernel, known, schedule, pointers)
         spec, sizes = packed_codes(replace(kernel.spec, schedule=wanted), constant)
-        if kernel.convolves and any(o.dtype == "f32" for o in spec.operands):
-            spec = replace(spec, attributes=(*spec.attributes, (CONVOLUTION, 1)))
         for operand, size in sizes.items():
             pointers[operand] = self._derived(kernel.sites[operand], NIBBLES, {"offset": 0, "size": size})
         return spec
+
+    def _of_lists(self, kernel: Kernel, spec: KernelSpec, schedule: Schedule, pointers: list[Pointer]) -> KernelSpec:
+        """The spec that reads lists of blocks in the place of its sparse matrix; ``pointers`` are changed to those."""
+        weight = next(i for i, o in enumerate(spec.operands) if o.sparsity is not None)
+        form = find_sparse(spec)
+        assert not isinstance(form, str), "a schedule was chosen"
+        elements, *lists = (
+            self._derived(kernel.sites[weight], function, attributes) for function, attributes in derivations(form)
+        )
+        pointers[weight] = elements
+        pointers += lists
+        return sparse_spec(spec, schedule, weight)
 
     def _derived(self, site: Site, function: str, attributes: dict[str, Any]) -> Pointer:
         """The packed form of a constant factor, or of what it is scaled by."""
@@ -189,7 +217,11 @@ class Assembler:
 
     def _is_dense(self, site: Site) -> bool:
         """Whether an operand is constant, and nothing is known of zeros in it."""
-        return self._is_constant(site) and self.graph.inputs[site.base.index].sparsity is None
+        return self._is_constant(site) and not self._is_sparse(site)
+
+    def _is_sparse(self, site: Site) -> bool:
+        """Whether an operand is constant, and zeros are known in it."""
+        return self._is_constant(site) and self.graph.inputs[site.base.index].sparsity is not None
 
     def _pointer(self, site: Site) -> Pointer:
         offset = site.offset * ITEM_SIZE[site.dtype]
@@ -199,6 +231,13 @@ class Assembler:
         if base.kind == "input" and base.index >= self.real:
             return Pointer("derived", base.index - self.real, offset)
         return Pointer(base.kind, base.index, offset)
+
+
+def _marked(kernel: Kernel) -> Kernel:
+    """A kernel for a GPU: whether its factors of float32 may be rounded is another setting of torch's where it is a convolution."""
+    if not kernel.convolves or all(o.dtype != "f32" for o in kernel.spec.operands):
+        return kernel
+    return replace(kernel, spec=replace(kernel.spec, attributes=(*kernel.spec.attributes, (CONVOLUTION, 1))))
 
 
 def _flops(kernel: Kernel) -> Expr:

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from effc.compiler.codegen.cpu.block.choice import Block, block_of
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import const
-from effc.compiler.ir.spec import Instr, KernelSpec, Operand
+from effc.compiler.ir.spec import CONVOLUTION, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.dataflow import Dataflow
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.placement import Base
@@ -103,7 +104,7 @@ class _Finder:
 
     def _block(self, members: tuple[int, ...], shown: Base | None = None) -> Iterator[_Found]:
         """The kernel of a run, where there is one and it pays. ``shown``: what lies between its kernels, and others read too."""
-        made = _joined([self.kernels[i] for i in members], shown)
+        made = joined([self.kernels[i] for i in members], shown)
         if made is None:
             return
         constants = tuple(i for i, site in enumerate(made.sites) if self.is_dense(site))
@@ -138,7 +139,7 @@ def _reduces(spec: KernelSpec) -> bool:
     return spec.template == "loops" and any(i.op == "reduce" for i in spec.body)
 
 
-def _joined(kernels: Sequence[Kernel], shown: Base | None = None) -> Kernel | None:
+def joined(kernels: Sequence[Kernel], shown: Base | None = None) -> Kernel | None:
     """The kernels as stages of one, whose intermediates are scratch memory, but for one that is ``shown``; None where one of these is seen
     as several things.
     """
@@ -156,9 +157,16 @@ def _joined(kernels: Sequence[Kernel], shown: Base | None = None) -> Kernel | No
         return None
     number = {site: i for i, site in enumerate((*sites, *between))}
     operands = (*sites.values(), *between.values())
-    stages = tuple(replace(k.spec, operands=operands, body=_moved(k, number), attributes=()) for k in kernels)
+    stages = tuple(
+        replace(k.spec, operands=operands, body=_moved(k, number), attributes=_kept(k.spec)) for k in kernels
+    )
     spec = KernelSpec("block", (), operands, (), stages=stages)
     return Kernel(spec, tuple(sites), (), "+".join(k.name for k in kernels), kernels[-1].location)
+
+
+def _kept(spec: KernelSpec) -> tuple[tuple[str, Any], ...]:
+    """The attributes that a stage has."""
+    return tuple((name, value) for name, value in spec.attributes if name == CONVOLUTION)
 
 
 def _written(kernel: Kernel) -> set[Base]:

@@ -48,8 +48,10 @@ class ErrorCells:
         """Until all calls have ended."""
         self._device.wait()
 
-    def raise_failed(self) -> None:
-        """IndexError (RuntimeError for a division by zero) where a call that has ended failed a check; once for each."""
+    def raise_failed(self, when: str = ", in an earlier call") -> None:
+        """IndexError (RuntimeError for a division by zero) where a call that has ended failed a check; once for each. ``when``: that was,
+        for the message.
+        """
         if self._cells.any():
             call = int(np.flatnonzero(self._cells)[0])
             code = (call + 1) << 32 | int(self._cells[call])
@@ -57,7 +59,7 @@ class ErrorCells:
             try:
                 raise_failed_check(self._program, code)
             except (IndexError, RuntimeError) as error:
-                raise type(error)(f"{error}, in an earlier call on {self._device.name}") from None
+                raise type(error)(f"{error}{when} on {self._device.name}") from None
 
 
 def raise_failed() -> None:

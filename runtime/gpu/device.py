@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -49,6 +50,18 @@ class Device(Protocol):
         OutOfMemoryError: too large.
         """
 
+    def stream(self) -> int:
+        """Which is torch's current one."""
+
+    def hold(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Their memory is given to nobody else before what is launched on torch's current stream until they are freed has ended."""
+
+    def is_capturing(self) -> bool:
+        """Whether what is launched becomes part of a CUDA graph."""
+
+    def retire(self, kernels: Sequence[int]) -> None:
+        """Handles that nobody launches any more, from any thread: their code is unloaded when other code is loaded next, and has ended."""
+
 
 class CudaDevice:
     """torch's CUDA device ``name``."""
@@ -58,6 +71,7 @@ class CudaDevice:
         self.capability, self.processors = capability(name), processors(name)
         self.model = f"{torch.cuda.get_device_properties(name).name}, driver's CUDA {driver.version()}"
         self._threads = threading.local()
+        self._retired: deque[int] = deque()
         torch.empty(1, device=name)  # torch makes the device's context, in which kernels are loaded
 
     def current(self) -> AbstractContextManager[object]:
@@ -71,18 +85,18 @@ class CudaDevice:
 
     def load(self, image: bytes, name: str, shared: int) -> int:
         self._enter()
+        self._unload()
         return self._driver.load(image, name, shared)
 
     def launch(self, table: int, count: int) -> Refusal | None:
         self._enter()
-        stream = int(torch._C._cuda_getCurrentRawStream(self.name.index))
-        return self._driver.launch(self._launch_table, table, count, stream)
+        return self._driver.launch(self._launch_table, table, count, self.stream())
 
     def wait(self) -> None:
         torch.cuda.synchronize(self.name)
 
     def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
-        if torch.cuda.is_current_stream_capturing():
+        if self.is_capturing():
             return None
         with self.current():
             flushed = self.empty((_FLUSHED,), (1,), torch.uint8)
@@ -97,6 +111,28 @@ class CudaDevice:
                     mine.append((start, end))
             self.wait()
         return [statistics.median(s.elapsed_time(e) / 1e3 for s, e in mine[1:]) for mine in times]
+
+    def stream(self) -> int:
+        return int(torch._C._cuda_getCurrentRawStream(self.name.index))
+
+    def hold(self, tensors: Sequence[torch.Tensor]) -> None:
+        stream = torch.cuda.current_stream(self.name)
+        for tensor in tensors:
+            tensor.record_stream(stream)
+
+    def is_capturing(self) -> bool:
+        return torch.cuda.is_current_stream_capturing()
+
+    def retire(self, kernels: Sequence[int]) -> None:
+        self._retired.extend(kernels)
+
+    def _unload(self) -> None:
+        """What is retired, unless a graph is being captured, in which nobody may wait."""
+        if self._retired and not self.is_capturing():
+            count = len(self._retired)  # those that come while it waits may still run
+            self.wait()
+            for _ in range(count):
+                self._driver.unload(self._retired.popleft())
 
     def _enter(self) -> None:
         if not hasattr(self._threads, "entered"):

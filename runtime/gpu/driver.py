@@ -40,6 +40,7 @@ class CudaDriver:
 
     def __init__(self, library: Any) -> None:
         self._library = library
+        self._modules: dict[int, int] = {}  # by the kernel that is loaded from each
         self._launch_kernel = ctypes.cast(library.cuLaunchKernel, ctypes.c_void_p).value or 0
 
     def enter(self, ordinal: int) -> None:
@@ -71,7 +72,12 @@ class CudaDriver:
             asked = self._library.cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, shared)
             self._check(asked, f"give the kernel {name} {shared} bytes of shared memory")
         assert function.value is not None, "the driver gave no function, and no error"
+        self._modules[function.value] = module.value or 0
         return function.value
+
+    def unload(self, kernel: int) -> None:
+        """Give back the code of a kernel that was loaded, and has ended."""
+        self._check(self._library.cuModuleUnload(ctypes.c_void_p(self._modules.pop(kernel))), "unload a kernel")
 
     def launch(self, launch_table: LaunchTable, table: int, count: int, stream: int) -> Refusal | None:
         """``count`` launches on ``stream``, from the table at that address."""

@@ -7,6 +7,7 @@ results come from torch's caching allocator. What its bounds checks find, a late
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,7 @@ from effc.runtime.guard import Unchanged
 from effc.runtime.sizes import SizeTable
 from effc.runtime.weights import State, Weights
 
-_KEPT = 1024  # tables of launches, each for one set of sizes
+_KEPT = 1024  # tables of launches, each for one set of sizes; uses of derived weights
 
 
 class GpuExecutable:
@@ -49,6 +50,8 @@ class GpuExecutable:
         self._cells = ErrorCells(program, device) if checks else None
         with device.current():
             handles = [[device.load(c.image, c.name, c.shared) for c in spec.launches] for spec in code]
+        retired = [handle for each in handles for handle in each]
+        self._release = weakref.finalize(self, device.retire, retired)
         cells = self._cells.address if self._cells is not None else 0
         self._launches = Launches(program, code, handles, self.layout, cells)
         self._tables: dict[tuple[int, ...], Table] = {}
@@ -64,6 +67,7 @@ class GpuExecutable:
         ]
         self._lock = threading.Lock()
         self._slots = np.zeros(self.layout.count, np.uint64)
+        self._held: set[tuple[int, int]] = set()  # derived weights, by serial, and streams that they are held for
         self._serial = 0  # of the weights whose addresses stand in the slots
         self._unaligned: list[int] = []  # inputs that are among those weights
 
@@ -84,6 +88,8 @@ class GpuExecutable:
                 return self(key, placed)
         raise_failed()
         with self._lock, self.device.current():
+            if self.device.is_capturing():
+                self._release.detach()  # a graph may launch the kernels when this is gone
             table = self._tables.get(key) or self._plan(key)
             state = self._state(self.weights, tensors) if self.weights is not None else None
             results, arena = self._allocated(key, table.arena_bytes)
@@ -109,8 +115,10 @@ class GpuExecutable:
         """Nothing is held between calls."""
 
     def raise_failed(self) -> None:
-        """Wait for the GPU, and raise what the checks of all calls so far found."""
+        """Behind a call: wait for the GPU, and raise what its checks found, or those of other programs before."""
         self.device.wait()
+        if self._cells is not None:
+            self._cells.raise_failed(when="")
         raise_failed()
 
     # -- a call -------------------------------------------------------------------------------------------------------
@@ -130,7 +138,17 @@ class GpuExecutable:
                     "the model once before it is captured"
                 )
                 raise
+        self._hold(state)
         return state
+
+    def _hold(self, state: State) -> None:
+        """Once for each stream: derived weights may be freed while kernels there still read them, and were allocated on another."""
+        use = state.serial, self.device.stream()
+        if use not in self._held:
+            if len(self._held) >= _KEPT:
+                self._held.clear()
+            self._held.add(use)
+            self.device.hold(state.derived)
 
     def _allocated(self, key: tuple[int, ...], arena_bytes: int) -> tuple[list[torch.Tensor], torch.Tensor]:
         try:

@@ -15,6 +15,7 @@ _EMITTERS = {
     "loops": "effc.compiler.codegen.gpu.loops",
     "contraction": "effc.compiler.codegen.gpu.contraction.kernel",
     "attention": "effc.compiler.codegen.gpu.attention",
+    "block": "effc.compiler.codegen.gpu.pair.kernel",
 }
 
 

@@ -1,5 +1,6 @@
 """KernelSpec → compiled launches that fit the GPU: a tiling whose code spills registers, or needs too much shared memory, gives way to the
-next one by the count of cycles, as one does that triton refuses. What code needs is known once triton has compiled it, without a GPU.
+next one by the count of cycles, as one does that triton refuses; so does one of which a processor holds fewer programs than was counted,
+where the next is then counted faster. What code needs is known once triton has compiled it, without a GPU.
 """
 
 from __future__ import annotations
@@ -8,24 +9,28 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from effc.compiler.codegen.gpu.compile import Compiled, compile_launch
+from effc.compiler.codegen.gpu.contraction import schedule as contraction
 from effc.compiler.codegen.gpu.contraction.roles import find
-from effc.compiler.codegen.gpu.contraction.schedule import candidates
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.launch import Emitted
+from effc.compiler.codegen.gpu.occupancy import resident_blocks
+from effc.compiler.codegen.gpu.pair import schedule as pairs
+from effc.compiler.codegen.gpu.pair.reading import read_pair
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
-from effc.compiler.ir.spec import KernelSpec
+from effc.compiler.ir.spec import KernelSpec, Schedule
 
 #: Tilings that are compiled at most: a second or two each.
 _TRIES = 4
 
 
 def compile_fitting(spec: KernelSpec, target: GpuTarget, *, aligned: bool) -> tuple[Emitted, list[Compiled]]:
-    """The launches of ``spec`` and their code. Of tilings that all spill, the one that spills least; a schedule of the spec's own is kept.
+    """The launches of ``spec`` and their code: of the tilings that are tried the one that spills least, then the one of the lowest count. A
+    schedule of the spec's own is kept.
 
     LoweringError: no emitter or triton takes it, or none of the tilings fits.
     """
-    best: tuple[Emitted, list[Compiled]] | None = None
+    best: tuple[tuple[int, float], Emitted, list[Compiled]] | None = None
     refusal: LoweringError | None = None
     for tried in _scheduled(spec, target):
         emitted = emit(tried, target, aligned=aligned)
@@ -34,13 +39,15 @@ def compile_fitting(spec: KernelSpec, target: GpuTarget, *, aligned: bool) -> tu
         except LoweringError as error:
             refusal = refusal or error
             continue
-        if best is None or _spilled(made) < _spilled(best[1]):
-            best = emitted, made
-        if not _spilled(made):
+        cycles, as_counted = _recounted(tried, target, made)
+        rank = _spilled(made), cycles
+        if best is None or rank < best[0]:
+            best = rank, emitted, made
+        if not _spilled(made) and as_counted:
             break
     if best is None:
         raise refusal or LoweringError("no schedule for this kernel")
-    return best
+    return best[1:]
 
 
 def _spilled(made: list[Compiled]) -> int:
@@ -48,12 +55,35 @@ def _spilled(made: list[Compiled]) -> int:
     return sum(one.frame for one in made)
 
 
+def _recounted(spec: KernelSpec, target: GpuTarget, made: list[Compiled]) -> tuple[float, bool]:
+    """The count of a product's cycles with as many programs at once as its code lets a processor hold, and whether these are as many as
+    the schedule was counted with. Nothing of the kind is counted of other kernels.
+    """
+    roles = find(spec) if spec.template == "contraction" and not spec.schedule.get("sparse") else ""
+    if isinstance(roles, str):
+        return 0.0, True
+    first, tiling = made[0], contraction.chosen(roles, target)
+    held = resident_blocks(target, first.warps, first.registers, first.shared)
+    return contraction.cost(roles, target, tiling, held), held >= contraction.together(roles, target, tiling)
+
+
 def _scheduled(spec: KernelSpec, target: GpuTarget) -> Iterator[KernelSpec]:
-    """``spec`` as it is, and a contraction on tensor cores with other tilings too; the last one without descriptors."""
+    """``spec`` as it is, and products on tensor cores with other tilings too."""
     yield spec
-    roles = find(spec) if spec.template == "contraction" and not spec.schedule.parameters else "its schedule is chosen"
-    if not isinstance(roles, str):
-        offered = candidates(roles, target, _TRIES)
-        plain = candidates(roles, replace(target, descriptors=False), 1)
-        for schedule in [*offered[1:], *(s for s in plain if s not in offered)]:
-            yield replace(spec, schedule=schedule)
+    for schedule in _offered(spec, target)[1:]:
+        yield replace(spec, schedule=schedule)
+
+
+def _offered(spec: KernelSpec, target: GpuTarget) -> list[Schedule]:
+    """Tilings by rising count, of a product also the first one without descriptors; none where there is nothing to choose."""
+    if spec.schedule.parameters:
+        return []
+    if spec.template == "contraction":
+        roles = find(spec)
+        if isinstance(roles, str):
+            return []
+        offered = contraction.candidates(roles, target, _TRIES)
+        plain = contraction.candidates(roles, replace(target, descriptors=False), 1)
+        return [*offered, *(s for s in plain if s not in offered)]
+    pair = read_pair(spec) if spec.template == "block" else ""
+    return [] if isinstance(pair, str) else pairs.candidates(pair, target, _TRIES)

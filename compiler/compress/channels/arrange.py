@@ -175,8 +175,7 @@ def _written(
         order = moves.order(param)
         if order:
             made = Ordered(param, param, name, order).of(values[param])
-            node = constant(gm, "ordered", made, param)
-            tensors[node] = made
+            node, tensors[node] = constant(gm, "ordered", made, param)
             ordered.append(Ordered(node, param, name, order))
             param.replace_all_uses_with(node)
     return Arranged(ordered, tensors, met, out, notes)

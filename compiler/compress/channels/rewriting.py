@@ -83,8 +83,7 @@ class Rewriting:
         return made
 
     def _hold(self, role: str, tensor: Tensor, like: Node) -> Node:
-        node = constant(self.gm, role, tensor, like)
-        self.tensors[node] = tensor
+        node, self.tensors[node] = constant(self.gm, role, tensor, like)
         return node
 
     def _add(self, use: Use, bias: Node) -> None:

@@ -18,6 +18,7 @@ from effc.compiler.codegen.gpu.contraction.unsigned import MissingSums
 from effc.compiler.codegen.gpu.dialect import shape_of
 from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel
+from effc.compiler.codegen.gpu.sparse import kernel as sparse
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Expr, const, minimum, product, var
@@ -26,6 +27,8 @@ from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
 
 def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True) -> Emitted:
     """One launch, or two where the sum is split; products that tensor cores do not take become loops. LoweringError: neither does."""
+    if spec.schedule.get("sparse"):
+        return sparse.emit(spec, target, name, aligned=aligned)
     roles = find(spec)
     if isinstance(roles, str):
         try:
@@ -35,7 +38,7 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
     tiling = chosen(roles, target)
     if not aligned:  # as matrices that descriptors tell of are
         tiling = replace(tiling, descriptors=0)
-    text = kernel(roles.spec, name, lambda b, given: _Product(b, roles, tiling, target, given).emit(), aligned=aligned)
+    text = kernel(roles.spec, name, lambda b, given: Product(b, roles, tiling, target, given).emit(), aligned=aligned)
     tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
         flat_size(roles.spec, roles.columns), tiling.bn
     )
@@ -67,17 +70,19 @@ def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
     return replace(spec, template="loops", dims=dims, operands=operands, body=body, schedule=Schedule())
 
 
-class _Product:
+class Product:
+    """The product ``roles``, tile by tile: where each lies `start` says."""
+
     def __init__(self, b: Builder, roles: Roles, tiling: Tiling, target: GpuTarget, given: Arguments) -> None:
         self.b, self.roles, self.tiling, self.target, self.given = b, roles, tiling, target, given
         self.spec, self.missing = roles.spec, MissingSums(b, roles, tiling)
+        self.scalars = dict(given.symbols)
 
-    def _size(self, e: Expr) -> ir.Value:
+    def size(self, e: Expr) -> ir.Value:
         return evaluated(self.b, e, self.given.symbols)
 
     def emit(self) -> None:
         b, roles, tiling = self.b, self.roles, self.tiling
-        self.scalars = dict(self.given.symbols)
         if not tiling.persistent:
             self._tile(b.program_id())
             return
@@ -85,37 +90,56 @@ class _Product:
         tiles = blocks(flat_size(self.spec, roles.rows), tiling.bm) * blocks(
             flat_size(self.spec, roles.columns), tiling.bn
         )
-        count = self._size(tiles * flat_size(self.spec, roles.batch))
+        count = self.size(tiles * flat_size(self.spec, roles.batch))
         b.loop(b.program_id(), count, b.programs(), [], lambda number, _: self._tile(number), flat=True)
 
     def _tile(self, number: ir.Value) -> list[ir.Value]:
         """Tile ``number`` of all, or of all parts of the sum."""
-        b, roles, tiling = self.b, self.roles, self.tiling
         part, batch, row, column = self._place(number)
-        self.scalars.update(unflattened(b, self.spec, self.given.symbols, roles.batch, batch))
+        self.start(row, column, batch)
+        total = self.total(part)
+        if self.tiling.split > 1:
+            self._store_part(self.frame(), part, batch, total)
+        else:
+            self.finish(total)
+        return []
+
+    def start(self, row: ir.Value, column: ir.Value, batch: ir.Value | None = None) -> None:
+        """Of a point of the batch, the tile that begins with so many rows and columns of tiles before it."""
+        b, roles, tiling = self.b, self.roles, self.tiling
+        self.scalars = dict(self.given.symbols)
+        if batch is not None:
+            self.scalars.update(unflattened(b, self.spec, self.given.symbols, roles.batch, batch))
         self.row_start = b.op("arith.muli", row, b.constant(tiling.bm, "i32"))
         self.column_start = b.op("arith.muli", column, b.constant(tiling.bn, "i32"))
-        if not tiling.persistent:
+        if not tiling.persistent:  # which made them once, for all tiles
             self.matrices = self._matrices()
-        zero = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn))
+
+    def frame(self) -> Frame:
+        """The tile's, without sums."""
+        return Frame(self.b, self.spec, [self.rows(0), self.columns(1)], self.scalars)
+
+    def total(self, part: ir.Value | None = None) -> ir.Value:
+        """The tile's sums, times scales that are the same along them; of one ``part`` of them where they are split."""
+        roles = self.roles
+        zero = self.b.constant(0, roles.accumulator, (self.tiling.bm, self.tiling.bn))
         low, high = self._steps(part)
-        total, *sums = b.loop(low, high, 1, [zero, *self.missing.start()], self._step)
-        points = self._size(flat_size(self.spec, (*roles.outer_sums, *roles.sums)))
+        total, *sums = self.b.loop(low, high, 1, [zero, *self.missing.start()], self._step)
+        points = self.size(flat_size(self.spec, (*roles.outer_sums, *roles.sums)))
         total = self.missing.added(total, sums, points)
-        frame = Frame(b, self.spec, [self._rows(0), self._columns(1)], self.scalars)
         for factor in (roles.left, roles.right):
             if factor.codes is not None and not factor.by_steps:
-                total = self._scaled(factor, frame, total)
-        if tiling.split > 1:
-            self._store_part(frame, part, batch, total)
-            return []
-        body = self._body(frame, {roles.contract: total})
+                total = self._scaled(factor, self.frame(), total)
+        return total
+
+    def finish(self, total: ir.Value) -> None:
+        """Store what the epilogue makes of the sums."""
+        body = self.body({self.roles.contract: total})
         for i, instr in enumerate(self.spec.body):
             if instr.op == "store":
                 body.store(instr)
             elif instr.op == "check":
                 body.check(i)
-        return []
 
     # -- factors by descriptors ---------------------------------------------------------------------------------------
     def _matrices(self) -> list[tuple[Described, ir.Value]]:
@@ -128,7 +152,7 @@ class _Product:
         base = self.given.operands[one.operand]
         if one.start.terms:
             base = b.pointers(base, evaluated(b, one.start, self.scalars, "i64"))
-        sizes = [self._size(self.spec.dims[dim].size) for dim in (one.outer, one.inner)]
+        sizes = [self.size(self.spec.dims[dim].size) for dim in (one.outer, one.inner)]
         block = (self._side(one.outer), self._side(one.inner))
         return b.described(base, sizes, one.stride, block)
 
@@ -147,11 +171,11 @@ class _Product:
     def _place(self, program: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
         """Part of the sum, point of the batch, and row and column block of a program; blocks in groups of rows, for L2."""
         b, roles, tiling = self.b, self.roles, self.tiling
-        rows = self._size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
-        columns = self._size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
+        rows = self.size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
+        columns = self.size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
         tiles = b.op("arith.muli", rows, columns)
         tile, rest = b.op("arith.remsi", program, tiles), b.op("arith.divsi", program, tiles)
-        count = self._size(product(self.spec.dims[i].size for i in roles.batch))
+        count = self.size(product(self.spec.dims[i].size for i in roles.batch))
         batch, part = b.op("arith.remsi", rest, count), b.op("arith.divsi", rest, count)
         group = b.constant(tiling.group, "i32")
         of_group = b.op("arith.muli", columns, group)
@@ -161,11 +185,11 @@ class _Product:
         row = b.op("arith.addi", first, b.op("arith.remsi", inside, height))
         return part, batch, row, b.op("arith.divsi", inside, height)
 
-    def _steps(self, part: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def _steps(self, part: ir.Value | None) -> tuple[ir.Value, ir.Value]:
         """The steps along the sum that are this program's."""
         b, split = self.b, self.tiling.split
-        steps = self._size(self._inner_steps() * flat_size(self.spec, self.roles.outer_sums))
-        if split == 1:
+        steps = self.size(self._inner_steps() * flat_size(self.spec, self.roles.outer_sums))
+        if part is None or split == 1:
             return b.constant(0, "i32"), steps
         each = b.op("arith.divsi", b.op("arith.addi", steps, b.constant(split - 1, "i32")), b.constant(split, "i32"))
         low = b.op("arith.muli", part, each)
@@ -175,11 +199,15 @@ class _Product:
         return blocks(flat_size(self.spec, self.roles.sums), self.tiling.bk)
 
     # -- axes of tiles ------------------------------------------------------------------------------------------------
-    def _rows(self, axis: int) -> Axis:
+    def rows(self, axis: int) -> Axis:
         return self._axis(self.roles.rows, self.row_start, self.tiling.bm, axis)
 
-    def _columns(self, axis: int) -> Axis:
+    def columns(self, axis: int) -> Axis:
         return self._axis(self.roles.columns, self.column_start, self.tiling.bn, axis)
+
+    def sums(self, start: ir.Value, axis: int) -> Axis:
+        """Those of the step that begins at ``start``."""
+        return self._axis(self.roles.sums, start, self.tiling.bk, axis, moves=True)
 
     def _axis(self, dims: tuple[int, ...], start: ir.Value, block: int, axis: int, *, moves: bool = False) -> Axis:
         b = self.b
@@ -187,7 +215,7 @@ class _Product:
         index = b.op("arith.addi", start, local)
         step = Step(start, local, block) if moves and len(dims) == 1 else None
         whole = size.constant is not None and size.constant % block == 0
-        end = None if whole else self._size(size)
+        end = None if whole else self.size(size)
         pairs = paired(b, dims[0], start, block, axis, 2, end) if len(dims) == 1 else None
         if end is None:
             return Axis(dims, index, None, step, pairs)
@@ -200,19 +228,15 @@ class _Product:
         b, roles, tiling = self.b, self.roles, self.tiling
         scalars, block = dict(self.scalars), number
         if roles.outer_sums:
-            inner = self._size(self._inner_steps())
+            inner = self.size(self._inner_steps())
             outer, block = b.op("arith.divsi", number, inner), b.op("arith.remsi", number, inner)
             scalars.update(unflattened(b, self.spec, self.given.symbols, roles.outer_sums, outer))
         start = b.op("arith.muli", block, b.constant(tiling.bk, "i32"))
-
-        def sums(axis: int) -> Axis:
-            return self._axis(roles.sums, start, tiling.bk, axis, moves=True)
-
         if self.matrices:
             a, c = (self._copied(*each, start, side) for side, each in enumerate(self.matrices))
             return [b.dot(a, c, carried[0])]
-        left = Frame(b, self.spec, [self._rows(0), sums(1)], scalars)
-        right = Frame(b, self.spec, [sums(0), self._columns(1)], scalars)
+        left = Frame(b, self.spec, [self.rows(0), self.sums(start, 1)], scalars)
+        right = Frame(b, self.spec, [self.sums(start, 0), self.columns(1)], scalars)
         a = self._factor(roles.left, left, (tiling.bm, tiling.bk), left.axes[1])
         c = self._factor(roles.right, right, (tiling.bk, tiling.bn), right.axes[0])
         sides = ((roles.left, left, c, 0), (roles.right, right, a, 1))
@@ -236,26 +260,31 @@ class _Product:
                 tile = b.op("arith.subf", tile, b.op("arith.extf", piece, dtype="f32"))
         return found[::-1]
 
+    def right(self, start: ir.Value) -> ir.Value:
+        """The right factor's tile at ``start`` along the sum, of a product whose sum has one dim."""
+        frame = Frame(self.b, self.spec, [self.sums(start, 0), self.columns(1)], self.scalars)
+        return self._factor(self.roles.right, frame, (self.tiling.bk, self.tiling.bn), frame.axes[0])
+
     def _corrected(self, factor: Factor, frame: Frame, part: ir.Value, other: ir.Value, axis: int) -> ir.Value:
         """A block's product of codes less their zero points, times their scales. ``axis``: that of ``other`` along the sum."""
         b, codes = self.b, factor.codes
         if codes is not None and codes.zero is not None:
             wide = b.op("arith.extf", other, dtype="f32")
             (sums,) = b.reduce([wide], axis, lambda x, y: [b.op("arith.addf", x[0], y[0])])
-            zero = self._body(frame, {}).value(codes.zero)
+            zero = self.body({}, frame).value(codes.zero)
             part = b.op("arith.subf", part, b.op("arith.mulf", sums, zero))
         return self._scaled(factor, frame, part)
 
     def _scaled(self, factor: Factor, frame: Frame, total: ir.Value) -> ir.Value:
         if factor.codes is None or factor.codes.scale is None:
             return total
-        return self.b.op("arith.mulf", total, self._body(frame, {}).value(factor.codes.scale))
+        return self.b.op("arith.mulf", total, self.body({}, frame).value(factor.codes.scale))
 
     def _factor(self, factor: Factor, frame: Frame, shape: tuple[int, int], sums: Axis) -> ir.Value:
         """A factor on its tile; zero where the sum is over: loads along it are masked, what is computed from them, or does not vary along
         it, is not.
         """
-        body = self._body(frame, {})
+        body = self.body({}, frame)
         value = body.value(factor.value)
         if factor.unsigned:
             value = self.b.op("arith.xori", value, self.b.constant(-128, "i8"))
@@ -269,7 +298,9 @@ class _Product:
             return value
         return self.b.select(sums.mask, value, self.b.constant(0, dtype_of(value)))
 
-    def _body(self, frame: Frame, known: dict[int, ir.Value]) -> Body:
+    def body(self, known: dict[int, ir.Value], frame: Frame | None = None) -> Body:
+        """Values of the spec's instructions on a tile, by default `frame`, of which some are ``known``."""
+        frame = self.frame() if frame is None else frame
         return Body(self.b, self.spec, frame, self.given.operands, self.given.error, known)
 
     def _store_part(self, frame: Frame, part: ir.Value, batch: ir.Value, total: ir.Value) -> None:

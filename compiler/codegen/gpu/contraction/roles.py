@@ -122,7 +122,7 @@ def coded(spec: KernelSpec, at: int, outer: Sequence[int]) -> tuple[Factor, Fact
         return None
     first, second = spec.body[at].args
     for codes, other in ((first, second), (second, first)):
-        plain = _peeled(spec, other)
+        plain = peeled(spec, other)
         dtype = spec.body[plain].dtype
         found = read_codes(spec, codes, outer, dtype) if dtype in LOW_PRECISION else None
         if found is not None:
@@ -134,7 +134,7 @@ def coded(spec: KernelSpec, at: int, outer: Sequence[int]) -> tuple[Factor, Fact
 def _factors(spec: KernelSpec, at: int) -> tuple[Factor, Factor] | str:
     """What is multiplied: the values before conversions that lose nothing."""
     accumulator = spec.body[at].dtype
-    values = [_peeled(spec, a) for a in spec.body[at].args]
+    values = [peeled(spec, a) for a in spec.body[at].args]
     dtypes = [spec.body[v].dtype for v in values]
     if accumulator == "i32":
         if dtypes == ["i8", "i8"]:
@@ -157,7 +157,7 @@ def _factors(spec: KernelSpec, at: int) -> tuple[Factor, Factor] | str:
     return Factor(spec.body[at].args[0], "f32"), Factor(spec.body[at].args[1], "f32")
 
 
-def _peeled(spec: KernelSpec, value: int) -> int:
+def peeled(spec: KernelSpec, value: int) -> int:
     """What ``value`` is converted from without loss: a 16-bit float, or i8."""
     instr = spec.body[value]
     if instr.op in ("arith.extf", "arith.extsi", "arith.extui"):

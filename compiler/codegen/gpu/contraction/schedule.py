@@ -17,6 +17,7 @@ from effc.compiler.codegen.gpu.contraction.descriptors import MOST_SIDE, both_de
 from effc.compiler.codegen.gpu.contraction.roles import Roles, needed
 from effc.compiler.codegen.gpu.launch import power_of_two
 from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 
 _NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps", "descriptors", "persistent")
@@ -27,16 +28,20 @@ _LEAST_PART = 256
 #: Multiply-adds a cycle of one processor by dtype of the factors, and bytes a cycle that it gets from L2 and from memory, of an A100
 #: (NVIDIA's white paper). Only their ratios choose a tile.
 _RATE = {"f32": 64, "bf16": 1024, "f16": 1024, "i8": 2048}
-_NEAR_BYTES, _FAR_BYTES = 64, 10
+NEAR_BYTES, FAR_BYTES = 64, 10
+#: Multiply-adds a cycle of one processor without tensor cores, in f32.
+SINGLE_RATE = _RATE["f32"]
 #: Rows below which Hopper's processors multiply by single warps, and the share of the rate that is left to them.
 _WIDE_ROWS, _NARROW = 64, 0.6
+#: Programs of one processor beyond which no more of the overhead is hidden.
+_TOGETHER = 4
 #: Cycles that a program spends before its first product and after its last.
-_OVERHEAD = 2000
+OVERHEAD = 2000
 #: Elements of factors a thread, where each is loaded by itself: its pointer takes two registers.
 _SINGLE_ELEMENTS = 32
 #: Cycles of a step beside loads and products: barriers, addresses; of one thread that asks for tiles by descriptors.
-_STEP, _STEP_DESCRIBED = 100, 40
-#: The part of `_OVERHEAD` that is left to a tile of a program that asks for the next one's factors before it ends.
+STEP, _STEP_DESCRIBED = 100, 40
+#: The part of `OVERHEAD` that is left to a tile of a program that asks for the next one's factors before it ends.
 _NEXT_TILE = 0.5
 
 
@@ -79,33 +84,52 @@ def shared_bytes(roles: Roles, tiling: Tiling) -> int:
     return (tiling.bm + tiling.bn) * tiling.bk * size * tiling.stages
 
 
-def cost(roles: Roles, target: GpuTarget, tiling: Tiling) -> float:
-    """Cycles, counted: of a wave of programs the larger of multiplications and loads, for all waves."""
+def together(roles: Roles, target: GpuTarget, tiling: Tiling) -> int:
+    """Programs that a processor is counted to hold at once, up to four: as many as its shared memory does; one that is persistent."""
+    if tiling.persistent:
+        return 1
+    return max(1, min(_TOGETHER, target.shared_bytes // max(shared_bytes(roles, tiling), 1)))
+
+
+def cost(roles: Roles, target: GpuTarget, tiling: Tiling, held: int | None = None) -> float:
+    """Cycles, counted: of a wave of programs the larger of multiplications and loads, for all waves. ``held``: programs that a processor
+    holds at once, where that is known.
+    """
     m, n, k, batch = (
         _guess(roles, dims) for dims in (roles.rows, roles.columns, (*roles.outer_sums, *roles.sums), roles.batch)
     )
     programs = -(-m // tiling.bm) * -(-n // tiling.bn) * batch * tiling.split
     steps = max(1, -(-k // (tiling.bk * tiling.split)))
-    size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
-    # A small tile keeps tensor cores waiting: its factors are loaded into registers more often than they are used.
-    rate = _RATE[roles.left.dtype] * min(1.0, math.sqrt(tiling.bm * tiling.bn / (128 * 128)))
-    if target.has_wgmma and tiling.bm < _WIDE_ROWS:
-        rate *= _NARROW
-    multiply = tiling.bm * tiling.bn * tiling.bk * roles.left.pieces * roles.right.pieces / rate
-    load = (tiling.bm + tiling.bn) * tiling.bk * size / _NEAR_BYTES
-    together = max(1, min(4, target.shared_bytes // max(shared_bytes(roles, tiling), 1)))
+    at_once = together(roles, target, tiling) if held is None else max(1, min(_TOGETHER, held))
     waves = -(-programs // target.processors)
-    adding = (
-        m * n * batch * tiling.split * 8 / (_FAR_BYTES * target.processors) + _OVERHEAD if tiling.split > 1 else 0.0
-    )
-    step = max(multiply, load) + (_STEP_DESCRIBED if tiling.descriptors else _STEP)
-    turns = 1 + _NEXT_TILE * (waves - 1) if tiling.persistent else -(-waves // together)
-    return waves * steps * step + turns * _OVERHEAD + adding
+    adding = m * n * batch * tiling.split * 8 / (FAR_BYTES * target.processors) + OVERHEAD if tiling.split > 1 else 0.0
+    beside = _STEP_DESCRIBED if tiling.descriptors else STEP
+    turns = 1 + _NEXT_TILE * (waves - 1) if tiling.persistent else -(-waves // at_once)
+    return waves * steps * step(roles, target, tiling.bm, tiling.bn, tiling.bk, beside) + turns * OVERHEAD + adding
+
+
+def step(roles: Roles, target: GpuTarget, bm: int, bn: int, bk: int, beside: int = STEP) -> float:
+    """Cycles of one step along the sum: the larger of multiplications and loads, and what it costs ``beside``."""
+    size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
+    multiply = bm * bn * bk * roles.left.pieces * roles.right.pieces / rate(roles.left.dtype, target, bm, bn)
+    return max(multiply, (bm + bn) * bk * size / NEAR_BYTES) + beside
+
+
+def rate(dtype: str, target: GpuTarget, bm: int, bn: int) -> float:
+    """Multiply-adds a cycle of one processor on a tile of ``bm`` x ``bn`` results. A small tile keeps tensor cores waiting: its factors are
+    loaded into registers more often than they are used.
+    """
+    found = _RATE[dtype] * min(1.0, math.sqrt(bm * bn / (128 * 128)))
+    return found * _NARROW if target.has_wgmma and bm < _WIDE_ROWS else found
+
+
+def guess(size: Expr) -> int:
+    """``size``, where it is known."""
+    return max(1, _UNKNOWN if size.constant is None else size.constant)
 
 
 def _guess(roles: Roles, dims: tuple[int, ...]) -> int:
-    found = flat_size(roles.spec, dims).constant
-    return max(1, _UNKNOWN if found is None else found)
+    return guess(flat_size(roles.spec, dims))
 
 
 def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:

@@ -1,0 +1,176 @@
+"""Two products in one kernel for a GPU: by the interpreter against float64, where they are chosen, and what triton makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from gpu_interpreted import SM80, SM90, Kernel
+from gpu_pairs import BETWEEN, LEFT, OUT, PairCase
+from gpu_programs import InterpretingGpu, compiled_for_gpu, watched
+from torch import Tensor, nn
+from triton_here import needs_triton
+
+from effc.compiler.codegen.gpu.compile import compile_launch
+from effc.compiler.codegen.gpu.pair.reading import Pair, read_pair
+from effc.compiler.codegen.gpu.pair.schedule import apart, candidates, chosen, cost, saved, shared_bytes
+from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.expr import const
+from effc.compiler.ir.spec import Schedule
+
+_BOUND = {"f32": 4e-6, "bf16": 1.6e-2, "f16": 2e-3}
+
+
+def pair_of(case: PairCase) -> Pair:
+    found = read_pair(case.spec())
+    assert isinstance(found, Pair), found
+    return found
+
+
+def agrees(case: PairCase, schedule: Schedule | None = None, target: GpuTarget = SM80) -> Kernel:
+    spec = case.spec() if schedule is None else replace(case.spec(), schedule=schedule)
+    kernel, tensors = Kernel(spec, target), case.tensors()
+    want = case.expected(tensors)
+    assert kernel(tensors) == 0
+    bound = _BOUND[case.dtype]
+    torch.testing.assert_close(tensors[OUT].double(), want, rtol=bound, atol=bound)
+    return kernel
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize(
+    ("m", "k", "h", "n"), [(2, 3, 2, 2), (17, 33, 5, 65), (16, 64, 16, 64), (40, 130, 31, 257), (129, 17, 33, 15)]
+)
+@pytest.mark.parametrize("act", ["", "math.tanh"])
+def test_against_float64(m: int, k: int, h: int, n: int, dtype: str, act: str) -> None:
+    agrees(PairCase(m, k, h, n, dtype, act))
+
+
+@pytest.mark.parametrize("act", ["", "math.exp"])
+def test_every_way_to_cut_it_computes_the_same(act: str) -> None:
+    """Columns beyond what lies between, which ``exp`` makes other than zero, are in no sum."""
+    held = set()
+    for columns in (48, 150):  # of 48, four programs of 16 would leave one without any
+        case = PairCase(35, 40, 37, columns, "bf16", act)
+        ways: dict[tuple[object, ...], Schedule] = {}
+        for schedule in candidates(pair_of(case), SM80, 1000):
+            ways.setdefault((schedule["hold"], schedule["parts"], schedule["bh"]), schedule)
+        assert {parts for _, parts, _ in ways} >= {1, 2}
+        held |= {hold for hold, _, _ in ways}
+        for schedule in ways.values():
+            agrees(case, schedule)
+    assert held == {"hidden", "results"}
+
+
+def test_infinity_and_nan_stay_in_their_rows() -> None:
+    case = PairCase(19, 40, 21, 50)
+    tensors = case.tensors()
+    tensors[0].view(19, 40)[3, 7] = float("inf")
+    tensors[0].view(19, 40)[11, 2] = float("nan")
+    want = case.expected(tensors).view(19, 50)
+    assert Kernel(case.spec())(tensors) == 0
+    got = tensors[OUT].view(19, 50)
+    assert torch.equal(got.isfinite(), want.isfinite())
+    assert not got[3].isfinite().any()
+    assert got[[i for i in range(19) if i not in (3, 11)]].isfinite().all()
+
+
+def _changed(case: PairCase, **changes: object) -> str:
+    """Why no kernel is made of ``case``, the store of whose first stage is changed."""
+    spec = case.spec()
+    first, second = spec.stages
+    (at,) = [i for i, instr in enumerate(first.body) if instr.op == "store"]
+    store = replace(first.body[at], attributes=tuple(sorted({**dict(first.body[at].attributes), **changes}.items())))
+    body = (*first.body[:at], store, *first.body[at + 1 :])
+    found = read_pair(replace(spec, stages=(replace(first, body=body), second)))
+    assert isinstance(found, str)
+    return found
+
+
+def test_what_is_no_pair_says_why() -> None:
+    case = PairCase(16, 32, 16, 64)
+    address = case.spec().stages[0].body[-1]["address"]
+    assert (
+        _changed(case, address=address + 1)
+        == "the second product reads other elements than the first one stores at a place"
+    )
+    assert "several places" in _changed(case, operand=LEFT + 10)
+    with pytest.raises(LoweringError, match="this block is no GPU kernel: it is not of two products"):
+        Kernel(replace(case.spec(), stages=case.spec().stages[:1]))
+    assert read_pair(replace(case.spec(), stages=case.spec().stages[::-1])) != ""
+
+
+def test_a_tile_that_no_program_holds_is_refused() -> None:
+    case = PairCase(1024, 2048, 2048, 20000, "f16")
+    assert chosen(pair_of(case), SM80, Schedule()) is None
+    assert saved(pair_of(case), SM80) < 0
+    with pytest.raises(LoweringError, match="does not fit a program"):
+        Kernel(case.spec())
+
+
+@pytest.mark.parametrize("target", [SM80, SM90], ids=lambda t: t.key)
+def test_where_one_kernel_pays(target: GpuTarget) -> None:
+    """Many rows through few columns: yes. A decode step, whose programs would each compute all of the first product: no."""
+    prefill, decode = PairCase(8192, 1024, 64, 1024, "f16"), PairCase(4, 4096, 512, 4096, "f16")
+    narrow, wide = PairCase(50176, 96, 384, 96, "f16", "math.tanh"), PairCase(8192, 768, 3072, 768, "f16", "math.tanh")
+    assert [saved(pair_of(c), target) > 0 for c in (prefill, decode, narrow, wide)] == [True, False, True, False]
+    for case in (prefill, narrow):
+        best = chosen(pair_of(case), target, Schedule())
+        assert best is not None
+        assert shared_bytes(pair_of(case), best) <= target.shared_bytes
+        assert cost(pair_of(case), target, best) < apart(pair_of(case), target)
+
+
+class Factored(nn.Module):
+    """A layer in two factors, or an MLP."""
+
+    def __init__(self, width: int, hidden: int, act: nn.Module) -> None:
+        super().__init__()
+        self.right, self.act, self.left = nn.Linear(width, hidden, bias=False), act, nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = x + self.left(self.act(self.right(x)))
+        return found
+
+
+@pytest.mark.parametrize("act", [nn.Identity(), nn.GELU()], ids=["factors", "mlp"])
+def test_a_model_has_one_launch_for_both(act: nn.Module) -> None:
+    torch.manual_seed(0)
+    model, gpu, x = Factored(48, 24, act).eval(), InterpretingGpu(), torch.randn(2, 35, 48)
+    compiled = compiled_for_gpu(model, gpu)
+    with torch.no_grad(), watched(gpu):
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+    assert len(gpu.launched) == 1
+
+
+def test_what_others_read_too_stays_apart() -> None:
+    class Shown(Factored):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            hidden = self.right(x)
+            return hidden, self.left(hidden)
+
+    model, gpu, x = Shown(48, 24, nn.Identity()).eval(), InterpretingGpu(), torch.randn(70, 48)
+    compiled = compiled_for_gpu(model, gpu)
+    with torch.no_grad(), watched(gpu):
+        for got, want in zip(compiled(x), model(x), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert len(gpu.launched) == 2
+
+
+@needs_triton
+@pytest.mark.parametrize("target", [SM80, SM90], ids=lambda t: t.key)
+@pytest.mark.parametrize(
+    "case",
+    [PairCase(8192, 1024, 64, 1024, "f16"), PairCase(50176, 96, 384, 96, "f16", "math.tanh")],
+    ids=["rank", "mlp"],
+)
+def test_both_products_are_of_tensor_cores_and_nothing_spills(case: PairCase, target: GpuTarget) -> None:
+    spec = case.spec()
+    assert spec.operands[BETWEEN].size == const(0)
+    (launch,) = Kernel(spec, target).emitted.launches
+    made = compile_launch(launch, target)
+    assert (made.frame, ".local" in made.ptx) == (0, False)
+    wide = "wgmma.mma_async" if target.has_wgmma else "mma.sync"
+    assert made.ptx.count(wide) >= 2
