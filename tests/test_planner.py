@@ -212,6 +212,25 @@ def test_a_coarse_estimate_finds_the_budget_from_below_and_from_above() -> None:
         assert choices(plan).count("half") in (3, 4), unit
 
 
+def test_a_budget_that_held_by_times_that_were_wrong_is_sought_from_below_again() -> None:
+    """At first ``half`` looks faster, and keeps the budget; measured, ``tiny`` is, whose errors are twice what is estimated: of it, less
+    than was allowed before keeps the budget.
+    """
+    sites = [fake_site(f"s{i}") for i in range(12)]
+    offered = {s.name: [dense(s), proposed(s, "half", 0.4, 0.01), proposed(s, "tiny", 0.5, 0.01)] for s in sites}
+    really, off = {"half": 0.95, "tiny": 0.5}, {"half": 0.8, "tiny": 2.0}
+
+    def verify(plan: ir.Plan) -> Verified:
+        error = sum((off.get(d.pass_name, 0.0) * d.error) ** 2 for d in plan.decisions) ** 0.5
+        taken = {n: Latency(really[d.pass_name]) for n, d in enumerate(plan.decisions) if d.pass_name in really}
+        return Verified(error, sites=taken)
+
+    plan = Planner(price).plan(sites, offered, replace(goal(0.03), verify=verify))
+    assert choices(plan).count("tiny") == 2
+    assert plan.measured is not None
+    assert plan.measured <= 0.03
+
+
 def test_the_best_of_a_candidates_schedules_is_chosen() -> None:
     site = fake_site("a")
     slow, fast = (replace(site.spec, schedule=Schedule((("mr", i),))) for i in (1, 2))

@@ -28,7 +28,7 @@ from effc.planning.pricing import Pricing
 from effc.planning.proxies import Sensitivity
 from effc.planning.sketch import Sketch
 from effc.planning.trial import Compiled, Kernels, Trial
-from effc.planning.variants import Pairs, Variant, draft, named, only, pairs_of, passes_of
+from effc.planning.variants import Pairs, Variant, coarser, draft, named, only, pairs_of, passes_of
 
 #: Of a draft's error what no algorithm gets below.
 _FAR_BETTER = 0.25
@@ -80,7 +80,7 @@ def offers(
     drafted = [v for v in variants if v not in fixed and draft(v) != v and not smaller]
     made = [v for v in variants if v not in drafted]
     offering.take([(variant,) for variant in made])
-    worthwhile = offering.take_worthwhile([v for v in drafted if offering.within(v, most)])
+    worthwhile = offering.take_worthwhile(offering.within(drafted, most))
     offering.take(_pairs(offering, [*made, *worthwhile], fixed))
     return Offers(offering.candidates, offering.weights, offering.units)
 
@@ -114,10 +114,18 @@ class _Offering:
         for unit, candidate in found.candidates:
             self.candidates[unit.site].append(candidate)
 
-    def within(self, variant: Compression, most: float) -> bool:
-        """Whether ``variant`` may have an error of at most ``most`` somewhere, as far as its draft tells."""
+    def within(self, variants: Sequence[Compression], most: float) -> list[Compression]:
+        """Those that may have an error of at most ``most`` somewhere, as far as their drafts tell."""
         if most == math.inf:
-            return True
+            return list(variants)
+        kept: list[Compression] = []
+        beyond: list[Compression] = []
+        for variant in variants:
+            coarse = any(coarser(variant, other) for other in beyond)
+            (beyond if coarse or not self._within(variant, most) else kept).append(variant)
+        return kept
+
+    def _within(self, variant: Compression, most: float) -> bool:
         drafted = (draft(variant),)
         errors = self._errors(drafted, self._compressed(drafted), pairs_of(drafted), {})
         return any(_FAR_BETTER * error <= most for error in errors.values())

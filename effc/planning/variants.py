@@ -109,6 +109,13 @@ def draft(variant: Compression) -> Compression:
     return variant
 
 
+def coarser(one: Compression, other: Compression) -> bool:
+    """Whether ``one`` loses at least what ``other`` does, wherever: factors that are alike but for fewer ranks."""
+    if not (isinstance(one, LowRank) and isinstance(other, LowRank)) or not one.rank_ratio or not other.rank_ratio:
+        return False
+    return one.rank_ratio <= other.rank_ratio and replace(one, rank_ratio=other.rank_ratio) == other
+
+
 def only(variant: Compression, weights: Collection[str], trial: Trial) -> Compression:
     """That leaves all but these weights."""
     names = (name for name, _ in trial.model.named_parameters(remove_duplicate=False))
