@@ -93,7 +93,9 @@ def test_zeros_are_left_out_by_sparse_schedules_alone() -> None:
     assert counted(tiled(tenth, 8, 32)) == pytest.approx(dense)
     by_rows = tenth.with_schedule(sparse="rows", height=4, parts=1, sets=2, shares=1)
     assert counted(by_rows) < 0.7 * dense
-    fuller = replace(tenth, operands=(listed[0], replace(listed[1], sparsity=Sparsity(1, 1, 256 * 512 // 2)), listed[2]))
+    fuller = replace(
+        tenth, operands=(listed[0], replace(listed[1], sparsity=Sparsity(1, 1, 256 * 512 // 2)), listed[2])
+    )
     assert counted(replace(fuller, schedule=by_rows.schedule)) > 1.5 * counted(by_rows)
 
 
