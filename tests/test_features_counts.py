@@ -11,6 +11,7 @@ from test_costmodel import gemm
 from trace_cases import MACHINE
 
 from effc.collecting import code_facts
+from effc.compiler.ir.sparsity import Sparsity
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import features
 from effc.costmodel.hardware import Hardware
@@ -81,6 +82,21 @@ def test_weights_are_waited_for_where_rows_are_outside() -> None:
     spec = packed(gemm(96, 2048, 1024))
     by_panels, by_rows = (counted(tiled(spec, 12, 32, order), column="log_counted") for order in ("panels", "rows"))
     assert by_rows > by_panels
+
+
+def test_zeros_are_left_out_by_sparse_schedules_alone() -> None:
+    spec = packed(gemm(128, 256, 512))
+    listed = list(spec.operands)
+    listed[1] = replace(listed[1], sparsity=Sparsity(1, 1, 256 * 512 // 10))
+    tenth = replace(spec, operands=tuple(listed))
+    dense = counted(tiled(spec, 8, 32))
+    assert counted(tiled(tenth, 8, 32)) == pytest.approx(dense)
+    by_rows = tenth.with_schedule(sparse="rows", height=4, parts=1, sets=2, shares=1)
+    assert counted(by_rows) < 0.7 * dense
+    fuller = replace(
+        tenth, operands=(listed[0], replace(listed[1], sparsity=Sparsity(1, 1, 256 * 512 // 2)), listed[2])
+    )
+    assert counted(replace(fuller, schedule=by_rows.schedule)) > 1.5 * counted(by_rows)
 
 
 def test_a_rest_of_a_strip_has_code_of_its_own() -> None:

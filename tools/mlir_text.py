@@ -33,7 +33,7 @@ from effc.costmodel.model.figures import mean
 from effc.costmodel.traces import Part, Trace, files, read
 
 #: Operations with their dialect, types of vectors, numbers; no names of values.
-_TOKEN = re.compile(r"(?<![%\w])(?:[a-z_]+\.[a-z_0-9.]+|vector<[0-9x]+[a-z0-9]+>|\d+)\b")
+_TOKEN = re.compile(r"(?<![%\w])(?:[a-z_]+\.[a-z_0-9.]+\b|vector<[0-9x]+[a-z0-9]+>|\d+\b)")
 _BUCKETS, _LONGEST = 512, 2
 _ROUNDS = 200
 _TREES = {

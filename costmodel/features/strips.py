@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 #: loads and stores; ``nested``: loops; ``masked``: loads of borders.
 NAMES: tuple[str, ...] = ("line", "across", "folds", "finds", "wanted", "touches", "nested", "masked_loads")
 
+_OTHERS, _NOTHING = ("contraction", "attention", "block"), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 #: Vectors beside each other, by the instructions of the body; joined ones where there are polynomials, and in a reduction.
 _SHORT, _MEDIUM = (10, 4), (60, 2)
 _JOINED, _JOINED_REDUCTION = 8, 4
@@ -29,7 +30,9 @@ _SINGLE, _REST, _TOUCH, _LOOP, _FOLD, _FIND, _SQUARE, _BORDER = 2.2, 1.0, 6.5, 3
 
 
 def facts(spec: KernelSpec, sizes: Sequence[int], accesses: Sequence[Access]) -> tuple[float, ...]:
-    """Of one kernel, by `NAMES`."""
+    """Of one kernel, by `NAMES`; of templates that are counted otherwise, `_NOTHING`."""
+    if spec.template in _OTHERS:
+        return _NOTHING
     along = vectors_along(accesses)
     turned = [a for a in accesses if a.along >= 0 and a.along != along and not a.store and not a.masked]
     horizontal = along >= 0 and spec.dims[along].kind != "parallel"
