@@ -165,8 +165,9 @@ class Pooled(nn.Module):
         self.depthwise, self.gate = nn.Conv2d(48, 48, 3, padding=1, groups=48), nn.Conv2d(48, 48, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.depthwise(x)
-        return y * self.gate(mean(y))
+        y = self.depthwise(x)
+        z: Tensor = y * self.gate(mean(y))
+        return z
 
 
 def test_a_tile_of_what_is_stored_and_pooled_fits_the_caches(
