@@ -10,7 +10,7 @@ from block_models import Forced
 from exactness import assert_exact
 from torch import Tensor, nn
 
-from effc.compiler.codegen.cpu.block import choice
+from effc.compiler.codegen.cpu.block import choice, cost
 from effc.compiler.pipeline import blocks
 
 Squeeze = Callable[[Tensor], Tensor]
@@ -155,3 +155,28 @@ def test_channels_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     fast, kernels = made.run(model, x)
     assert [k.schedule.get("slices", 1) > 1 for k in kernels if len(k.stages) == 3] == [True], made.refused
     assert_exact(model, (x,), fast)
+
+
+class Pooled(nn.Module):
+    """A depthwise convolution with a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise, self.gate = nn.Conv2d(48, 48, 3, padding=1, groups=48), nn.Conv2d(48, 48, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.depthwise(x)
+        z: Tensor = y * self.gate(mean(y))
+        return z
+
+
+def test_a_tile_of_what_is_stored_and_pooled_fits_the_caches(
+    forced: Callable[[int | None], Forced], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others read it too, so that it is no scratch memory: lines of 3840 bytes, two of which fit."""
+    monkeypatch.setattr(cost, "L1_BYTES", 1024)
+    monkeypatch.setattr(cost, "L2_BYTES", 8 * 1024)
+    model, x = Pooled(), torch.randn(1, 48, 20, 20).to(memory_format=torch.channels_last)
+    fast, kernels = forced(None).run(model, x)
+    assert_exact(model, (x,), fast)
+    assert [k.schedule["lines"] for k in kernels if k.template == "block"] == [2]

@@ -11,7 +11,8 @@ Of a block: medians over the rounds of what its kernels take, without Python aro
 the ceiling's gain that is reached, where the ceiling is 1.2 or more. As many kernels fused as apart: none was chosen to be fused. Images
 are channels-last, with a batch of one. Of a model: whole calls as a user makes them, and how many times faster the fused one is than
 each other. Below the table of blocks stands what it says (`fusion_summary`). ``--kept`` keeps rows of blocks in a file, so that a run that
-was interrupted, or that ``--minutes`` ended, is gone on with.
+was interrupted, or that ``--minutes`` ended, is gone on with. Below the models stands what each gains over the first, by itself and by
+fusing: of ConvFirst over ConvNeXt, which do as many operations, the model's share and the kernels'. Rows are measured one after the other.
 """
 
 from __future__ import annotations
@@ -167,11 +168,20 @@ def model_table(comparison: Comparison) -> None:
     head += ["kernels", "ceiling", *(["activations, MiB: eager", "apart", "fused"] if args.memory else [])]
     print(f"| {' | '.join(head)} |")
     print("|---" * len(head) + "|")
+    found: dict[str, tuple[float, float]] = {}
     for name in args.models.split(","):
-        print(f"| {name} | {' | '.join(model_row(comparison, name))} |", flush=True)
+        cells, found[name] = model_row(comparison, name)
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    (first, start), *others = found.items()
+    for name, (apart, fused) in others:
+        print(
+            f"\n{name} over {first}: {start[0] / apart:.2f} times as fast, both without fusion (the model); fusing gains "
+            f"{apart / fused:.2f} (the kernels), on {first} {start[0] / start[1]:.2f}; together {start[0] / fused:.2f}."
+        )
 
 
-def model_row(comparison: Comparison, name: str) -> list[str]:
+def model_row(comparison: Comparison, name: str) -> tuple[list[str], tuple[float, float]]:
+    """The cells, and seconds apart and fused."""
     args, case = comparison.args, build(name, small=False)
     module, inputs = comparison.of(case.module, case.inputs(0, 0))
     apart, fused = (comparison.compiled(b, module, inputs) for b in (comparison.apart, comparison.fused))
@@ -191,7 +201,7 @@ def model_row(comparison: Comparison, name: str) -> list[str]:
         cells += [f"{n / 2**20:.2f}" for n in (eager_peak(module, inputs), *ours)]
     if args.plots is not None:
         plot(args.plots / f"{name}.svg", water, name)
-    return cells
+    return cells, (Spread.of(times[0]).median, Spread.of(times[1]).median)
 
 
 def plot(path: Path, water: Waterline, name: str) -> None:

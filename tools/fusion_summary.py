@@ -33,7 +33,8 @@ def summary(rows: Sequence[Measured]) -> Iterator[str]:
     lost = sorted((row for row in fused if row.gained < 1 - LOSS), key=lambda row: row.gained)
     high = [row for row in rows if row.share is not None]
     enough = sum((row.share or 0) >= ASKED for row in high)
-    yield f"- **Fused**: {len(fused)} of {len(rows)} blocks{_span(fused)}. Of the others the same kernels were timed twice{_span(same)}."
+    others = f" Of the others the same kernels were timed twice{_span(same)}." if same else ""
+    yield f"- **Fused**: {len(fused)} of {len(rows)} blocks{_span(fused)}.{others}"
     part = f" ({len(lost) / len(fused):.0%} of the fused)" if fused else ""
     yield f"- **Lose more than {LOSS:.0%}**: {len(lost)}{part}{_each(lost)}"
     yield f"- **Ceilings of {WORTH} or more**: {len(high)}, of which {enough} reach {ASKED:.0%} of the gain{_each(high)}"

@@ -22,7 +22,6 @@ taken for all CPUs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
@@ -94,6 +93,16 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class _Touch:
+    """A stage ``loads`` an operand, or stores it; ``far``, ``memory``: as of `Work`, where it lies outside of the block."""
+
+    operand: int
+    loads: bool
+    far: float
+    memory: float
+
+
+@dataclass(frozen=True)
 class Counter:
     """Counts the tiles of one block. ``factors``: bytes of each stage's packed factor, 0 of loops."""
 
@@ -117,30 +126,30 @@ class Counter:
         held = plan.scratch_bytes()
         again = plan.slices if sum(self.factors) / plan.slices + held <= L2_BYTES else turns
         found = []
-        for stage, need, computing, factor in zip(plan.stages, plan.by_stage, self.cycles, self.factors, strict=True):
+        for stage, need, computing, factor, touches in zip(
+            plan.stages, plan.by_stage, self.cycles, self.factors, self._touches, strict=True
+        ):
             halo = meet * -(-need.kept // 2) / stage.lines.count * computing
             near, far, memory = 0.0, factor / plan.slices * again, 0.0
-            for op in ("load", "store"):
-                for operand in {*stage.touched(op)}:
-                    inside = self._inside(plan, operand, held, op)
-                    if inside is not None:
-                        near += inside
-                        continue
-                    times = plan.slices if op == "load" and operand in self._again else 1
-                    found_far, found_memory = _beyond([self._size(operand)], 2 if op == "store" else 1)
-                    far, memory = far + times * found_far, memory + times * found_memory
+            for touch in touches:
+                inside = self._inside(plan, touch, held)
+                if inside is not None:
+                    near += inside
+                    continue
+                times = plan.slices if touch.loads and touch.operand in self._again else 1
+                far, memory = far + times * touch.far, memory + times * touch.memory
             found.append(Work(share * computing + halo, near, far, memory))
         return tuple(found)
 
-    def _inside(self, plan: Plan, operand: int, held: int, op: str) -> float | None:
+    def _inside(self, plan: Plan, touch: _Touch, held: int) -> float | None:
         """Bytes of an operand that a thread takes from its L2, or writes there; None where they come from beyond, or leave it."""
-        number = next((i for i, b in enumerate(plan.between) if b.operand == operand), None)
+        number = self._numbers.get(touch.operand)
         if number is None:
             return None
         working = held
         if plan.between[number].shown:
             working += plan.tile * plan.height * self._line_bytes[number]
-            if op == "store" or working > L2_BYTES:
+            if not touch.loads or working > L2_BYTES:
                 return None
         return self.between[number] / THREADS if working > L1_BYTES else 0.0
 
@@ -148,22 +157,30 @@ class Counter:
     def apart(self) -> float:
         """Cycles of the stages, each a kernel of its own."""
         total = 0.0
-        for stage, computing, factor in zip(self.reading.stages, self.cycles, self.factors, strict=True):
-            far = memory = 0.0
-            for op in ("load", "store"):
-                found = _beyond(map(self._size, {*stage.touched(op)}), 2 if op == "store" else 1)
-                far, memory = far + found[0], memory + found[1]
-            far += factor / _sharers(stage, self.target)
-            total += Work(computing / THREADS, 0.0, far, memory).cycles + REGION
+        for stage, computing, factor, touches in zip(
+            self.reading.stages, self.cycles, self.factors, self._touches, strict=True
+        ):
+            far = factor / _sharers(stage, self.target) + sum(t.far for t in touches)
+            total += Work(computing / THREADS, 0.0, far, sum(t.memory for t in touches)).cycles + REGION
         return total
 
-    def _size(self, operand: int) -> int:
-        """Bytes of an operand, intermediates included."""
-        return self._hidden.get(operand, 0) or self._outside.get(operand, 0)
+    @cached_property
+    def _touches(self) -> list[list[_Touch]]:
+        """Of each stage."""
+        sizes = {**self._outside, **{operand: self.between[i] for operand, i in self._numbers.items()}}
+        return [
+            [
+                _Touch(operand, op == "load", *_beyond(sizes.get(operand, 0), 1 if op == "load" else 2))
+                for op in ("load", "store")
+                for operand in {*stage.touched(op)}
+            ]
+            for stage in self.reading.stages
+        ]
 
     @cached_property
-    def _hidden(self) -> dict[int, int]:
-        return {b.operand: size for b, size in zip(self.reading.between, self.between, strict=True)}
+    def _numbers(self) -> dict[int, int]:
+        """Which of the intermediates an operand is."""
+        return {b.operand: i for i, b in enumerate(self.reading.between)}
 
     @cached_property
     def cycles(self) -> list[float]:
@@ -243,7 +260,7 @@ def _sharers(stage: Stage, target: Target) -> int:
     return THREADS if stage.nest is not None and order(stage.nest, 4 * target.lanes(4)) == "panels" else 1
 
 
-def _beyond(sizes: Iterable[int], moves: int) -> tuple[float, float]:
-    """Bytes of a thread's halves of operands from L3, and from memory, whose bytes move so many times."""
-    halves = [size / THREADS for size in sizes]
-    return sum(h for h in halves if h <= LEFT), moves * sum(h for h in halves if h > LEFT)
+def _beyond(size: int, moves: int) -> tuple[float, float]:
+    """Bytes of a thread's half of an operand from L3, or from memory, whose bytes move so many times."""
+    half = size / THREADS
+    return (half, 0.0) if half <= LEFT else (0.0, moves * half)
