@@ -173,7 +173,7 @@ def test_dtypes_that_numpy_lacks_survive(tmp_path: Path) -> None:
         (lambda data: data[:20], "was not written by this version|is damaged: its header cannot be read"),
         (lambda data: b"", "cannot be read"),
         (lambda data: data.replace(b"effc archive 1", b"effc archive 0"), "was not written by this version"),
-        (lambda data: data.replace(b"calibration 6", b"calibration 2"), "it is of another kind or version of effc"),
+        (lambda data: data.replace(b"calibration 7", b"calibration 2"), "it is of another kind or version of effc"),
     ],
 )  # fmt: skip
 def test_damaged_files(tmp_path: Path, edit: Callable[[bytes], bytes], text: str) -> None:
