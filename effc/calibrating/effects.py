@@ -26,7 +26,7 @@ class Effects:
 
     def begin(self, output: Tensor) -> None:
         """Of a batch with this output."""
-        self._batches.append((len(output) if output.dim() > 1 else 1, {}))
+        self._batches.append((max(len(output), 1) if output.dim() > 1 else 1, {}))
 
     def add(self, key: int, x: Tensor, gradient: Tensor) -> None:
         """Of a use of the weight ``key``: the activation that met it, and the gradient by that, ``[…, channels]``. Where their first
