@@ -181,4 +181,5 @@ CASES = [
     GpuCase("tanh bf16 of one number", tanh_of_one(), tanh_of_one()),
     GpuCase("transpose f32 1000x1000", transpose(1000, 1000), transpose(50, 70)),
     GpuCase("sums of columns f32 1000x1000", column_sums(1000, 1000), column_sums(200, 50)),
+    GpuCase("sum of everything f32 1048576", column_sums(1 << 20, 1), column_sums(1 << 15, 1)),
 ]

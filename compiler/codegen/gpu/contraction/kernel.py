@@ -11,7 +11,7 @@ from effc.compiler.codegen.gpu import loops
 from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, numbered, paired, unflattened
 from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.contraction.descriptors import Described, both_described
-from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
+from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, folding
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
 from effc.compiler.codegen.gpu.contraction.unsigned import MissingSums
@@ -61,7 +61,7 @@ def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
     points = flat_size(spec, order)
     address = var(f"d{len(parallel)}") * points + point
     load = Instr("load", (), "f32", (("address", address), ("operand", len(spec.operands))))
-    body = summing(spec, load)
+    body = folding(spec, load)
     operands = (*spec.operands, Operand("f32", "read", points * split))
     dims = (*parallel, Dim(const(split), "reduction"))
     return replace(spec, template="loops", dims=dims, operands=operands, body=body, schedule=Schedule())
