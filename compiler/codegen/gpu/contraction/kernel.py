@@ -14,6 +14,7 @@ from effc.compiler.codegen.gpu.contraction.descriptors import Described, both_de
 from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, folding
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
+from effc.compiler.codegen.gpu.contraction.tail import STRIP, Share, added, stored
 from effc.compiler.codegen.gpu.contraction.unsigned import MissingSums
 from effc.compiler.codegen.gpu.dialect import shape_of
 from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
@@ -35,6 +36,8 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
     tiling = chosen(roles, target)
     if not aligned:  # as matrices that descriptors tell of are
         tiling = replace(tiling, descriptors=0)
+    if tiling.tail > 1:
+        return _with_tail(roles, tiling, target, name, aligned)
     text = kernel(roles.spec, name, lambda b, given: _Product(b, roles, tiling, target, given).emit(), aligned=aligned)
     tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
         flat_size(roles.spec, roles.columns), tiling.bn
@@ -48,6 +51,34 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
     points = flat_size(roles.spec, (*roles.batch, *roles.rows, *roles.columns))
     adding = loops.emit(_sum_of_parts(roles, tiling.split), target, f"{name}_sum", aligned=aligned, scratch=True)
     return Emitted((first, *adding.launches), points * tiling.split, (*numbers, *adding.numbers))
+
+
+def _with_tail(roles: Roles, tiling: Tiling, target: GpuTarget, name: str, aligned: bool) -> Emitted:
+    """The launches of `tail`, of sizes that are known."""
+    tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
+        flat_size(roles.spec, roles.columns), tiling.bn
+    )
+    assert tiles.constant is not None
+    rest = tiles.constant % target.processors
+    whole, parts = Share(0, tiles.constant - rest), Share(tiles.constant - rest, rest, tiling.tail)
+    once, last = replace(tiling, tail=1), replace(tiling, tail=1, persistent=0)
+
+    def launch(suffix: str, share: Share, tiling: Tiling, grid: int) -> Launch:
+        text = kernel(
+            roles.spec,
+            name + suffix,
+            lambda b, given: _Product(b, roles, tiling, target, given, share).emit(),
+            aligned=aligned,
+        )
+        return Launch(name + suffix, text, const(grid), tiling.warps, tiling.stages)
+
+    first = target.processors if tiling.persistent else whole.count
+    launches = (
+        launch("", whole, once, first),
+        launch("_tail", parts, last, rest * parts.parts),
+        launch("_sum", replace(parts, adds=True), last, rest * (tiling.bm // STRIP)),
+    )
+    return Emitted(launches, const(rest * parts.parts * tiling.bm * tiling.bn))
 
 
 def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
@@ -68,8 +99,19 @@ def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
 
 
 class _Product:
-    def __init__(self, b: Builder, roles: Roles, tiling: Tiling, target: GpuTarget, given: Arguments) -> None:
-        self.b, self.roles, self.tiling, self.target, self.given = b, roles, tiling, target, given
+    """The tiles of a product, or a ``share`` of them."""
+
+    def __init__(
+        self,
+        b: Builder,
+        roles: Roles,
+        tiling: Tiling,
+        target: GpuTarget,
+        given: Arguments,
+        share: Share | None = None,
+    ) -> None:
+        self.b, self.roles, self.tiling, self.target, self.given, self.share = b, roles, tiling, target, given, share
+        self.parts = share.parts if share is not None else tiling.split
         self.spec, self.missing = roles.spec, MissingSums(b, roles, tiling)
 
     def _size(self, e: Expr) -> ir.Value:
@@ -78,6 +120,9 @@ class _Product:
     def emit(self) -> None:
         b, roles, tiling = self.b, self.roles, self.tiling
         self.scalars = dict(self.given.symbols)
+        if self.share is not None and self.share.adds:
+            self._added_tile(self.share)
+            return
         if not tiling.persistent:
             self._tile(b.program_id())
             return
@@ -85,7 +130,7 @@ class _Product:
         tiles = blocks(flat_size(self.spec, roles.rows), tiling.bm) * blocks(
             flat_size(self.spec, roles.columns), tiling.bn
         )
-        count = self._size(tiles * flat_size(self.spec, roles.batch))
+        count = self._size(tiles * flat_size(self.spec, roles.batch) if self.share is None else const(self.share.count))
         b.loop(b.program_id(), count, b.programs(), [], lambda number, _: self._tile(number), flat=True)
 
     def _tile(self, number: ir.Value) -> list[ir.Value]:
@@ -106,16 +151,36 @@ class _Product:
         for factor in (roles.left, roles.right):
             if factor.codes is not None and not factor.by_steps:
                 total = self._scaled(factor, frame, total)
-        if tiling.split > 1:
+        if self.share is not None and self.parts > 1:
+            tile = b.op("arith.remsi", number, b.constant(self.share.count, "i32"))
+            stored(b, self.given.scratch, self.share, tiling, tile, part, total)
+        elif self.parts > 1:
             self._store_part(frame, part, batch, total)
-            return []
-        body = self._body(frame, {roles.contract: total})
+        else:
+            self._finish(frame, total)
+        return []
+
+    def _added_tile(self, share: Share) -> None:
+        """A strip of a tile whose parts lie in scratch memory."""
+        b, tiling = self.b, self.tiling
+        strips = b.constant(tiling.bm // STRIP, "i32")
+        tile, strip = (b.op(f"arith.{op}si", b.program_id(), strips) for op in ("div", "rem"))
+        _, _, row, column = self._place(tile)
+        start = b.op("arith.muli", strip, b.constant(STRIP, "i32"))
+        self.row_start = b.op("arith.addi", b.op("arith.muli", row, b.constant(tiling.bm, "i32")), start)
+        self.column_start = b.op("arith.muli", column, b.constant(tiling.bn, "i32"))
+        total = added(b, self.given.scratch, share, tiling, tile, strip)
+        rows = self._axis(self.roles.rows, self.row_start, STRIP, 0)
+        self._finish(Frame(b, self.spec, [rows, self._columns(1)], self.scalars), total)
+
+    def _finish(self, frame: Frame, total: ir.Value) -> None:
+        """The epilogue on a tile of sums."""
+        body = self._body(frame, {self.roles.contract: total})
         for i, instr in enumerate(self.spec.body):
             if instr.op == "store":
                 body.store(instr)
             elif instr.op == "check":
                 body.check(i)
-        return []
 
     # -- factors by descriptors ---------------------------------------------------------------------------------------
     def _matrices(self) -> list[tuple[Described, ir.Value]]:
@@ -150,7 +215,10 @@ class _Product:
         rows = self._size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
         columns = self._size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
         tiles = b.op("arith.muli", rows, columns)
-        tile, rest = b.op("arith.remsi", program, tiles), b.op("arith.divsi", program, tiles)
+        of = tiles if self.share is None else b.constant(self.share.count, "i32")
+        tile, rest = b.op("arith.remsi", program, of), b.op("arith.divsi", program, of)
+        if self.share is not None:
+            tile = b.op("arith.addi", tile, b.constant(self.share.first, "i32"))
         count = self._size(product(self.spec.dims[i].size for i in roles.batch))
         batch, part = b.op("arith.remsi", rest, count), b.op("arith.divsi", rest, count)
         group = b.constant(tiling.group, "i32")
@@ -163,7 +231,7 @@ class _Product:
 
     def _steps(self, part: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The steps along the sum that are this program's."""
-        b, split = self.b, self.tiling.split
+        b, split = self.b, self.parts
         steps = self._size(self._inner_steps() * flat_size(self.spec, self.roles.outer_sums))
         if split == 1:
             return b.constant(0, "i32"), steps
