@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from gpu_cases import CASES, GpuCase, attended
-from gpu_interpreted import SM80, SM90, Kernel, operands_of
+from gpu_interpreted import SM80, SM90, TMA, Kernel, operands_of
 
 from effc.compiler.capture.kernel_reference import evaluate
 from effc.compiler.codegen.gpu.compile import compile_launch
@@ -45,7 +45,7 @@ def row(case: GpuCase, target: GpuTarget) -> tuple[str, ...]:
     found = [name for name in ("wgmma", "mma.sync") if name in first.ptx]
     return (
         case.name,
-        f"sm_{target.capability}",
+        f"sm_{target.capability}{', TMA' if target.descriptors else ''}",
         str(len(made)),
         str(first.warps),
         str(first.registers),
@@ -77,8 +77,9 @@ def main() -> None:
     """Print the table."""
     print(f"| {' | '.join(_HEAD)} |\n|{'---|' * len(_HEAD)}")
     for case in CASES:
-        for target in (SM80, SM90):
-            print(f"| {' | '.join(row(case, target))} |", flush=True)
+        for target in (SM80, SM90, TMA):
+            if not target.descriptors or "tt.make_tensor_descriptor" in Kernel(case.spec, target).text:
+                print(f"| {' | '.join(row(case, target))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from effc.compiler.codegen.gpu.groups import by_groups
 from effc.compiler.codegen.gpu.indices import evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel, power_of_two
 from effc.compiler.codegen.gpu.ops import LOW_PRECISION, Ops, known
+from effc.compiler.codegen.gpu.partial import in_parts, parts_of
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Expr
@@ -128,17 +129,31 @@ def candidates(spec: KernelSpec) -> list[Schedule]:
 
 
 def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True, scratch: bool = False) -> Emitted:
-    """One launch; LoweringError where `supports` says no. ``scratch``: the last operand is the scratch memory."""
+    """One launch, or two where a reduction is cut into parts; LoweringError where `supports` says no. ``scratch``: the last operand is the
+    scratch memory.
+    """
     reason = supports(spec)
     if reason is not None:
         raise LoweringError(f"these loops are not supported: {reason}")
     found = plan(spec)
+    parts = 1 if scratch or spec.schedule.parameters else _parts(found, simplify(spec), target)
+    if parts > 1:
+        each, together = in_parts(simplify(spec), parts)
+        first = emit(each, target, name, aligned=aligned, scratch=True)
+        second = emit(together, target, f"{name}_sum", aligned=aligned, scratch=True)
+        return Emitted((*first.launches, *second.launches), each.operands[-1].size)
     text = kernel(found.spec, name, lambda b, given: _Loops(b, found, given).emit(), aligned=aligned, scratch=scratch)
     grid = blocks(flat_size(found.spec, found.rows), found.row_block)
     if not found.reduces:
         grid = grid * blocks(flat_size(found.spec, found.columns), found.column_block)
     launch = Launch(name, text, grid, found.warps, 2)
     return Emitted((launch,), numbers=numbered(found.spec, found.rows, found.columns))
+
+
+def _parts(found: Plan, spec: KernelSpec, target: GpuTarget) -> int:
+    """`parts_of` the reduction that ``found`` plans; 1: there is none."""
+    programs = blocks(flat_size(found.spec, found.rows), found.row_block).constant
+    return parts_of(spec, programs, found.row_block, target.processors) if found.reduces and programs else 1
 
 
 def _reduction_blocks(spec: KernelSpec, rows: Sequence[int], columns: Sequence[int]) -> tuple[int, int]:
