@@ -71,6 +71,8 @@ class Product:
     def __init__(self, b: Builder, roles: Roles, tiling: Tiling, target: GpuTarget, given: Arguments) -> None:
         self.b, self.roles, self.tiling, self.target, self.given = b, roles, tiling, target, given
         self.spec = roles.spec
+        #: Of instructions that only the left factor needs, on all of its tile: values that are not to be computed.
+        self.left_values: dict[int, ir.Value] = {}
 
     def size(self, e: Expr) -> ir.Value:
         return evaluated(self.b, e, self.given.symbols)
@@ -215,7 +217,7 @@ class Product:
         """A factor on its tile; zero where the sum is over: loads along it are masked, what is computed from them, or does not vary along
         it, is not.
         """
-        body = self.body({}, frame)
+        body = self.body(self.left_values if factor is self.roles.left else {}, frame)
         value = body.value(factor.value)
         if dtype_of(value) != factor.dtype:
             value = body.ops.cast("arith.truncf", value, factor.dtype)
