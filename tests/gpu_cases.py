@@ -129,7 +129,8 @@ def factors(m: int, k: int, rank: int, n: int) -> KernelSpec:
 
 
 def mlp(m: int, columns: int, hidden: int) -> KernelSpec:
-    return PairCase(m, columns, hidden, columns, "f16", "math.erf").spec()
+    """With its norm."""
+    return PairCase(m, columns, hidden, columns, "f16", "math.erf", norm=True).spec()
 
 
 def attended(spec: KernelSpec, tensors: list[torch.Tensor]) -> torch.Tensor:

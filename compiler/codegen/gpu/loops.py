@@ -142,7 +142,7 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
         first = emit(each, target, name, aligned=aligned, scratch=True)
         second = emit(together, target, f"{name}_sum", aligned=aligned, scratch=True)
         return Emitted((*first.launches, *second.launches), each.operands[-1].size)
-    text = kernel(found.spec, name, lambda b, given: _Loops(b, found, given).emit(), aligned=aligned, scratch=scratch)
+    text = kernel(found.spec, name, lambda b, given: Loops(b, found, given).emit(), aligned=aligned, scratch=scratch)
     grid = blocks(flat_size(found.spec, found.rows), found.row_block)
     if not found.reduces:
         grid = grid * blocks(flat_size(found.spec, found.columns), found.column_block)
@@ -191,7 +191,9 @@ def _turned(spec: KernelSpec, parallel: Sequence[int]) -> int | None:
     return None
 
 
-class _Loops:
+class Loops:
+    """Emits the kernel of a plan, or its values on a tile."""
+
     def __init__(self, b: Builder, plan: Plan, given: Arguments) -> None:
         self.b, self.plan, self.spec, self.given = b, plan, plan.spec, given
         self.levels, self.rank = self.spec.levels(), len(plan.shape)
@@ -254,7 +256,17 @@ class _Loops:
                 body.check(i)
 
     # -- reductions ---------------------------------------------------------------------------------------------------
+    def values_of(self, row: ir.Value) -> Body:
+        """Values on a tile of all columns, of the block of rows ``row``; nothing is stored. The plan is `Plan.whole`."""
+        self.rows = row
+        return self._whole(self._body(self._frame(row, None), {}))
+
     def _at_once(self, outer: Body) -> None:
+        inner = self._whole(outer)
+        self._finish(inner, [i for i, level in enumerate(self.levels) if level > self.parallel])
+
+    def _whole(self, outer: Body) -> Body:
+        """Values on a tile of all columns, behind all reductions, whose results go to ``outer``."""
         inner = self._body(self._frame(self.rows, self.b.constant(0, "i32")), {})
         for i, instr in enumerate(self.spec.body):
             if instr.op == "reduce":
@@ -263,7 +275,7 @@ class _Loops:
                 outer.values[i] = self._folded(i, self._terms(i, inner))
         self._prepare(outer, len(self.spec.body))
         inner.values.update(outer.values)
-        self._finish(inner, [i for i, level in enumerate(self.levels) if level > self.parallel])
+        return inner
 
     def _pass(self, number: int, outer: Body) -> None:
         """One loop over the columns: the reductions and stores that can run once ``number`` passes are over."""

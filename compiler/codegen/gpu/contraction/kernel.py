@@ -117,6 +117,8 @@ class Product:
         self.parts = share.parts if share is not None else tiling.split
         self.spec, self.missing = roles.spec, MissingSums(b, roles, tiling)
         self.scalars = dict(given.symbols)
+        #: Of instructions that only the left factor needs, on all of its tile: values that are not to be computed.
+        self.left_values: dict[int, ir.Value] = {}
 
     def size(self, e: Expr) -> ir.Value:
         return evaluated(self.b, e, self.given.symbols)
@@ -346,7 +348,7 @@ class Product:
         """A factor on its tile; zero where the sum is over: loads along it are masked, what is computed from them, or does not vary along
         it, is not.
         """
-        body = self.body({}, frame)
+        body = self.body(self.left_values if factor is self.roles.left else {}, frame)
         value = body.value(factor.value)
         if factor.unsigned:
             value = self.b.op("arith.xori", value, self.b.constant(-128, "i8"))
