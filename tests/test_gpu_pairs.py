@@ -178,6 +178,24 @@ def test_a_model_has_one_launch_for_both(act: nn.Module) -> None:
     assert len(gpu.launched) == 1
 
 
+@pytest.mark.parametrize("convolves", [True, False])
+def test_factors_are_rounded_as_torch_says_of_the_op(convolves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To TF32 in convolutions, not in matrix products."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr("effc.compiler.pipeline.gpu_pairs.saved", lambda pair, target: 1.0)
+    layers = (nn.Conv2d(48, 24, 1), nn.Conv2d(24, 48, 1)) if convolves else (nn.Linear(48, 24), nn.Linear(24, 48))
+    gpu, x = (
+        InterpretingGpu(),
+        torch.randn(2, 48, 5, 7).to(memory_format=torch.channels_last) if convolves else torch.randn(70, 48),
+    )
+    compiled = compiled_for_gpu(nn.Sequential(*layers).eval(), gpu)
+    with torch.no_grad(), watched(gpu):
+        compiled(x)
+    assert len(gpu.launched) == 1
+    ((_, text),) = gpu.kernels
+    assert (text.count('"tt.dot"'), text.count("inputPrecision = 0")) == (2, 2 if convolves else 0)
+
+
 def test_what_others_read_too_stays_apart() -> None:
     class Shown(Factored):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
