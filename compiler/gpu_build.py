@@ -18,18 +18,19 @@ import torch
 from effc.compiler.build import BuildReport, cached_artifact, digest, lowered, machine_code, toolchain_key
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.gpu.host import host_code
-from effc.compiler.codegen.gpu.installed import triton_reason, triton_version
+from effc.compiler.codegen.gpu.installed import reads_descriptors, triton_reason, triton_version
 from effc.compiler.codegen.gpu.target import OLDEST, GpuTarget
+from effc.compiler.gpu_choice import AtenOp, Verdict, judged
 from effc.compiler.ir.errors import DeviceError, LoweringError
 from effc.compiler.ir.expr import as_expr
-from effc.compiler.ir.program import Program
+from effc.compiler.ir.program import Call, Program
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.toolchain import Toolchain, toolchain
 from effc.runtime import elf
 from effc.runtime.artifact import Artifact
 from effc.runtime.cache import Cache
 from effc.runtime.gpu.code import KernelCode, SpecCode
-from effc.runtime.gpu.device import CudaDevice, Device, allows_tf32, capability
+from effc.runtime.gpu.device import CudaDevice, Device, allows_tf32, allows_tf32_convolutions, capability
 from effc.runtime.gpu.driver import LaunchTable, cuda_driver
 from effc.runtime.gpu.executable import GpuExecutable
 from effc.runtime.gpu.launches import ALIGNMENT
@@ -81,6 +82,10 @@ class GpuBuilder:
         """LoweringError: no kernel for something in it, or the device refuses one; the region goes to ATen."""
         host = host_functions(toolchain(), self._cache)
         return build_gpu(text, options=self._options, cache=self._cache, device=self.device(device), host=host)
+
+    def judged(self, built: GpuBuilt, call: Call, op: AtenOp) -> Verdict:
+        """Whether a kernel that was built or ATen's op runs a product."""
+        return judged(built.executable, call, op, target_of(built.executable.device), self._cache)
 
     def device(self, name: torch.device) -> CudaDevice:
         """As executables see it."""
@@ -144,7 +149,7 @@ def build_gpu(
 ) -> GpuBuilt:
     """The executable of a graph's text. LoweringError: no kernel for something in it, or the device refuses one; the region goes to ATen.
 
-    Products of float32 are exact, or of TF32 where torch's settings allow it now.
+    Products and convolutions of float32 are exact, or of TF32 where torch's settings allow it now.
     """
     kernels = _Kernels.on(device, cache, tools or toolchain())
     report = BuildReport()
@@ -191,6 +196,17 @@ def kernels_of(program: Program) -> list[_Wanted]:
     return [(spec, i not in offset) for i, spec in enumerate(program.kernels)]
 
 
+def target_of(device: Device) -> GpuTarget:
+    """With torch's settings of TF32 as they are now."""
+    return GpuTarget(
+        device.capability,
+        device.processors,
+        allows_tf32(),
+        allows_tf32_convolutions(),
+        reads_descriptors(device.capability),
+    )
+
+
 @dataclass(frozen=True)
 class _Kernels:
     """Compiles kernels. ``version``: of what compiles them."""
@@ -202,9 +218,7 @@ class _Kernels:
 
     @staticmethod
     def on(device: Device, cache: Cache | None, tools: Toolchain) -> _Kernels:
-        """With torch's setting of TF32 as it is now."""
-        target = GpuTarget(device.capability, device.processors, allows_tf32())
-        return _Kernels(cache, target, tools, f"{toolchain_key()}, triton {triton_version()}")
+        return _Kernels(cache, target_of(device), tools, f"{toolchain_key()}, triton {triton_version()}")
 
     def code(self, wanted: Sequence[_Wanted]) -> dict[_Wanted, bytes]:
         """JSON of each kernel's `SpecCode`; the first failure in order is raised."""
@@ -226,7 +240,7 @@ class _Kernels:
 
 def _read(reply: Mapping[str, Any]) -> SpecCode:
     launches = tuple(
-        KernelCode(name, base64.b64decode(image), as_expr(grid), threads, shared, parameters)
-        for name, image, grid, threads, shared, parameters in reply["launches"]
+        KernelCode(name, base64.b64decode(image), as_expr(grid), threads, shared, parameters, own)
+        for name, image, grid, threads, shared, parameters, own in reply["launches"]
     )
     return SpecCode(launches, as_expr(reply["scratch"]), tuple(map(as_expr, reply["numbers"])))

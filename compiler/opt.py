@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--emit", choices=("ir", "kernels", "code", "regions"), default="ir", help="what to print (default: ir)"
     )
-    targets = ("host", "avx512", "avx2", "x86-64", "sm_80", "sm_90")
+    targets = ("host", "avx512", "avx2", "x86-64", "sm_80", "sm_90", "sm_90+tma", "sm_100")
     parser.add_argument(
         "--target", choices=targets, default="host", help="the CPU or GPU that --emit is for (default: host)"
     )

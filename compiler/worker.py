@@ -78,7 +78,7 @@ def _gpu(payload: Mapping[str, Any]) -> dict[str, Any]:
     for launch, made in zip(emitted.launches, code, strict=True):
         image = base64.b64encode(made.cubin).decode()
         grid = str(launch.grid)
-        launches.append([made.name, image, grid, 32 * made.warps, made.shared, len(made.parameters)])
+        launches.append([made.name, image, grid, 32 * made.warps, made.shared, len(made.parameters), made.own])
     return {"launches": launches, "scratch": str(emitted.scratch), "numbers": [str(n) for n in emitted.numbers]}
 
 

@@ -29,6 +29,16 @@ class Choice:
     proposed: bool = False
 
     @property
+    def kind(self) -> tuple[object, ...]:
+        """What predictions are off by alike: the pass, and which templates on which dtypes its kernels are. Ranks and shares of zeros are
+        no other kind.
+        """
+        return (
+            self.candidate.pass_name,
+            frozenset((k.template, frozenset(o.dtype for o in k.operands)) for k in self.kernels),
+        )
+
+    @property
     def slow_end(self) -> float:
         return self.latency.seconds * (1 + self.latency.uncertainty)
 
@@ -105,19 +115,19 @@ class Choices:
         return number == 0 or (worth and math.isfinite(choice.candidate.error))
 
     def timed(self, selection: Selection, latencies: Mapping[int, Latency]) -> Choices:
-        """With what was measured of the choices that are taken, by site; what is still proposed by their passes is off by as much."""
+        """With what was measured of the choices that are taken, by site; what is still proposed of their kinds is off by as much."""
         at = [list(choices) for choices in self.at]
-        ratios: dict[str, list[float]] = {}
+        ratios: dict[tuple[object, ...], list[float]] = {}
         for site, latency in latencies.items():
             choice = at[site][selection.taken[site]]
             if choice.proposed and choice.latency.seconds > 0:
-                ratios.setdefault(choice.candidate.pass_name, []).append(latency.seconds / choice.latency.seconds)
+                ratios.setdefault(choice.kind, []).append(latency.seconds / choice.latency.seconds)
             at[site][selection.taken[site]] = replace(choice, latency=latency, proposed=False)
-        off = {name: statistics.median(found) for name, found in ratios.items()}
+        off = {kind: statistics.median(found) for kind, found in ratios.items()}
         for choices in at:
             for number, choice in enumerate(choices):
-                if choice.proposed and choice.candidate.pass_name in off:
-                    seconds = choice.latency.seconds * off[choice.candidate.pass_name]
+                if choice.proposed and choice.kind in off:
+                    seconds = choice.latency.seconds * off[choice.kind]
                     choices[number] = replace(choice, latency=replace(choice.latency, seconds=seconds))
         return replace(self, at=at)
 

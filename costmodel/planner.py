@@ -34,7 +34,7 @@ _SETTLING = 2
 #: What another plan is not verified for: a smaller gain, as a share of the time; or where so much of the budget is spent.
 _WORTH, _NEAR = 0.01, 0.9
 #: The metric that errors of sites are estimated by, and the allowance to begin with under it, in budgets; under any other it is infinite.
-_ESTIMATED, _FIRST = "relative_l2", 1.2
+ESTIMATED, _FIRST = "relative_l2", 1.2
 #: Of the allowance that should spend all of the budget, what is tried.
 _AIM = 0.97
 
@@ -49,6 +49,11 @@ class Verified:
     seconds: float = math.nan
     margin: float | None = None
     sites: Mapping[int, Latency] = field(default_factory=dict)
+
+    @property
+    def bound(self) -> float:
+        """What a budget is compared with: the error and its margin."""
+        return self.error + (self.margin or 0.0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class _Search:
         if not self.goal.excess:  # what has no error either may turn out slower
             dense = Selection((0,) * len(self.choices.at), 0.0)
             accurate[dense.taken] = dense
-        allowance = _FIRST * budget if self.goal.metric == _ESTIMATED else math.inf
+        allowance = _FIRST * budget if self.goal.metric == ESTIMATED else math.inf
         verified = 0
         for _ in range(_STEPS if budget else 0):
             plan = self.choices.fastest(allowance, self.goal.excess)
@@ -146,8 +151,8 @@ class _Search:
             verified += not known
             aimed, spent = math.nan, 0.0
             if not known:
-                spent = self._verified(plan).error / budget
-                aimed = self.choices.error(plan) / spent if spent else math.inf
+                spent = self._verified(plan).bound / budget
+                aimed = self.choices.error(plan) / spent if spent > 0 else math.inf
             if plan.taken in accurate or self._accurate(plan):
                 best, kept = plan, allowance
                 accurate[plan.taken] = plan
@@ -237,13 +242,15 @@ class _Search:
 
     def _accurate(self, selection: Selection) -> bool:
         """Whether the accuracy budget holds: for exact code always, which differs from eager by rounding alone."""
-        found, budget = self._verified(selection).error, self.goal.budgets.accuracy
+        found, budget = self._verified(selection).bound, self.goal.budgets.accuracy
         return math.isfinite(found) and (self.choices.error(selection) == 0.0 or budget is None or found <= budget)
 
     def _demand(self, selection: Selection) -> None:
         """BudgetError: the accuracy budget does not hold."""
         if not self._accurate(selection):
-            raise self._out_of_reach(selection, f"its {self.goal.metric} is {self._verified(selection).error:.3g}")
+            found = self._verified(selection)
+            margin = "" if found.margin is None else f" ± {found.margin:.1g}"
+            raise self._out_of_reach(selection, f"its {self.goal.metric} is {found.error:.3g}{margin}")
 
     def _verified(self, selection: Selection) -> Verified:
         if selection.taken not in self.tried:

@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from effc.compiler.ir.errors import InputError
 from effc.runtime.structure import flatten
 
+#: Quantile of the upper end of an interval of 95 %.
+_UPPER = 0.975
+
 #: ``metric(references, outputs, batches)`` over all batches: 0 where nothing differs; NaN where outputs are.
 Metric = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], float]
 UserMetric = Callable[[Any, Any, Any], float]
@@ -21,30 +24,62 @@ UserMetric = Callable[[Any, Any, Any], float]
 
 @dataclass(frozen=True)
 class Error:
-    """A metric over some batches. ``margin``: by which its mean over other batches of their source may differ, with a confidence of 95 %,
-    by Student's t. None of one batch, NaN where the metric of one is not finite.
+    """A metric over some batches. ``margin``: by which its mean over other batches of their source may differ, with a confidence of 95 %;
+    None where nothing tells, NaN where the metric of one is not finite.
     """
 
     value: float
     margin: float | None
 
+    @property
+    def bound(self) -> float:
+        """What the mean over other batches is at most, as far as the margin tells."""
+        return self.value + (self.margin or 0.0)
+
 
 def measured(
-    chosen: str | UserMetric, references: Sequence[Any], outputs: Sequence[Any], batches: Sequence[Any]
+    chosen: str | UserMetric, references: Sequence[Any], outputs: Sequence[Any], batches: Sequence[Any], seen: int = 0
 ) -> Error:
-    """The metric of a name, or a user's own, which is called once a batch."""
+    """The metric of a name, or a user's own, which is called once a batch; of all batches but the first ``seen``, which the margin alone
+    looks at.
+
+    The margin is Student's t, for batches of one spread about two means, that of those ``seen`` and that of the others. Of a share of rows
+    it is at least that of as many independent ones: none that differs, of few, says little.
+    """
     metric = metric_of(chosen)
     each = [metric([r], [y], [b]) for r, y, b in zip(references, outputs, batches, strict=True)]
-    whole = metric(references, outputs, batches) if isinstance(chosen, str) else sum(each) / len(each)
-    return Error(whole, None if len(each) == 1 else _margin(each))
+    others = references[seen:], outputs[seen:], batches[seen:]
+    whole = metric(*others) if isinstance(chosen, str) else statistics.fmean(each[seen:])
+    margin = _margin(each[:seen], each[seen:])
+    if chosen == top1_disagreement.__name__:
+        margin = max(margin or 0.0, _share_margin(whole, _rows(*others[:2])))
+    return Error(whole, margin)
 
 
-def _margin(each: Sequence[float]) -> float:
+def _margin(seen: Sequence[float], others: Sequence[float]) -> float | None:
+    """Of the mean of ``others``."""
     from scipy.special import stdtrit
 
-    if not all(map(math.isfinite, each)):
+    if not all(map(math.isfinite, (*seen, *others))):
         return math.nan
-    return float(stdtrit(len(each) - 1, 0.975)) * statistics.stdev(each) / math.sqrt(len(each))
+    parts = [part for part in (seen, others) if part]
+    freedom = sum(len(part) - 1 for part in parts)
+    if not freedom:
+        return None
+    squares = sum((value - statistics.fmean(part)) ** 2 for part in parts for value in part)
+    return float(stdtrit(freedom, _UPPER)) * math.sqrt(squares / freedom / len(others))
+
+
+def _share_margin(share: float, rows: int) -> float:
+    """Of a share of independent ``rows`` (Clopper and Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case of the
+    Binomial", 1934).
+    """
+    from scipy.special import betaincinv
+
+    if not math.isfinite(share):
+        return math.nan
+    differing = round(share * rows)
+    return 0.0 if differing == rows else float(betaincinv(differing + 1, rows - differing, _UPPER)) - share
 
 
 def metric_of(chosen: str | UserMetric) -> Metric:
@@ -128,6 +163,12 @@ def _pairs(reference: Any, output: Any) -> list[tuple[torch.Tensor, torch.Tensor
     if [r.shape for r in expected] != [y.shape for y in found]:
         raise InputError("the model gives outputs of other shapes than in the calibration; calibrate it again")
     return [(r, y) for r, y in zip(expected, found, strict=True) if r.is_floating_point()]
+
+
+def _rows(references: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Of all logits."""
+    pairs = (_logits("top1_disagreement", r, y) for r, y in zip(references, outputs, strict=True))
+    return sum(reference[..., 0].numel() for reference, _ in pairs)
 
 
 def _logits(name: str, reference: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,8 +13,8 @@ Method = Literal["cats", "chess"]
 @compresses
 @dataclass(frozen=True)
 class SparsifyActivations(Compression):
-    """``passes={"activation_sparsity": {...}}``: gated MLPs, ``down(act(gate(x)) * up(x))``, of float32, and with ``"chess"`` the linear
-    layers before and behind attention.
+    """``passes={"activation_sparsity": {...}}``: gated MLPs, ``down(act(gate(x)) * up(x))``, of float32 or bfloat16, and with ``"chess"``
+    the linear layers before and behind attention.
 
     ``sparsity``: the share of elements that become zeros over the rows that ``calibration`` has kept, above 0 and below 1. ``method``:
     ``"cats"`` (Lee et al., "CATS: Contextually-Aware Thresholding for Sparsity in Large Language Models", COLM 2024): where

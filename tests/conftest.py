@@ -51,6 +51,18 @@ def fresh_state() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def exact_convolutions(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In tests of GPUs convolutions of float32 round nothing to TF32, which torch lets them by default."""
+    if not request.path.name.startswith("test_gpu_"):
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
 @pytest.fixture
 def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty compile cache for this test alone."""

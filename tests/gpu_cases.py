@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from effc.compiler.codegen.gpu.nibbles import packed_codes
 from effc.compiler.ir.expr import const
-from effc.compiler.ir.formats import INT4
+from effc.compiler.ir.formats import INT4, NF4, Format
 from effc.compiler.ir.spec import KernelSpec
 
 
@@ -98,11 +98,16 @@ def codes(m: int, n: int, k: int) -> KernelSpec:
     return Linear(m, n, k, x="bf16", scale="bf16").spec()
 
 
-def groups(m: int, n: int, k: int, group: int) -> KernelSpec:
+def groups(m: int, n: int, k: int, group: int, format_: Format = INT4) -> KernelSpec:
     """Codes two a byte."""
-    spec = Linear(m, n, k, group, INT4, x="bf16", zero="f32").spec()
+    spec = Linear(m, n, k, group, format_, x="bf16", zero="" if format_.codebook else "f32").spec()
     operands = (replace(o, size=const(n * k)) if i == 1 else o for i, o in enumerate(spec.operands))
     return packed_codes(replace(spec, operands=tuple(operands)), [1])[0]
+
+
+def bytes_of_both_signs(m: int, n: int, k: int) -> KernelSpec:
+    """Unsigned rows times signed weights."""
+    return Case((m, n, k), 1, (k, 0, 1), (0, k, 1), (n, 1, 0), "i8", "i32", unsigned=0).spec()
 
 
 def conv(channels: int, size: int, groups: int = 1) -> KernelSpec:
@@ -152,6 +157,15 @@ CASES = [
     GpuCase("int8 weights bf16 256x1024x1024", codes(256, 1024, 1024), codes(33, 40, 96), True, True),
     GpuCase("int4 weights bf16 32x1024x1024", groups(32, 1024, 1024, 128), groups(17, 40, 128, 64), True),
     GpuCase("int4 weights bf16 1x4096x4096", groups(1, 4096, 4096, 128), groups(1, 40, 256, 64)),
+    GpuCase("NF4 weights bf16 32x1024x1024", groups(32, 1024, 1024, 64, NF4), groups(17, 40, 128, 64, NF4), True),
+    GpuCase("NF4 weights bf16 1x4096x4096", groups(1, 4096, 4096, 64, NF4), groups(1, 40, 256, 64, NF4)),
+    GpuCase(
+        "linear u8 times i8 512x512x512",
+        bytes_of_both_signs(512, 512, 512),
+        bytes_of_both_signs(70, 90, 130),
+        True,
+        True,
+    ),
     GpuCase("conv 3x3 f16 64 to 64", conv(64, 30), conv(16, 9), True, True),
     GpuCase("conv 3x3 f16 depthwise", conv(64, 30, 64), conv(8, 9, 8)),
     GpuCase(

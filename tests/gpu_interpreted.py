@@ -17,6 +17,8 @@ from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.dtypes import TORCH_DTYPES
 
 SM80, SM90 = GpuTarget.named("sm_80"), GpuTarget.named("sm_90")
+SM100 = GpuTarget.named("sm_100")
+TMA = GpuTarget.named("sm_90+tma")
 
 
 def memory_of(tensor: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.generic]]:

@@ -35,7 +35,7 @@ def _text(payload: Mapping[str, Any]) -> dict[str, Any]:
     emitted = emit(spec, GpuTarget(*payload["target"]), aligned=payload["aligned"])
     parameters = len(spec.operands) + 2 + len(spec.symbols)
     launches = [
-        [one.name, _image(parameters, one.text), str(one.grid), 32 * one.warps, 0, parameters]
+        [one.name, _image(parameters, one.text), str(one.grid), 32 * one.warps, 0, parameters, 0]
         for one in emitted.launches
     ]
     return {"launches": launches, "scratch": str(emitted.scratch), "numbers": [str(n) for n in emitted.numbers]}
@@ -63,7 +63,8 @@ class InterpretingGpu:
     """
 
     def __init__(self, name: str = "cuda:0", capability: int = 90) -> None:
-        self.name, self.capability, self.processors = torch.device(name), capability, 132
+        self.name, self.model = torch.device(name), "an interpreter"
+        self.capability, self.processors = capability, 132
         self.kernels: list[tuple[str, str]] = []
         self.launched: list[str] = []
         self.waits = 0
@@ -110,6 +111,10 @@ class InterpretingGpu:
 
     def wait(self) -> None:
         self.waits += 1
+
+    def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
+        """It has no clock."""
+        return None
 
     def stream(self) -> int:
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +40,7 @@ class StubCuda:
         self.cuModuleUnload = c.CFUNCTYPE(c.c_int, c.c_void_p)(self._unload)
         self.cuModuleGetFunction = c.CFUNCTYPE(c.c_int, _POINTER, c.c_void_p, c.c_char_p)(self._function)
         self.cuFuncSetAttribute = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int, c.c_int)(self._attribute)
+        self.cuDriverGetVersion = c.CFUNCTYPE(c.c_int, c.POINTER(c.c_int))(self._version)
         self.cuGetErrorString = c.CFUNCTYPE(c.c_int, c.c_int, c.POINTER(c.c_char_p))(self._words)
         sizes = [c.c_uint] * 7
         self.cuLaunchKernel = c.CFUNCTYPE(
@@ -82,6 +83,10 @@ class StubCuda:
         self.shared.append(value)
         return self.answer
 
+    def _version(self, number: Any) -> int:
+        number[0] = 12080
+        return self.answer
+
     def _words(self, code: int, text: Any) -> int:
         text[0] = b"invalid argument"
         return 0
@@ -101,7 +106,8 @@ class StubGpu:
     """This process's memory as that of a GPU whose driver is a stub."""
 
     def __init__(self, cuda: StubCuda) -> None:
-        self.name, self.capability, self.processors = torch.device("cuda:0"), 90, 132
+        self.name, self.model = torch.device("cuda:0"), "a stub of a GPU"
+        self.capability, self.processors = 90, 132
         self._driver = CudaDriver(cuda)
         self.load = self._driver.load
         self.allocated, self.current_stream, self.capturing = 0, 0xABC, False
@@ -124,6 +130,10 @@ class StubGpu:
 
     def wait(self) -> None:
         pass
+
+    def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
+        """It has no clock."""
+        return None
 
     def stream(self) -> int:
         return self.current_stream

@@ -217,6 +217,42 @@ def test_gated_mlp(dim: int, hidden: int, method: str) -> None:
     assert threshold.shape == (() if method == "cats" else (hidden,))
 
 
+@skipping
+@pytest.mark.parametrize("method", ["cats", "chess"])
+def test_gated_mlp_of_bfloat16(method: str) -> None:
+    model = Mlp(512, 640).eval().bfloat16()
+    calibration = effc.calibrate(model, [torch.randn(64, 512).bfloat16()])
+    x = torch.randn(1, 512).bfloat16()
+    found, recording = sparse(model, x, method=method, sparsity=0.5, calibration=calibration)
+    assert methods(recording) == ["inputs", "outputs"]
+    (threshold,) = thresholds(recording).values()
+    with torch.no_grad():  # elements at the threshold may fall on either side of it
+        expected = thresholded(model, x, threshold)
+    assert float((found.double() - expected).norm() / expected.norm()) < 0.03
+
+
+@skipping
+def test_zeros_of_a_row_of_bfloat16_are_used() -> None:
+    model, x = Layers(F.relu, 512, 640).eval().bfloat16(), torch.randn(1, 512).bfloat16()
+    found, recording = run(model, x)
+    assert methods(recording) == ["inputs"]
+    with torch.no_grad():
+        expected = model.double()(x.double())
+    assert float((found.double() - expected).norm() / expected.norm()) < 0.01
+
+
+@skipping
+@pytest.mark.parametrize(("sparsity", "chosen"), [(0.02, []), (0.5, ["inputs", "outputs"])])
+def test_what_is_asked_for_says_which_kernels_pay(sparsity: float, chosen: list[str]) -> None:
+    model, x = Mlp(256, 320).eval(), torch.randn(1, 256)
+    calibration = effc.calibrate(model, [torch.randn(64, 256)])
+    found, recording = sparse(model, x, sparsity=sparsity, calibration=calibration)
+    assert methods(recording) == chosen
+    (threshold,) = thresholds(recording).values()
+    with torch.no_grad():
+        near(found, thresholded(model, x, threshold))
+
+
 @pytest.mark.parametrize("method", ["cats", "chess"])
 def test_prefill_has_the_zeros_of_decode(method: str) -> None:
     """Any number of rows gives what single rows give."""
@@ -235,7 +271,7 @@ def test_prefill_has_the_zeros_of_decode(method: str) -> None:
 @skipping
 def test_projections_of_attention() -> None:
     model = Block().eval()
-    calibration = effc.calibrate(model, [torch.randn(2, 20, 256) for _ in range(3)])
+    calibration = effc.calibrate(model, [torch.randn(2, 20, 256) for _ in range(3)], held_out=0)
     x = torch.randn(1, 1, 256)
     found, recording = sparse(model, x, method="chess", sparsity=0.4, calibration=calibration)
     limits = thresholds(recording)
@@ -271,7 +307,7 @@ def test_cats_leaves_attention_alone() -> None:
         (Mlp(256, 320, bias=True), "no part of a gated MLP"),
         (Layers(F.silu), "no part of a gated MLP"),
         (Mlp(256, 320, lambda x: x), "no part of a gated MLP"),
-        (Mlp(256, 320).bfloat16(), "only kernels of float32"),
+        (Mlp(256, 320).half(), "only kernels of float32"),
     ],
 )
 def test_others_stay(model: nn.Module, why: str) -> None:

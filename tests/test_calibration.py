@@ -34,7 +34,7 @@ class Net(nn.Module):
 def test_statistics_are_those_of_the_activations() -> None:
     model = Net().eval()
     batches = [torch.randn(n, 3, 9, 7) for n in (1, 4, 2)]
-    found = effc.calibrate(model, batches)
+    found = effc.calibrate(model, batches, held_out=0)
     assert set(found.sites) == {"conv.weight", "up.weight", "tied.weight", "free"}
     pixels = torch.cat([b.movedim(1, -1).reshape(-1, 3) for b in batches])
     hidden = torch.cat([model.conv(b).mean((2, 3)) for b in batches])
@@ -72,7 +72,7 @@ class Heads(nn.Module):
 
 def test_weights_that_meet_one_activation_share_its_statistics(tmp_path: Path) -> None:
     batches = [torch.randn(5, 6), torch.randn(3, 6)]
-    found = effc.calibrate(Heads().eval(), batches)
+    found = effc.calibrate(Heads().eval(), batches, held_out=0)
     found.save(tmp_path / "cal")
     for sites in (found.sites, effc.Calibration.load(tmp_path / "cal").sites):
         query, key, other, late = (sites[f"{name}.weight"] for name in ("query", "key", "other", "late"))
@@ -82,7 +82,7 @@ def test_weights_that_meet_one_activation_share_its_statistics(tmp_path: Path) -
         np.testing.assert_allclose(late.greatest, 2 * query.greatest)
     assert found.sites["query.weight"].weight_absmax is not found.sites["key.weight"].weight_absmax
     # The third call parts `other` from the two: each has what it met, no more.
-    found = effc.calibrate(Heads().eval(), [*batches, torch.full((2, 6), 1000.0)])
+    found = effc.calibrate(Heads().eval(), [*batches, torch.full((2, 6), 1000.0)], held_out=0)
     query, key, other = (found.sites[f"{name}.weight"] for name in ("query", "key", "other"))
     assert query.second_moment is key.second_moment
     assert [float(s.greatest.max()) for s in (query, other)] == [1.0, 1000.0]
@@ -173,7 +173,7 @@ def test_dtypes_that_numpy_lacks_survive(tmp_path: Path) -> None:
         (lambda data: data[:20], "was not written by this version|is damaged: its header cannot be read"),
         (lambda data: b"", "cannot be read"),
         (lambda data: data.replace(b"effc archive 1", b"effc archive 0"), "was not written by this version"),
-        (lambda data: data.replace(b"calibration 6", b"calibration 2"), "it is of another kind or version of effc"),
+        (lambda data: data.replace(b"calibration 7", b"calibration 2"), "it is of another kind or version of effc"),
     ],
 )  # fmt: skip
 def test_damaged_files(tmp_path: Path, edit: Callable[[bytes], bytes], text: str) -> None:

@@ -39,6 +39,20 @@ def test_one_region_and_exact(compiled: Compiler) -> None:
     assert {k.template for k in recording.graphs[0].regions[0].kernels} == {"contraction", "loops"}
 
 
+def test_weights_are_followed_where_modules_have_no_guards() -> None:
+    model, x = Mlp().eval(), torch.randn(5, 24)
+    unguarded = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+    fast = torch.compile(model, backend="effc", options={"fallback": "error", **unguarded})
+    with torch.no_grad():
+        assert_exact(model, (x,), fast)
+        model.up.weight.mul_(2)
+        assert_exact(model, (x,), fast)
+        model.load_state_dict(Mlp().state_dict())
+        assert_exact(model, (x,), fast)
+        model.down.weight = nn.Parameter(torch.randn(7, 40))
+        assert_exact(model, (x,), fast)
+
+
 def test_dynamic_sizes_compile_once(compiled: Compiler) -> None:
     model = Mlp().eval()
     fast = compiled(model, dynamic=True, fullgraph=True)

@@ -103,7 +103,7 @@ def test_least_squares_make_up_for_more_than_means() -> None:
     """Where channels are correlated; in the layer that reads them, on fresh data."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 32)).eval()
-    calibration = effc.calibrate(model, [torch.randn(500, 16) for _ in range(4)])
+    calibration = effc.calibrate(model, [torch.randn(500, 16) for _ in range(4)], held_out=0)
     x = torch.randn(300, 16)
     with torch.no_grad():
         exact = model(x)
@@ -127,14 +127,18 @@ class Paths(nn.Module):
         return found
 
 
+@pytest.mark.parametrize("by_sample", [True, False])
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_gradients_say_which_group_loses(method: str) -> None:
-    """As many elements go; without gradients both layers lose alike, and with them the one of which the output shows little."""
+def test_gradients_say_which_group_loses(method: str, by_sample: bool) -> None:
+    """As many elements go; without gradients both layers lose alike, and with them the one of which the output shows little: also where
+    samples are too few for sums over each.
+    """
     torch.manual_seed(0)
     model, x = Paths().eval(), torch.randn(300, 32)
     errors, left = [], []
     for probe in (None, "values"):
-        calibration = effc.calibrate(model, [torch.randn(500, 32)], sensitivity=probe)
+        batch = torch.randn(500, 32) if by_sample else torch.randn(10, 50, 32)
+        calibration = effc.calibrate(model, [batch], sensitivity=probe)
         found, recording = run(model, x, 0.3, method=method, calibration=calibration)
         cut = shapes(recording)
         left.append([cut.get(f"{path}.0.weight", [128])[0] for path in ("loud", "quiet")])
@@ -144,6 +148,33 @@ def test_gradients_say_which_group_loses(method: str) -> None:
     assert left[1][0] == 128
     assert sum(left[0]) == sum(left[1])
     assert errors[1] < 0.2 * errors[0], errors
+
+
+class Opposed(nn.Module):
+    """Two layers read 64 hidden units, of which 16 cancel out in their sum, and no layer shows that alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.one, self.other = nn.Linear(32, 64), nn.Linear(64, 16), nn.Linear(64, 16)
+        self.cancelling = torch.randperm(64)[:16]
+        with torch.no_grad():
+            self.other.weight[:, self.cancelling] = -self.one.weight[:, self.cancelling]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.hidden(x))
+        found: Tensor = self.one(y) + self.other(y)
+        return found
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_gradients_see_a_unit_as_a_whole(method: str) -> None:
+    """What all layers that read it make of its loss together."""
+    torch.manual_seed(0)
+    model, x = Opposed().eval(), torch.randn(50, 32)
+    calibration = effc.calibrate(model, [torch.randn(300, 32)], sensitivity="values")
+    found, recording = run(model, x, 0.25, method=method, calibration=calibration)
+    assert shapes(recording)["hidden.weight"] == [48, 32]
+    assert distance(found, model(x).detach()) < 1e-5
 
 
 class Shapes(nn.Module):

@@ -38,7 +38,7 @@ class Net(nn.Module):
 def calibrated() -> tuple[Net, effc.Calibration]:
     torch.manual_seed(0)
     net = Net().eval()
-    return net, effc.calibrate(net, [(torch.randn(100, 16), torch.randn(2, 6, 9, 9)) for _ in range(4)])
+    return net, effc.calibrate(net, [(torch.randn(100, 16), torch.randn(2, 6, 9, 9)) for _ in range(4)], held_out=0)
 
 
 SCHEMES = [

@@ -217,7 +217,7 @@ def test_a_model_with_a_tied_embedding(symmetric: bool, dtype: torch.dtype) -> N
 def test_convolutions_and_calibrated_ranges() -> None:
     model = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 50, 1)).eval()
     x = torch.randn(2, 16, 9, 7)
-    calibration = effc.calibrate(model, [x, torch.randn_like(x)])
+    calibration = effc.calibrate(model, [x, torch.randn_like(x)], held_out=0)
     quantized = {"weights": "int4", "group": 24, "activations": "tensor", "scales": "dual", "calibration": calibration}
     found, recording = run(model, x, quantized, check=True)
     assert 0 < off(found, model, x) < 0.25

@@ -8,11 +8,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from gpu_cases import CASES, GpuCase
-from gpu_interpreted import SM80, SM90, Kernel
+from gpu_cases import CASES, GpuCase, linear
+from gpu_interpreted import SM80, SM90, SM100, TMA, Kernel
 from triton_here import needs_triton
 
 from effc.compiler.codegen.gpu.compile import Compiled, compile_launch, resources
+from effc.compiler.codegen.gpu.installed import reads_descriptors
 from effc.compiler.codegen.gpu.launch import Launch
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
@@ -36,7 +37,7 @@ def test_kernels_compile_to_what_they_are_meant_to(case: GpuCase, target: GpuTar
     first = kernels[0].ptx
     wide = case.wide and target.has_wgmma
     assert ("wgmma.mma_async" in first) == (case.cores and wide)
-    assert ("mma.sync" in first) == (case.cores and not wide)
+    assert ("mma.sync" in first or wide) == case.cores
 
 
 @needs_triton
@@ -45,6 +46,52 @@ def test_factors_are_loaded_ahead_and_by_vectors() -> None:
     (kernel,) = compiled(CASES[0], SM90)
     copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[.*?\], \[.*?\], (\w+)", kernel.ptx)
     assert {int(size, 0) for size in copies} == {16}
+
+
+@needs_triton
+@pytest.mark.parametrize("case", [case for case in CASES if case.cores], ids=lambda c: c.name)
+def test_products_compile_for_blackwell(case: GpuCase) -> None:
+    """Large tiles are its own products, the others those of single warps."""
+    kernel, *_ = compiled(case, SM100)
+    assert kernel.frame == 0
+    assert ".local" not in kernel.ptx
+    assert kernel.shared <= SM100.shared_bytes
+    assert "tcgen05.mma" in kernel.ptx or "mma.sync" in kernel.ptx
+    assert case is not CASES[0] or "tcgen05.mma" in kernel.ptx
+
+
+needs_descriptors = pytest.mark.skipif(not reads_descriptors(90), reason="this triton's descriptors are not known")
+
+
+@needs_triton
+@needs_descriptors
+def test_descriptors_are_the_hardwares() -> None:
+    """Of which each program has two, in global memory."""
+    for spec, grid in ((linear(2048, 2048, 2048, "f16"), 128), (linear(4096, 4096, 4096, "bf16"), 132)):
+        (launched,) = Kernel(spec, TMA).emitted.launches
+        assert launched.grid.constant == grid
+        kernel = compile_launch(launched, TMA)
+        assert "cp.async.bulk.tensor.2d.shared::cluster.global" in kernel.ptx
+        assert "wgmma.mma_async" in kernel.ptx
+        assert not re.search(r"cp\.async\.c[ag]", kernel.ptx)
+        assert (kernel.frame, kernel.own) == (0, 256)
+        assert kernel.shared <= TMA.shared_bytes
+
+
+@needs_triton
+@pytest.mark.parametrize("target", [SM80, SM90], ids=lambda t: t.key)
+def test_codes_are_read_by_vectors(target: GpuTarget) -> None:
+    """Of one row a thread reads 32 codes of 4 bits at once, and a scale once a group; of many rows copies are asynchronous."""
+    cases = {case.name: case for case in CASES}
+    one, *_ = compiled(cases["int4 weights bf16 1x4096x4096"], target)
+    widths = re.findall(r"ld\.global[\w.:]*", one.ptx)
+    assert widths.count("ld.global.v4.b32") >= 1
+    assert not any(width.endswith((".b8", ".b16")) for width in widths)
+    assert len(widths) <= 8
+    many, *_ = compiled(cases["int4 weights bf16 32x1024x1024"], target)
+    assert ".b8" not in "".join(re.findall(r"ld\.global[\w.:]*", many.ptx))
+    copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[.*?\], \[.*?\], (\w+)", many.ptx)
+    assert {int(size, 0) for size in copies} <= {8, 16}
 
 
 @needs_triton
@@ -78,10 +125,13 @@ def test_more_shared_memory_than_a_block_may_have_is_refused_by_name() -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("kind", ["global", "profile"])
-def test_memory_of_tritons_own_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A launch passes null for it. No kernel here needs any, so the compiler is a stand-in."""
-    made = SimpleNamespace(metadata=SimpleNamespace(shared=0, **{f"{kind}_scratch_size": 128}))
+@pytest.mark.parametrize(("kind", "align"), [("global", 256), ("profile", 16)])
+def test_memory_of_tritons_own_that_launches_do_not_give_is_refused(
+    kind: str, align: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Profiles, and what is aligned to more than a descriptor. No kernel here needs any, so the compiler is a stand-in."""
+    found = {f"{kind}_scratch_size": 128, f"{kind}_scratch_align": align}
+    made = SimpleNamespace(metadata=SimpleNamespace(shared=0, **found))
     monkeypatch.setattr("triton.compile", lambda *args, **kwargs: made)
     with pytest.raises(LoweringError, match="k needs global memory of triton's own"):
         compile_launch(Launch("k", "", const(1), 4, 2), SM80)

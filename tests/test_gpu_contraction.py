@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from contraction_cases import Case, Runner
-from gpu_interpreted import SM80, SM90, Kernel
+from gpu_interpreted import SM80, SM90, TMA, Kernel
 from low_bit_cases import Linear
 from test_contraction_conv import conv_case
 
 from effc.compiler.capture.kernel_reference import evaluate
+from effc.compiler.codegen.gpu.contraction.descriptors import both_described
+from effc.compiler.codegen.gpu.contraction.pieces import pieces_of
 from effc.compiler.codegen.gpu.contraction.roles import Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, candidates, chosen, shared_bytes
 from effc.compiler.codegen.gpu.nibbles import packed_codes
@@ -118,9 +120,25 @@ def test_what_tensor_cores_do_not_take_becomes_loops(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("unsigned", [0, 1])
-def test_unsigned_bytes(unsigned: int) -> None:
-    case = Case((9, 10, 40), 1, (40, 0, 1), (0, 1, 10), (10, 1, 0), "i8", "i32", unsigned=unsigned)
-    GpuRunner(case).check()
+@pytest.mark.parametrize("sizes", [(9, 10, 40), (33, 70, 129), (2, 3, 1)])
+def test_unsigned_bytes(unsigned: int, sizes: tuple[int, int, int]) -> None:
+    """Tensor cores multiply them less 128, as signed ones."""
+    _, n, k = sizes
+    runner = GpuRunner(Case(sizes, 1, (k, 0, 1), (0, 1, n), (n, 1, 0), "i8", "i32", unsigned=unsigned))
+    assert "tt.dot" in runner.kernel.text
+    runner.check()
+
+
+def test_a_product_of_two_unsigned_factors() -> None:
+    m, n, k = 19, 21, 70
+    spec = Case((m, n, k), 1, (k, 0, 1), (0, 1, n), (n, 1, 0), "i8", "i32", unsigned=0).spec()
+    body = tuple(replace(i, op="arith.extui") if i.op == "arith.extsi" else i for i in spec.body)
+    x, w = (torch.randint(0, 256, shape, dtype=torch.uint8) for shape in ((m, k), (k, n)))
+    y = torch.zeros(m * n, dtype=torch.int32)
+    kernel = Kernel(replace(spec, body=body), SM90)
+    assert "tt.dot" in kernel.text
+    kernel([x.view(torch.int8).flatten(), w.view(torch.int8).flatten(), y])
+    assert torch.equal(y.view(m, n).long(), x.long() @ w.long())
 
 
 @pytest.mark.parametrize("split", [2, 8])
@@ -190,6 +208,87 @@ def test_nan_and_infinity_reach_their_rows_alone() -> None:
     torch.testing.assert_close(y, x @ w, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
+# -- factors by descriptors -------------------------------------------------------------------------------------------
+DESCRIBED = [
+    Case((33, 70, 64), 1, (64, 0, 1), (0, 64, 1), (70, 1, 0), "f16", "f32"),  # both along the sum
+    Case(
+        (33, 72, 50), 1, (56, 0, 1), (0, 1, 72), (72, 1, 0), "bf16", "f32"
+    ),  # the second along the columns, gaps between rows
+    Case((40, 72, 17), 1, (1, 0, 40), (0, 1, 72), (72, 1, 0), "f16", bias=(0, 1), relu=True),  # neither
+    Case((3, 18, 24, 40), 1, (720, 40, 0, 1), (960, 0, 40, 1), (432, 24, 1, 0), "f16", "f32"),  # a batch
+    Case((3, 18, 24, 40), 1, (720, 40, 0, 1), (0, 0, 40, 1), (432, 24, 1, 0), "f16", "f32"),  # which one factor has
+]
+
+
+def matrices_of(case: Case, **parameters: int) -> KernelSpec:
+    tiling = replace(chosen(roles_of(case.spec()), TMA), bm=16, bn=16, bk=16, stages=2, **parameters)
+    return replace(case.spec(), schedule=tiling.schedule())
+
+
+@pytest.mark.parametrize("case", DESCRIBED, ids=str)
+def test_factors_that_descriptors_copy(case: Case) -> None:
+    """Zeros come from outside of a matrix; nothing is masked but what is stored."""
+    assert both_described(roles_of(case.spec())) is not None
+    runner = GpuRunner(case, TMA)
+    assert runner.kernel.text.count("tt.descriptor_load") == 2
+    runner.check()
+
+
+@pytest.mark.parametrize("processors", [1, 3, 7, 1000])
+def test_programs_that_take_tile_after_tile(processors: int) -> None:
+    target = replace(TMA, processors=processors)
+    for case in DESCRIBED[:3]:
+        runner = GpuRunner(case, target, matrices_of(case, descriptors=1, persistent=1, split=1).schedule)
+        (launched,) = runner.kernel.emitted.launches  # type: ignore[attr-defined]
+        assert launched.grid.constant is not None
+        assert launched.grid.constant <= processors
+        runner.check()
+
+
+def test_descriptors_and_a_sum_in_parts() -> None:
+    case = DESCRIBED[0]
+    runner = GpuRunner(case, TMA, matrices_of(case, descriptors=1, persistent=0, split=2).schedule)
+    assert "tt.descriptor_load" in runner.kernel.text
+    runner.check()
+
+
+def test_sizes_known_at_run_time_and_strides_before() -> None:
+    runner = GpuRunner(Case(("s0", 40, 64), 1, (64, 0, 1), (0, 64, 1), (40, 1, 0), "f16"), TMA)
+    assert "tt.descriptor_load" in runner.kernel.text
+    for m in (1, 65, 200):
+        runner.check(s0=m)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        matmul(20, 30, 33, "f16"),  # rows begin at no multiple of 16 bytes
+        replace(matmul(24, 32, 64, "f16"), offset=3),
+        matmul(24, 32, 64, "f32"),
+        replace(matmul(24, 32, 64, "i8"), result="i32"),
+        matmul("s0", "s1", "s2", "f16"),
+        conv_case(1, 16, 16, (9, 7), (3, 3), dtype="f16"),
+        Case((20, 24, 32), 1, (32, 0, 1), (0, 64, 2), (24, 1, 0), "f16"),  # no neighbours
+    ],
+    ids=str,
+)
+def test_what_no_descriptor_says_is_read_by_pointers(case: Case) -> None:
+    assert both_described(roles_of(case.spec())) is None
+    assert "tt.descriptor_load" not in Kernel(case.spec(), TMA).text
+
+
+def test_descriptors_need_the_hardware_and_aligned_memory() -> None:
+    spec = DESCRIBED[0].spec()
+    assert "tt.descriptor_load" not in Kernel(spec, SM90).text
+    assert "tt.descriptor_load" not in Kernel(spec, TMA, aligned=False).text
+    assert not GpuTarget.named("sm_80+tma").descriptors
+
+
+def test_many_tiles_are_taken_by_few_programs() -> None:
+    assert chosen(roles_of(matmul(8192, 8192, 4096, "f16").spec()), TMA).persistent
+    assert not chosen(roles_of(matmul(128, 256, 4096, "f16").spec()), TMA).persistent
+
+
 CODES = [
     Linear(20, 24, 96, x="bf16"),
     Linear(20, 24, 96, x="f16", zero="i8", scale="f16"),
@@ -198,6 +297,10 @@ CODES = [
     Linear(33, 40, 128, group=32, format=INT4, x="bf16", zero="f32"),
     Linear(20, 24, 96, x="f16", zero="bf16"),
     Linear(20, 24, 96, x="f16", after=True),
+    Linear(20, 24, 96, x="bf16", format=NF4),
+    Linear(33, 40, 128, group=32, format=NF4, x="bf16", scale="bf16", turned=True),
+    Linear(33, 40, 128, group=64, format=NF4, x="bf16", zero="i8"),
+    Linear(20, 24, 96, x="f16", format=Format(2, codebook=(-1.0, -0.25, 0.3330078125, 1.0))),
 ]
 
 
@@ -223,6 +326,7 @@ def test_codes_times_rows_of_16_bits_are_exact(case: Linear) -> None:
     roles = roles_of(spec)
     assert {roles.left.dtype, roles.right.dtype} == {case.x}
     assert roles.right.group == case.group
+    assert roles.right.pieces == (3 if case.format is NF4 else 1)
     tensors = linear_operands(case)
     expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
     assert expected is not None
@@ -231,7 +335,7 @@ def test_codes_times_rows_of_16_bits_are_exact(case: Linear) -> None:
     assert (tensors[-1].double() - want).norm() < 2e-6 * want.norm()
 
 
-@pytest.mark.parametrize("case", [Linear(20, 24, 96, x="f32"), Linear(20, 24, 96, x="bf16", format=NF4)], ids=str)
+@pytest.mark.parametrize("case", [Linear(20, 24, 96, x="f32"), Linear(20, 24, 96, x="f16", format=NF4)], ids=str)
 def test_codes_that_are_no_short_integers_are_multiplied_in_float32(case: Linear) -> None:
     spec = case.spec()
     assert {roles_of(spec).left.dtype, roles_of(spec).right.dtype} == {"f32"}
@@ -257,6 +361,54 @@ def test_codes_two_a_byte(format_: Format, rows: int) -> None:
     Kernel(packed)(tensors)
     want = expected[len(tensors) - 1]
     assert (tensors[-1].double() - want).norm() < 2e-6 * want.norm()
+
+
+class FromTheStart(Linear):
+    """Codes from the first element of their tensor on."""
+
+    offset = 0
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Linear(1, 7, 512, group=64, format=INT4, x="bf16", zero="i8"),  # more rows than a tile has, by groups
+        Linear(1, 5, 9216, group=32, format=UINT4, x="bf16", zero="f32"),  # more columns
+        Linear(1, 3, 33, format=INT4, x="bf16"),  # rows begin within a byte
+        Linear(3, 7, 96, group=32, format=INT4, x="f16"),
+        FromTheStart(19, 18, 96, group=32, format=INT4, x="bf16", turned=True),
+        FromTheStart(19, 17, 96, group=32, format=INT4, x="bf16", turned=True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("target", [SM80, SM90], ids=lambda t: t.key)
+def test_bytes_of_two_codes_are_read_once(case: Linear, target: GpuTarget) -> None:
+    """Where both codes of every byte are neighbours along an axis; else a code at a time, with the same result."""
+    spec, tensors = case.spec(), linear_operands(case)
+    count = case.offset * case.turned + case.n * case.k
+    tensors[1] = tensors[1].repeat(-(-count // len(tensors[1])))[:count].clone()
+    expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True)
+    assert expected is not None
+    operands = tuple(replace(o, size=const(count)) if i == 1 else o for i, o in enumerate(spec.operands))
+    packed, _ = packed_codes(replace(spec, operands=operands), [1])
+    tensors[1] = pack_nibbles(tensors[1], 0, count)
+    kernel = Kernel(packed, target)
+    once = case.k % 2 == 0 if not case.turned else case.n % 2 == 0
+    assert ("tt.join" in kernel.text) == once
+    kernel(tensors)
+    want = expected[len(tensors) - 1]
+    assert (tensors[-1].double() - want).norm() < 2e-6 * want.norm()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_numbers_in_pieces_of_16_bits(dtype: str) -> None:
+    exact = torch.randn(16).to(TORCH_DTYPES[dtype]).double().tolist()
+    assert pieces_of(exact, dtype) == 1
+    assert pieces_of([*exact, 1 + 2**-12], dtype) == 2
+    assert pieces_of(torch.randn(100).tolist(), "bf16") <= 3
+    assert pieces_of(NF4.codebook, "bf16") == 3
+    assert pieces_of([1e9], "f16") == 0
+    assert pieces_of([3.4e38, 0.0], "bf16") <= 3
 
 
 def test_an_odd_number_of_codes_is_packed_from_where_they_start() -> None:

@@ -23,8 +23,10 @@ from effc.compiler.capture.partition import Group
 from effc.compiler.capture.recording import record
 from effc.compiler.capture.reference import evaluate
 from effc.compiler.gpu_build import GpuBuilder, GpuBuilt
+from effc.compiler.gpu_choice import AtenOp, Verdict
 from effc.compiler.ir.errors import InputError, OptionError, VerificationError
 from effc.compiler.ir.options import Options
+from effc.compiler.ir.program import Call
 from effc.reporting.report import Report
 from effc.runtime.gpu.driver import cuda_driver
 
@@ -45,6 +47,9 @@ class Gpus:
         built = built_on(gpu, text)
         self.built.append((device, built))
         return built
+
+    def judged(self, built: GpuBuilt, call: Call, op: AtenOp) -> Verdict:
+        return Verdict(1.0, 1.0, False, "no clock")
 
 
 class Traced:
@@ -129,6 +134,34 @@ def _run(traced: Traced, x: Tensor, symbols: tuple[int, ...]) -> list[Tensor]:
         results = built.executable(symbols, given)
     torch.testing.assert_close(results[0], traced.model(x).detach(), rtol=1e-4, atol=1e-5)
     return results
+
+
+@pytest.mark.parametrize("convolves", [True, False])
+def test_convolutions_follow_torchs_setting_of_tf32(convolves: bool) -> None:
+    """By default cudnn rounds where matrix products do not; when the setting changes, Dynamo compiles anew what has convolutions."""
+    gpus, built = Gpus(), list[str]()
+    model, x = (nn.Conv2d(8, 8, 3), (1, 8, 9, 9)) if convolves else (nn.Linear(9, 8), (5, 9))
+
+    def compile_graph(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        backend.compile_with(gm, example_inputs, Options(fallback="error"), backend.builder, lambda: gpus)
+        built.append(next(text for _, text in gpus.found[CUDA].kernels[::-1] if "tt.dot" in text))
+        return gm.forward
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        compiled = torch.compile(_faked(model), backend=compile_graph)
+        given = torch.empty(x, device="cuda:0")
+        for allowed in (True, True, False, True):
+            torch.backends.cudnn.allow_tf32 = allowed
+            compiled(given)
+    rounds = ["inputPrecision = 0" in text for text in built]
+    assert rounds == ([True, False] if convolves else [False]), "what was compiled once serves again"
+
+
+def _faked(model: nn.Module) -> nn.Module:
+    for name, parameter in list(model.named_parameters()):
+        fake = torch.empty_like(parameter, device="cuda:0")
+        setattr(model, name, nn.Parameter(fake, requires_grad=False))
+    return model
 
 
 class Both(nn.Module):

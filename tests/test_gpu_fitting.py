@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from gpu_cases import linear, softmax
-from gpu_interpreted import SM80
+from gpu_interpreted import SM80, TMA
 
 from effc.compiler.codegen.gpu import fitting
 from effc.compiler.codegen.gpu.compile import Compiled
@@ -63,6 +63,21 @@ def test_the_first_that_fits_else_the_least_spilling(
 ) -> None:
     assert len(offers()) == 4
     assert kept(frames, LINEAR, monkeypatch) == (taken, tried)
+
+
+def test_descriptors_that_triton_refuses_give_way_to_pointers(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[bool] = []
+
+    def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
+        tried.append("tt.make_tensor_descriptor" in launch.text)
+        if tried[-1]:
+            raise LoweringError("an unknown operation")
+        return Compiled(b"", "", launch.name, launch.warps, 0, 32, 0, ())
+
+    monkeypatch.setattr(fitting, "compile_launch", compile_launch)
+    emitted, _ = fitting.compile_fitting(LINEAR, TMA, aligned=True)
+    assert tried[0]
+    assert "tt.make_tensor_descriptor" not in emitted.launches[0].text
 
 
 def test_where_none_fits_the_first_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

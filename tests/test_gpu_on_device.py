@@ -23,6 +23,7 @@ from test_gpu_models import Block, Lookup, Nibbles, Quantized, Residual, made
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+import effc
 from effc.compiler.capture.kernel_reference import evaluate
 from effc.compiler.gpu_build import GpuBuilder
 from effc.compiler.ir.spec import KernelSpec
@@ -245,6 +246,16 @@ def test_one_model_on_two_devices() -> None:
             result = compiled(x.to(device))
         assert str(result.device) == device
         torch.testing.assert_close(result.cpu(), model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_large_products_are_timed_against_atens() -> None:
+    """Whichever wins, the report says by what times, and the result is the model's."""
+    model, x = nn.Linear(4096, 4096).cuda().half(), torch.randn(4096, 4096, device="cuda").half()
+    with torch.no_grad():
+        report = effc.explain(model, x)
+        found = [*report.notes, *(f.reason for g in report.graphs for f in g.fallbacks)]
+        assert any("µs in effc's kernel" in text and "measured for" in text for text in found)
+        torch.testing.assert_close(torch.compile(model, backend="effc")(x), model(x), rtol=1e-2, atol=1e-2)
 
 
 def test_bench_times_by_events() -> None:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import weakref
-from dataclasses import astuple
+from collections.abc import Sequence
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from triton_here import needs_triton
 from effc.compiler import gpu_build
 from effc.compiler.gpu_build import build_gpu, kernels_of
 from effc.compiler.ir.errors import DeviceError, LoweringError
+from effc.compiler.ir.expr import const
 from effc.compiler.ir.program import Program
 from effc.compiler.pipeline.lower import lower
 from effc.compiler.toolchain import Toolchain, toolchain
@@ -63,7 +65,9 @@ def test_native_code_hands_over_every_parameter_of_every_launch() -> None:
 def _torchs_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch says of a device, and its current stream, of which a build without CUDA has nothing."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=84))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=84, name="A10")
+    )
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0x1000 + index, raising=False)
 
 
@@ -135,6 +139,34 @@ def test_arguments_are_operands_scratch_memory_error_cell_and_symbols() -> None:
         assert values[:2] == [x.data_ptr(), y.data_ptr()]
         assert values[3:] == [0, rows, 8], "softmax checks nothing"
         assert (launch["stream"], threads % 32) == (0xABC, 0)
+
+
+@pytest.mark.parametrize("arena", [0, 100])
+def test_memory_of_tritons_own_lies_behind_the_arena(arena: int) -> None:
+    """As much for each program as the kernel asks for, at its first parameter behind the symbols; each launch has the same."""
+    cuda = StubCuda(parameters=8)
+    gpu = StubGpu(cuda)
+    built = built_on(gpu, graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)).executable
+    (one,) = built.code[0].launches
+    code = replace(built.code[0], launches=(replace(one, own=256, parameters=8),) * 2, scratch=const(3))
+    program = replace(built.program, arena_bytes=const(arena))
+    executable, asked = GpuExecutable(program, [code], gpu, built.unchanged), list[torch.Tensor]()
+
+    def empty(size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        asked.append(StubGpu.empty(gpu, size, stride, dtype))
+        return asked[-1]
+
+    gpu.empty = empty  # type: ignore[method-assign]
+    executable([600, 8], [torch.randn(600, 8)])
+    memory = asked[-1]
+    first, second = cuda.launches
+    own = first["values"][6]
+    assert own == second["values"][6]
+    assert (own - memory.data_ptr()) % 128 == 0
+    assert own >= memory.data_ptr() + arena + 12
+    assert first["grid"] > 1
+    assert own + 256 * first["grid"] <= memory.data_ptr() + memory.numel()
+    assert first["values"][7] == 0
 
 
 def test_error_cells_are_where_kernels_that_check_write() -> None:

@@ -184,7 +184,7 @@ def test_ranks_by_activations_are_the_better() -> None:
         table = model.get_parameter("embedding.weight")
         table.copy_(outliers(*table.shape) / 10 + 0.3)
     batches = [torch.randint(0, 100, (4, 7)) for _ in range(4)]
-    calibration = effc.calibrate(model, batches)
+    calibration = effc.calibrate(model, batches, held_out=0)
     errors = []
     for method in ({"method": "svd"}, {"method": "output", "calibration": calibration}):
         torch._dynamo.reset()
@@ -221,7 +221,7 @@ def test_low_precision(dtype: torch.dtype) -> None:
         for name in ("query.weight", "out.weight"):
             model.get_parameter(name).copy_(nearly_low_rank(128, 128, 16))
     model = model.to(dtype)
-    calibration = effc.calibrate(model, [tokens, torch.randint(0, 100, (16, 7))])
+    calibration = effc.calibrate(model, [tokens, torch.randint(0, 100, (16, 7))], held_out=0)
     options = {"rank": 16, "method": "output", "calibration": calibration, "skip": ["embed*", "value*"]}
     found, recording = run(model, tokens, options)
     assert found.dtype == dtype
@@ -376,7 +376,7 @@ def test_a_plan_with_factors_is_kept_in_a_file(tmp_path: Path, monkeypatch: pyte
     with torch.no_grad():
         for name in ("query.weight", "out.weight"):
             model.get_parameter(name).copy_(nearly_low_rank(128, 128, 16))
-    calibration = effc.calibrate(model, [tokens, torch.randint(0, 100, (16, 7))])
+    calibration = effc.calibrate(model, [tokens, *(torch.randint(0, 100, (16, 7)) for _ in range(2))])
     options = {
         "passes": {"quantize": False, "low_rank": {"parameters": 0.5, "method": "output", "calibration": calibration}}
     }

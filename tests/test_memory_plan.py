@@ -53,3 +53,34 @@ def test_a_smaller_symbolic_buffer_takes_the_place_of_a_larger_one() -> None:
     assert _check([parse("128*s0"), parse("64*s0")], lives, SYMBOLS) == 128 * 13
     # nothing is known of s0 against s1: both get their own
     assert _check([parse("64*s0"), parse("64*s1")], lives, SYMBOLS) == 64 * 13 + 64
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_two_threads_find_their_halves_where_they_wrote_the_last_buffer(seed: int) -> None:
+    """Of static buffers that share memory, each has its middle where the other has it."""
+    rng = random.Random(seed)
+    sizes = [rng.choice([200_000, 90_000, 81_000, 3_000, rng.randrange(1, 150_000)]) for _ in range(40)]
+    lives = {i: Life(first, first + rng.randrange(4)) for i in range(40) for first in [rng.randrange(40)]}
+    offsets, _ = plan_arena([const(size) for size in sizes], lives)
+    starts = {i: offset.constant or 0 for i, offset in offsets.items()}
+    ends = {i: start + sizes[i] for i, start in starts.items()}
+    shared = [(i, j) for i in lives for j in lives if i < j and starts[i] < ends[j] and starts[j] < ends[i]]
+    assert len(shared) > 20
+    for i, j in shared:
+        assert abs((starts[i] + ends[i]) - (starts[j] + ends[j])) <= 4 * ALIGNMENT
+
+
+def test_the_slot_that_was_left_last_is_taken() -> None:
+    lives = {0: Life(0, 1), 1: Life(1, 4), 2: Life(5, 6)}
+    offsets, _ = plan_arena([const(640)] * 3, lives)
+    assert offsets[2] == offsets[1]
+
+
+def test_scratch_memory_is_no_others() -> None:
+    """Each thread has a part of it, of which most are those of threads that there are not."""
+    lives = {i: Life(i, i) for i in range(6)}
+    offsets, total = plan_arena([const(n) for n in (640, 6400, 640, 3200, 640, 64)], lives, scratch={1, 3})
+    starts = [offsets[i].constant or 0 for i in range(6)]
+    assert starts[1] == starts[3]
+    assert max(starts[0], starts[2], starts[4], starts[5]) < starts[1]
+    assert total.constant == 640 + 6400

@@ -11,6 +11,8 @@ from fixed_times import by_dtype, fix
 from torch import Tensor, nn
 
 import effc
+from effc.compiler import build
+from effc.compiler.capture import backend
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
@@ -122,6 +124,72 @@ def test_what_effc_makes_no_kernels_of_is_not_offered(monkeypatch: pytest.Monkey
     assert [len(d.considered) for d in plan.decisions] == [1, 1]
 
 
+def test_what_pytorch_runs_in_a_plan_is_not_taken_for_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each layer in bytes is lowered, but no code is made of both together: PyTorch runs them, in a time that nothing tells."""
+    of_backend = backend.builder
+
+    def builder(options: Options) -> Any:
+        made = of_backend(options)
+
+        def refusing(text: str) -> Any:
+            if "i8" in text:
+                raise LoweringError("no code for bytes")
+            return made(text)
+
+        return refusing
+
+    monkeypatch.setattr(backend, "builder", builder)
+    plan = planned(Layers().eval(), [torch.randn(7, 64), torch.randn(7, 64)])
+    assert plan.exact
+    assert [len(d.considered) for d in plan.decisions] == [2, 2]
+    assert all(d.considered[1].latency.seconds >= d.dense.seconds for d in plan.decisions)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_model_that_must_be_compiled_whole_is_planned(monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
+    """What a variant would leave to PyTorch is not offered; all else is."""
+    if refused:
+        lowered = build.lowered
+
+        def refusing(text: str, *arguments: Any) -> Program:
+            if "i8" in text:
+                raise LoweringError("nothing of bytes is lowered")
+            return lowered(text, *arguments)
+
+        monkeypatch.setattr(captured, "lowered", refusing)
+    model, x = Layers().eval(), torch.randn(7, 64)
+    calibration = effc.calibrate(model, [x, torch.randn(7, 64)])
+    plan = effc.plan(model, calibration, accuracy_budget=BUDGET, options={**ONLY_CODES, "fallback": "error"})
+    assert set(plan.weights) == (set() if refused else {"first.weight", "last.weight"})
+
+
+class Counting(nn.Module):
+    """Compiled anew in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(64, 64), "x"
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += "x"
+        y: Tensor = self.layer(x) * len(self.calls)
+        return y
+
+
+def test_what_pytorch_would_take_to_eager_is_refused() -> None:
+    trial = Trial(model := Counting().eval(), effc.calibrate(model, [torch.randn(2, 64)]))
+    compiled = trial.compile(Options())
+    with pytest.raises(effc.InputError, match="compiled anew in call after call"):
+        trial.time(*[compiled] * 20)
+
+
+def test_a_model_that_is_not_on_the_cpu_is_refused() -> None:
+    model = Layers().eval()
+    calibration = effc.calibrate(model, [torch.randn(7, 64)])
+    with pytest.raises(effc.InputError, match=r"effc\.plan is for models on the CPU, and first\.weight is on meta"):
+        effc.plan(model.to("meta"), calibration)
+
+
 class Flagged(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -138,4 +206,6 @@ def test_batches_of_one_shape_with_other_flags() -> None:
     trial = Trial(model, effc.calibrate(model, [(x, False), (x, True)]))
     compiled = trial.compile(Options())
     assert trial.error(compiled, "relative_l2").value < 1e-6
-    assert len(trial.lower([Options()])[0].programs) == len(compiled.recording.programs) == 1
+    (lowered,) = trial.lower([Options()])
+    assert lowered is not None
+    assert len(lowered.programs) == len(compiled.recording.programs) == 1

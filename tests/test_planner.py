@@ -91,6 +91,24 @@ def test_the_whole_model_decides(two_sites: Offered) -> None:
         assert choices(kept) == ["dense", "dense"]
 
 
+def test_a_margin_counts_against_the_budget(two_sites: Offered) -> None:
+    """Both sites at half the time keep the budget, but not surely: one of them does."""
+
+    def verify(plan: ir.Plan) -> Verified:
+        return Verified(total_error(plan), margin=0.004)
+
+    plan = Planner(price).plan(*two_sites, replace(goal(0.015), verify=verify))
+    assert sorted(choices(plan)) == ["dense", "half"]
+    assert plan.measured == pytest.approx(0.01)
+    assert plan.margin == 0.004
+    nan = replace(goal(0.015), verify=lambda p: Verified(total_error(p), margin=0.0 if p.exact else float("nan")))
+    assert choices(Planner(price).plan(*two_sites, nan)) == ["dense", "dense"]
+    with pytest.raises(effc.BudgetError, match=r"its relative_l2 is 0\.0707 ± 0\.004"):
+        Planner(price).plan(
+            *two_sites, replace(goal(0.074, latency=1.2), verify=lambda p: replace(verify(p), seconds=1.0))
+        )
+
+
 def test_what_is_not_surely_faster_is_not_taken() -> None:
     site = fake_site("a")
     offered = {"a": [dense(site), candidate(site, "unsure", 0.0)]}
@@ -120,6 +138,29 @@ def test_what_is_proposed_is_taken_for_what_it_was_measured_to_take() -> None:
     assert choices(plan) == ["half"] * 4
     assert [d.latency.seconds for d in plan.decisions] == [0.5] * 4
     assert all(c.measured for c in plan.decisions[0].considered if c.pass_name != "dense")
+
+
+def test_a_prediction_that_is_off_says_nothing_of_kernels_of_another_kind() -> None:
+    """Of one pass: codes take thrice what is predicted, which holds for the other site's codes, and not for its floats."""
+    sites = [fake_site("a"), fake_site("b")]
+    offered = {}
+    for s, chosen in zip(sites, (("codes",), ("codes", "floats")), strict=True):
+        found = [dense(s)]
+        for kind in chosen:
+            dtype = "i8" if kind == "codes" else "f32"
+            spec = replace(s.spec, operands=(Operand(dtype, "read", const(8)), s.spec.operands[1]))
+            seconds = 0.3 if kind == "codes" else 0.4
+            options = (("kind", kind),)
+            found.append(Candidate("both", ((spec,),), ((),), options, 0.01, Latency(seconds), proposed=True))
+        offered[s.name] = found
+
+    def verify(plan: ir.Plan) -> Verified:
+        really = {"codes": 0.9, "floats": 0.4}
+        taken = {n: d.options[0][1] for n, d in enumerate(plan.decisions) if d.options}
+        return Verified(total_error(plan), sites={n: Latency(really[kind]) for n, kind in taken.items()})
+
+    plan = Planner(price).plan(sites, offered, replace(goal(0.1), verify=verify))
+    assert [dict(d.options)["kind"] for d in plan.decisions] == ["codes", "floats"]
 
 
 def test_what_turns_out_slower_than_dense_is_not_taken() -> None:

@@ -119,6 +119,16 @@ def test_a_model_that_is_asked_for_says_that_its_machine_is_too_far(
     assert re.search(r"cost model mine, of a machine at distance \d+\.\d from this one: too far", found.told)
 
 
+def test_a_model_that_names_no_machine_is_sure_of_nothing(models: Path) -> None:
+    files.save(models / "mine", predictor(), replace(data(), machines=()), {})
+    found, specs = pricing(Options(cost_model="mine")), schedules(gemm(100, 64, 128))
+    assert "mine, which names no machine that it was trained on: too little to be sure of" in found.told
+    latencies = found.latencies([(spec, ()) for spec in specs])
+    assert all(unsure(latency) and latency.uncertainty < 100 for latency in latencies)
+    price = found.of([candidate(specs)])
+    assert {price(s, ()) for s in specs} == {price(specs[0], ())}
+
+
 def test_a_model_that_cannot_be_used_is_one_clear_error(models: Path, tmp_path: Path) -> None:
     with pytest.raises(
         OptionError, match="there is no cost model 'mien': it is no folder, and those shipped are mine, other"

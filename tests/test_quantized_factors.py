@@ -32,7 +32,7 @@ def between(found: Tensor, other: Tensor) -> float:
 def test_factors_of_convolutions(low_rank: dict[str, Any]) -> None:
     """Windows by Tucker-2 and as one-way filters, strided, dilated, in groups: all kernels of 1,024 elements and more read codes."""
     model, x = filters()
-    calibration = effc.calibrate(model, [x, torch.randn_like(x), torch.randn_like(x)])
+    calibration = effc.calibrate(model, [x, torch.randn_like(x), torch.randn_like(x)], held_out=0)
     factors, recording = run(model, x, {"low_rank": low_rank})
     (compressed,) = recording.compressed
     large = {
@@ -50,7 +50,7 @@ def test_factors_of_convolutions(low_rank: dict[str, Any]) -> None:
 @pytest.mark.parametrize("activations", ["token", "tensor"])
 def test_factors_of_matrices(activations: str) -> None:
     model, tokens = tied()
-    calibration = effc.calibrate(model, [tokens, torch.randint(0, 100, (4, 7))])
+    calibration = effc.calibrate(model, [tokens, torch.randint(0, 100, (4, 7))], held_out=0)
     low_rank = {"rank": 32, "skip": ["embed*"]}
     factors, _ = run(model, tokens, {"low_rank": low_rank})
     quantize = {"activations": activations, "calibration": calibration}
@@ -64,7 +64,7 @@ def test_factors_of_matrices(activations: str) -> None:
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 def test_pruned_windows(pattern: str) -> None:
     model, x = filters()
-    calibration = effc.calibrate(model, [x, torch.randn_like(x)])
+    calibration = effc.calibrate(model, [x, torch.randn_like(x)], held_out=0)
     sparsity = {"pattern": pattern, "skip": ["depth*", "first*"]} | ({} if ":" in pattern else {"sparsity": 0.5})
     pruned, _ = run(model, x, {"sparsity": sparsity})
     found, recording = run(model, x, {"sparsity": sparsity, "quantize": {**BYTES, "calibration": calibration}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,12 @@ def sensitivity(calibration: effc.Calibration, name: str) -> Floats:
     return found
 
 
+def effects(calibration: effc.Calibration, name: str) -> Floats:
+    found = calibration.sites[name].effects
+    assert found is not None
+    return found
+
+
 class OneNumber(nn.Module):
     """Its gradients are known: a sum over positions of products with ``last``, of what is positive."""
 
@@ -42,7 +49,7 @@ def test_squares_of_gradients_of_a_convolution(frozen: bool) -> None:
     torch.manual_seed(0)
     model = OneNumber().eval().requires_grad_(not frozen)
     batches = [torch.randn(n, 3, 9, 7) for n in (1, 3)]
-    calibration = effc.calibrate(model, batches, sensitivity="values")
+    calibration = effc.calibrate(model, batches, sensitivity="values", held_out=0)
     assert all(p.grad is None for p in model.parameters())
     with torch.no_grad():
         positive = torch.cat([(model.conv(b) > 0).double().sum((2, 3)) for b in batches])
@@ -72,6 +79,47 @@ def test_the_statistics_are_the_same_with_it(tmp_path: Path) -> None:
     again = effc.Calibration.load(tmp_path / "calibration")
     assert again == found != plain
     np.testing.assert_array_equal(sensitivity(again, "conv.weight"), sensitivity(found, "conv.weight"))
+    np.testing.assert_array_equal(effects(again, "conv.weight"), effects(found, "conv.weight"))
+    assert plain.sites["conv.weight"].effects is None
+
+
+def test_what_the_output_shows_of_each_channel_of_a_sample() -> None:
+    """Float64's gradients by what meets each layer, but for the signs by which outputs were multiplied."""
+    torch.manual_seed(0)
+    model = OneNumber().eval()
+    batches = [torch.randn(n, 3, 9, 7) for n in (1, 3)]
+    calibration = effc.calibrate(model, batches, sensitivity="values", held_out=0)
+    exact, x = copy.deepcopy(model).double(), torch.cat(batches).double()
+    (gradient,) = torch.autograd.grad(exact(x.requires_grad_()).sum(), x)
+    x = x.detach()
+    expected = ((x - x.mean((0, 2, 3), keepdim=True)) * gradient).sum((2, 3)).numpy()
+    np.testing.assert_allclose(abs(effects(calibration, "conv.weight")), abs(expected), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        features = torch.relu(exact.conv(x)).sum((2, 3))
+        expected = ((features - features.mean(0)) * exact.last.weight).numpy()
+    np.testing.assert_allclose(abs(effects(calibration, "last.weight")), abs(expected), rtol=1e-4, atol=1e-4)
+
+
+class Prompted(nn.Module):
+    """Rows of its own stand before those of the batch in one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(torch.randn(2, 6))
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(torch.cat([self.prompt, x])))
+        result: Tensor = self.second(y[2:] + y[:2].sum(0))
+        return result
+
+
+def test_samples_that_cannot_be_told_apart() -> None:
+    torch.manual_seed(0)
+    found = effc.calibrate(Prompted().eval(), [torch.randn(5, 6)], sensitivity="values").sites
+    assert found["first.weight"].effects is None
+    assert found["first.weight"].sensitivity is not None
+    assert found["second.weight"].effects is not None
 
 
 class Detached(OneNumber):

@@ -15,11 +15,12 @@ from effc.compiler.codegen.cpu.skipping import choice
 from effc.compiler.codegen.cpu.skipping.form import MOST_LISTED, MOST_SUMMED, find
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import as_expr
-from effc.compiler.ir.spec import Dim, KernelSpec, Operand
+from effc.compiler.ir.spec import SHARE, Dim, Instr, KernelSpec, Operand
 from effc.runtime.derive import derive
 
 pytestmark = pytest.mark.skipif(HOST.vector_bytes < 64, reason="lists are compressed by AVX-512")
 
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 SIZES = [(2, 3), (16, 16), (17, 31), (100, 77), (129, 515), (301, 48), (576, 1536), (960, 576)]
 
 
@@ -31,26 +32,28 @@ def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Target, "gaps", 1.0)
 
 
-def by_inputs(n: int, k: int, offset: int = 0, rows: int | str = 1) -> KernelSpec:
-    """``x[1, k] @ weight[n, k].T + bias``, whose ``x`` holds zeros."""
-    case = Case((rows, n, k), 1, (k, 0, 1), (0, k, 1), (n, 1, 0), bias=(0, 1, 0), offset=offset)
+def by_inputs(n: int, k: int, offset: int = 0, rows: int | str = 1, dtype: str = "f32") -> KernelSpec:
+    """``x[1, k] @ weight[n, k].T + bias``, whose ``x`` holds zeros; ``dtype``: of the factors."""
+    case = Case((rows, n, k), 1, (k, 0, 1), (0, k, 1), (n, 1, 0), dtype, "f32", bias=(0, 1, 0), offset=offset)
     return replace(case.spec(), attributes=(("zeros", (0,)),))
 
 
-def by_outputs(n: int, k: int, swapped: bool = False) -> KernelSpec:
-    """``where(skip[n], 0, scale[n] * (x[k] @ weight[n, k].T))``; ``swapped``: where not."""
-    body = (
-        instr("load", dtype="f32", operand=0, address="d1"),
-        instr("load", dtype="f32", operand=1, address=f"{k}*d0 + d1"),
+def by_outputs(n: int, k: int, swapped: bool = False, dtype: str = "f32") -> KernelSpec:
+    """``where(skip[n], 0, scale[n] * (x[k] @ weight[n, k].T))``; ``swapped``: where not; ``dtype``: of the factors and the result."""
+    body: tuple[Instr, ...] = (
+        instr("load", dtype=dtype, operand=0, address="d1"),
+        instr("load", dtype=dtype, operand=1, address=f"{k}*d0 + d1"),
         instr("contract", 0, 1, dtype="f32"),
         instr("load", dtype="i1", operand=2, address="d0"),
         instr("load", dtype="f32", operand=3, address="d0"),
         instr("arith.mulf", 4, 2, dtype="f32"),
         instr("constant", dtype="f32", value=0.0),
         instr("arith.select", *((3, 5, 6) if swapped else (3, 6, 5)), dtype="f32"),
-        instr("store", 7, operand=4, address="d0"),
     )
-    sizes = (("f32", "read", k), ("f32", "read", n * k), ("i1", "read", n), ("f32", "read", n), ("f32", "write", n))
+    if dtype == "bf16":
+        body = (*body, instr("arith.truncf", 7, dtype=dtype))
+    body = (*body, instr("store", len(body) - 1, operand=4, address="d0"))
+    sizes = ((dtype, "read", k), (dtype, "read", n * k), ("i1", "read", n), ("f32", "read", n), (dtype, "write", n))
     operands = tuple(Operand(dtype, role, as_expr(size)) for dtype, role, size in sizes)
     return KernelSpec("contraction", (Dim(as_expr(n)), Dim(as_expr(k), "reduction")), operands, body)
 
@@ -67,7 +70,8 @@ class Compiled:
     def __call__(self, weight: Tensor, n: int, *given: Tensor, threads: int = 1) -> Tensor:
         """``given``: the other operands in order, the result and what is derived left out. Behind the result is nothing written."""
         derived = {o: derive(f, weight, a) for o, f, a in self.packing.derivations()}
-        memory, others = torch.full((n + 64,), float("nan")), iter(given)
+        dtype = DTYPES[next(o.dtype for o in self.packing.spec.operands if o.role == "write")]
+        memory, others = torch.full((n + 64,), float("nan"), dtype=dtype), iter(given)
         roles = [o.role for o in self.kernel.spec.operands]
         tensors = [
             derived[i] if i in derived else memory if r == "write" else next(others) for i, r in enumerate(roles)
@@ -87,24 +91,27 @@ def agree(got: Tensor, expected: Tensor, size: Tensor) -> None:
     """Within the rounding of sums, and NaN and infinity where they stand in ``expected``."""
     known = expected.isfinite()
     assert torch.equal(got[~known].nan_to_num(7, 8, 9), expected[~known].float().nan_to_num(7, 8, 9))
-    wrong = ~((got - expected).abs() <= 8 * 2.0**-23 * size + 1e-30)[known]
+    rounding = 2.0**-8 * expected.abs() if got.dtype == torch.bfloat16 else 0
+    wrong = ~((got - expected).abs() <= 8 * 2.0**-23 * size + rounding + 1e-30)[known]
     assert not wrong.any(), (got[known][wrong][:4], expected[known][wrong][:4])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n", "k"), SIZES)
-def test_zeros_in_the_row(n: int, k: int) -> None:
-    product, weight, bias = Compiled(by_inputs(n, k), "inputs"), torch.randn(n, k), torch.randn(n)
+def test_zeros_in_the_row(n: int, k: int, dtype: str) -> None:
+    product, bias = Compiled(by_inputs(n, k, dtype=dtype), "inputs"), torch.randn(n)
+    weight = torch.randn(n, k).to(DTYPES[dtype])
     for number, share in enumerate((0.0, 0.3, 0.5, 0.97, 1.0)):
-        x = zeros_among(torch.randn(k), share)
+        x = zeros_among(torch.randn(k), share).to(DTYPES[dtype])
         got = product(weight, n, x, bias, threads=1 + number % 2)
         agree(got, weight.double() @ x.double() + bias, weight.abs().double() @ x.abs().double() + bias.abs())
 
 
-@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(("swapped", "dtype"), [(False, "f32"), (True, "f32"), (False, "bf16")])
 @pytest.mark.parametrize(("n", "k"), SIZES)
-def test_zeros_in_the_results(n: int, k: int, swapped: bool) -> None:
-    product = Compiled(by_outputs(n, k, swapped), "outputs")
-    x, weight, scale = torch.randn(k), torch.randn(n, k), torch.randn(n)
+def test_zeros_in_the_results(n: int, k: int, swapped: bool, dtype: str) -> None:
+    product = Compiled(by_outputs(n, k, swapped, dtype), "outputs")
+    x, weight, scale = torch.randn(k).to(DTYPES[dtype]), torch.randn(n, k).to(DTYPES[dtype]), torch.randn(n)
     for number, share in enumerate((0.0, 0.3, 0.5, 0.97, 1.0)):
         skip = torch.rand(n) < share
         got = product(weight, n, x, skip != swapped if swapped else skip, scale, threads=1 + number % 2)
@@ -131,13 +138,15 @@ def test_nan_and_infinity_in_the_row(odd: float) -> None:
     agree(product(weight, n, x, bias), weight.double() @ x.double() + bias, torch.full((n,), torch.inf))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
-def test_zeros_meet_weights_that_are_not_finite(odd: float) -> None:
+def test_zeros_meet_weights_that_are_not_finite(odd: float, dtype: str) -> None:
     """0 times infinity is NaN, as in the dense product."""
     n, k = 40, 100
-    product, weight, bias = Compiled(by_inputs(n, k), "inputs"), torch.randn(n, k), torch.randn(n)
+    product, bias = Compiled(by_inputs(n, k, dtype=dtype), "inputs"), torch.randn(n)
+    weight = torch.randn(n, k).to(DTYPES[dtype])
     weight[5, 20], weight[31, 99] = odd, odd
-    for x in (zeros_among(torch.randn(k), 0.7), torch.zeros(k)):
+    for x in (zeros_among(torch.randn(k), 0.7).to(DTYPES[dtype]), torch.zeros(k, dtype=DTYPES[dtype])):
         expected = weight.double() @ x.double() + bias
         agree(product(weight, n, x, bias), expected, weight.abs().double() @ x.abs().double() + bias.abs())
     assert expected[5].isnan()
@@ -161,6 +170,7 @@ def test_results_that_are_left_out_are_zero_whatever_stands_there() -> None:
         (by_inputs(64, MOST_LISTED + 1), "too long"),
         (by_outputs(64, MOST_SUMMED + 1), "nothing is known"),
         (replace(by_inputs(64, 64), attributes=(("zeros", (1,)),)), "nothing is known"),
+        (by_inputs(64, 64, dtype="f16"), "factors of other types than f32 or bf16"),
     ],
 )
 def test_others_have_no_such_kernel(spec: KernelSpec, why: str) -> None:
@@ -193,10 +203,21 @@ def test_gaps_in_what_comes_from_memory_may_cost_more_than_they_save(
     even = Target.named("avx512")
     slow = replace(even, features=even.features | {"avx512_bf16"})
     assert (even.gaps, slow.gaps) == (1, 2.5)
-    for expected, chosen_by_slow in ((0.5, False), (0.7, True)):
-        monkeypatch.setattr(choice, "EXPECTED", expected)
-        assert choice.chosen(packed(by_inputs(n, k), 1), even)
-        assert bool(choice.chosen(packed(by_inputs(n, k), 1), slow)) == chosen_by_slow
+    for share, chosen_by_slow in ((None, False), (0.5, False), (0.7, True)):
+        spec = by_inputs(n, k)
+        if share is not None:
+            spec = replace(spec, attributes=(*spec.attributes, (SHARE, share)))
+        assert choice.chosen(packed(spec, 1), even)
+        assert bool(choice.chosen(packed(spec, 1), slow)) == chosen_by_slow
+
+
+def test_few_zeros_are_not_worth_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a threshold leaves nearly all."""
+    monkeypatch.undo()
+    spec, target = by_inputs(256, 512), Target.named("avx512")
+    assert choice.chosen(packed(spec, 1), target)
+    few = replace(spec, attributes=(*spec.attributes, (SHARE, 0.05)))
+    assert not choice.chosen(packed(few, 1), target)
 
 
 def test_gaps_are_nothing_to_the_cache_and_to_sums_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

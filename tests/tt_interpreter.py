@@ -52,7 +52,7 @@ class Memory:
 
     def __init__(self, regions: Sequence[Region]) -> None:
         self.regions = list(regions)
-        self.program = 0
+        self.program, self.programs = 0, 1
 
     def fresh(self) -> None:
         for region in self.regions:
@@ -120,6 +120,7 @@ def run(text: str, grid: int, memory: Memory, arguments: Sequence[int]) -> None:
         kinds = [np.int32 if str(a.type) == "i32" else np.int64 for a in block.arguments]
         given = [kind(value) for kind, value in zip(kinds, arguments, strict=True)]
         with np.errstate(all="ignore"):
+            memory.programs = grid
             for program in range(grid):
                 memory.program = program
                 execute(given, {})
@@ -229,6 +230,9 @@ class _Compiler:
         assert _integer(op, "axis") == 0, "kernels here have a grid of one dimension"
         return lambda _: np.int32(self.memory.program)
 
+    def _get_num_programs(self, op: ir.Operation) -> Callable[..., Any]:
+        return lambda _: np.int32(self.memory.programs)
+
     def _make_range(self, op: ir.Operation) -> Callable[..., Any]:
         value = np.arange(_integer(op, "start"), _integer(op, "end"), dtype=np.int32)
         return lambda _: value
@@ -242,6 +246,17 @@ class _Compiler:
     def _expand_dims(self, op: ir.Operation) -> Callable[..., Any]:
         axis = _integer(op, "axis")
         return lambda _, x: np.expand_dims(x, axis)
+
+    def _join(self, op: ir.Operation) -> Callable[..., Any]:
+        return lambda _, x, y: np.stack([x, y], -1)
+
+    def _trans(self, op: ir.Operation) -> Callable[..., Any]:
+        order = list(ir.DenseI32ArrayAttr(op.attributes["order"]))
+        return lambda _, x: np.transpose(x, order)
+
+    def _reshape(self, op: ir.Operation) -> Callable[..., Any]:
+        shape = tt.shape_of(op.results[0])
+        return lambda _, x: np.reshape(x, shape)
 
     def _bitcast(self, op: ir.Operation) -> Callable[..., Any]:
         source, result = _dtype(op.operands[0]), _dtype(op.results[0])
@@ -274,6 +289,25 @@ class _Compiler:
             return found
 
         return read
+
+    def _make_tensor_descriptor(self, op: ir.Operation) -> Callable[..., Any]:
+        def make(_: Any, base: Any, rows: Any, columns: Any, stride: Any, one: Any) -> Any:
+            if base % 16 or one != 1 or stride % 8:
+                raise Fault("a descriptor of what is not aligned")
+            return int(base), int(rows), int(columns), int(stride)
+
+        return make
+
+    def _descriptor_load(self, op: ir.Operation) -> Callable[..., Any]:
+        read, (height, width) = self._load(op), tt.shape_of(op.results[0])
+
+        def tile(env: Any, matrix: Any, row: Any, column: Any) -> Any:
+            base, rows, columns, stride = matrix
+            y, x = row + np.arange(height)[:, None], column + np.arange(width)[None, :]
+            inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+            return read(env, base + 2 * (y.astype(np.int64) * stride + x), inside)
+
+        return tile
 
     def _store(self, op: ir.Operation) -> Callable[..., Any]:
         dtype = _dtype(op.operands[1])

@@ -26,16 +26,18 @@ from effc.calibrating.sensitivity import Probe
 
 
 class Task(ABC):
-    """``model``: in eval mode. ``calibration``: batches for it, of other data than is evaluated."""
+    """``model``: in eval mode. ``calibration``: batches for it, of other data than is evaluated; ``held_out``: more of their source."""
 
     #: What a row's figure says.
     figure: str
     #: Elements of a group of a sum, where a format has groups.
     group = 64
+    batches_held_out = 4
     #: What the model's output is.
     sensitivity: Probe = "logits"
     model: nn.Module
     calibration: list[Any]
+    held_out: list[Any]
 
     @abstractmethod
     def __init__(self, seed: int) -> None: ...
@@ -67,10 +69,11 @@ class Language(Task):
         first = seed * self.windows * self.context
         self.model: nn.Module = model
         self.texts = smollm2.windows(tokens[first:], self.context, self.windows)
-        self.calibration = [
-            {"input_ids": text, "use_cache": False}
-            for text in smollm2.windows(tokens[len(tokens) // 2 + 2 * first :], 2 * self.context, self.windows)
-        ]
+        texts = smollm2.windows(
+            tokens[len(tokens) // 2 + 2 * first :], 2 * self.context, self.windows + self.batches_held_out
+        )
+        batches = [{"input_ids": text, "use_cache": False} for text in texts]
+        self.calibration, self.held_out = batches[: self.windows], batches[self.windows :]
 
     def weights(self) -> list[str]:
         """Without the head, as is the custom: it is the embedding too."""
@@ -102,7 +105,10 @@ class Embeddings(Task):
         self.words = [minilm.tokenize(words) for words in (first, second)]
         lines = [line.strip() for line in smollm2.standard_library().splitlines() if len(line.split()) > 8]
         order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed))
-        self.calibration = [minilm.tokenize([lines[i] for i in order[32 * b : 32 * b + 32]]) for b in range(4)]
+        batches = [
+            minilm.tokenize([lines[i] for i in order[32 * b : 32 * b + 32]]) for b in range(4 + self.batches_held_out)
+        ]
+        self.calibration, self.held_out = batches[:4], batches[4:]
 
     @torch.no_grad()
     def cases(self) -> Tensor:
@@ -120,13 +126,16 @@ class Images(Task):
 
     figure = "fall of accuracy, points"
     group = 24
+    batches_held_out = 12  # of 128: a share of images that differ is known to a percent from some hundred on
     batch, epochs, tested = 128, 2, 2000
 
     def __init__(self, seed: int) -> None:
         images, labels = fashion_mnist.load("train")
         torch.manual_seed(seed)
         self.model = _trained(FashionResNet(), images, labels, self.batch, self.epochs)
-        self.calibration = list(images[torch.randperm(len(images))[:256]].split(32))
+        order = torch.randperm(len(images))
+        self.calibration = list(images[order[:256]].split(32))
+        self.held_out = list(images[order[256 : 256 + 128 * self.batches_held_out]].split(128))
         self.images, self.labels = (part[: self.tested] for part in fashion_mnist.load("t10k"))
 
     def weights(self) -> list[str]:

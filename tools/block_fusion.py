@@ -10,7 +10,8 @@ Of a block: medians over the rounds of what its kernels take, without Python aro
 (`effc.reporting`: at least so long kernel by kernel, over as one kernel, on the machine as it was measured just before); and the share of
 the ceiling's gain that is reached, where the ceiling is 1.2 or more. As many kernels fused as apart: none was chosen to be fused. Images
 are channels-last, with a batch of one. Of a model: whole calls as a user makes them, and how many times faster the fused one is than
-each other. ``--kept`` keeps rows of blocks in a file, so that a run that was interrupted, or that ``--minutes`` ended, is gone on with.
+each other. Below the table of blocks stands what it says (`fusion_summary`). ``--kept`` keeps rows of blocks in a file, so that a run that
+was interrupted, or that ``--minutes`` ended, is gone on with.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 from activation_memory import eager_peak
 from fusion_builds import Compiled, builds, compiled, in_turn
+from fusion_summary import WORTH, Measured, summary
 from resumed import Kept
 from torch import nn
 
@@ -43,8 +45,6 @@ from effc.roof import host_roof, measured_roof
 _BLOCK, _MODEL, _REST = 0.004, 0.1, 0.03
 #: Width times side of the blocks that networks have.
 _SENSIBLE = (500, 11000)
-#: A ceiling from which on fusing is worth its while.
-_WORTH = 1.2
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,26 @@ def block_table(comparison: Comparison) -> None:
     kept, end = Kept(args.kept), time.monotonic() + 60 * args.minutes
     print(_row(("block", "side", "width", *head)))
     print("|---" * (3 + len(head)) + "|")
+    found: list[Measured] = []
     for name, side, width in blocks(args):
         key = f"{'ceiling of ' * args.ceilings}{name} {side} {width}, {args.dtype}, {args.threads} threads"
         if key not in kept:
             if time.monotonic() > end:
-                print("the time is over: the same command goes on from here")
-                return
+                print("\nThe time is over: the same command goes on from here.")
+                break
             case = build_block(name, width, side)
             kept[key] = [str(cell) for cell in row(comparison, *comparison.of(case.module, case.inputs(0, 0)))]
         print(_row((name, side, width, *kept[key])), flush=True)
+        if not args.ceilings:
+            found.append(_measured(f"{name} {side} {width}", dict(zip(head, kept[key], strict=True))))
+    if found:
+        print("", *summary(found), sep="\n")
+
+
+def _measured(block: str, cells: Mapping[str, str]) -> Measured:
+    """A row of the table."""
+    before, after = cells["kernels"].split(" → ")
+    return Measured(block, float(cells["times faster"].split()[0]), before != after, float(cells["ceiling"]))
 
 
 def _row(cells: Sequence[object]) -> str:
@@ -133,7 +144,7 @@ def block_row(comparison: Comparison, module: nn.Module, inputs: tuple[Any, ...]
         f"{moved(apart):.2f} → {moved(fused):.2f}",
         f"{max(fused.scratch) / 1024:.0f}",
         f"{water.ceiling:.2f}",
-        f"{(gained - 1) / (water.ceiling - 1):.0%}" if water.ceiling >= _WORTH else "",
+        f"{(gained - 1) / (water.ceiling - 1):.0%}" if water.ceiling >= WORTH else "",
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -40,7 +40,8 @@ class Idle:
     """A device whose launches do nothing."""
 
     def __init__(self) -> None:
-        self.name, self.capability, self.processors = torch.device("cuda:0"), 90, 132
+        self.name, self.model = torch.device("cuda:0"), "a device whose launches do nothing"
+        self.capability, self.processors = 90, 132
         self._given: dict[Any, torch.Tensor] = {}
         self._code = elf.load(compile_object(_NOTHING, Target.host()))
 
@@ -65,6 +66,9 @@ class Idle:
 
     def wait(self) -> None:
         pass
+
+    def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
+        return None
 
     def stream(self) -> int:
         return 0

@@ -85,7 +85,7 @@ def measure(asked: Asked, rows: Sequence[str], kept: Kept) -> None:
             continue
         task = TASKS[asked.kind](seed)
         sensitivity = task.sensitivity if asked.gradients else None
-        calibration = effc.calibrate(task.model, task.calibration, sensitivity=sensitivity)
+        calibration = effc.calibrate(task.model, task.calibration, sensitivity=sensitivity, held_out=0)
         if asked.seeds and asked.cases("", seed) not in kept:
             kept[asked.cases("", seed)] = task.cases().tolist()
         for row in rows:
@@ -205,6 +205,7 @@ ROWS = [
         (_THIN, _INT8),
         (_THIN, _TOKEN),
         (_THIN, _TENSOR),
+        (_THIN, _pruned("unstructured", 0.5)),
         (_pruned("channel", 0.1), _TENSOR),
         (_pruned("unstructured", 0.5), _TOKEN),
         (_pruned("unstructured", 0.5), _TENSOR),

@@ -19,8 +19,8 @@ from effc.bench.models import build
 from effc.calibrating.calibration import call_of, cloned
 from effc.runtime.structure import flatten, unflatten
 
-#: Batches that are planned by, and held out.
-_PLANNED, _HELD_OUT = 3, 4
+#: Batches that are planned by, of models without a task, and held out.
+_PLANNED, _HELD_OUT = 8, 4
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def subject(name: str) -> Subject:
     """KeyError: no model or task has this name."""
     if name in TASKS:
         task = TASKS[name](0)
-        batches = task.calibration
-        return Subject(name, task.model, batches[:2], batches[2:4], task)
+        planned = [*task.calibration, *task.held_out[:-_HELD_OUT]]
+        return Subject(name, task.model, planned, task.held_out[-_HELD_OUT:], task)
     case = build(name, small=False)
     planned, held_out = (
         [cloned(case.inputs(seed, 0)) for seed in range(first, first + count)]

@@ -3,8 +3,8 @@
     make models && apt-get install dataset-fashion-mnist
     python tools/planned.py --task embeddings --budget 0.04 --threads 2
 
-The models and their calibration batches are those of `accuracy_tasks.py`, the first two of these; the plan's error is measured by
-``effc.plan`` on the whole model. Printed: the plan, and a call's time with it and without, in turn.
+The models and their calibration batches are those of `accuracy_tasks.py`; the plan's error is measured by ``effc.plan`` on the whole
+model, for batches that it holds out. Printed: the plan, and a call's time with it and without, in turn.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ from accuracy_tasks import TASKS
 import effc
 from effc.bench.spread import Spread
 from effc.calibrating.calibration import call_of
-
-#: Batches of the calibration that a plan is made from.
-_BATCHES = 2
 
 
 def milliseconds(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -49,7 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     task = TASKS[args.task](0)
-    batches = task.calibration[:_BATCHES]
+    batches = task.calibration
     with torch.no_grad():
         started = time.perf_counter()
         calibration = effc.calibrate(task.model, batches)

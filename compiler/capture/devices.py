@@ -12,10 +12,12 @@ from torch.fx import Node
 
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options
+from effc.compiler.ir.program import Call
 
 if TYPE_CHECKING:
     from effc.compiler.build import Built
     from effc.compiler.gpu_build import GpuBuilt
+    from effc.compiler.gpu_choice import AtenOp, Verdict
 
 #: ``build(text)`` gives the executable of a region's graph IR for the CPU, or raises LoweringError or UnsupportedError.
 Build = Callable[[str], "Built"]
@@ -27,6 +29,8 @@ class BuildOnGpus(Protocol):
     def unusable(self, device: torch.device) -> str | None: ...
 
     def build(self, text: str, device: torch.device) -> GpuBuilt: ...
+
+    def judged(self, built: GpuBuilt, call: Call, op: AtenOp) -> Verdict: ...
 
 
 def gpu_builder(options: Options) -> BuildOnGpus:
@@ -51,6 +55,10 @@ class Devices:
     def build(self, text: str, device: torch.device | None) -> Built | GpuBuilt:
         """The executable of a region; LoweringError, UnsupportedError: it goes to ATen."""
         return self._cpu(text) if device is None or device.type == "cpu" else self._gpus.build(text, device)
+
+    def judged(self, built: GpuBuilt, call: Call, op: AtenOp) -> Verdict:
+        """Whether a GPU's kernel or ATen's op runs a product."""
+        return self._gpus.judged(built, call, op)
 
     def reason(self, node: Node) -> str | None:
         """Why no device's kernels may hold the node; None where those of the device that it is on may.

@@ -32,6 +32,7 @@ from effc.compiler.capture.normalize import normalize
 from effc.compiler.capture.parameters import integer_ranges, is_looked_up, small_tables, statics_of
 from effc.compiler.capture.partition import Group, Partition, device_of, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
+from effc.compiler.capture.precision import guard_convolutions
 from effc.compiler.capture.recording import Fallback, GraphFacts, KernelFacts, RegionFacts, active
 from effc.compiler.capture.slower import faster_in_aten
 from effc.compiler.capture.source import op_name, source_of
@@ -94,6 +95,13 @@ class GraphCompiler:
         """``gm`` with its regions compiled, as a graph. OptionError: a budget for errors where gradients are taken."""
         return self._assembled(gm, kind, inputs)[0]
 
+    def compressed(self, gm: GraphModule, kind: str) -> Compressed | None:
+        """What ``steps`` make of the weights of ``gm``, where nothing else is asked for; None of a graph that they leave as it is."""
+        check_kind(self.options, kind)
+        compilation = _Compilation(self, gm, GraphFacts(kind), None)
+        compilation.compress()
+        return compilation.compressed
+
     def _assembled(
         self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None
     ) -> tuple[Assembled, Compressed | None]:
@@ -144,10 +152,14 @@ class _Compilation:
         ]
         self.dump = _Dump(facts.kind)
 
-    def run(self) -> Assembled:
+    def compress(self) -> None:
+        """Put compressed forms in the place of weights."""
         if self.owner.steps and self.facts.kind == "inference":
             with self.facts.phase("compress"), unset_fake_temporarily():
                 self._compress(self.owner.steps)
+
+    def run(self) -> Assembled:
+        self.compress()
         self.notes += normalize(self.gm.graph, self.params, self.known.sparsities)
         self.dump.write("graph.txt", lambda: self.gm.print_readable(print_output=False))
         if self.facts.kind != "inference":
@@ -166,7 +178,7 @@ class _Compilation:
             return assemble(self.gm, divided, compiled)
 
     def _compress(self, steps: Sequence[Step]) -> None:
-        """Put compressed forms in the place of weights; they are parameters from here on."""
+        """They are parameters from here on."""
         plain = {node: static for node, static in self.statics.items() if not static.attributes}
         values = {node: self.owner.weights[static.position] for node, static in plain.items()}
         self.compressed = compress(self.gm, {n: s.name for n, s in plain.items()}, values, steps)
@@ -214,6 +226,10 @@ class _Compilation:
         region = self._import(name, group)
         self.dump.write(f"{name}.mlir", lambda: region.text)
         built = self._build(region, group.device)
+        if group.device is not None and group.device.type != "cpu":
+            guard_convolutions(group.nodes)
+            if self.owner.options.fallback == "eager":
+                self._give_up_slower(group, cast("GpuBuilt", built))
         program, hints = built.executable.program, _hints(region)
         self.programs.append((program, hints))
         kernels = [_kernel_facts(program, call, hints) for call in program.calls]
@@ -248,6 +264,18 @@ class _Compilation:
             for phase, seconds in built.report.seconds.items():
                 self.facts.phases[phase] = self.facts.phases.get(phase, 0.0) + seconds
         return self.built[key]
+
+    def _give_up_slower(self, group: Group, built: GpuBuilt) -> None:
+        """UnsupportedError for the first product that ATen runs faster."""
+        from effc.compiler.capture.rivals import aten_op, products, sentence
+
+        for node, call in products(group, built.executable.program):
+            with unset_fake_temporarily():
+                verdict = self.owner.devices.judged(built, call, aten_op(node, call))
+            if not verdict.is_ours:
+                raise UnsupportedError(f"ATen is faster: {sentence(node, verdict)} ({node.name})")
+            if verdict.measured:
+                self.notes.append(f"effc's kernel is kept: {sentence(node, verdict)}")
 
     def _must_validate(self, region: Region) -> bool:
         """Whether an input's strides may differ from FakeTensor's: ATen made it, now or in the forward graph."""

@@ -17,17 +17,20 @@ from effc.compiler.ir.sparsity import Sparsity
 class Known:
     """What kernels may rely on of a graph's parameters; whoever does checks it when weights are derived. ``ranges``: the least and the
     greatest element of those that hold integers; ``tables``: all elements of some small ones, codebooks; ``sparsities``: of those whose
-    zeros may be left out.
+    zeros may be left out. ``shares``: of thresholds, the share of what is compared with them that is expected not to exceed them, which
+    nothing relies on.
     """
 
     ranges: dict[Node, tuple[int, int]] = field(default_factory=dict)
     tables: dict[Node, tuple[float, ...]] = field(default_factory=dict)
     sparsities: dict[Node, Sparsity] = field(default_factory=dict)
+    shares: dict[Node, float] = field(default_factory=dict)
 
     def update(self, further: Known) -> None:
         self.ranges.update(further.ranges)
         self.tables.update(further.tables)
         self.sparsities.update(further.sparsities)
+        self.shares.update(further.shares)
 
 
 def made(graph: Graph, target: Any, args: tuple[Any, ...], like: Node | None = None) -> Node:

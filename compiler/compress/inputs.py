@@ -7,42 +7,51 @@ of its window are taken as uncorrelated (`by_channel`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from effc.compiler.ir.calibration import Statistics
+from effc.compiler.ir.calibration import Floats, Statistics
 from effc.compiler.ir.errors import InputError
+
+#: The mean of the squares of a sum over a sample is off by the root of 2 / samples: 18 % of 64.
+_FEWEST_SAMPLES = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """By channel: ``least``, ``greatest``, ``mean`` ``[channels]``; ``sample`` ``[rows, channels]``; ``moment``: the mean of ``x xᵀ`` over
-    all rows, ``[channels, channels]``. ``windows``: some whole ones of a convolution, ``[rows, channels, window…]``, None where there are
-    none. All float32 and finite.
+    """By channel: ``least``, ``greatest``, ``mean`` ``[channels]``; ``sample`` ``[rows, channels]``; ``kept``: the mean of ``x xᵀ`` over
+    all rows, ``[channels, channels]``, None where the sample stands for them. ``windows``: some whole ones of a convolution, ``[rows,
+    channels, window…]``, None where there are none. All float32 and finite.
     """
 
     least: Tensor
     greatest: Tensor
     mean: Tensor
     sample: Tensor
-    moment: Tensor
+    kept: Tensor | None
     windows: Tensor | None = None
 
     @staticmethod
     def of(statistics: Statistics, layer: str) -> Inputs:
-        """Without a second moment in ``statistics`` it is that of the sample. InputError: NaN or infinity, named after ``layer``."""
+        """InputError: NaN or infinity, named after ``layer``."""
         least, greatest = torch.from_numpy(statistics.least), torch.from_numpy(statistics.greatest)
         mean = torch.from_numpy(statistics.mean)
-        sample, kept = torch.from_numpy(statistics.sample), statistics.second_moment
-        moment = sample.T @ sample / len(sample) if kept is None else torch.from_numpy(kept)
+        sample, moment = torch.from_numpy(statistics.sample), statistics.second_moment
+        kept = None if moment is None else torch.from_numpy(moment)
         windows = None if statistics.windows is None else torch.from_numpy(statistics.windows)
-        found = Inputs(least, greatest, mean, sample, moment, windows)
-        if not all(bool(t.isfinite().all()) for t in (least, greatest, mean, sample, moment)):
+        found = Inputs(least, greatest, mean, sample, kept, windows)
+        if not all(bool(t.isfinite().all()) for t in (least, greatest, mean, sample, kept) if t is not None):
             raise InputError(
                 f"{layer}: the activations in calibration hold NaN or infinity: look at the batches and at the model in eager"
             )
         return found
+
+    @cached_property
+    def moment(self) -> Tensor:
+        """The mean of ``x xᵀ``: float32 ``[channels, channels]``."""
+        return self.sample.T @ self.sample / len(self.sample) if self.kept is None else self.kept
 
     @property
     def channels(self) -> int:
@@ -58,10 +67,10 @@ class Inputs:
 
     def over(self, smoothing: Tensor) -> Inputs:
         """Divided by ``smoothing``, float32 ``[channels]``, positive."""
-        moment = self.moment / smoothing / smoothing[:, None]
+        kept = None if self.kept is None else self.kept / smoothing / smoothing[:, None]
         least, greatest, mean = (t / smoothing for t in (self.least, self.greatest, self.mean))
         windows = None if self.windows is None else (self.windows.movedim(1, -1) / smoothing).movedim(-1, 1)
-        return Inputs(least, greatest, mean, self.sample / smoothing, moment, windows)
+        return Inputs(least, greatest, mean, self.sample / smoothing, kept, windows)
 
     def error(self, difference: Tensor) -> float:
         """The mean of ``||x differenceᵀ||²`` over rows of activations: what a weight that is off by ``difference``, float32
@@ -77,12 +86,26 @@ def sensitivity_of(statistics: Statistics | None, layer: str) -> Tensor | None:
     """
     if statistics is None or statistics.sensitivity is None:
         return None
-    found = torch.from_numpy(statistics.sensitivity).double()
+    found = _finite(statistics.sensitivity, layer)
+    return found if bool(found.any()) else None
+
+
+def effects_of(statistics: Statistics | None, layer: str) -> Tensor | None:
+    """What the model's output shows of each channel that meets ``layer``, float64 ``[samples, channels]``; None where that is not known, or
+    of too few samples. InputError: NaN or infinity.
+    """
+    if statistics is None or statistics.effects is None or len(statistics.effects) < _FEWEST_SAMPLES:
+        return None
+    return _finite(statistics.effects, layer)
+
+
+def _finite(gradients: Floats, layer: str) -> Tensor:
+    found = torch.from_numpy(gradients).double()
     if not bool(found.isfinite().all()):
         raise InputError(
             f"{layer}: the gradients in calibration hold NaN or infinity: look at the batches and at the model in eager"
         )
-    return found if bool(found.any()) else None
+    return found
 
 
 def by_channel(matrix: Tensor, channels: int) -> Tensor:

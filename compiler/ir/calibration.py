@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ class Statistics:
     summed over the layer's rows; the mean over rows of the model's output. None where it was not measured.
     ``windows``: [rows, channels, window…], what some positions of a convolution's output are sums over, padding as zeros; None of what has
     no window of several positions.
+    ``effects``: [samples, channels], what the model's output shows, to first order, of each channel with its mean in its place: the
+    gradient times the activation less its mean, summed over the positions of a sample of the batches. None where samples were not told
+    apart, or no gradients measured.
 
     Weights that met the same activations have the same arrays of them, not copies.
     """
@@ -38,6 +41,7 @@ class Statistics:
     weight_mean_square: Floats
     sensitivity: Floats | None = None
     windows: Floats | None = None
+    effects: Floats | None = None
 
     @property
     def absmax(self) -> Floats:
@@ -47,8 +51,10 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """``sites``: statistics by parameter name. ``batches``: (args, kwargs) of each call, ``outputs``: what the model gave in
-    eager; both are torch values, which only the whole model's verification looks at. ``model``: digest of the model's weights.
+    """``batches``: (args, kwargs) of each call, ``outputs``: what the model gave in eager; both are torch values, which only the whole
+    model's verification looks at. The last ``held_out`` of them are there to judge by what the others have made: ``sites``, statistics by
+    parameter name, are of the others, ``unseen`` are of the batches held out, without second moments. ``model``: digest of the model's
+    weights.
 
     Two calibrations are equal where ``digest``, of all of the content, is.
     """
@@ -58,6 +64,23 @@ class Calibration:
     batches: tuple[tuple[tuple[Any, ...], Mapping[str, Any]], ...]
     outputs: tuple[Any, ...]
     digest: str
+    held_out: int = 0
+    unseen: Mapping[str, Statistics] = field(default_factory=dict)
+
+    @property
+    def seen(self) -> int:
+        """How many of the batches, the first ones, ``sites`` are of."""
+        return len(self.batches) - self.held_out
+
+    def judging(self) -> Calibration:
+        """What errors of forms are told by: with ``sites`` of the batches held out, where these met a weight, but for the range, by which
+        forms hold activations.
+        """
+        met = {
+            name: replace(s, least=seen.least, greatest=seen.greatest) if (seen := self.sites.get(name)) else s
+            for name, s in self.unseen.items()
+        }
+        return replace(self, sites={**self.sites, **met})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Calibration) and self.digest == other.digest
@@ -66,4 +89,5 @@ class Calibration:
         return hash(self.digest)
 
     def __repr__(self) -> str:
-        return f"Calibration({len(self.batches)} batches, {len(self.sites)} sites, digest {self.digest[:12]})"
+        batches = f"{len(self.batches)} batches, {self.held_out} of them held out"
+        return f"Calibration({batches}, {len(self.sites)} sites, digest {self.digest[:12]})"

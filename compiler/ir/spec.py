@@ -41,6 +41,11 @@ DIVISION_BY_ZERO = "ZeroDivisionError"
 
 #: The attribute of a ``contraction`` that names the operands, single rows, of which many elements are expected to be zero.
 ZEROS = "zeros"
+#: And, where it is known, how many: the share of these elements, or of the results, that are expected to be zero.
+SHARE = "share"
+
+#: The attribute of a ``contraction`` for a GPU whose float32 factors may be rounded as those of a convolution, and not of a matrix product.
+CONVOLUTION = "convolution"
 
 
 @dataclass(frozen=True)

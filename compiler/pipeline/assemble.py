@@ -18,7 +18,7 @@ from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.codegen.targets import AnyTarget
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec, Operand, Schedule
+from effc.compiler.ir.spec import CONVOLUTION, ITEM_SIZE, KernelSpec, Operand, Schedule
 from effc.compiler.pipeline.blocks import fuse_blocks
 from effc.compiler.pipeline.gpu_pairs import fuse_pairs
 from effc.compiler.pipeline.graph import Graph, GraphInput
@@ -58,10 +58,10 @@ class Assembler:
         if isinstance(self.target, Target):
             self.kernels = fuse_blocks(self.kernels, constants, self._is_dense, self.target)
         else:
-            self.kernels = fuse_pairs(self.kernels, constants, self._is_sparse, self.target)
+            self.kernels = fuse_pairs([_marked(k) for k in self.kernels], constants, self._is_sparse, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
-        self.offsets, arena = plan_arena(bytes_of, self._lives())
+        self.offsets, arena = plan_arena(bytes_of, self._lives(), self._scratch())
         calls = self._without_unread(
             [self._call(kernel, found) for kernel, found in zip(self.kernels, self.packings, strict=True)]
         )
@@ -102,13 +102,21 @@ class Assembler:
                     lives[site.base.index] = Life(known.first if known else number, number)
         return lives
 
+    def _scratch(self) -> set[int]:
+        """The buffers that are a kernel's own."""
+        pairs = zip(self.kernels, self.packings, strict=True)
+        sites = (
+            pair for kernel, found in pairs if found for pair in zip(kernel.sites, found.spec.operands, strict=True)
+        )
+        return {site.base.index for site, operand in sites if site.base.kind == "buffer" and operand.role == "scratch"}
+
     def _packed(self, kernel: Kernel) -> Packing | Block | None:
         """How contractions read constant factors; scratch memory becomes a buffer that lives for this kernel alone (on a GPU it is empty:
         what lies between the products of a pair is in no memory).
         """
         if not isinstance(self.target, Target):
             for operand in kernel.spec.operands[len(kernel.sites) :]:
-                kernel.sites = (*kernel.sites, self._scratch(operand))
+                kernel.sites = (*kernel.sites, self._scratch_site(operand))
             return None
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
         found: Packing | Block | str
@@ -122,14 +130,14 @@ class Assembler:
             return None
         for operand in found.spec.operands[len(kernel.sites) :]:
             if operand.role == "scratch":
-                site = self._scratch(operand)
+                site = self._scratch_site(operand)
             else:
                 assert isinstance(found, Packing), "of a block, only scratch memory is new"
                 site = kernel.sites[found.operand]
             kernel.sites = (*kernel.sites, site)
         return found
 
-    def _scratch(self, operand: Operand) -> Site:
+    def _scratch_site(self, operand: Operand) -> Site:
         self.layout.buffers.append((operand.dtype, operand.size))
         return Site(Base("buffer", len(self.layout.buffers) - 1), const(0), operand.dtype)
 
@@ -223,6 +231,13 @@ class Assembler:
         if base.kind == "input" and base.index >= self.real:
             return Pointer("derived", base.index - self.real, offset)
         return Pointer(base.kind, base.index, offset)
+
+
+def _marked(kernel: Kernel) -> Kernel:
+    """A kernel for a GPU: whether its factors of float32 may be rounded is another setting of torch's where it is a convolution."""
+    if not kernel.convolves or all(o.dtype != "f32" for o in kernel.spec.operands):
+        return kernel
+    return replace(kernel, spec=replace(kernel.spec, attributes=(*kernel.spec.attributes, (CONVOLUTION, 1))))
 
 
 def _flops(kernel: Kernel) -> Expr:

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from effc.compiler.codegen.cpu.block.choice import Block, block_of
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import const
-from effc.compiler.ir.spec import Instr, KernelSpec, Operand
+from effc.compiler.ir.spec import CONVOLUTION, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.dataflow import Dataflow
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.placement import Base
@@ -31,9 +32,10 @@ from effc.compiler.pipeline.regions import Region, find_regions
 MOST_STAGES = 8
 #: Lines of a result, or tiles of rows, at least: fewer are not shared out evenly.
 LEAST_LINES = 14
-#: Least share of a block's time that is saved where it holds lines for later tiles. The count errs by up to a tenth, so that some lose
-#: nevertheless; a wider margin leaves apart more that gain (docs/block_fusion.md).
-MARGIN = 0.015
+#: The share of a block's time that it must save beside: where it holds lines for later tiles, and where it does not. The count errs by up
+#: to a tenth, so that some lose nevertheless; wider margins leave apart more that gain (docs/block_fusion.md). By the margin, too, a block
+#: takes in a further kernel only where that is worth it.
+LINES_MARGIN, MARGIN = 0.01, 0.004
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,10 @@ def _runs(parts: Sequence[Region]) -> Iterator[tuple[int, ...]]:
 
 
 def saved(found: Block) -> float:
-    """Cycles by which a block is counted to be faster than its stages, each a kernel of its own; 0 where that is not clear."""
-    clear = not found.cost.moved or found.cost.saved > MARGIN * found.cost.fused
-    return found.cost.saved if clear and found.plan.units.count >= LEAST_LINES else 0.0
+    """Cycles, beyond the margin, by which a block is counted to be faster than its stages, each a kernel of its own; 0 where it is not."""
+    cost = found.cost
+    margin = LINES_MARGIN if cost.moved else MARGIN
+    return max(cost.saved - margin * cost.fused, 0.0) if found.plan.units.count >= LEAST_LINES else 0.0
 
 
 def _reduces(spec: KernelSpec) -> bool:
@@ -154,9 +157,16 @@ def joined(kernels: Sequence[Kernel], shown: Base | None = None) -> Kernel | Non
         return None
     number = {site: i for i, site in enumerate((*sites, *between))}
     operands = (*sites.values(), *between.values())
-    stages = tuple(replace(k.spec, operands=operands, body=_moved(k, number), attributes=()) for k in kernels)
+    stages = tuple(
+        replace(k.spec, operands=operands, body=_moved(k, number), attributes=_kept(k.spec)) for k in kernels
+    )
     spec = KernelSpec("block", (), operands, (), stages=stages)
     return Kernel(spec, tuple(sites), (), "+".join(k.name for k in kernels), kernels[-1].location)
+
+
+def _kept(spec: KernelSpec) -> tuple[tuple[str, Any], ...]:
+    """The attributes that a stage has."""
+    return tuple((name, value) for name, value in spec.attributes if name == CONVOLUTION)
 
 
 def _written(kernel: Kernel) -> set[Base]:

@@ -18,7 +18,9 @@ def fused_kernel(group: Group, layout: Layout, stored: Sequence[Tensor]) -> Kern
         index = group.result_index(tensor)
         builder.store(builder.value(tensor, tensor_index(tensor)), tensor, layout.places[tensor], index)
     template = "loops" if group.kind == "loops" else "contraction"
-    return builder.finish(template, kernel_name(group), group.ops[0].location)
+    made = builder.finish(template, kernel_name(group), group.ops[0].location)
+    made.convolves = group.kind == "conv"
+    return made
 
 
 def tensor_index(tensor: Tensor) -> tuple[Expr, ...]:

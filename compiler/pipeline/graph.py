@@ -27,13 +27,16 @@ CONTRACTIONS = frozenset({"contract", "conv"})
 
 @dataclass(eq=False)
 class Tensor:
-    """An SSA value: element type, sizes, who makes it (None: an input) and who reads it."""
+    """An SSA value: element type, sizes, who makes it (None: an input) and who reads it. ``share``: of a threshold, the share of what is
+    compared with it that is expected not to exceed it, where that is known.
+    """
 
     name: str
     dtype: str
     sizes: tuple[Expr, ...]
     producer: Op | None = None
     users: list[Op] = field(default_factory=list)
+    share: float | None = None
 
     def __repr__(self) -> str:
         return f"{self.name}: {'x'.join(map(str, self.sizes))}x{self.dtype}"

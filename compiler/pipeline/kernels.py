@@ -12,13 +12,13 @@ from typing import Any
 
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Call, Expr, const, floordiv, recombine, var
-from effc.compiler.ir.spec import ZEROS, Dim, Instr, KernelSpec, Operand
+from effc.compiler.ir.spec import SHARE, ZEROS, Dim, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.borders import bounds
 from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
 from effc.compiler.pipeline.placement import Base, Layout, Placement, extent, usual
 from effc.compiler.pipeline.roundings import fold_roundings, read_within
-from effc.compiler.pipeline.vanishing import vanishes
+from effc.compiler.pipeline.vanishing import share_of, vanishes
 from effc.compiler.pipeline.views import Index, backward, chain, source_index
 
 
@@ -33,13 +33,16 @@ class Site:
 
 @dataclass
 class Kernel:
-    """A spec with what its operands point at, and the values of its symbols in terms of the region's."""
+    """A spec with what its operands point at, and the values of its symbols in terms of the region's. ``convolves``: the model's op is a
+    convolution.
+    """
 
     spec: KernelSpec
     sites: tuple[Site, ...]
     symbols: tuple[Expr, ...]
     name: str
     location: str
+    convolves: bool = False
 
 
 @dataclass
@@ -58,6 +61,7 @@ class KernelBuilder:
     _members: dict[Op, list[int]] = field(default_factory=dict)
     _implicit: set[int] = field(default_factory=set)  # roundings to bf16 that the model did not ask for
     _zeros: set[int] = field(default_factory=set)  # operands in which zeros are to be expected (`vanishing`)
+    _share: float | None = None  # of zeros that thresholds make in them, or in results, where it is known
 
     def __post_init__(self) -> None:
         self.ranges = {f"d{i}": size for i, size in enumerate(self.dims)}
@@ -83,8 +87,12 @@ class KernelBuilder:
     def _load(self, tensor: Tensor, place: Placement, index: Index, inside: int | None = None) -> int:
         """``tensor[index]``, or zero where the value ``inside`` is false."""
         operand = self._operand(tensor, place, "read")
-        if self.group is not None and self.group.kind == "contract" and vanishes(tensor):
-            self._zeros.add(operand)
+        if self.group is not None and self.group.kind == "contract":
+            zeros = vanishes(tensor)
+            if zeros:
+                self._zeros.add(operand)
+            if self._share is None and (zeros or tensor.dtype == "i1"):
+                self._share = share_of(tensor)
         zero = 0.0 if tensor.dtype[0] in "bf" else 0
         args = () if inside is None else (inside, self.add(Instr("constant", (), tensor.dtype, (("value", zero),))))
         return self.add(Instr("load", args, tensor.dtype, (("address", place.address(index)), ("operand", operand))))
@@ -247,7 +255,10 @@ class KernelBuilder:
             Operand(s.dtype, r, size) for s, r, size in zip(self.sites, self.roles, self.sizes, strict=True)
         )
         single = tuple(o for o in sorted(self._zeros) if not _varies(body, o, len(parallel)))
-        zeros = ((ZEROS, single),) if single else ()
+        zeros: tuple[tuple[str, Any], ...] = ((ZEROS, single),) if single else ()
+        columns = [d for d in dims if d.kind == "parallel" and d.size.constant != 1]
+        if self._share is not None and len(columns) <= 1:  # several rows have several shares
+            zeros = (*zeros, (SHARE, self._share))
         spec = KernelSpec(template, dims, operands, body, (), (*attributes, *zeros))
         spec, symbols = normalised(spec)
         return Kernel(spec, tuple(self.sites), symbols, name, location)

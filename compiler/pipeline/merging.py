@@ -113,7 +113,7 @@ def _branch(op: Op, constants: Constants) -> _Branch | None:
         return None
     (column,) = columns
     single = product(op.dims[i] for i in op.parallel_dims if i != column).constant == 1
-    if single and all(t.dtype == "f32" for t in op.operands) and is_masked(op):
+    if single and {t.dtype for t in op.operands} in ({"f32"}, {"bf16"}) and is_masked(op):
         return None  # its kernel makes the sums that are needed
     maps = [*(m for i, m in enumerate(op.maps) if i != left), *op.result_maps]
     if any(axis_of(m, column) == -1 for m in maps) or axis_of(op.result_maps[0], column) is None:

@@ -68,6 +68,7 @@ class Reader:
         static = [int(d) for d in value.type.shape]
         sizes = _texts(attributes, "effc.sizes") or tuple(const(d) for d in static)
         tensor = self._define(value, sizes, None)
+        tensor.share = attributes["effc.share"].value if "effc.share" in attributes else None
         param = attributes["effc.param"].value if "effc.param" in attributes else ""
         strides = _texts(attributes, "effc.strides") or row_major(sizes)
         limits = _plain(attributes["effc.range"]) if "effc.range" in attributes else None

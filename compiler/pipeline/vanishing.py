@@ -36,6 +36,22 @@ def vanishes(tensor: Tensor) -> bool:
     return False
 
 
+def share_of(tensor: Tensor) -> float | None:
+    """How many zeros the nearest threshold behind ``tensor``, which is zero by it, or says where others are, is expected to make: a share;
+    None where that is not known. Thresholds behind other products count for their own results.
+    """
+    pending, seen = [tensor], set[Tensor]()
+    while pending:
+        found = chain(pending.pop(0))[0]
+        if found.share is not None:
+            return found.share
+        op = found.producer
+        if found not in seen and op is not None and op.kind == "generic" and not op.reduction_dims:
+            pending += op.operands
+        seen.add(found)
+    return None
+
+
 def is_masked(op: Op) -> bool:
     """Whether what follows a product, ``op``, makes zeros of its results by a condition that these have no part in."""
     tensor, seen = op.results[0], {op}

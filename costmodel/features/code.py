@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effc.compiler.ir.spec import Instr
+from effc.costmodel.features import strips
 from effc.costmodel.features.schedules import Numbers
 
 Array = NDArray[np.float64]
@@ -35,8 +36,11 @@ _LONG_FUNCTION = 28.0
 _AROUND, _TILE, _PRODUCT, _LOAD, _CONVERT, _AHEAD = 120.0, 43.0, 0.75, 0.95, 1.8, 1.9
 _AFTER, _MASK, _LINE, _JOIN = 0.78, 1.6, 2.1, 5.4
 _WISE_LOAD, _WISE_POINT, _WISE_MASK = 0.5, 6.7, 4.5
-#: Vectors of a kernel without products that are written out.
-_UNROLL = 4
+#: Of attention: a unit of two vectors of queries, what turning them in registers adds, what is left of a block of keys, and how much of a
+#: unit one of a single vector is. Of few queries: all, what is left of a vector of keys, and each channel.
+_UNIT, _TURNED, _KEYS_LEFT, _SINGLE = 1150.0, 450.0, 850.0, 0.5
+_FEW, _FEW_LEFT, _FEW_CHANNEL = 480.0, 330.0, 1.3
+_KEYS = 128
 
 
 def written(instr: Instr, kind: str) -> float:
@@ -53,9 +57,11 @@ def columns(n: Numbers) -> dict[str, Array]:
         made, follows = _tile(n, height)
         steps, after = steps + copies * made, after + copies * follows
     product = n["contracts"] > 0
-    steps, after = np.where(product, steps, 0.0), np.where(product, after, _UNROLL * n["body"])
+    steps = np.where(product, steps, 0.0)
+    after = np.where(product, after, np.where(n["is_attention"] > 0, _attention(n), strips.instructions(n)))
+    around = np.where(product | (n["is_attention"] > 0), _AROUND, 0.0)  # strips are counted with what is around them
     return {
-        "log_code": _AROUND + steps + after,
+        "log_code": around + steps + after,
         "log_code_steps": steps,
         "log_code_after": after,
         "code_body": n["body"],
@@ -65,6 +71,18 @@ def columns(n: Numbers) -> dict[str, Array]:
         "tile_codes": tiles,
         "cut": (n["sums"] > n["chain"]).astype(float),
     }
+
+
+def _attention(n: Numbers) -> Array:
+    """Instructions of the templates for blocks of queries and for few of them."""
+    lanes, keys, channels = n["lanes"], n["columns"], n["sums"]
+    few = (n["rows"] <= 4) & (channels % lanes == 0) & (n["columns_out"] % lanes == 0)
+    rows = _FEW + _FEW_LEFT * (keys % lanes > 0) + _FEW_CHANNEL * (channels + n["columns_out"])
+    left = (n["masked"] > 0) | ((keys > _KEYS) & (keys % _KEYS > 0))
+    unit = _UNIT + _TURNED * (channels % lanes == 0) + _KEYS_LEFT * left
+    last = (n["rows"] - 1) % (2 * lanes) + 1
+    found: Array = np.where(few, rows, unit * (1 + _SINGLE * ((n["rows"] > lanes) & (last <= lanes))))
+    return found
 
 
 def _tile_codes(n: Numbers, height: Array) -> Array:

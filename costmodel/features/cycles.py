@@ -10,8 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from effc.costmodel.features import sparse_step
 from effc.costmodel.features.core import LATENCY, Core
 from effc.costmodel.features.schedules import Numbers
+from effc.costmodel.features.tile_step import tile_step
 from effc.costmodel.hardware import Hardware
 from effc.costmodel.roofline import OVERHEAD
 
@@ -25,26 +27,15 @@ COLUMNS: tuple[str, ...] = (
 
 #: Cycles around a tile: finding its place, its first loads and last stores; of a depthwise one.
 _TILE, _SHORT_TILE = 2.5, 2.0
-#: Instructions that a core looks ahead: the sums of so many run beside each other. Cycles until the sum of a pair of bf16 can be used,
-#: beside which none run.
-_AHEAD, _LATE_PAIRS = 155, 5.6
-#: Cycles of converting a vector, or a broadcast element, of two bytes.
-_CONVERTING = 0.5
-#: Cycles of a step for each vector that has no register; how many more loads a masked one is where masks are vectors (AVX2).
-_SPILL, _MASKED = 0.5, 1.4
-#: Loads that start in a cycle, of a vector as wide as the core's units; and how many of them one counts for: of the right factor, of a
-#: depthwise one.
-_LOADS, _RIGHT, _WISE = 2, 1.3, 1.0
-#: The same of a broadcast element: an operand of the multiply-add (AVX-512), or an instruction of its own.
-_BROADCAST, _BROADCAST_ALONE = 0.8, 1.4
-#: How many more loads are needed of vectors that cross cache lines, of rows and of the right factor.
-_CROSSING, _SPLIT = 0.68, 0.5
 #: Cycles of work for which another thread is started.
 _A_THREAD = 12_000
-#: How much of the lesser of two things that happen at once is lost: of products, of depthwise ones, and of what has none.
-_LOST, _LOST_WISE, _LOST_LOOPS = 0.106, 0.187, 0.09
+#: Share of the time of data that a product loses beside its arithmetic: of panels and of rows that come again from L2, of activations, of
+#: weights where the panels are outside, and where the rows are. Of all data, of depthwise products, of those whose
+#: arithmetic takes longer than their data on vectors of 32 bytes, and of what has none.
+_LOST_PANELS, _LOST_ROWS, _LOST_ACTIVATIONS, _LOST_WEIGHTS, _LOST_OUTSIDE = 0.05, 0.02, 0.1, 0.27, 0.31
+_LOST_WISE, _LOST_SHORT, _LOST_LOOPS = 0.187, 0.35, 0.09
 #: What follows a sum takes so many times the cycles that it takes alone: of products, of depthwise ones, beside whose sums it runs.
-_AFTER, _AFTER_WISE = 1.25, 0.52
+_AFTER, _AFTER_WISE = 1.1, 0.45
 #: Share of a cache that operands can count on; how many times its size the last one must be for nothing to be left in it; copies of weights
 #: that are read in turn where traces are collected, and the share of them that the last cache holds all the same.
 _USABLE, _HELD, _COPIES, _KEPT = 0.8, 1.28, 64, 0.2
@@ -52,6 +43,8 @@ _USABLE, _HELD, _COPIES, _KEPT = 0.8, 1.28, 64, 0.2
 _POSITIONS, _OUTPUTS, _TRANSFORMS = 16, 4, (26.0, 22.0)
 #: Cycles of a vector of exponentials, with what else a softmax does to one.
 _SOFTMAX = 24
+#: How many times the cycles a function takes where AVX-512's instructions for exponents and masks are not.
+_PLAIN_FUNCTION = 1.7
 #: Of what a parallel call costs, what one on the calling thread does.
 _ALONE = 0.003
 _NANO = 1e9
@@ -59,23 +52,25 @@ _NANO = 1e9
 
 def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str, Array]:
     """`COLUMNS`; ``log_counted`` is of the whole call."""
-    step, bound = _step(n, core)
+    step, bound = tile_step(n, core)
     tiles = _tiles(n, core, step)
-    epilogue = _by_kind(n, _AFTER, _AFTER_WISE, 1 / core.starts) * n["vector_cycles"]
+    plain = (_PLAIN_FUNCTION - 1) * n["function_cycles"] * (core.registers == 16)
+    epilogue = _by_kind(n, _AFTER, _AFTER_WISE, 1 / core.starts) * (n["vector_cycles"] + plain)
     multiply = np.where(n["contracts"] > 0, tiles, 0.0)
     attention = np.where(n["is_attention"] > 0, _attention(n, core), 0.0)
     work = multiply + np.where(n["is_attention"] > 0, attention, epilogue)
     active = np.clip(np.floor(_asked(n, attention) / _A_THREAD), 1, np.minimum(threads, n["units"]))
     uneven = np.ceil(n["units"] / active) * active / n["units"]
     compute = work / active * uneven * core.cycle
-    panels = uneven * n["streamed"] / (hardware.caches[1] * active)
+    panels = uneven * np.where(n["by_sparse"] > 0, 0.0, n["streamed"]) / (hardware.caches[1] * active)
     operands = uneven * n["activations"] / _speed_of(n["activations"], hardware, active, threads)
     weights = n["packed"] / _speed_of(n["packed"] * _COPIES, hardware, active, threads, _KEPT)
-    longest = np.maximum(np.maximum(compute, panels), np.maximum(operands, weights))
-    beside = compute + panels + operands + weights - longest
-    counted = (
-        longest + _by_kind(n, _LOST, _LOST_WISE, _LOST_LOOPS) * beside + OVERHEAD * np.where(active > 1, 1.0, _ALONE)
-    )
+    lost_wise = np.where((core.registers == 16) & (compute > panels), _LOST_SHORT, _LOST_WISE)
+    counted = np.where(
+        (n["contracts"] > 0) & (n["wise"] == 0),
+        _of_product(n, compute, panels, operands, weights),
+        _beside(np.where(n["wise"] > 0, lost_wise, _LOST_LOOPS), compute, panels, operands, weights),
+    ) + OVERHEAD * np.where(active > 1, 1.0, _ALONE)
     return {
         "log_core_time": compute * _NANO,
         "log_panel_time": panels * _NANO,
@@ -94,6 +89,27 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     }
 
 
+def _of_product(n: Numbers, compute: Array, panels: Array, operands: Array, weights: Array) -> Array:
+    """Seconds of a product, whose data all come through one port, one after the other, beside its arithmetic."""
+    data = panels + operands + weights
+    again = n["rows_again"] / np.maximum(n["streamed"], 1)
+    lost = (
+        panels * (_LOST_ROWS * again + _LOST_PANELS * (1 - again))
+        + _LOST_ACTIVATIONS * operands
+        + np.where(n["rows_outside"] > 0, _LOST_OUTSIDE, _LOST_WEIGHTS) * weights
+    )
+    share = lost / np.maximum(data, 1e-12)
+    found: Array = np.maximum(compute, data) + share * np.minimum(compute, data)
+    return found
+
+
+def _beside(lost: Array, *parts: Array) -> Array:
+    """Seconds of ``parts`` that run beside each other: those of the longest, and what is lost of all others."""
+    longest = np.maximum.reduce(parts)
+    found: Array = longest + lost * (sum(parts) - longest)
+    return found
+
+
 def _by_kind(n: Numbers, product: float, wise: float, other: float) -> Array:
     return np.where(n["wise"] > 0, wise, np.where(n["contracts"] > 0, product, other))
 
@@ -105,38 +121,9 @@ def _asked(n: Numbers, attention: Array) -> Array:
     return np.where(n["contracts"] > 0, product, np.where(n["is_attention"] > 0, attention, n["vector_asked"]))
 
 
-def _step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
-    """Cycles of one step of the sum of a tile, on average; and how often latency, or loads, set them."""
-    total, late, loaded = (np.zeros_like(n["rows"]) for _ in range(3))
-    low, more, wise = np.floor(n["height"]), n["taller"], n["wise"] > 0
-    for height, share in ((low, 1 - more), (low + 1, more)):
-        apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
-        places = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)
-        # masks are vectors where there are no registers for them
-        masks = (core.registers == 16) & (n["column_waste"] > 0) & ((n["packed"] == 0) | wise)
-        slow = 1 + _MASKED * masks
-        left = np.where(wise, places * n["vectors"] * (1 + _CROSSING * n["unaligned"]) * slow, height)
-        right = n["vectors"] * (1 + _SPLIT * n["split"]) * np.where(wise, 1.0, slow)
-        multiplies = height * n["vectors"] + (right + left) * n["converts"] * _CONVERTING
-        halves = 2 / core.starts  # a vector of 64 bytes takes two turns where units are half as wide
-        vectors = halves * np.where(wise, _WISE * (left + right), _RIGHT * right)
-        broadcast = _BROADCAST if core.registers == 32 else _BROADCAST_ALONE
-        ports = vectors + np.where(wise, 0.0, broadcast * height)
-        # of a window LLVM keeps the rows that its taps share
-        kept = np.where(wise, places * n["taps"], 1 + masks) * n["vectors"]
-        spilled = np.maximum(height * n["vectors"] + kept + 1 - core.registers, 0) / np.where(wise, n["taps"], 1)
-        flow = np.maximum(multiplies / core.starts, ports / _LOADS) + _SPILL * spilled
-        beside = 1 + _AHEAD / ((multiplies + left + right) * np.maximum(n["chain"], 1))
-        late_cycles = np.where(n["step_rate"] > 1, _LATE_PAIRS, LATENCY / beside)
-        total += share * np.maximum(flow, late_cycles)
-        late += share * (late_cycles > flow)
-        loaded += share * (ports / _LOADS > multiplies / core.starts)
-    return total, (late, loaded)
-
-
 def _tiles(n: Numbers, core: Core, step: Array) -> Array:
     """Cycles of the products of a contraction."""
-    sums = n["sums"] * n["stored"] * n["inside"] / n["step_rate"]
+    sums = n["sums"] * np.where(n["by_skip"] > 0, n["stored"], 1.0) * n["inside"] / n["step_rate"]
     direct = n["register_tiles"] * (sums * step + np.where(n["wise"] > 0, _SHORT_TILE, _TILE))
     positions = n["rows"] * n["batches"] / _OUTPUTS  # tiles of outputs
     panels = np.ceil(n["columns"] / n["tile_columns"])
@@ -145,7 +132,8 @@ def _tiles(n: Numbers, core: Core, step: Array) -> Array:
     multiplies = np.maximum(n["tile_rows"] * n["vectors"] / core.starts, LATENCY)
     transforms = positions * (taps * _TRANSFORMS[0] + n["columns"] * _TRANSFORMS[1]) / n["lanes"] * 2 / core.starts
     winograd = _POSITIONS * rows * panels * (taps * multiplies + _TILE) + transforms
-    return np.where(n["by_winograd"] > 0, winograd, direct)
+    found = np.where(n["by_winograd"] > 0, winograd, direct)
+    return np.where(n["by_sparse"] > 0, sparse_step.cycles(n, core), found)
 
 
 def _attention(n: Numbers, core: Core) -> Array:

@@ -55,8 +55,9 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     block, left = n["sums"] * mr * n["left_item"], n["rows"] * n["sums"] * n["left_item"]
     factor = panel * panels
     sizes = {"rows": rows, "panels": panels, "panel": panel, "block": block, "left": left, "factor": factor}
-    streamed = batches * _streamed(n, sizes, hardware)
-    direct = np.where(wise, _windows(n, height, rows, hardware), streamed)
+    again = _streamed(n, sizes, hardware)
+    rows_again, panels_again = (batches * n["inside"] * part for part in again)
+    direct = np.where(wise, _windows(n, height, rows, hardware), rows_again + panels_again)
     product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), direct)
     return {
         **{f"by_{name}": n[f"by_{name}"] for name in METHODS},
@@ -91,20 +92,20 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
         "register_tiles": units,
         "units": units,
         "streamed": np.where(n["contracts"] > 0, product, 0.0),
+        "rows_again": np.where(n["by_winograd"] > 0, 0.0, rows_again),
     }
 
 
-def _streamed(n: Numbers, size: Mapping[str, Array], hardware: Hardware) -> Array:
-    """Bytes that come again where L1 does not hold them until then: where row tiles are outside, all panels for each, and its rows for each
-    panel; else the rows for each panel, and the panel for each tile.
+def _streamed(n: Numbers, size: Mapping[str, Array], hardware: Hardware) -> tuple[Array, Array]:
+    """Bytes of rows, and of panels, that come again where L1 does not hold them until then: where row tiles are outside, all panels for
+    each, and its rows for each panel; else the rows for each panel, and the panel for each tile.
     """
     held = _HELD * hardware.l1
     panel, block, left, factor = (size[name] for name in ("panel", "block", "left", "factor"))
     by_rows, by_panels = (size["rows"] - 1) * factor, (size["panels"] - 1) * left
-    outside = np.where(factor <= held, 0.0, by_rows) + np.where(block + panel <= held, 0.0, by_panels)
-    inside = np.where(left + panel <= held, 0.0, by_panels) + np.where(panel <= held, 0.0, by_rows)
-    found: Array = n["inside"] * np.where(n["rows_outside"] > 0, outside, inside)
-    return found
+    outer = n["rows_outside"] > 0
+    rows = np.where(np.where(outer, block, left) + panel <= held, 0.0, by_panels)
+    return rows, np.where(np.where(outer, factor, panel) <= held, 0.0, by_rows)
 
 
 def _windows(n: Numbers, height: Array, tiles: Array, hardware: Hardware) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 from effc.costmodel import roofline
-from effc.costmodel.features import chains
+from effc.costmodel.features import chains, strips
 from effc.costmodel.features.bounds import LARGEST
 from effc.costmodel.features.nest import Sizes
 from effc.costmodel.features.work import Work
@@ -16,9 +16,11 @@ from effc.costmodel.hardware import Hardware
 #: Of `Facts.numbers`.
 NAMES: tuple[str, ...] = (
     *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
-    *("stored", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
+    *("stored", "block", "block_rows", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
     *("split", "written", "inside", "first_rows", "last_rows", "elsewhere"),
-    *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations", "vector_cycles", "vector_asked", "body"),
+    *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations"),
+    *("vector_cycles", "function_cycles", "vector_asked", "body"),
+    *strips.NAMES,
     *("read", "write", "activations"),
     *(f"bytes_{rank}" for rank in range(LARGEST)),
     *(f"reuse_{rank}" for rank in range(LARGEST)),
@@ -43,7 +45,7 @@ class Facts:
         lanes = max(hardware.vector_bytes // max(ITEM_SIZE[summed], 4), 1)
         wise = product and sizes.columns == 1 and sizes.batches > 1
         pairs = sizes.packed and not wise  # neighbours of the sum lie together: one instruction sums them
-        converts = product and not pairs and max(sizes.items) == 2
+        converts = product and not (pairs and rate > 1) and max(sizes.items) == 2
         read = written = 0
         by_size = []
         for role, size, often in work.bytes_of(spec):
@@ -57,6 +59,8 @@ class Facts:
             *(sizes.rows, sizes.columns, sizes.sums, sizes.batches, sizes.tall, wise, sizes.masked, *sizes.items),
             *(
                 sizes.stored,
+                sizes.block,
+                sizes.block_rows,
                 sizes.further,
                 converts,
                 sizes.taps,
@@ -73,7 +77,8 @@ class Facts:
                 sizes.border.elsewhere,
             ),
             *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
-            *(work.cycles / lanes, work.asked / lanes, work.body),
+            *(work.cycles / lanes, work.functions / lanes, work.asked / lanes, work.body),
+            *work.strips,
             *(read, written, read + written),
             *(size for size, _ in by_size),
             *(often for _, often in by_size),

@@ -47,11 +47,7 @@ def moved(accesses: Sequence[Access], sizes: Sequence[int]) -> tuple[float, floa
     """Cycles of all loads and stores, for vectors along the dimension that most of them have neighbours along; as the template counts them;
     and shares of those that are transposed, and picked up one by one, as is what fills no square tile.
     """
-    weights: Counter[int] = Counter()
-    for access in accesses:
-        if access.along >= 0:
-            weights[access.along] += round(access.points * (_STORES if access.store else 1))
-    vectors = max(weights, key=lambda d: weights[d], default=-1)
+    vectors = vectors_along(accesses)
     total = asked = 0.0
     turned = picked = every = 0.0
     for access in accesses:
@@ -59,7 +55,7 @@ def moved(accesses: Sequence[Access], sizes: Sequence[int]) -> tuple[float, floa
         if access.along == vectors or access.walk == "broadcast":
             each, counted = _STORE if access.store else _LOAD, _ASKED_MEMORY
         elif access.along >= 0 and not access.masked and not access.store:
-            length = _line(access.along, accesses, sizes)
+            length = line_of(access.along, accesses, sizes)
             left = length % _VECTOR / max(length, 1)
             turning = _TURNED * (_NARROW if access.item < 4 else 1.0) * (1 + _CROSSING * access.crosses)
             each, counted = (1 - left) * turning + left * _PICKED, _ASKED_TURNED
@@ -71,7 +67,16 @@ def moved(accesses: Sequence[Access], sizes: Sequence[int]) -> tuple[float, floa
     return total, asked, (share(turned, every), share(picked, every))
 
 
-def _line(dim: int, accesses: Sequence[Access], sizes: Sequence[int]) -> int:
+def vectors_along(accesses: Sequence[Access]) -> int:
+    """The dimension that vectors run along, as most of what is moved has neighbours along it; -1: none has."""
+    weights: Counter[int] = Counter()
+    for access in accesses:
+        if access.along >= 0:
+            weights[access.along] += round(access.points * (_STORES if access.store else 1))
+    return max(weights, key=lambda d: weights[d], default=-1)
+
+
+def line_of(dim: int, accesses: Sequence[Access], sizes: Sequence[int]) -> int:
     """Size of a dimension with those outside it that every access walks as one with it."""
     length = sizes[dim]
     for outer in range(dim - 1, -1, -1):

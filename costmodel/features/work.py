@@ -9,6 +9,7 @@ from math import prod
 
 from effc.compiler.ir.spec import ITEM_SIZE, Instr, KernelSpec
 from effc.costmodel import roofline
+from effc.costmodel.features import strips
 from effc.costmodel.features.code import written
 from effc.costmodel.features.kinds import KINDS, kind_of
 from effc.costmodel.features.moves import WALKS, Access, moved, steps, walk_of
@@ -65,9 +66,9 @@ COLUMNS: tuple[str, ...] = (
 class Work:
     """``counts`` of each kind of instruction, ``operations`` as the roofline counts them, ``accessed``: elements that each operand's loads
     and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``cycles``: of vectors of one
-    element, without the factors of a product, as `_CYCLES` counts; ``asked``: as the ``loops`` template counts them. ``order``: shares of
-    what is moved that is transposed in registers, and picked up one by one. ``body``: machine instructions of a vector, without the factors
-    of a product. ``values``: of the symbols.
+    element, without the factors of a product, as `_CYCLES` counts, ``functions``: those of polynomials among them; ``asked``: as the
+    ``loops`` template counts them. ``order``: shares of what is moved that is transposed in registers, and picked up one by one. ``body``:
+    machine instructions of a vector, without the factors of a product; ``strips``: `strips.facts`. ``values``: of the symbols.
     """
 
     spec: KernelSpec
@@ -78,9 +79,11 @@ class Work:
     accessed: tuple[int, ...]
     walks: tuple[Mapping[str, int], Mapping[str, int]]
     cycles: float
+    functions: float
     asked: float
     order: tuple[float, float]
     body: float
+    strips: tuple[float, ...]
 
     @staticmethod
     def of(spec: KernelSpec, values: Mapping[str, int]) -> Work:
@@ -89,7 +92,7 @@ class Work:
         counts: Counter[str] = Counter()
         walks = Counter[str](), Counter[str]()
         accessed = [0] * len(spec.operands)
-        cycles = asked = body = 0.0
+        cycles = functions = asked = body = 0.0
         if spec.template == "attention":
             batch, heads, queries, keys, channels, out_channels = sizes
             points = batch * heads * queries * keys
@@ -99,7 +102,8 @@ class Work:
             counts.update(part.counts)
             walks[0].update(part.walks[0])
             walks[1].update(part.walks[1])
-            cycles, asked, body = cycles + part.cycles, asked + part.asked, body + part.body
+            cycles, functions = cycles + part.cycles, functions + part.functions
+            asked, body = asked + part.asked, body + part.body
             accessed = [a + b for a, b in zip(accessed, _padded(part.accessed, len(accessed)), strict=True)]
         product = any(i.op == "contract" for i in spec.body)
         outside = sum(d.kind == "parallel" for d in spec.dims) if product else len(sizes)
@@ -124,8 +128,18 @@ class Work:
             elif not inside:
                 each, heavy = _cost(instr, kind)
                 cycles, asked = cycles + each * points, asked + heavy * points
+                functions += each * points if kind == "math" else 0.0
         move, counted, order = moved(accesses, sizes)
-        found = tuple(accessed), walks, cycles + move, asked + counted, order, body
+        found = (
+            tuple(accessed),
+            walks,
+            cycles + move,
+            functions,
+            asked + counted,
+            order,
+            body,
+            strips.facts(spec, sizes, accesses),
+        )
         return Work(spec, values, sizes, counts, operations, *found)
 
     def bytes_of(self, spec: KernelSpec) -> tuple[tuple[str, int, float], ...]:

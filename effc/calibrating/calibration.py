@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from effc.calibrating.held_out import checked_share, count_held_out
 from effc.calibrating.identity import model_digest, original, trains
 from effc.calibrating.observe import Observer
 from effc.calibrating.sensitivity import GradientObserver, Probe
@@ -22,7 +23,7 @@ from effc.compiler.ir.errors import ArtifactError, InputError, OptionError
 from effc.runtime import archive
 from effc.runtime.structure import flatten, unflatten
 
-KIND = "calibration 6"
+KIND = "calibration 7"
 _ARRAYS = (
     "least",
     "greatest",
@@ -34,6 +35,7 @@ _ARRAYS = (
     "weight_mean_square",
     "sensitivity",
     "windows",
+    "effects",
 )
 
 
@@ -42,7 +44,7 @@ class Calibration(ir.Calibration):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it, the batches included, replacing a file in one step."""
-        archive.write(path, KIND, *_encode(self.model, self.sites, self.batches, self.outputs))
+        archive.write(path, KIND, *_encode(self))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Calibration:
@@ -62,20 +64,23 @@ def calibrate(
     rows: int = 128,
     second_moments: bool = True,
     sensitivity: Probe | None = None,
+    held_out: float = 0.25,
 ) -> Calibration:
     """Run ``model`` in eager on up to ``max_batches`` of ``batches``.
 
     A batch is a tensor, a tuple or list of positional arguments, or a dict of named ones. ``rows``: how many rows of the
-    activations are kept for each weight, and, of a convolution, how many windows. The batches and the outputs are kept too: plans are
-    verified on them.
+    activations are kept for each weight, and, of a convolution, how many windows. The batches and the outputs are kept too.
+    ``held_out``: the share of the batches, the last ones, that nothing is compressed by: a plan's error is of these. At least one where
+    there are two, and of 8 two. What is compressed to fit a few batches fits others less, so by the same batches its error would seem too
+    small. 0: none, where no plan is made, or its error is measured elsewhere.
     ``second_moments``: keep the mean of ``x xᵀ`` over all rows for each activation that meets a weight, once where several weights meet it.
     Quantization by GPTQ needs as many rows as channels and more, and AWQ is the better for them; of the 135 million parameters of SmolLM2
     these matrices take 400 MB, as much as 1,030 rows of each activation would. False saves them: the kept rows then stand for all.
     ``sensitivity``: run each batch backwards too, and keep how much of an error of each layer the model's output shows: its first tensor of
     floats, as ``"logits"`` of classes along the last dimension, or as ``"values"`` that are to be met. Ranks are shared out by it, and
     channels are removed.
-    InputError: a model in training mode; no batches; a batch that is empty, holds NaN, or that the model does not take; outputs without
-    gradients, where sensitivity is asked for.
+    OptionError: an option that is none. InputError: a model in training mode; no batches; a batch that is empty, holds NaN, or that the
+    model does not take; outputs without gradients, where sensitivity is asked for.
     """
     module = original(model)
     if not isinstance(module, nn.Module):
@@ -86,27 +91,31 @@ def calibrate(
         )
     if sensitivity not in (None, *get_args(Probe)):
         raise OptionError(f"'sensitivity' is {sensitivity!r}: expected None, or one of {', '.join(get_args(Probe))}")
-    names = _names(module)
-    observer = Observer(names, rows, second_moments)
+    share = checked_share(held_out)
+    calls = [call_of(batch) for batch in itertools.islice(batches, max_batches)]
+    if not calls:
+        raise InputError("there are no batches to calibrate with: give at least one, better 8 to 16")
+    names, seen = _names(module), len(calls) - count_held_out(len(calls), share)
+    observer, judge = Observer(names, rows, second_moments), Observer(names, rows, second_moments=False)
     gradients = None if sensitivity is None else GradientObserver(names, sensitivity)
-    calls, outputs = [], []
-    for number, batch in enumerate(itertools.islice(batches, max_batches)):
-        call = call_of(batch)
+    outputs = []
+    for number, call in enumerate(calls):
         _check(f"batch {number}", call, inputs=True)
-        output = _run(module, number, call, observer)
+        output = _run(module, number, call, observer if number < seen else judge)
         _check(f"the model's output for batch {number}", output, inputs=False)
-        if gradients is not None:
+        if gradients is not None and number < seen:
             with torch.inference_mode(False):
                 args, kwargs = cloned(call)
                 gradients.see(module, args, kwargs)
-        calls.append(call)
         outputs.append(output)
-    if not calls:
-        raise InputError("there are no batches to calibrate with: give at least one, better 8 to 16")
     sites = observer.statistics()
     if gradients is not None:
-        sites |= {n: replace(sites[n], sensitivity=mean) for n, mean in gradients.means().items() if n in sites}
-    return _made(model_digest(module), sites, tuple(calls), tuple(outputs))
+        sites = gradients.added_to(sites)
+    batches_held_out = len(calls) - seen
+    found = Calibration(
+        model_digest(module), sites, tuple(calls), tuple(outputs), "", batches_held_out, judge.statistics()
+    )
+    return replace(found, digest=archive.digest(KIND, *_encode(found)))
 
 
 def cloned(value: Any) -> Any:
@@ -156,45 +165,52 @@ def _names(module: nn.Module) -> dict[int, list[str]]:
 
 
 # -- content --------------------------------------------------------------------------------------------------------
-def _made(
-    model: str,
-    sites: Mapping[str, Statistics],
-    batches: tuple[tuple[tuple[Any, ...], Mapping[str, Any]], ...],
-    outputs: tuple[Any, ...],
-) -> Calibration:
-    return Calibration(model, sites, batches, outputs, archive.digest(KIND, *_encode(model, sites, batches, outputs)))
-
-
-def _encode(
-    model: str,
-    sites: Mapping[str, Statistics],
-    batches: tuple[tuple[tuple[Any, ...], Mapping[str, Any]], ...],
-    outputs: tuple[Any, ...],
-) -> tuple[dict[str, Any], list[torch.Tensor]]:
-    tree, tensors = flatten(
-        [[list(args), dict(kwargs), out] for (args, kwargs), out in zip(batches, outputs, strict=True)]
-    )
+def _encode(calibration: Calibration) -> tuple[dict[str, Any], list[torch.Tensor]]:
+    calls = zip(calibration.batches, calibration.outputs, strict=True)
+    tree, tensors = flatten([[list(args), dict(kwargs), out] for (args, kwargs), out in calls])
     arrays: dict[int, tuple[int, np.ndarray]] = {}  # by identity: sites share them
-    listed = []
-    for name, s in sites.items():
-        kept = [
-            None if a is None else arrays.setdefault(id(a), (len(arrays), a))[0]
-            for a in (getattr(s, n) for n in _ARRAYS)
-        ]
-        listed.append([name, s.rows, kept])
-    values = {"model": model, "calls": tree, "sites": listed, "arrays": len(arrays)}
+
+    def listed(sites: Mapping[str, Statistics]) -> list[Any]:
+        found = []
+        for name, s in sites.items():
+            kept = [
+                None if a is None else arrays.setdefault(id(a), (len(arrays), a))[0]
+                for a in (getattr(s, n) for n in _ARRAYS)
+            ]
+            found.append([name, s.rows, kept])
+        return found
+
+    values = {
+        "model": calibration.model,
+        "calls": tree,
+        "held_out": calibration.held_out,
+        "sites": listed(calibration.sites),
+        "unseen": listed(calibration.unseen),
+        "arrays": len(arrays),
+    }
     return values, [*(torch.from_numpy(np.ascontiguousarray(a)) for _, a in arrays.values()), *tensors]
 
 
 def _decode(found: archive.Archive) -> Calibration:
     values, count = found.values, found.values["arrays"]
     arrays = [t.numpy() for t in found.tensors[:count]]
-    sites = {}
-    for name, rows, kept in values["sites"]:
-        of_site: dict[str, Any] = {
-            field: None if i is None else arrays[i] for field, i in zip(_ARRAYS, kept, strict=True)
-        }
-        sites[name] = Statistics(**of_site, rows=rows)
+
+    def sites(listed: list[Any]) -> dict[str, Statistics]:
+        made = {}
+        for name, rows, kept in listed:
+            of_site: dict[str, Any] = {
+                field: None if i is None else arrays[i] for field, i in zip(_ARRAYS, kept, strict=True)
+            }
+            made[name] = Statistics(**of_site, rows=rows)
+        return made
+
     calls = unflatten(values["calls"], found.tensors[count:])
-    batches = tuple((tuple(args), kwargs) for args, kwargs, _ in calls)
-    return Calibration(values["model"], sites, batches, tuple(out for _, _, out in calls), found.digest)
+    return Calibration(
+        values["model"],
+        sites(values["sites"]),
+        tuple((tuple(args), kwargs) for args, kwargs, _ in calls),
+        tuple(out for _, _, out in calls),
+        found.digest,
+        values["held_out"],
+        sites(values["unseen"]),
+    )

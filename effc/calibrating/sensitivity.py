@@ -9,14 +9,16 @@ summed over its rows, so that layers of large images count by them, and taken fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from effc.calibrating.effects import Effects
 from effc.calibrating.observe import CONTRACTIONS
-from effc.compiler.ir.calibration import Floats
+from effc.compiler.ir.calibration import Statistics
 from effc.compiler.ir.errors import InputError
 from effc.runtime.structure import flatten
 
@@ -25,11 +27,14 @@ Probe = Literal["logits", "values"]
 
 
 class GradientObserver:
-    """Sums squares of gradients of the outputs of contractions with the parameters ``names`` (parameter object -> its names)."""
+    """Sums what gradients say of contractions with the parameters ``names`` (parameter object -> its names): squares of those of outputs,
+    and `Effects` of inputs.
+    """
 
     def __init__(self, names: Mapping[int, list[str]], probe: Probe) -> None:
         self.names, self.probe = names, probe
         self.squares: dict[int, Tensor] = {}
+        self.effects = Effects()
         self.rows = 0
         self._draws = torch.Generator().manual_seed(0)
 
@@ -53,12 +58,19 @@ class GradientObserver:
             )
         if self.probe == "logits" and target.dim() == 0:
             raise InputError("the model's output is one number, not logits of classes: give sensitivity='values'")
+        self.effects.begin(target)
         torch.autograd.grad(self._scalar(target.float()), origin, allow_unused=True)
 
-    def means(self) -> dict[str, Floats]:
-        """Squares of the gradient of a row of the output, summed over a layer's rows, in the mean: ``[out]`` by parameter name."""
-        found = {key: (squares / self.rows).float().numpy() for key, squares in self.squares.items()}
-        return {name: mean for key, mean in found.items() for name in self.names[key]}
+    def added_to(self, sites: Mapping[str, Statistics]) -> dict[str, Statistics]:
+        """``sites``, by parameter name, with ``sensitivity``, and ``effects`` where samples can be told apart."""
+        found, known = dict(sites), self.effects.keys()
+        for key, squares in self.squares.items():
+            names = [name for name in self.names[key] if name in sites]
+            if names:
+                mean = (squares / self.rows).float().numpy()
+                effects = self.effects.of(key, sites[names[0]].mean) if key in known else None
+                found |= {name: replace(sites[name], sensitivity=mean, effects=effects) for name in names}
+        return found
 
     def _scalar(self, output: Tensor) -> Tensor:
         rows = output.reshape(-1, output.shape[-1] if output.dim() else 1)
@@ -71,7 +83,7 @@ class GradientObserver:
 
 
 class _Tap(TorchFunctionMode):
-    """Adds ``origin``, a zero, to what contractions give, so that the path of gradients to it leads through all of them."""
+    """Adds ``origin``, a zero, to what contractions meet and give, so that the path of gradients to it leads through all of them."""
 
     def __init__(self, observer: GradientObserver, origin: Tensor) -> None:
         super().__init__()
@@ -80,21 +92,40 @@ class _Tap(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
-        found = func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
         place = CONTRACTIONS.get(func)
-        if place is None or not isinstance(found, Tensor) or not found.is_floating_point():
-            return found
-        weight = args[place[1]] if len(args) > place[1] else (kwargs or {}).get("weight")
-        if id(weight) not in self.observer.names or found.numel() == 0:
+        weight = None if place is None else args[place[1]] if len(args) > place[1] else kwargs.get("weight")
+        if place is None or id(weight) not in self.observer.names:
+            return func(*args, **kwargs)
+        number, _, dim, _ = place
+        if len(args) > number:
+            args = (*args[:number], self._met(args[number], id(weight), dim), *args[number + 1 :])
+        elif "input" in kwargs:
+            kwargs["input"] = self._met(kwargs["input"], id(weight), dim)
+        return self._given(func(*args, **kwargs), id(weight), dim)
+
+    def _met(self, x: Any, key: int, dim: int) -> Any:
+        """A copy of the activation ``x`` for the weight ``key`` alone, whose gradient is seen."""
+        if not _is_seen(x):
+            return x
+        tapped = x + self.origin.to(x.dtype)
+        rows, effects = tapped.detach().movedim(dim, -1), self.observer.effects
+        tapped.register_hook(lambda gradient: effects.add(key, rows, gradient.movedim(dim, -1)))
+        return tapped
+
+    def _given(self, found: Any, key: int, dim: int) -> Any:
+        """A copy of what the weight ``key`` gave, whose gradient is seen."""
+        if not _is_seen(found):
             return found
         tapped = found + self.origin.to(found.dtype)
-        observer, key, dim = self.observer, id(weight), place[2]
-        channels = found.shape[dim]
-        observer.squares.setdefault(key, torch.zeros(channels, dtype=torch.float64))
+        squares = self.observer.squares.setdefault(key, torch.zeros(found.shape[dim], dtype=torch.float64))
 
         def add(gradient: Tensor) -> None:
-            rows = gradient.detach().movedim(dim, -1).reshape(-1, channels).double()
-            observer.squares[key] += rows.square().sum(0)
+            squares.add_(gradient.detach().movedim(dim, -1).reshape(-1, len(squares)).double().square().sum(0))
 
         tapped.register_hook(add)
         return tapped
+
+
+def _is_seen(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0

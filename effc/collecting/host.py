@@ -35,7 +35,7 @@ class HostBench:
     def kernels(self, subject: Subject) -> list[Found]:
         torch._dynamo.reset()
         model, inputs = subject.make()
-        return kernels(model, inputs, self._options)
+        return kernels(model, inputs, self._options.changed(passes=subject.passes))
 
     def alternatives(self, spec: KernelSpec) -> list[KernelSpec]:
         return self._timer.alternatives(spec)

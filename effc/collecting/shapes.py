@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,12 +24,13 @@ _PLANES = (7, 13, 14, 17, 28, 35, 56, 65)
 @dataclass(frozen=True)
 class Subject:
     """Something to compile. ``name``: what it is, the same in every collection; ``family``: what can be held out; ``make()``: the
-    module and its inputs.
+    module and its inputs; ``passes``: what it is compiled with, as `Options.passes` has them.
     """
 
     name: str
     family: str
     make: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]
+    passes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def spread(families: Sequence[str], seed: int) -> Iterator[Subject]:
@@ -130,6 +131,88 @@ def _attention(draw: random.Random) -> Subject:
     return _subject("attention", detail, _dtype(draw), partial(Function, function), shapes)
 
 
+def _low_rank(draw: random.Random) -> Subject:
+    """A linear layer, or a convolution, as two factors."""
+    rank_share = draw.choice((0.06, 0.125, 0.25, 0.4))
+    if draw.random() < 0.6:
+        m, k, n = _rows(draw), _channels(draw, 2048), _channels(draw, 4096)
+        while m * k * n > _MOST_WORK or k * n > _MOST_ELEMENTS:
+            m, k, n = max(m // 2, 1), max(k // 2, 8), max(n // 2, 8)
+        rank = _rank(min(k, n), rank_share)
+        return _subject(
+            "low_rank",
+            f"{m}x{k}x{rank}x{n}",
+            _dtype(draw),
+            lambda: nn.Sequential(nn.Linear(k, rank, bias=False), nn.Linear(rank, n)),
+            ((m, k),),
+        )
+    side, kernel, stride = draw.choice(_PLANES), draw.choice((1, 3, 3, 5)), draw.choice((1, 1, 2))
+    channels, out = _channels(draw, 512), _channels(draw, 512)
+    while side * side * kernel * kernel * channels * out * rank_share > _MOST_WORK:
+        channels, out = max(channels // 2, 3), max(out // 2, 8)
+    rank = _rank(min(channels, out), rank_share)
+    first = partial(nn.Conv2d, channels, rank, kernel, stride, kernel // 2, bias=False)
+    detail = f"{kernel} stride {stride} {channels}->{rank}->{out}x{side}"
+    return _subject(
+        "low_rank",
+        detail,
+        "float32",
+        lambda: nn.Sequential(first(), nn.Conv2d(rank, out, 1)),
+        ((1, channels, side, side),),
+    )
+
+
+def _rank(most: int, share: float) -> int:
+    """Ranks fill vectors, where there are as many."""
+    return max(round(most * share / 16) * 16, min(most, 8))
+
+
+#: Blocks of zeros, outputs x input channels, and shares of the weight that are zero.
+_ZEROS: Sequence[tuple[tuple[int, int], tuple[float, ...]]] = (
+    ((1, 1), (0.7, 0.8, 0.9, 0.95)),
+    ((4, 1), (0.6, 0.75, 0.9)),
+    ((16, 1), (0.5, 0.7, 0.9)),
+    ((1, 16), (0.5, 0.7, 0.9)),
+)
+
+
+def _sparse(draw: random.Random) -> Subject:
+    """A layer whose weight holds zeros, one by one or in blocks."""
+    block, shares = draw.choice(_ZEROS)
+    share = draw.choice(shares)
+    if draw.random() < 0.5:
+        m, k, n = _rows(draw), _channels(draw, 1024), _channels(draw, 2048)
+        make: Callable[[], nn.Module] = partial(nn.Linear, k, n)
+        found = _subject("sparse", f"{m}x{k}x{n}", "float32", make, ((m, k),))
+    else:
+        side, kernel = draw.choice(_PLANES), draw.choice((1, 1, 1, 3))
+        channels, out = _channels(draw, 512), _channels(draw, 512)
+        while side * side * kernel * kernel * channels * out > _MOST_WORK:
+            channels, out = max(channels // 2, 16), max(out // 2, 16)
+        make = partial(nn.Conv2d, channels, out, kernel, 1, kernel // 2)
+        found = _subject("sparse", f"{kernel} {channels}->{out}x{side}", "float32", make, ((1, channels, side, side),))
+    name = f"{found.name} {block[0]}x{block[1]} {share:g} zeros"
+
+    def pruned() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        module, inputs = found.make()
+        assert isinstance(module, nn.Module)
+        _put_zeros(module, block, share)
+        return module, inputs
+
+    return replace(found, name=name, make=pruned, passes={"sparsity": {"pattern": "existing"}})
+
+
+@torch.no_grad()
+def _put_zeros(module: nn.Module, block: tuple[int, int], share: float) -> None:
+    """Random blocks of ``[output, input channel]`` become zeros, at each position of a window."""
+    draw = torch.Generator().manual_seed(1)
+    for weight in (p for p in module.parameters() if p.dim() > 1):
+        rows, columns = (-(-size // by) for size, by in zip(weight.shape[:2], block, strict=True))
+        kept = torch.rand(rows, columns, *weight.shape[2:], generator=draw) >= share
+        mask = kept.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+        weight.mul_(mask[: weight.shape[0], : weight.shape[1]])
+
+
 FAMILIES: Mapping[str, Callable[[random.Random], Subject]] = {
     "linear": _linear,
     "gemm": _gemm,
@@ -138,6 +221,8 @@ FAMILIES: Mapping[str, Callable[[random.Random], Subject]] = {
     "pointwise": _pointwise,
     "reduction": _reduction,
     "attention": _attention,
+    "low_rank": _low_rank,
+    "sparse": _sparse,
 }
 
 

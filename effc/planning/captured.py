@@ -20,6 +20,7 @@ from effc.compiler.capture.parameters import static_names
 from effc.compiler.capture.planned import code_options
 from effc.compiler.capture.recording import Recording, record
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.compress.compressor import Compressed
 from effc.compiler.compress.forms import steps_of
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
@@ -81,6 +82,14 @@ class Captured:
             for graph in self._graphs:
                 graph.compiler(options, self._lowering(options)).assembled(graph.copied(), graph.kind, graph.inputs)
         return recording
+
+    def compressed(self, options: Options) -> list[Compressed]:
+        """What ``options`` make of the weights of all graphs, where they make something."""
+        with torch.no_grad(), self._lock:
+            of_graphs = (
+                g.compiler(options, self._lowering(options)).compressed(g.copied(), g.kind) for g in self._graphs
+            )
+            return [found for found in of_graphs if found is not None]
 
     def _lowering(self, options: Options) -> Build:
         code, target = code_options(options), Target.host().name

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from effc.compiler.capture.recording import Recording
+from effc.compiler.compress.compressor import Compressed
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.stored import StoredWeight
 from effc.compiler.ir.candidate import DENSE, Candidate, Latency, dense
@@ -32,6 +33,9 @@ from effc.planning.variants import Pairs, Variant, draft, named, only, pairs_of,
 #: Of a draft's error what no algorithm gets below.
 _FAR_BETTER = 0.25
 
+#: By parameter and the options of a variant, what a plan holds.
+_Weights = dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
+
 
 @dataclass(frozen=True)
 class Offers:
@@ -44,13 +48,15 @@ class Offers:
     units: Sequence[_Unit] = ()
 
     def timed(self, plan: Plan, compiled: Compiled) -> dict[int, Latency]:
-        """What the compressed candidates of ``plan``, by which ``compiled`` is, take in it; by the number of the decision."""
-        units, feeders = {unit.site: unit for unit in self.units}, Feeders.found(compiled)
-        return {
-            number: units[d.site].taken(compiled, feeders)[1]
-            for number, d in enumerate(plan.decisions)
-            if d.pass_name != DENSE
-        }
+        """What the compressed candidates of ``plan``, by which ``compiled`` is, take in it; by the number of the decision. One that PyTorch
+        runs there, in a time that nothing tells, counts as no faster than the exact kernel.
+        """
+        units, feeders, found = {unit.site: unit for unit in self.units}, Feeders.found(compiled), {}
+        for number, decision in enumerate(plan.decisions):
+            if decision.pass_name != DENSE:
+                sites, latency = units[decision.site].taken(compiled, feeders)
+                found[number] = latency if sites else replace(decision.dense, uncertainty=1.0)
+        return found
 
 
 def offers(
@@ -61,28 +67,30 @@ def offers(
     prices: Pricing,
     *,
     smaller: bool = False,
+    most: float = math.inf,
 ) -> Offers:
     """Lower and price each variant beside ``plain``, the exact model, which is timed; then those of two passes that gain at one weight.
 
-    What takes long to make, and options do not ask for, is made of those weights alone where a draft of it may win; of all where it may
-    be taken because it is ``smaller``.
+    What takes long to make, and options do not ask for, is made of those weights alone where a draft of it may win, and takes the draft's
+    kernels; of all where it may be taken because it is ``smaller``. ``most``: the estimated error of one weight above which no plan takes
+    it; a draft that cannot become better than that is not lowered.
     """
     offering = _Offering(trial, plain, options, prices)
     fixed = [v for v in variants if isinstance(dict(options.passes).get(v.name), tuple)]
     drafted = [v for v in variants if v not in fixed and draft(v) != v and not smaller]
     made = [v for v in variants if v not in drafted]
     offering.take([(variant,) for variant in made])
-    worthwhile = offering.worthwhile(drafted)
-    offering.take([(variant,) for variant in worthwhile])
+    worthwhile = offering.take_worthwhile([v for v in drafted if offering.within(v, most)])
     offering.take(_pairs(offering, [*made, *worthwhile], fixed))
     return Offers(offering.candidates, offering.weights, offering.units)
 
 
 @dataclass(frozen=True)
 class _Sketched:
-    """Of one variant, as in `Offers`."""
+    """Of one variant, as in `Offers`; ``kernels``: of the whole model."""
 
-    weights: dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
+    kernels: Sketch
+    weights: _Weights
     candidates: list[tuple[_Unit, Candidate]]
 
 
@@ -91,7 +99,7 @@ class _Offering:
 
     def __init__(self, trial: Trial, plain: Compiled, options: Options, prices: Pricing) -> None:
         self.trial, self.options, self.prices = trial, options, prices
-        self.weights: dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]] = {}
+        self.weights: _Weights = {}
         self.sensitivity = Sensitivity(trial)
         trial.time(plain)
         self.candidates, self.units = _measured(plain), _units(plain)
@@ -99,13 +107,24 @@ class _Offering:
     def take(self, variants: Sequence[Variant]) -> None:
         """Add candidates of ``variants``; of one of several passes at the weights that all of them change."""
         for found in self._sketched(variants):
-            self.weights |= found.weights
-            for unit, candidate in found.candidates:
-                self.candidates[unit.site].append(candidate)
+            self._add(found)
 
-    def worthwhile(self, variants: Sequence[Compression]) -> list[Compression]:
-        """Each of those weights at which its draft is faster than the exact kernel, and no candidate that there is already is at least as
-        fast and far more exact.
+    def _add(self, found: _Sketched) -> None:
+        self.weights |= found.weights
+        for unit, candidate in found.candidates:
+            self.candidates[unit.site].append(candidate)
+
+    def within(self, variant: Compression, most: float) -> bool:
+        """Whether ``variant`` may have an error of at most ``most`` somewhere, as far as its draft tells."""
+        if most == math.inf:
+            return True
+        drafted = (draft(variant),)
+        errors = self._errors(drafted, self._compressed(drafted), pairs_of(drafted), {})
+        return any(_FAR_BETTER * error <= most for error in errors.values())
+
+    def take_worthwhile(self, variants: Sequence[Compression]) -> list[Compression]:
+        """Add candidates of each of ``variants`` for those weights at which its draft is faster than the exact kernel, and no candidate
+        that there is already is at least as fast and far more exact. The variants that are left, each of those weights.
         """
         found = []
         for variant, sketched in zip(variants, self._sketched([(draft(v),) for v in variants]), strict=True):
@@ -113,8 +132,13 @@ class _Offering:
                 unit for unit, candidate in sketched.candidates if self._may_win(candidate, self.candidates[unit.site])
             ]
             if units:
-                found.append(only(variant, {name for unit in units for name in unit.params}, self.trial))
+                kept = only(variant, {name for unit in units for name in unit.params}, self.trial)
+                found.append(kept)
+                self._add(self._candidates((kept,), self._compressed((kept,)), sketched.kernels))
         return found
+
+    def _compressed(self, variant: Variant) -> list[Compressed]:
+        return self.trial.compress(self.options.changed(passes=passes_of(self.options, variant)))
 
     @staticmethod
     def _may_win(candidate: Candidate, others: Sequence[Candidate]) -> bool:
@@ -123,19 +147,27 @@ class _Offering:
         return latency < _seconds(exact) and next(better, None) is None
 
     def _sketched(self, variants: Sequence[Variant]) -> Iterator[_Sketched]:
+        """Of each; of one that is refused no candidates."""
         lowered = self.trial.lower([self.options.changed(passes=passes_of(self.options, v)) for v in variants])
         for variant, recording in zip(variants, lowered, strict=True):
-            sketch, found = Sketch.of(recording, self.prices), _Sketched({}, [])
-            pairs, feeders = pairs_of(variant), Feeders.found(sketch)
-            errors = self._errors(variant, recording, pairs, found)
-            for unit in self.units:
-                members = unit.params & errors.keys()
-                if members:
-                    error = math.sqrt(sum(errors[name] ** 2 for name in members))
-                    candidate = unit.candidate(sketch, feeders, named(variant), pairs, error)
-                    if candidate is not None:
-                        found.candidates.append((unit, candidate))
-            yield found
+            if recording is None:
+                yield _Sketched(Sketch(Recording(), (), ()), {}, [])
+            else:
+                yield self._candidates(variant, recording.compressed, Sketch.of(recording, self.prices))
+
+    def _candidates(self, variant: Variant, compressed: Sequence[Compressed], kernels: Sketch) -> _Sketched:
+        """Of ``variant``, which makes ``compressed`` of the graphs' weights, and ``kernels`` or nearly these of the model."""
+        found = _Sketched(kernels, {}, [])
+        pairs, feeders = pairs_of(variant), Feeders.found(kernels)
+        errors = self._errors(variant, compressed, pairs, found.weights)
+        for unit in self.units:
+            members = unit.params & errors.keys()
+            if members:
+                error = math.sqrt(sum(errors[name] ** 2 for name in members))
+                candidate = unit.candidate(kernels, feeders, named(variant), pairs, error)
+                if candidate is not None:
+                    found.candidates.append((unit, candidate))
+        return found
 
     def saved(self, variant: Compression) -> dict[str, float]:
         """Seconds of each site at which the variant, already taken, is faster."""
@@ -146,17 +178,19 @@ class _Offering:
                     found[site] = _seconds(exact) - _seconds(c)
         return {site: seconds for site, seconds in found.items() if seconds > 0}
 
-    def _errors(self, variant: Variant, recording: Recording, pairs: Pairs, found: _Sketched) -> dict[str, float]:
-        """By parameter; what plans then hold goes to ``found``."""
+    def _errors(
+        self, variant: Variant, graphs: Sequence[Compressed], pairs: Pairs, weights: _Weights
+    ) -> dict[str, float]:
+        """By parameter; what plans then hold goes to ``weights``."""
         errors: dict[str, float] = {}
-        for compressed in recording.compressed:
+        for compressed in graphs:
             for one in layered(compressed):
                 if len(variant) > 1 and len(one.layers) == 1:
                     continue  # the candidate of a single pass
                 first = one.first
                 shown = self.sensitivity.of(first.site, first.stored.form, first.matrix)
-                errors[first.name] = one.error(self.trial.calibration) * shown
-                found.weights[first.name, pairs] = one.weights
+                errors[first.name] = one.error(self.sensitivity.calibration) * shown
+                weights[first.name, pairs] = one.weights
         return errors
 
 

@@ -7,6 +7,7 @@ its errors do not explain; else both have one price, and the own one is taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -67,7 +68,7 @@ def _model(options: Options, hardware: Hardware) -> _Chosen | str:
     """The model to use, or why there is none."""
     if options.cost_model is not None:
         found = files.load(named(options.cost_model))
-        far = min((distance(hardware, machine) for machine in found.machines), default=0.0)
+        far = min((distance(hardware, machine) for machine in found.machines), default=math.inf)
         return _Chosen(found.predictor, far, _told(str(options.cost_model), "", far))
     near = nearest(hardware)
     if near is None:
@@ -80,9 +81,8 @@ def _told(name: str, why: str, far: float) -> str:
     """For the report: which model prices, ``why`` this one, and how far its machine is from this one."""
     what = "of this kind of machine" if far <= _KIND else f"{why}of a machine at distance {far:.1f} from this one"
     if far > _FOREIGN:
-        what += (
-            ": too far to be sure of, so every kernel keeps the schedule of its template, unless another is measured"
-        )
+        what = f"{what}: too far" if math.isfinite(far) else "which names no machine that it was trained on: too little"
+        what += " to be sure of, so every kernel keeps the schedule of its template, unless another is measured"
     return f"kernels are priced by the cost model {name}, {what}"
 
 
@@ -108,8 +108,9 @@ class _Learned:
 
     def latencies(self, kernels: Sequence[Kernel]) -> list[Latency]:
         found, far = self._model.predictor.latencies(kernels, self._hardware, self._threads), self._model.far
-        least = 1.0 if far > _FOREIGN else 0.0
-        return [replace(latency, uncertainty=max(least, latency.uncertainty * (1 + far))) for latency in found]
+        if far > _FOREIGN:
+            return [replace(latency, uncertainty=max(1.0, latency.uncertainty * (1 + _FOREIGN))) for latency in found]
+        return [replace(latency, uncertainty=latency.uncertainty * (1 + far)) for latency in found]
 
     def of(self, candidates: Iterable[Candidate]) -> Price:
         sets = [

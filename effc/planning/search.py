@@ -20,7 +20,7 @@ from effc.compiler.ir import plan as ir
 from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.candidate import DENSE, Candidate, Latency
-from effc.compiler.ir.errors import OptionError
+from effc.compiler.ir.errors import OptionError, UnsupportedError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.options import metric as checked_metric
 from effc.compiler.ir.site import Site
@@ -29,6 +29,7 @@ from effc.costmodel.planner import Goal, Planner, Verified
 from effc.metrics import UserMetric, metric_name
 from effc.on_cpu import require_cpu
 from effc.planning.autotune import Tuner
+from effc.planning.doubts import doubts
 from effc.planning.groundwork import Groundwork
 from effc.planning.offers import Offers
 from effc.planning.plans import Plan, plan_of
@@ -57,8 +58,8 @@ def plan(
     autotune: int = 0,
     options: Options | Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of least latency that keeps ``metric`` within ``accuracy_budget`` on the calibration's batches; without any budget, of
-    exact code.
+    """The plan of least latency that keeps ``metric`` within ``accuracy_budget``, with a confidence of 95 %; without any budget, of exact
+    code. The metric is measured on the batches that the calibration holds out, and its margin (`Plan`) added.
 
     ``latency_budget_ms``: the plan of least error instead, of those whose call takes so many milliseconds at most, for the first batch on
     this machine. ``size_budget_mb``: of those whose parameters and buffers take so many millions of bytes at most; alone, the one of least
@@ -94,11 +95,12 @@ def groundwork(
     if not isinstance(calibration, Calibration):
         raise OptionError(f"the calibration is {calibration!r}: expected what effc.calibrate returns")
     module = original(model)
+    if isinstance(module, nn.Module):
+        require_cpu("effc.plan", module)
     if not isinstance(module, nn.Module) or model_digest(module) != calibration.model:
         raise OptionError(
             "the calibration was made from another model, or its weights have changed: calibrate this one"
         )
-    require_cpu("effc.plan", module)
     effc.passes.registry()  # imports the passes, whose names options may hold
     return Groundwork(Trial(module, calibration), base)
 
@@ -153,7 +155,9 @@ class _Planning:
         found = replace(found, notes=(*found.notes, self.ground.pricing.told))
         if self.autotune:
             found = self._tuned(found)
-        return plan_of(self._timed(found) if found.weights or found.schedules() else found)
+        if found.weights or found.schedules():
+            found = self._timed(found)
+        return plan_of(replace(found, notes=(*found.notes, *doubts(found, calibration.held_out))))
 
     # -- what there is ------------------------------------------------------------------------------------------------
     @property
@@ -170,7 +174,7 @@ class _Planning:
 
     @cached_property
     def _offers(self) -> Offers:
-        return self.ground.offers(self.budgets)
+        return self.ground.offers(self.budgets, metric_name(self.metric))
 
     def _sized(self, site: Site, candidate: Candidate) -> Candidate:
         """With the bytes that it saves."""
@@ -205,7 +209,12 @@ class _Planning:
         return found
 
     def _verify(self, plan: ir.Plan) -> Verified:
-        compiled = self._compile(self._complete(plan))
+        try:
+            compiled = self._compile(self._complete(plan))
+        except UnsupportedError:
+            if plan.exact:
+                raise
+            return Verified(math.nan, math.nan)  # by fallback="error", no plan
         sites: dict[int, Latency] = {}
         if any(d.pass_name != DENSE for d in plan.decisions):
             self.trial.time(compiled)
@@ -227,7 +236,7 @@ class _Planning:
         after = self._compile(found)
         error, ratio = self.trial.error(after, self.metric), self._times(after, before).ratio(0, 1)
         limit = math.inf if self.budgets.accuracy is None or plan.exact else self.budgets.accuracy
-        holds = error.value <= limit
+        holds = error.bound <= limit
         if holds and ratio.low <= 1:
             return replace(found, notes=notes).found(error.value, error.margin)
         why = f"the whole model takes {ratio.median:.3g} times as long" if holds else "the budget does not hold"

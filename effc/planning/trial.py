@@ -17,13 +17,16 @@ from torch import nn
 
 from effc.calibrating.calibration import cloned
 from effc.compiler.capture.recording import Recording, record
+from effc.compiler.compress.compressor import Compressed
 from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.candidate import Latency
+from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site, sites_of
 from effc.kernel_clock import KernelClock
 from effc.metrics import Error, UserMetric, measured
 from effc.planning.captured import Captured
+from effc.planning.recompiling import compiled_or_refused
 from effc.runtime.structure import Tree, flatten
 
 #: Runs of the first batch that are not timed; in which kernels are; how often so many more, while times are unclear; and the share of all
@@ -77,10 +80,22 @@ class Trial:
             self.run(call, 0)
         return Compiled(call, other, recording, clock, tuple(sites_of(recording.programs)))
 
-    def lower(self, options: Sequence[Options]) -> list[Recording]:
-        """What `compile` would record of each, without making code; after the first `compile`."""
+    def lower(self, options: Sequence[Options]) -> list[Recording | None]:
+        """What `compile` would record of each, without making code; after the first `compile`. None where they refuse what PyTorch would
+        have to run.
+        """
         with ThreadPoolExecutor(_AT_ONCE, "lower", torch.set_num_threads, (torch.get_num_threads(),)) as threads:
-            return list(threads.map(self._first.lowered, options))
+            return list(threads.map(self._lowered, options))
+
+    def compress(self, options: Options) -> list[Compressed]:
+        """What they make of the weights, graph by graph, without lowering anything; after the first `compile`."""
+        return self._first.compressed(options)
+
+    def _lowered(self, options: Options) -> Recording | None:
+        try:
+            return self._first.lowered(options)
+        except UnsupportedError:
+            return None
 
     def time(self, *compiled: Compiled) -> None:
         """Time the kernels of all, in turn, on the first batch; longer on a machine that does other things."""
@@ -107,11 +122,12 @@ class Trial:
         return found
 
     def error(self, compiled: Compiled, metric: str | UserMetric) -> Error:
-        """By the metric of the whole model, over all batches."""
+        """By the metric of the whole model, over the batches held out; over all where none are."""
         calls = [compiled.call if form == self._forms[0] else compiled.other for form in self._forms]
         outputs = [self.run(call, number) for number, call in enumerate(calls)]
         batches = [args if not kwargs else (*args, *kwargs.values()) for args, kwargs in self.calibration.batches]
-        return measured(metric, self.calibration.outputs, outputs, batches)
+        seen = self.calibration.seen if self.calibration.held_out else 0
+        return measured(metric, self.calibration.outputs, outputs, batches, seen)
 
     @cached_property
     def _forms(self) -> list[tuple[Tree, list[object]]]:
@@ -120,9 +136,9 @@ class Trial:
         return [(tree, [(t.shape, t.stride(), t.dtype) for t in tensors]) for tree, tensors in trees]
 
     def run(self, call: Callable[..., Any], number: int) -> Any:
-        """The outputs for a batch."""
+        """The outputs for a batch. InputError: Dynamo would run it in eager, because it has compiled the model too often."""
         args, kwargs = cloned(self.calibration.batches[number])
-        with torch.no_grad():
+        with torch.no_grad(), compiled_or_refused(len(self.calibration.batches)):
             return call(*args, **kwargs)
 
 

@@ -11,7 +11,7 @@ from effc.compiler.ir.expr import Expr, const
 class KernelCode:
     """One launch. ``image``: the cubin that defines ``name``. ``grid``: programs, over the spec's symbols, each of ``threads`` threads
     with ``shared`` bytes of shared memory. ``parameters``: how many the kernel takes; those beyond operands, scratch memory, error cell
-    and symbols are pointers of triton's own, null at a launch.
+    and symbols are pointers of triton's own, of which the first is to ``own`` bytes for each program, and the others are null.
     """
 
     name: str
@@ -20,6 +20,7 @@ class KernelCode:
     threads: int
     shared: int
     parameters: int
+    own: int = 0
 
 
 @dataclass(frozen=True)

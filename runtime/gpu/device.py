@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -12,11 +13,17 @@ import torch
 
 from effc.runtime.gpu.driver import CudaDriver, LaunchTable, Refusal
 
+#: Rounds in which calls are timed, and bytes written before each: more than any GPU's L2, and long enough for the host to be ahead.
+_ROUNDS, _FLUSHED = 9, 256 << 20
+
 
 class Device(Protocol):
-    """One device. ``name``: torch's. ``capability``: 90 for sm_90; ``processors``: streaming multiprocessors."""
+    """One device. ``name``: torch's. ``model``: the GPU and its driver. ``capability``: 90 for sm_90; ``processors``: streaming
+    multiprocessors.
+    """
 
     name: torch.device
+    model: str
     capability: int
     processors: int
 
@@ -38,6 +45,11 @@ class Device(Protocol):
     def wait(self) -> None:
         """Until all that was launched has ended."""
 
+    def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
+        """Seconds of each call on the GPU, nothing of what it reads being in L2; None: nothing can be timed now. torch's
+        OutOfMemoryError: too large.
+        """
+
     def stream(self) -> int:
         """Which is torch's current one."""
 
@@ -57,6 +69,7 @@ class CudaDevice:
     def __init__(self, name: torch.device, driver: CudaDriver, launch_table: LaunchTable) -> None:
         self.name, self._driver, self._launch_table = name, driver, launch_table
         self.capability, self.processors = capability(name), processors(name)
+        self.model = f"{torch.cuda.get_device_properties(name).name}, driver's CUDA {driver.version()}"
         self._threads = threading.local()
         self._retired: deque[int] = deque()
         torch.empty(1, device=name)  # torch makes the device's context, in which kernels are loaded
@@ -81,6 +94,23 @@ class CudaDevice:
 
     def wait(self) -> None:
         torch.cuda.synchronize(self.name)
+
+    def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
+        if self.is_capturing():
+            return None
+        with self.current():
+            flushed = self.empty((_FLUSHED,), (1,), torch.uint8)
+            times: list[list[tuple[torch.cuda.Event, torch.cuda.Event]]] = [[] for _ in calls]
+            for _ in range(_ROUNDS + 1):  # in turn; the first round warms up
+                for call, mine in zip(calls, times, strict=True):
+                    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                    flushed.zero_()
+                    start.record()
+                    call()
+                    end.record()
+                    mine.append((start, end))
+            self.wait()
+        return [statistics.median(s.elapsed_time(e) / 1e3 for s, e in mine[1:]) for mine in times]
 
     def stream(self) -> int:
         return int(torch._C._cuda_getCurrentRawStream(self.name.index))
@@ -126,3 +156,10 @@ def allows_tf32() -> bool:
     ``torch.backends.cuda.matmul.allow_tf32`` or ``fp32_precision``.
     """
     return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
+def allows_tf32_convolutions() -> bool:
+    """Whether torch's user lets convolutions of float32 do so, as it does by default: ``torch.backends.cudnn.allow_tf32`` or
+    ``torch.backends.cudnn.conv.fp32_precision``.
+    """
+    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")

@@ -56,6 +56,12 @@ class CudaDriver:
             self._check(self._library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), what)
             self._check(self._library.cuCtxSetCurrent(context), what)
 
+    def version(self) -> str:
+        """The newest CUDA that the driver knows: "12.8"."""
+        number = ctypes.c_int()
+        self._check(self._library.cuDriverGetVersion(ctypes.byref(number)), "tell its version")
+        return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
     def load(self, image: bytes, name: str, shared: int) -> int:
         """A handle of the kernel ``name`` of a cubin in the current context, with leave to use ``shared`` bytes."""
         module, function = ctypes.c_void_p(), ctypes.c_void_p()

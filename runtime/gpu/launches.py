@@ -19,6 +19,8 @@ from effc.runtime.sizes import evaluator
 
 #: A kernel reads vectors of this many bytes; scratch memory begins at a multiple.
 ALIGNMENT = 16
+#: Memory of triton's own begins at a multiple.
+_OWN_ALIGNMENT = 128
 _I32 = (1 << 31) - 1
 Words = npt.NDArray[np.uint64]
 
@@ -69,6 +71,7 @@ class Launches:
         self._launches: list[_Launch] = []
         self._pointers: list[tuple[int, int]] = []  # a word, and the slot that its address is counted from
         self._cells: list[tuple[int, int]] = []  # a word, and its value
+        self._own: list[tuple[int, int]] = []  # a word, and bytes of each program, for each launch
         self._symbols: list[int] = []  # words
         self._limited: list[int] = []  # the call of each number that must fit 32 bits
         offsets: list[Expr] = []
@@ -76,7 +79,7 @@ class Launches:
         grids: list[Expr] = []
         scratches: list[Expr] = []
         limited: list[Expr] = []
-        self._words = 0
+        self._words, self._arena = 0, layout.arena
         arena = -(-program.arena_bytes // ALIGNMENT) * ALIGNMENT
         for number, call in enumerate(program.calls):
             spec, compiled = program.kernels[call.kernel], code[call.kernel]
@@ -98,6 +101,7 @@ class Launches:
                 self._cells.append((word + 1, cells + 4 * number if cells else 0))
                 self._symbols += range(word + 2, word + 2 + len(call.symbols))
                 symbols += call.symbols
+                self._own.append((word + 2 + len(call.symbols), one.own))
                 grids.append(one.grid.substitute(mine))
                 self._words += one.parameters
         self._counts = [len(offsets), len(symbols), len(grids), len(scratches), len(limited)]
@@ -109,6 +113,10 @@ class Launches:
         offsets, numbers, grids, scratches, limited = (list(islice(flat, count)) for count in self._counts)
         (arena,) = flat
         self._check(limited)
+        start = -(-(arena + max(scratches, default=0)) // _OWN_ALIGNMENT) * _OWN_ALIGNMENT
+        own = [(word, each * grid) for (word, each), grid in zip(self._own, grids, strict=True) if each * grid > 0]
+        pointing = [*self._pointers, *((word, self._arena) for word, _ in own)]
+        offsets += [start] * len(own)
         values = np.zeros(self._words, np.uint64)
         values[self._symbols] = np.array(numbers, np.int64).astype(np.uint32)
         for word, value in self._cells:
@@ -121,9 +129,9 @@ class Launches:
         return Table(
             address=int(entries.ctypes.data),
             calls=tuple(one.call for one, _ in live),
-            arena_bytes=arena + max(scratches, default=0),
-            _places=np.array([word for word, _ in self._pointers], np.intp),
-            _slots=np.array([slot for _, slot in self._pointers], np.intp),
+            arena_bytes=start + max(size for _, size in own) if own else arena + max(scratches, default=0),
+            _places=np.array([word for word, _ in pointing], np.intp),
+            _slots=np.array([slot for _, slot in pointing], np.intp),
             _offsets=np.array(offsets, np.int64).astype(np.uint64),
             _values=values,
             _held=(entries, pointers),

@@ -119,6 +119,8 @@ def import_region(
         if node in known.sparsities:
             found = known.sparsities[node]
             extra += f", effc.sparsity = {found.encoding}, effc.stored = {found.stored} : i64"
+        if node in known.shares:
+            extra += f", effc.share = {known.shares[node]:.17e} : f64"
         v = values[node]
         arguments.append(
             f"{v.name}: {v.type} {{effc.sizes = {_texts(sizes)}, effc.strides = {_texts(strides)}{extra}}}"

@@ -12,7 +12,7 @@ from effc.compiler.codegen.gpu.dialect import MOST_ELEMENTS, shape_of
 from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step, evaluated, widened
 from effc.compiler.codegen.gpu.ops import Ops
 from effc.compiler.ir.errors import LoweringError
-from effc.compiler.ir.expr import Expr, const, floordiv, mod
+from effc.compiler.ir.expr import Expr, const, floordiv, mod, var
 from effc.compiler.ir.spec import Instr, KernelSpec
 
 
@@ -20,19 +20,21 @@ from effc.compiler.ir.spec import Instr, KernelSpec
 class Axis:
     """A dimension of a tile that runs over ``dims``, flattened row-major: ``index`` of the flattened dimension (i32, a tile of more than
     one element along this axis alone) and ``mask``, where it is inside; None: all is. ``step``: of a single dim that a loop moves.
+    ``pairs``: the axis of half as many elements, each of which stands for an even one and its neighbour.
     """
 
     dims: tuple[int, ...]
     index: ir.Value
     mask: ir.Value | None
     step: Step | None = None
+    pairs: Axis | None = None
 
 
 class Frame:
     """Axes of a tile in their order, and scalars: the indices of further dims, and symbols, by name."""
 
     def __init__(self, b: Builder, spec: KernelSpec, axes: Sequence[Axis], scalars: Mapping[str, ir.Value]) -> None:
-        self.axes = tuple(axes)
+        self.axes, self.scalars = tuple(axes), scalars
         values = dict(scalars)
         names = frozenset([*(f"d{i}" for i in range(len(spec.dims))), *spec.symbols])
         steps = {f"d{a.dims[0]}": a.step for a in axes if a.step is not None}
@@ -139,12 +141,25 @@ class Body:
     def _nibble(self, instr: Instr) -> ir.Value:
         """A code of two in a byte, in the lower bits of an i8; the bits above are not the code's."""
         b, address = self.b, instr["address"]
+        for number, axis in enumerate(self.frame.axes):
+            halved = halves(address, axis.dims[0]) if axis.pairs is not None else None
+            if axis.pairs is not None and halved is not None:
+                return self._two_nibbles(instr, number, axis.pairs, halved)
         byte = self._plain_load(
             replace(instr, attributes=(("address", floordiv(address, const(2))), ("operand", instr["operand"])))
         )
         odd = self.frame.indices.value(mod(address, const(2)))
         shift = b.op("arith.muli", odd, b.constant(4, "i32"))
         return b.op("arith.shrui", byte, widened(b, shift, "i8"))
+
+    def _two_nibbles(self, instr: Instr, number: int, pairs: Axis, address: Expr) -> ir.Value:
+        """As `_nibble`, each byte being read once, at ``address`` over the ``pairs`` of axis ``number``."""
+        b, axes = self.b, list(self.frame.axes)
+        axes[number] = pairs
+        frame = Frame(b, self.spec, axes, self.frame.scalars)
+        halved = replace(instr, attributes=(("address", address), ("operand", instr["operand"])))
+        bytes_ = Body(b, self.spec, frame, self.pointers, self.error, {})._plain_load(halved)
+        return b.interleaved(bytes_, b.op("arith.shrui", bytes_, b.constant(4, "i8")), number)
 
     def _load(self, instr: Instr) -> ir.Value:
         packed = self.spec.operands[instr["operand"]].role == "packed"
@@ -188,6 +203,28 @@ class Body:
         failed = b.op("arith.xori", ok, b.constant(1, "i1"))
         failed = b.both(failed, self.frame.mask(shape_of(ok), b))
         b.store(self.error, b.constant(number + 1, "i32"), failed)
+
+
+def halves(address: Expr, dim: int) -> Expr | None:
+    """Half of an address of which two neighbours along ``dim``, the first at an even number, are always one half; None: others are."""
+    step = address.coefficient(f"d{dim}")
+    rest = address - var(f"d{dim}")
+    even = all(c % 2 == 0 for _, c in rest.terms)
+    plain = not any(name[0] == "v" for name in address.variables())
+    if step is None or step.constant != 1 or not even or not plain:
+        return None
+    return Expr(tuple((monomial, c // 2) for monomial, c in rest.terms)) + var(f"d{dim}")
+
+
+def paired(b: Builder, dim: int, start: ir.Value, block: int, axis: int, rank: int, size: ir.Value | None) -> Axis:
+    """The `Axis.pairs` of ``block`` elements from ``start`` on, which is a multiple of it; ``size``: where they end; None: not before."""
+    half, local = b.op("arith.divsi", start, b.constant(2, "i32")), b.range(block // 2, axis, rank)
+    index = b.op("arith.addi", half, local)
+    mask = None
+    if size is not None:
+        ends = b.op("arith.divsi", b.op("arith.addi", size, b.constant(1, "i32")), b.constant(2, "i32"))
+        mask = b.compare("arith.cmpi", "slt", index, ends)
+    return Axis((dim,), index, mask, Step(half, local, block // 2))
 
 
 def identity_of(b: Builder, kind: str, dtype: str) -> ir.Value:

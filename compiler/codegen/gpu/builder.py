@@ -94,6 +94,9 @@ class Builder:
     def program_id(self) -> ir.Value:
         return tt.GetProgramId(self._i32(0), self.element("i32")).result
 
+    def programs(self) -> ir.Value:
+        return tt.GetNumPrograms(self._i32(0), self.element("i32")).result
+
     def range(self, size: int, axis: int = 0, rank: int = 1) -> ir.Value:
         """0, …, ``size - 1`` along ``axis`` of a tile of ``rank`` dimensions, the others of size 1: i32."""
         value = tt.MakeRange(self._i32(0), self._i32(size), self.type("i32", (size,))).result
@@ -118,6 +121,28 @@ class Builder:
             raise LoweringError(f"a tile {have} does not broadcast to {shape}")
         return tt.Broadcast(value, type_).result
 
+    def interleaved(self, even: ir.Value, odd: ir.Value, axis: int) -> ir.Value:
+        """A tile of twice the size along ``axis``, whose elements are in turn those of both tiles."""
+        shape = list(shape_of(even))
+        value = tt.Join(even, odd, ir.RankedTensorType.get([*shape, 2], element_of(even))).result
+        if axis < len(shape) - 1:
+            order = [*range(axis + 1), len(shape), *range(axis + 1, len(shape))]
+            sizes = [*shape[: axis + 1], 2, *shape[axis + 1 :]]
+            moved = ir.RankedTensorType.get(sizes, element_of(even))
+            value = tt.Trans(value, ir.DenseI32ArrayAttr.get(order), moved).result
+        shape[axis] *= 2
+        return self.reshaped(value, tuple(shape))
+
+    def transposed(self, value: ir.Value) -> ir.Value:
+        """A matrix with its axes exchanged."""
+        rows, columns = shape_of(value)
+        type_ = ir.RankedTensorType.get((columns, rows), element_of(value))
+        return tt.Trans(value, ir.DenseI32ArrayAttr.get([1, 0]), type_).result
+
+    def reshaped(self, value: ir.Value, shape: Shape) -> ir.Value:
+        """The same elements in row-major order."""
+        return tt.Reshape(value, ir.RankedTensorType.get(shape, element_of(value))).result
+
     def unified(self, *values: ir.Value) -> tuple[ir.Value, ...]:
         """``values``, all of their common shape."""
         shape = common_shape(*values)
@@ -132,6 +157,12 @@ class Builder:
     def load(self, pointers: ir.Value, mask: ir.Value | None = None, other: ir.Value | None = None) -> ir.Value:
         """Elements where ``mask``, else ``other`` (zero where None); of the shape of the pointers."""
         shape = shape_of(pointers)
+        if len(shape) > 1 and shape[-1] == 1 and any(size > 1 for size in shape):
+            # Along its last axis Triton gives a thread several elements, which it loads one by one, also where all are the same one.
+            given = (
+                None if v is None else self.reshaped(self.spread(v, shape), shape[:-1]) for v in (pointers, mask, other)
+            )
+            return self.expand(self.load(*given), len(shape) - 1)
         type_ = _like(pointers, pointee_of(pointers))
         if mask is None:
             return tt.Load(pointers, None, None, type_).result
@@ -145,6 +176,17 @@ class Builder:
         """Write ``value`` where ``mask``; pointers, value and mask broadcast."""
         given = self.unified(pointers, value) if mask is None else self.unified(pointers, value, mask)
         tt.Store(given[0], given[1], given[2] if mask is not None else None)
+
+    def described(self, base: ir.Value, sizes: Sequence[ir.Value], stride: int, block: Shape) -> ir.Value:
+        """A matrix of ``sizes`` (i32) at ``base``, its rows ``stride`` elements from each other, which is copied by tiles of ``block``."""
+        type_ = tt.TensorDesc.get(ir.TypeAttr.get(ir.RankedTensorType.get(block, pointee_of(base))))
+        strides = [self.constant(stride, "i64"), self.constant(1, "i64")]
+        return tt.MakeTensorDescriptor(base, list(sizes), strides, self._i32(1), type_).result
+
+    def described_load(self, matrix: ir.Value, at: Sequence[ir.Value]) -> ir.Value:
+        """The tile of a `described` matrix that begins ``at`` row and column; zero outside of it."""
+        tile = ir.TypeAttr(matrix.type.block).value
+        return tt.DescriptorLoad(matrix, list(at), tile).result
 
     # -- tiles --------------------------------------------------------------------------------------------------------
     def dot(self, a: ir.Value, b: ir.Value, c: ir.Value, *, tf32: bool = False) -> ir.Value:
@@ -181,12 +223,19 @@ class Builder:
         self,
         low: ir.Value,
         high: ir.Value,
-        step: int,
+        step: int | ir.Value,
         carried: Sequence[ir.Value],
         body: Callable[[ir.Value, Sequence[ir.Value]], Sequence[ir.Value]],
+        *,
+        flat: bool = False,
     ) -> list[ir.Value]:
-        """``body(i, carried)`` gives the next ``carried``, for i32 ``i`` from ``low`` below ``high``; the last ones are returned."""
-        loop = scf.ForOp(low, high, self.constant(step, "i32"), list(carried))
+        """``body(i, carried)`` gives the next ``carried``, for i32 ``i`` from ``low`` below ``high``; the last ones are returned. ``flat``:
+        Triton makes one loop of this and the one in it, whose copies it asks for ahead then across both.
+        """
+        by = self.constant(step, "i32") if isinstance(step, int) else step
+        loop = scf.ForOp(low, high, by, list(carried))
+        if flat:
+            loop.operation.attributes["tt.flatten"] = ir.UnitAttr.get()
         with ir.InsertionPoint(loop.body):
             scf.YieldOp(list(body(loop.induction_variable, list(loop.inner_iter_args))))
         return list(loop.results_)

@@ -21,13 +21,17 @@ from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 
 _EM_CUDA = 190
+#: Bytes to which the memory of `Compiled.own` is aligned: a descriptor's.
+OWN_ALIGNMENT = 128
 #: Attributes of .nv.info whose value is a symbol and a number: EIATTR_FRAME_SIZE, EIATTR_REGCOUNT.
 _FRAME_SIZE, _REGISTERS = 0x11, 0x2F
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """``parameters``: of the kernel's, in order, the bytes; those beyond a `Launch`'s are Triton's own pointers, null at a launch."""
+    """``parameters``: of the kernel's, in order, the bytes; those beyond a `Launch`'s are Triton's own pointers. ``own``: bytes of global
+    memory that each program has for itself, at the first of these pointers; the others are null at a launch.
+    """
 
     cubin: bytes
     ptx: str
@@ -37,11 +41,12 @@ class Compiled:
     registers: int
     frame: int
     parameters: tuple[int, ...]
+    own: int = 0
 
 
 def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
     """The code of a launch. LoweringError: no triton, or it refuses the kernel (its message is part of the text), or the kernel needs more
-    shared memory than ``target`` has, or memory of triton's own, to which a launch passes null pointers.
+    shared memory than ``target`` has, or memory for triton's own profiles.
     """
     reason = triton_reason()
     if reason is not None:
@@ -63,14 +68,16 @@ def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
             f"{launch.name} needs {made.metadata.shared} bytes of shared memory, and a block of an sm_{target.capability} has at most "
             f"{target.shared_bytes}"
         )
-    if any(getattr(made.metadata, f"{kind}_scratch_size", 0) for kind in ("global", "profile")):
+    own = getattr(made.metadata, "global_scratch_size", 0)
+    aligned = not own or made.metadata.global_scratch_align <= OWN_ALIGNMENT
+    if getattr(made.metadata, "profile_scratch_size", 0) or not aligned:
         raise LoweringError(f"{launch.name} needs global memory of triton's own, which effc's launches do not give")
     ptx, cubin = made.asm["ptx"], made.asm["cubin"]
     registers, frame = resources(cubin, launch.name)
     entry = ptx[ptx.index(f".entry {launch.name}(") :]
     parameters = tuple(int(bits) // 8 for bits in re.findall(r"\.param\s+\.[a-z](\d+)", entry[: entry.index("\n)")]))
     return Compiled(
-        cubin, ptx, launch.name, made.metadata.num_warps, made.metadata.shared, registers, frame, parameters
+        cubin, ptx, launch.name, made.metadata.num_warps, made.metadata.shared, registers, frame, parameters, own
     )
 
 

@@ -35,6 +35,12 @@ class Ptr(TT.Type, name="ptr"):
     pointee: ir.TypeAttr
 
 
+class TensorDesc(TT.Type, name="tensordesc"):
+    """``!tt.tensordesc<tensor<64x32xf16>>``: a matrix in global memory, of which tiles of that size are copied."""
+
+    block: ir.TypeAttr
+
+
 class Func(TT.Operation, name="func", traits=[ir.IsIsolatedFromAboveTrait]):
     """A kernel. ``arg_attrs`` (discardable) may promise ``tt.divisibility`` of pointers, in bytes."""
 
@@ -51,6 +57,13 @@ class Return(TT.Operation, name="return", traits=[ir.IsTerminatorTrait]):
 
 class GetProgramId(TT.Operation, name="get_program_id", traits=_PURE):
     """Which of the programs along ``axis`` of the grid this is: i32."""
+
+    axis: ir.IntegerAttr
+    result: ext.Result[Any]
+
+
+class GetNumPrograms(TT.Operation, name="get_num_programs", traits=_PURE):
+    """How many programs there are along ``axis`` of the grid: i32."""
 
     axis: ir.IntegerAttr
     result: ext.Result[Any]
@@ -86,6 +99,29 @@ class Broadcast(TT.Operation, name="broadcast", traits=_PURE):
     result: ext.Result[Any]
 
 
+class Join(TT.Operation, name="join", traits=_PURE):
+    """Two tiles side by side along a new last dimension of size 2."""
+
+    lhs: ext.Operand[Any]
+    rhs: ext.Operand[Any]
+    result: ext.Result[Any]
+
+
+class Trans(TT.Operation, name="trans", traits=_PURE):
+    """Dimension i of the result is dimension ``order[i]`` of the source."""
+
+    src: ext.Operand[Any]
+    order: Any = ext.attribute()
+    result: ext.Result[Any]
+
+
+class Reshape(TT.Operation, name="reshape", traits=_PURE):
+    """The same elements in row-major order as another shape."""
+
+    src: ext.Operand[Any]
+    result: ext.Result[Any]
+
+
 class AddPtr(TT.Operation, name="addptr", traits=_PURE):
     """A pointer moved by ``offset`` elements."""
 
@@ -100,6 +136,24 @@ class Load(TT.Operation, name="load"):
     ptr: ext.Operand[Any]
     mask: ext.Operand[Any] | None
     other: ext.Operand[Any] | None
+    result: ext.Result[Any]
+
+
+class MakeTensorDescriptor(TT.Operation, name="make_tensor_descriptor", traits=_PURE):
+    """A matrix at ``base``: i32 sizes, i64 strides in elements, the last 1. ``padding`` 1: zeros outside of it."""
+
+    base: ext.Operand[Any]
+    shape: Sequence[ext.Operand[Any]]
+    strides: Sequence[ext.Operand[Any]]
+    padding: ir.IntegerAttr
+    result: ext.Result[Any]
+
+
+class DescriptorLoad(TT.Operation, name="descriptor_load"):
+    """The tile of a matrix that begins at ``indices``, i32; zero outside of the matrix."""
+
+    desc: ext.Operand[Any]
+    indices: Sequence[ext.Operand[Any]]
     result: ext.Result[Any]
 
 

@@ -1,6 +1,6 @@
 """KernelSpec → compiled launches that fit the GPU: a tiling whose code spills registers, or needs too much shared memory, gives way to the
-next one by the count of cycles; so does one of which a processor holds fewer programs than was counted, where the next is then counted
-faster. What code needs is known once triton has compiled it, without a GPU.
+next one by the count of cycles, as one does that triton refuses; so does one of which a processor holds fewer programs than was counted,
+where the next is then counted faster. What code needs is known once triton has compiled it, without a GPU.
 """
 
 from __future__ import annotations
@@ -75,11 +75,15 @@ def _scheduled(spec: KernelSpec, target: GpuTarget) -> Iterator[KernelSpec]:
 
 
 def _offered(spec: KernelSpec, target: GpuTarget) -> list[Schedule]:
-    """Tilings by rising count; none where there is nothing to choose."""
+    """Tilings by rising count, of a product also the first one without descriptors; none where there is nothing to choose."""
     if spec.schedule.parameters:
         return []
     if spec.template == "contraction":
         roles = find(spec)
-        return [] if isinstance(roles, str) else contraction.candidates(roles, target, _TRIES)
+        if isinstance(roles, str):
+            return []
+        offered = contraction.candidates(roles, target, _TRIES)
+        plain = contraction.candidates(roles, replace(target, descriptors=False), 1)
+        return [*offered, *(s for s in plain if s not in offered)]
     pair = read_pair(spec) if spec.template == "block" else ""
     return [] if isinstance(pair, str) else pairs.candidates(pair, target, _TRIES)

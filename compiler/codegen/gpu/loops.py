@@ -3,7 +3,8 @@
 A program computes a tile of two axes. Without reductions, ``rows`` are all parallel dims but the contiguous one, ``columns`` that
 one. With reductions, ``rows`` are all parallel dims, and ``columns`` the reduction dims: all at once where a tile holds them, so that
 every operand is read once, else block by block, in as many passes as reductions follow each other. Each pass keeps a tile of partial
-results and folds it behind its loop: sums are of pairs, whatever the length.
+results and folds it behind its loop: sums are of pairs, whatever the length. What is the same for groups of columns (scales of codes)
+makes the tile one of three axes, rows, groups and columns of a group, so that it is loaded once a group.
 
 Schedule: ``rows``, ``columns`` (powers of two), ``warps``.
 """
@@ -26,8 +27,10 @@ from effc.compiler.codegen.gpu.body import (
     flat_size,
     identity_of,
     numbered,
+    paired,
 )
 from effc.compiler.codegen.gpu.builder import Builder
+from effc.compiler.codegen.gpu.groups import by_groups
 from effc.compiler.codegen.gpu.indices import evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel, power_of_two
 from effc.compiler.codegen.gpu.ops import LOW_PRECISION, Ops, known
@@ -57,7 +60,9 @@ def supports(spec: KernelSpec) -> str | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """``spec`` simplified; the dims of the two axes, and the tile."""
+    """``spec`` simplified; the dims of the two axes, and the tile. ``group``: columns of the third axis, all of the last dim; 0: there is
+    none.
+    """
 
     spec: KernelSpec
     rows: tuple[int, ...]
@@ -66,6 +71,7 @@ class Plan:
     row_block: int
     column_block: int
     warps: int
+    group: int = 0
 
     @property
     def whole(self) -> bool:
@@ -73,10 +79,21 @@ class Plan:
         size = flat_size(self.spec, self.columns).constant
         return size is not None and size <= self.column_block
 
+    @property
+    def outer_columns(self) -> tuple[tuple[int, ...], int]:
+        """The dims of the second axis, along which loops go, and its size in a tile."""
+        return (self.columns[:-1], self.column_block // self.group) if self.group else (self.columns, self.column_block)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a tile."""
+        inner = (self.group,) if self.group else ()
+        return (self.row_block, self.outer_columns[1], *inner)
+
 
 def plan(spec: KernelSpec) -> Plan:
     """How to run ``spec``; its own schedule where it has one."""
-    spec = simplify(spec)
+    spec, group = by_groups(simplify(spec))
     parallel = tuple(i for i, d in enumerate(spec.dims) if d.kind == "parallel")
     summed = tuple(i for i, d in enumerate(spec.dims) if d.kind == "reduction")
     if summed:
@@ -94,7 +111,9 @@ def plan(spec: KernelSpec) -> Plan:
     row_block = spec.schedule.get("rows", row_block)
     column_block = spec.schedule.get("columns", column_block)
     warps = spec.schedule.get("warps", max(1, min(8, row_block * column_block // 256)))
-    return Plan(spec, rows, columns, bool(summed), row_block, column_block, 1 << (warps.bit_length() - 1))
+    return Plan(
+        spec, rows, columns, bool(summed), row_block, max(column_block, group), 1 << (warps.bit_length() - 1), group
+    )
 
 
 def candidates(spec: KernelSpec) -> list[Schedule]:
@@ -128,7 +147,9 @@ def _reduction_blocks(spec: KernelSpec, rows: Sequence[int], columns: Sequence[i
         column_block = power_of_two(
             size, 1, _WHOLE if size.constant is not None and size.constant <= _WHOLE else 2 * _TILE
         )
-        return power_of_two(count, 1, max(1, _TILE // column_block)), column_block
+        # What lies two a byte is less than what it meets: more rows for what a tile reads of that.
+        elements = _WHOLE if any(o.role == "packed" for o in spec.operands) else _TILE
+        return power_of_two(count, 1, max(1, elements // column_block)), column_block
     # Neighbours in memory are rows: as many as one warp reads together, and few columns at a time.
     row_block = power_of_two(count, 1, _NEIGHBOURS)
     return row_block, power_of_two(size, 1, 2 * _TILE // row_block)
@@ -160,7 +181,7 @@ class Loops:
 
     def __init__(self, b: Builder, plan: Plan, given: Arguments) -> None:
         self.b, self.plan, self.spec, self.given = b, plan, plan.spec, given
-        self.levels = self.spec.levels()
+        self.levels, self.rank = self.spec.levels(), len(plan.shape)
         self.parallel = sum(d.kind == "parallel" for d in self.spec.dims)
         self.passes = passes(self.spec)
 
@@ -188,19 +209,23 @@ class Loops:
         b, plan = self.b, self.plan
         start = b.op("arith.muli", row, b.constant(plan.row_block, "i32"))
         axes = [self._axis(plan.rows, start, plan.row_block, 0)]
-        if column is not None:
-            axes.append(self._axis(plan.columns, column, plan.column_block, 1))
+        if column is None:
+            axes += [Axis((), b.constant(0, "i32", (1,) * self.rank), None)] * (self.rank - 1)
         else:
-            axes.append(Axis((), b.constant(0, "i32", (1, 1)), None))
+            axes.append(self._axis(*_at(plan.outer_columns, column), 1))
+            axes += [self._axis(plan.columns[-1:], b.constant(0, "i32"), plan.group, 2)] if plan.group else []
         return Frame(b, self.spec, axes, self.given.symbols)
 
     def _axis(self, dims: tuple[int, ...], start: ir.Value, block: int, axis: int) -> Axis:
         b = self.b
         size = axis_size(self.spec, dims)
-        index = b.op("arith.addi", start, b.range(block, axis, 2))
-        if block == 1 or (size.constant is not None and size.constant % block == 0):
-            return Axis(dims, index, None)
-        return Axis(dims, index, b.compare("arith.cmpi", "slt", index, self._size(size)))
+        index = b.op("arith.addi", start, b.range(block, axis, self.rank))
+        whole = block == 1 or (size.constant is not None and size.constant % block == 0)
+        end = None if whole else self._size(size)
+        pairs = paired(b, dims[0], start, block, axis, self.rank, end) if len(dims) == 1 and block > 1 else None
+        if end is None:
+            return Axis(dims, index, None, pairs=pairs)
+        return Axis(dims, index, b.compare("arith.cmpi", "slt", index, end), pairs=pairs)
 
     def _size(self, e: Expr) -> ir.Value:
         return evaluated(self.b, e, self.given.symbols)
@@ -249,7 +274,7 @@ class Loops:
         self._refuse_overwriting(number, effects)
         starts: list[ir.Value] = []
         for i in reduces:
-            starts += [b.spread(v, (plan.row_block, plan.column_block)) for v in self._neutral(i)]
+            starts += [b.spread(v, plan.shape) for v in self._neutral(i)]
 
         def step(start: ir.Value, carried: Sequence[ir.Value]) -> Sequence[ir.Value]:
             inner = self._body(self._frame(self.rows, start), dict(outer.values))
@@ -262,7 +287,8 @@ class Loops:
             self._finish(inner, effects)
             return found
 
-        ends = b.loop(b.constant(0, "i32"), self._size(flat_size(spec, plan.columns)), plan.column_block, starts, step)
+        dims, block = plan.outer_columns
+        ends = b.loop(b.constant(0, "i32"), self._size(flat_size(spec, dims)), block, starts, step)
         for i in reduces:
             count = len(self._neutral(i))
             outer.values[i] = self._folded(i, ends[:count])
@@ -307,21 +333,26 @@ class Loops:
     def _terms(self, number: int, inner: Body) -> list[ir.Value]:
         """What is reduced, over the whole tile; neutral outside."""
         b, plan = self.b, self.plan
-        shape = (plan.row_block, plan.column_block)
         mask = inner.frame.axes[1].mask
         found = []
         for arg, neutral in zip(self.spec.body[number].args, self._neutral(number), strict=True):
             value = inner.value(arg)
             if self.spec.body[arg].dtype in LOW_PRECISION:
                 value = inner.ops.cast("arith.extf", value, "f32")
-            value = b.spread(value, shape)
+            value = b.spread(value, plan.shape)
             found.append(value if mask is None else b.select(mask, value, neutral))
         return found
 
     def _folded(self, number: int, tiles: Sequence[ir.Value]) -> ir.Value:
         instr = self.spec.body[number]
-        folded = self.b.reduce(tiles, 1, self._combine(number))[-1]
+        for axis in range(self.rank - 1, 0, -1):
+            tiles = self.b.reduce(tiles, axis, self._combine(number))
+        folded = tiles[-1]
         return Ops(self.b).cast("arith.truncf", folded, instr.dtype) if instr.dtype in LOW_PRECISION else folded
+
+
+def _at(axis: tuple[tuple[int, ...], int], start: ir.Value) -> tuple[tuple[int, ...], ir.Value, int]:
+    return axis[0], start, axis[1]
 
 
 def passes(spec: KernelSpec) -> tuple[int, ...]:

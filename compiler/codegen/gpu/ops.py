@@ -6,6 +6,7 @@ square roots of f32 are rounded: Triton's own ``math.exp``, ``arith.divf`` and t
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 from torch_mlir import ir
@@ -151,9 +152,13 @@ class Ops:
             high = b.op("arith.shli", code, b.constant(free, dtype))
             low = b.op("arith.shrsi" if format_.signed else "arith.shrui", high, b.constant(free, dtype))
             return b.op("arith.sitofp" if format_.signed else "arith.uitofp", low, dtype="f32")
-        values: list[ir.Value] = [b.constant(v, "f32") for v in format_.codebook]
+        # Of two numbers a bit of the code takes one, by masks and not by predicates, of which there are too few.
+        wide = b.op("arith.extui", code, dtype="i32")
+        values = [b.constant(struct.unpack("<i", struct.pack("<f", v))[0], "i32") for v in format_.codebook]
         for bit in range(format_.bits):
-            mask = b.op("arith.andi", code, b.constant(1 << bit, dtype))
-            chosen = b.compare("arith.cmpi", "ne", mask, b.constant(0, dtype))
-            values = [b.select(chosen, odd, even) for even, odd in zip(values[::2], values[1::2], strict=True)]
-        return values[0]
+            mask = b.op("arith.shrsi", b.op("arith.shli", wide, b.constant(31 - bit, "i32")), b.constant(31, "i32"))
+            values = [
+                b.op("arith.xori", even, b.op("arith.andi", b.op("arith.xori", even, odd), mask))
+                for even, odd in zip(values[::2], values[1::2], strict=True)
+            ]
+        return b.bitcast(values[0], "f32")

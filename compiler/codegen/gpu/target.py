@@ -5,30 +5,41 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from effc.compiler.ir.spec import CONVOLUTION, KernelSpec
+
 #: Compute capability → bytes of shared memory that one block may have (CUDA C++ Programming Guide, "Technical Specifications").
 _SHARED = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}
 #: The oldest compute capability that code is made for.
 OLDEST = 80
+#: The oldest whose hardware copies by descriptors.
+FIRST_DESCRIBED = 90
 
 
 @dataclass(frozen=True)
 class GpuTarget:
     """``capability``: 80 for sm_80. ``processors``: streaming multiprocessors (SMs). ``tf32``: whether factors of float32 may be rounded
-    to TF32, as ``torch.backends.cuda.matmul.allow_tf32`` says; else products of float32 are exact.
+    to TF32, as ``torch.backends.cuda.matmul.allow_tf32`` says; else products of float32 are exact. ``tf32_convolutions``: likewise those
+    of convolutions, as ``torch.backends.cudnn.allow_tf32`` says. ``descriptors``: whether kernels may
+    copy tiles by descriptors: the hardware has them, and the triton that compiles reads them as they are written here.
     """
 
     capability: int
     processors: int
     tf32: bool = False
+    tf32_convolutions: bool = False
+    descriptors: bool = False
 
     @staticmethod
     def named(name: str) -> GpuTarget:
-        """``"sm_80"``, ``"sm_90"``, …, with the processors of the largest GPU of the kind; ValueError: no such target, or too old."""
-        found = re.fullmatch(r"sm_(\d+)", name)
+        """``"sm_80"``, ``"sm_90"``, …, with the processors of the largest GPU of the kind, ``"sm_90+tma"`` with descriptors; ValueError: no
+        such target, or too old.
+        """
+        found = re.fullmatch(r"sm_(\d+)(\+tma)?", name)
         capability = int(found[1]) if found else 0
         if capability < OLDEST:
             raise ValueError(f"unknown GPU target {name!r}: known are sm_{OLDEST} and newer")
-        return GpuTarget(capability, {80: 108, 86: 84, 89: 142, 90: 132, 100: 148}.get(capability, 128))
+        processors = {80: 108, 86: 84, 89: 142, 90: 132, 100: 148}.get(capability, 128)
+        return GpuTarget(capability, processors, descriptors=bool(found and found[2]) and capability >= FIRST_DESCRIBED)
 
     @property
     def shared_bytes(self) -> int:
@@ -43,4 +54,10 @@ class GpuTarget:
     @property
     def key(self) -> str:
         """Text that equal targets share, for cache keys."""
-        return f"sm_{self.capability}/{self.processors}/{'tf32' if self.tf32 else 'ieee'}"
+        described = "/tma" if self.descriptors else ""
+        products, convolutions = ("tf32" if rounds else "ieee" for rounds in (self.tf32, self.tf32_convolutions))
+        return f"sm_{self.capability}/{self.processors}/{products}/{convolutions}{described}"
+
+    def rounds(self, spec: KernelSpec) -> bool:
+        """Whether factors of float32 in ``spec`` may be rounded to TF32."""
+        return self.tf32_convolutions if spec.get(CONVOLUTION) else self.tf32

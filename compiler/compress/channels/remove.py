@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -13,11 +13,12 @@ from effc.compiler.compress.channels.groups import Group, find_groups
 from effc.compiler.compress.channels.removed import Removed, Stand
 from effc.compiler.compress.channels.repair import constant_for, regression_for
 from effc.compiler.compress.channels.rewriting import Rewriting
-from effc.compiler.compress.channels.saliency import saliency, shown
+from effc.compiler.compress.channels.saliency import by_output, by_sample, saliency
 from effc.compiler.compress.channels.slicing import Slicing, without_the_last
-from effc.compiler.compress.inputs import Inputs, sensitivity_of
+from effc.compiler.compress.inputs import Inputs, effects_of, sensitivity_of
 from effc.compiler.compress.pruning.prune import check_weight, inputs_of
 from effc.compiler.compress.sites import find_sites
+from effc.compiler.ir.calibration import Statistics
 from effc.passes.sparsity import Sparsify
 
 
@@ -39,13 +40,7 @@ def remove_channels(
     weights = {a.site.name: values[a.site.param] for g in seen for a in g.axes}
     for name, weight in weights.items():
         check_weight(name, weight)
-    sensitivities = _sensitivities(seen, inputs, options)
-    scores = [
-        saliency(g, weights, inputs, options.method)
-        if sensitivities is None
-        else shown(g, weights, inputs, options.method, sensitivities)
-        for g in seen
-    ]
+    scores, by_gradients = _scores(seen, weights, inputs, options)
     layers = [site for site in sites if "embedding" not in site.kinds]
     chosen = choose(seen, scores, layers, options.share)
     gone = {
@@ -55,7 +50,7 @@ def remove_channels(
     reached = share_of(seen, [g.units_in(slicing.gone) for g in seen], layers)
     notes = [
         f"sparsity: {reached:.1%} of the elements of {len(layers)} weights go with their channels, "
-        f"{options.share:.1%} are asked, by {options.method}" + " and gradients" * (sensitivities is not None)
+        f"{options.share:.1%} are asked, by {options.method}" + " and gradients" * by_gradients
     ]
     notes += [g.described(slicing.gone) for g in seen]
     notes += [f"{name} keeps its output channels: {reason}" for name, reason in kept.items()]
@@ -74,16 +69,30 @@ def _inputs(groups: Sequence[Group], values: Mapping[Node, Tensor], options: Spa
     return found
 
 
-def _sensitivities(
-    groups: Sequence[Group], inputs: Mapping[str, Inputs], options: Sparsify
+def _scores(
+    groups: Sequence[Group], weights: Mapping[str, Tensor], inputs: Mapping[str, Inputs], options: Sparsify
+) -> tuple[list[Tensor], bool]:
+    """Of each group's units, and whether gradients tell them: by sample where samples are told apart."""
+    for measure, read in ((by_sample, effects_of), (by_output, sensitivity_of)):
+        known = _gradients(groups, inputs, options, read)
+        if known is not None:
+            return [measure(g, weights, inputs, options.method, known) for g in groups], True
+    return [saliency(g, weights, inputs, options.method) for g in groups], False
+
+
+def _gradients(
+    groups: Sequence[Group],
+    inputs: Mapping[str, Inputs],
+    options: Sparsify,
+    read: Callable[[Statistics | None, str], Tensor | None],
 ) -> dict[str, Tensor] | None:
-    """Of the layers that ``inputs`` meet; None where one of them has none, for what counts otherwise cannot be compared."""
+    """What ``read`` finds of the layers that ``inputs`` meet; None where it finds nothing of one, for others cannot be compared with it."""
     found: dict[str, Tensor] = {}
     for name in dict.fromkeys(a.site.name for g in groups for a in g.axes if a.reads and a.site.name in inputs):
-        sensitivity = sensitivity_of(options.statistics(name), name)
-        if sensitivity is None:
+        known = read(options.statistics(name), name)
+        if known is None:
             return None
-        found[name] = sensitivity
+        found[name] = known
     return found or None
 
 

@@ -31,4 +31,5 @@ def _taken(s: Statistics, out: Channels | None, met: Channels | None) -> Statist
     by_channel = {f: getattr(s, f)[met] for f in ("least", "greatest", "mean", "mean_square")}
     moment = None if s.second_moment is None else s.second_moment[met][:, met]
     windows = None if s.windows is None else s.windows[:, met]
-    return replace(s, **by_channel, sample=s.sample[:, met], second_moment=moment, windows=windows)
+    effects = None if s.effects is None else s.effects[:, met]
+    return replace(s, **by_channel, sample=s.sample[:, met], second_moment=moment, windows=windows, effects=effects)

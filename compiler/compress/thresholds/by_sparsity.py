@@ -19,6 +19,9 @@ from effc.compiler.compress.thresholds.roles import GatedMlp, by_product, gated_
 from effc.compiler.compress.thresholds.threshold import cats, chess
 from effc.passes.activation_sparsity import SparsifyActivations
 
+#: Of the factors of products that leave weights out.
+_DTYPES = (torch.float32, torch.bfloat16)
+
 
 class BySparsity(ByOptions[SparsifyActivations]):
     """`Forms` of the weights whose activations get zeros. What a layer is to others is read from each graph before it is rewritten."""
@@ -38,8 +41,8 @@ class BySparsity(ByOptions[SparsifyActivations]):
         if site.kinds != {"linear"} or len(site.uses) != 1:
             return "only linear layers that are used once are read in parts"
         product = site.uses[0].node
-        if product.meta["val"].dtype != torch.float32:  # under autocast the weight may be float32 nevertheless
-            return "only kernels of float32 leave out what zeros make needless"
+        if product.meta["val"].dtype != weight.dtype or weight.dtype not in _DTYPES:  # they differ under autocast
+            return "only kernels of float32 and of bfloat16 leave out what zeros make needless"
         self._read_graph(product.graph)
         if product not in self._mlps and not self._by_input(product):
             beside = " and no projection of attention" if self.options.method == "chess" else ""
@@ -53,7 +56,10 @@ class BySparsity(ByOptions[SparsifyActivations]):
             alike = [site for site in group if self._by_input(site.uses[0].node)]
             if alike:
                 shared = cats(self._rows(alike[0]), self.options.sparsity)
-                forms |= {s.name: Thresholded(s.matrix(weights[s.name]), shared, None) for s in alike}
+                forms |= {
+                    s.name: Thresholded(s.matrix(weights[s.name]).float(), shared, None, self.options.sparsity)
+                    for s in alike
+                }
         for mlp in {self._mlps[product]: None for product in sites if product in self._mlps}:
             if {mlp.gate, mlp.up, mlp.down} <= sites.keys():
                 forms |= self._of_mlp(mlp, sites, weights)
@@ -72,7 +78,7 @@ class BySparsity(ByOptions[SparsifyActivations]):
         self, mlp: GatedMlp, sites: Mapping[Node, WeightSite], weights: Mapping[str, Tensor]
     ) -> dict[str, Thresholded]:
         gate, up, down = (sites[product] for product in (mlp.gate, mlp.up, mlp.down))
-        o, matrices = self.options, {s.name: s.matrix(weights[s.name]) for s in (gate, up, down)}
+        o, matrices = self.options, {s.name: s.matrix(weights[s.name]).float() for s in (gate, up, down)}
         rows = self._rows(gate)
         activated = mlp.activation(rows @ matrices[gate.name].T)
         threshold = (
@@ -81,7 +87,7 @@ class BySparsity(ByOptions[SparsifyActivations]):
             else chess(activated, rows @ matrices[up.name].T, o.sparsity)
         )
         return {
-            name: Thresholded(matrix, threshold if name == down.name else None, mlp)
+            name: Thresholded(matrix, threshold if name == down.name else None, mlp, o.sparsity)
             for name, matrix in matrices.items()
         }
 

@@ -13,13 +13,15 @@ from effc.compiler.compress.thresholds.roles import GatedMlp
 
 @dataclass(frozen=True, eq=False)
 class Thresholded(Form):
-    """``matrix``: the weight, ``[out, in]``, as it is. ``threshold``: float32 ``[]`` or ``[in]``, of what it meets, or, of the last weight
-    of ``mlp``, of the activated gate's magnitude; None for the other two. No plan holds it.
+    """``matrix``: the weight, float32 ``[out, in]``, which stays as it is. ``threshold``: float32 ``[]`` or ``[in]``, of what it meets, or,
+    of the last weight of ``mlp``, of the activated gate's magnitude; None for the other two. ``share``: of the magnitudes that is expected
+    not to exceed it. No plan holds it.
     """
 
     matrix: Tensor
     threshold: Tensor | None
     mlp: GatedMlp | None
+    share: float
 
     def parts(self) -> Mapping[str, Tensor]:
         return {} if self.threshold is None else {"threshold": self.threshold}

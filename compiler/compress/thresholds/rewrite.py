@@ -33,6 +33,7 @@ class ThresholdRewriter(Rewriter):
         source = root_of(use.activation, site.width)
         if source not in self.sparse:
             threshold = self.hold(site, form.parts())["threshold"]
+            self.made.known.shares[threshold] = form.share
             first = Writer(self.gm, min(source.users))
             magnitude = first.op(_aten.abs.default, source if form.mlp is None else form.mlp.activated)
             small = first.op(_aten.le.Tensor, magnitude, threshold)

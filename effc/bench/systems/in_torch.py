@@ -77,7 +77,7 @@ class EffcQuantize:
     def prepare(
         self, module: nn.Module, inputs: tuple[Any, ...], setting: Setting, calibration: Sequence[tuple[Any, ...]] = ()
     ) -> Call:
-        chosen = {"activations": "tensor", "calibration": calibrate(module, calibration)}
+        chosen = {"activations": "tensor", "calibration": calibrate(module, calibration, held_out=0)}
         options: dict[str, Any] = {"passes": {"quantize": chosen}}
         compiled = torch.compile(module, backend="effc", options=options)
         return lambda: tensors(compiled(*inputs))

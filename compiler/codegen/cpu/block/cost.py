@@ -1,19 +1,23 @@
 """What a block is counted to take, in cycles of one of two threads, and what its stages are counted to take as kernels of their own.
 
-A kernel takes as long as its arithmetic or its memory, whichever is longer, and a little of the other::
+A stage takes as long as its arithmetic or its memory, whichever is longer, and a little of the other::
 
-    apart = sum over stages of (max(compute, memory) + min(compute, memory) / 8 + REGION)
-    fused = max(compute, memory) + min(compute, memory) / 8 + REGION + CALL * calls + 2 * moved / NEAR_BYTES
+    stage = max(compute, memory) + min(compute, memory) / 8
+    apart = sum over stages of (stage + REGION)
+    fused = sum over stages of stage + REGION + CALL * calls + 2 * moved / NEAR_BYTES
 
-``compute``: of register tiles by `contraction.schedule.estimate`, with what follows their sums; of loops by `loops.plan.instruction_cost`;
-fused, with the lines that a thread computes although another does too. ``memory``: each thread's half of what the stages read and write,
-at `FAR_BYTES` a cycle; at `MEMORY_BYTES` where that half leaves the last cache, and then what is written moves twice, for a line is read
-before it is written to. Apart, an intermediate is written and read so; fused it stays in L2, at `NEAR_BYTES` a cycle, or in L1 where all
-of a tile's do. ``moved``: lines that a tile keeps, which are read and written before it. A factor comes from afar once for each thread,
-or half of it where threads share out its panels; fused, again for each tile if L2 does not hold all of a block's factors beside its
-intermediates. What every slice of channels reads comes once for each.
+so of a block too: its stages take turns, and one's arithmetic does not hide another's memory. ``compute``: of register tiles by
+`contraction.schedule.estimate`, with what follows their sums; of loops by `loops.plan.instruction_cost`; fused, with the lines that a
+thread computes although another does too. ``memory``: each thread's half of what the stage reads and writes, at `FAR_BYTES` a cycle; at
+`MEMORY_BYTES` where that half leaves the last cache, and then what is written moves twice, for a line is read before it is written to.
+Apart, an intermediate is written and read so; fused it stays in L2, at `NEAR_BYTES` a cycle, or in L1 where all of a tile's do; one that
+is a result too is written so, and read again from where a tile of it fits. ``moved``: lines that a tile keeps, which are read and written
+before it. A factor comes from afar once for each thread, or half of it where threads share out its panels; fused, again for each tile if
+L2 does not hold all of a block's factors beside its intermediates. What every slice of channels reads comes once for each.
 
-The figures were fitted to 58 blocks, and to the kernels that they are made of, on two cores of Zen 4 (docs/block_fusion.md).
+The figures were fitted to 58 blocks, and to the kernels that they are made of, on two cores of Zen 4 (docs/block_fusion.md). A target
+does not describe its caches, and code is chosen alike wherever it is compiled: those of memory and caches hold for these cores, and are
+taken for all CPUs.
 """
 
 from __future__ import annotations
@@ -53,17 +57,27 @@ LEFT = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of one of `THREADS` threads. ``compute``: cycles, of which ``halo`` are of lines that another thread computes too; ``near``,
-    ``far``, ``memory``: bytes from L2, from beyond, and from memory; ``moved``: bytes of lines that are kept; ``calls``: of stages.
-    ``apart``: cycles of the stages as kernels of their own.
-    """
+class Work:
+    """Of a stage on one of `THREADS` threads: ``compute`` in cycles; bytes from and to L2 (``near``), what is beyond, and memory."""
 
     compute: float
-    halo: float
     near: float
     far: float
     memory: float
+
+    @property
+    def cycles(self) -> float:
+        moving = self.near / NEAR_BYTES + self.far / FAR_BYTES + self.memory / MEMORY_BYTES
+        return max(self.compute, moving) + BESIDE * min(self.compute, moving)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``stages``: of a block; ``moved``: bytes of lines that are kept; ``calls``: of stages. ``apart``: cycles of the stages as kernels of
+    their own.
+    """
+
+    stages: tuple[Work, ...]
     moved: float
     calls: int
     apart: float
@@ -71,19 +85,12 @@ class Cost:
     @property
     def fused(self) -> float:
         """Cycles of the block."""
-        return (
-            _together(self.compute, self.near, self.far, self.memory) + 2 * self.moved / NEAR_BYTES + CALL * self.calls
-        )
+        return sum(w.cycles for w in self.stages) + REGION + 2 * self.moved / NEAR_BYTES + CALL * self.calls
 
     @property
     def saved(self) -> float:
         """Cycles that the block saves, less than 0 where it takes more."""
         return self.apart - self.fused
-
-
-def _together(compute: float, near: float, far: float, memory: float) -> float:
-    moving = near / NEAR_BYTES + far / FAR_BYTES + memory / MEMORY_BYTES
-    return max(compute, moving) + BESIDE * min(compute, moving) + REGION
 
 
 @dataclass(frozen=True)
@@ -95,43 +102,68 @@ class Counter:
     target: Target
 
     def of(self, plan: Plan) -> Cost:
+        mine = -(-plan.units.count // THREADS)
+        turns = -(-mine // plan.tile)
+        moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
+        return Cost(self._stages(plan, mine, turns), moved, turns * len(plan.stages), self.apart)
+
+    def _stages(self, plan: Plan, mine: int, turns: int) -> tuple[Work, ...]:
+        """Of each stage, where a thread has ``mine`` of the units and takes ``turns`` tiles."""
         lines = plan.units
-        mine = -(-lines.count // THREADS)
         # Of the lines that both of two threads need where their shares meet within an image, each computes half that are not its own.
         meet = 1 if lines.images % THREADS else 0
-        halo = sum(
-            meet * -(-need.kept // 2) / stage.lines.count * computing
-            for need, stage, computing in zip(plan.by_stage, plan.stages, self.cycles, strict=True)
-        )
         # Kernels of their own share out tiles of rows as well, but of lines finer pieces.
-        compute = sum(self.cycles) * (1 / THREADS if plan.tiled else mine / lines.count) + halo
-        turns = -(-mine // plan.tile)
+        share = 1 / THREADS if plan.tiled else mine / lines.count
         held = plan.scratch_bytes()
-        moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
-        hidden = sum(size for b, size in zip(plan.between, self.between, strict=True) if not b.shown)
-        near = 2 * hidden / THREADS if held > L1_BYTES else 0.0
-        weights = sum(self.factors) / plan.slices
-        far = weights * (plan.slices if weights + held <= L2_BYTES else turns)
-        memory = 0.0
-        for operand, size in self._outside.items():
-            times = plan.slices if operand in self._again else 1
-            found = _beyond([size], 1 if plan.operands[operand].role == "read" else 2)
-            far, memory = far + times * found[0], memory + times * found[1]
-        return Cost(compute, halo, near, far, memory, moved, turns * len(plan.stages), self.apart)
+        again = plan.slices if sum(self.factors) / plan.slices + held <= L2_BYTES else turns
+        found = []
+        for stage, need, computing, factor in zip(plan.stages, plan.by_stage, self.cycles, self.factors, strict=True):
+            halo = meet * -(-need.kept // 2) / stage.lines.count * computing
+            near, far, memory = 0.0, factor / plan.slices * again, 0.0
+            for op in ("load", "store"):
+                for operand in {*stage.touched(op)}:
+                    inside = self._inside(plan, operand, held, op)
+                    if inside is not None:
+                        near += inside
+                        continue
+                    times = plan.slices if op == "load" and operand in self._again else 1
+                    found_far, found_memory = _beyond([self._size(operand)], 2 if op == "store" else 1)
+                    far, memory = far + times * found_far, memory + times * found_memory
+            found.append(Work(share * computing + halo, near, far, memory))
+        return tuple(found)
+
+    def _inside(self, plan: Plan, operand: int, held: int, op: str) -> float | None:
+        """Bytes of an operand that a thread takes from its L2, or writes there; None where they come from beyond, or leave it."""
+        number = next((i for i, b in enumerate(plan.between) if b.operand == operand), None)
+        if number is None:
+            return None
+        working = held
+        if plan.between[number].shown:
+            working += plan.tile * plan.height * self._line_bytes[number]
+            if op == "store" or working > L2_BYTES:
+                return None
+        return self.between[number] / THREADS if working > L1_BYTES else 0.0
 
     @cached_property
     def apart(self) -> float:
         """Cycles of the stages, each a kernel of its own."""
-        reading, total = self.reading, 0.0
-        size_of = {b.operand: size for b, size in zip(reading.between, self.between, strict=True)}
-        for stage, computing, factor in zip(reading.stages, self.cycles, self.factors, strict=True):
+        total = 0.0
+        for stage, computing, factor in zip(self.reading.stages, self.cycles, self.factors, strict=True):
             far = memory = 0.0
             for op in ("load", "store"):
-                sizes = {o: size_of.get(o, 0) or self._outside.get(o, 0) for o in {*stage.touched(op)}}
-                found = _beyond(sizes.values(), 2 if op == "store" else 1)
+                found = _beyond(map(self._size, {*stage.touched(op)}), 2 if op == "store" else 1)
                 far, memory = far + found[0], memory + found[1]
-            total += _together(computing / THREADS, 0.0, far + factor / _sharers(stage, self.target), memory)
+            far += factor / _sharers(stage, self.target)
+            total += Work(computing / THREADS, 0.0, far, memory).cycles + REGION
         return total
+
+    def _size(self, operand: int) -> int:
+        """Bytes of an operand, intermediates included."""
+        return self._hidden.get(operand, 0) or self._outside.get(operand, 0)
+
+    @cached_property
+    def _hidden(self) -> dict[int, int]:
+        return {b.operand: size for b, size in zip(self.reading.between, self.between, strict=True)}
 
     @cached_property
     def cycles(self) -> list[float]:

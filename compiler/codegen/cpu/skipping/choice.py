@@ -8,11 +8,11 @@ from effc.compiler.codegen.cpu.skipping.form import Form, find
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import KernelSpec, Schedule
 
-#: Share of zeros that is expected where there are some: how many there are, the data decides.
-EXPECTED = 0.5
-#: Cycles that a vector takes to list, a run of columns and an entry of the list beside products, and a vector of weights from memory (two
+#: Cycles that a vector takes to list, a run of columns and an entry of the list beside products, and 64 bytes of weights from memory (two
 #: cores share 10 to 20 GB/s) and from L2.
 LIST_CYCLES, RUN_CYCLES, ENTRY_CYCLES, FAR_CYCLES, NEAR_CYCLES = 4, 100, 2, 10, 0.8
+#: How many times as long as its bytes take from L2 a vector of bfloat16 takes, which has to be widened (on Zen 4 by `skipping_kernels.py`).
+WIDENING = 1.3
 #: Bytes of weights that L2 may hold from one call to the next.
 NEAR_BYTES = 1 << 20
 #: Vectors of a panel, and accumulators. Half of 1,536 rows of 576 columns from memory, on one Emerald Rapids core: 1.51 times as fast as
@@ -29,23 +29,32 @@ def chosen(packed: KernelSpec, target: Target) -> tuple[Form, Schedule] | None:
     form = find(packed, target)
     if isinstance(form, str):
         return None
-    lanes = target.lanes(4)
-    width = _width(form, lanes)
-    runs, rows, vectors = ceil(form.columns / width), form.sum, ceil(form.columns / lanes)
-    if form.method == "outputs":
-        rows, vectors = form.columns, ceil(form.sum / lanes)
-    near = 4 * form.sum * form.columns <= NEAR_BYTES
-    dense = rows * vectors * (NEAR_CYCLES if near else FAR_CYCLES)
-    remaining = (1 - EXPECTED) * dense * (1 if near or form.method == "outputs" else target.gaps)
-    entries = (1 - EXPECTED) * rows * ENTRY_CYCLES * (runs if form.method == "inputs" else 1)
-    if rows / lanes * LIST_CYCLES + runs * RUN_CYCLES + entries + remaining >= dense:
+    width = _width(form, target.lanes(4))
+    if not worth(form, width, target):
         return None
     return form, Schedule((("skip", form.method), ("width", width)))
 
 
+def worth(form: Form, width: int, target: Target) -> bool:
+    """Whether runs of ``width`` columns are counted to take less time than the dense kernel."""
+    lanes = target.lanes(4)
+    runs, rows, vectors = ceil(form.columns / width), form.sum, ceil(form.columns / lanes)
+    if form.method == "outputs":
+        rows, vectors = form.columns, ceil(form.sum / lanes)
+    near = form.item * form.sum * form.columns <= NEAR_BYTES
+    dense = rows * vectors * (NEAR_CYCLES if near else FAR_CYCLES) * form.item / 4
+    remaining = (1 - form.share) * dense
+    if near:
+        remaining *= WIDENING if form.dtype == "bf16" else 1
+    elif form.method == "inputs":
+        remaining *= target.gaps
+    entries = (1 - form.share) * rows * ENTRY_CYCLES * (runs if form.method == "inputs" else 1)
+    return rows / lanes * LIST_CYCLES + runs * RUN_CYCLES + entries + remaining < dense
+
+
 def unit_cycles(form: Form, width: int, lanes: int) -> int:
     """Of a run of ``width`` columns, from memory."""
-    return int((1 - EXPECTED) * FAR_CYCLES * form.sum * width / lanes) + RUN_CYCLES
+    return int((1 - form.share) * FAR_CYCLES * form.item / 4 * form.sum * width / lanes) + RUN_CYCLES
 
 
 def _width(form: Form, lanes: int) -> int:

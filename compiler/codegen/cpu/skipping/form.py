@@ -15,12 +15,18 @@ from effc.compiler.codegen.cpu.contraction.roles import Nest, depends
 from effc.compiler.codegen.cpu.contraction.roles import find as find_nest
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
-from effc.compiler.ir.spec import ZEROS, Instr, KernelSpec
+from effc.compiler.ir.spec import ITEM_SIZE, SHARE, ZEROS, Instr, KernelSpec
 
 #: Elements of a row that the list on the stack has room for, 4 bytes each.
 MOST_LISTED = 15_872
 #: Products of a sum in lanes that are one chain each: 128 of them (`contraction.chains`) in 16 lanes.
 MOST_SUMMED = 2048
+#: Share of zeros that is expected where the spec does not say: how many there are, the data decides.
+EXPECTED = 0.5
+#: Types of both factors; sums are float32.
+_FACTORS = ("f32", "bf16")
+#: Conversions that leave a zero one.
+_ROUNDINGS = ("arith.truncf", "arith.extf")
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,27 @@ class Condition:
 
 @dataclass(frozen=True)
 class Form:
-    """``nest``: a contraction of one row, whose constant factor has the columns. ``condition``: of ``outputs``, else None."""
+    """``nest``: a contraction of one row, whose constant factor has the columns. ``condition``: of ``outputs``, else None. ``share``: of
+    zeros, which is expected.
+    """
 
     nest: Nest
     condition: Condition | None
+    share: float
 
     @property
     def method(self) -> Literal["inputs", "outputs"]:
         return "inputs" if self.condition is None else "outputs"
+
+    @property
+    def dtype(self) -> str:
+        """Of both factors."""
+        return self.nest.spec.operands[self.nest.left.operand].dtype
+
+    @property
+    def item(self) -> int:
+        """Bytes of an element of either factor."""
+        return ITEM_SIZE[self.dtype]
 
     @property
     def columns(self) -> int:
@@ -59,8 +78,12 @@ def find(spec: KernelSpec, target: Target) -> Form | str:
     if isinstance(nest, str):
         return nest
     left, right = nest.left, nest.right
-    if not right.packed or right.quantized or left.chain or right.chain or spec.body[nest.contract].dtype != "f32":
-        return "no constant factor, or not all float32"
+    body, dtypes = nest.spec.body, {spec.operands[side.operand].dtype for side in (left, right)}
+    if not right.packed or right.quantized or body[nest.contract].dtype != "f32":
+        return "no constant factor, or sums that are not float32"
+    widened = all(body[i].op == "arith.extf" for side in (left, right) for i in side.chain)
+    if not widened or not any(dtypes == {dtype} for dtype in _FACTORS):
+        return f"factors of other types than {' or '.join(_FACTORS)}"
     if nest.row is not None or nest.outer or nest.wise or nest.borders or len(nest.reduction) != 1:
         return "not one row times a matrix"
     columns, length = (nest.size(i).constant for i in (nest.column, nest.reduction[0]))
@@ -68,12 +91,12 @@ def find(spec: KernelSpec, target: Target) -> Form | str:
         return "sizes that are not known numbers, or 0"
     if nest.stride(left.load, nest.reduction[0]).constant != 1:
         return "the elements of the row are not contiguous"
-    condition = _condition(nest.spec.body, nest.contract)
+    condition, share = _condition(nest.spec.body, nest.contract), spec.get(SHARE, EXPECTED)
     if condition is not None and length <= MOST_SUMMED:
-        return Form(nest, condition)
+        return Form(nest, condition, share)
     if left.operand not in spec.get(ZEROS, ()):
         return "nothing is known of zeros in the row, or in what follows the sum"
-    return Form(nest, None) if length <= MOST_LISTED else "the row is too long for a list on the stack"
+    return Form(nest, None, share) if length <= MOST_LISTED else "the row is too long for a list on the stack"
 
 
 def _condition(body: tuple[Instr, ...], contract: int) -> Condition | None:
@@ -82,6 +105,8 @@ def _condition(body: tuple[Instr, ...], contract: int) -> Condition | None:
     if len(stores) != 1 or len(stores[0].args) != 1 or any(i.op == "check" for i in body):
         return None
     value = body[stores[0].args[0]]
+    while value.op in _ROUNDINGS:
+        value = body[value.args[0]]
     if value.op != "arith.select" or depends(body, value.args[0], contract):
         return None
     for place, skipped in ((1, True), (2, False)):

@@ -15,6 +15,8 @@ BUSY = 8
 #: (As in `choice.WIDEST`: on Emerald Rapids 1.53 times as fast as dense by 1 KiB, 1.64 by 4 and by 12; on two cores of Zen 4, in panels of
 #: 18 vectors, 1.20 by 4, 1.54 by 8 and 1.46 by 16.)
 AHEAD_BYTES = 8192
+#: Of a cache.
+LINE_BYTES = 64
 
 
 class InputsKernel(SkippingKernel):
@@ -27,7 +29,7 @@ class InputsKernel(SkippingKernel):
         count = self._list()
         panels = share.pointer(self.nest.right.operand)
         with b.loop(share.lo, share.hi) as loop:
-            panel = b.element_pointer(panels, b.mul(loop.index, form.sum * self.width), "f32")
+            panel = self._place(panels, b.mul(loop.index, form.sum * self.width))
             self._write(b.mul(loop.index, self.width), self._sums(panel, count))
 
     def _list(self) -> Value:
@@ -37,10 +39,10 @@ class InputsKernel(SkippingKernel):
         every = b.broadcast(b.compare("arith.cmpf", "one", flag, b.constant(0, "f32")), lanes)
         zero = b.constant(0, "f32", lanes)
         with b.loop(b.index(0), b.index(-(-size // lanes) * lanes), lanes, [b.index(0)]) as loop:
-            place, inside = b.element_pointer(self.row, loop.index, "f32"), None
+            inside = None
             if size % lanes:
                 inside = b.first_lanes(lanes, b.sub(b.index(size), loop.index))
-            x = b.load(place, zero.type) if inside is None else b.masked_load(place, inside, zero)
+            x = self._floats(self._place(self.row, loop.index), inside)
             keep = b.op("arith.ori", b.compare("arith.cmpf", "une", x, zero), every)
             keep = keep if inside is None else b.op("arith.andi", keep, inside)
             loop.yield_([self.listed.append(loop.carried[0], loop.index, keep)])
@@ -82,13 +84,14 @@ class InputsKernel(SkippingKernel):
     def _add(self, panel: Value, number: Value, sums: list[Value]) -> list[Value]:
         """``sums`` plus the products of one entry of the list."""
         b, k = self.b, self.listed.entry(number)
-        ahead = min(max(AHEAD_BYTES // (4 * self.width), 1), 16)
-        later = b.element_pointer(panel, b.mul(self.listed.entry(b.add(number, ahead)), self.width), "f32")
-        row = b.element_pointer(panel, b.mul(k, self.width), "f32")
-        x = b.broadcast(b.load(b.element_pointer(self.row, k, "f32"), "f32"), self.lanes)
+        ahead = min(max(AHEAD_BYTES // (self.form.item * self.width), 1), 16)
+        later = self._place(panel, b.mul(self.listed.entry(b.add(number, ahead)), self.width))
+        row = self._place(panel, b.mul(k, self.width))
+        x = b.broadcast(self._floats(self._place(self.row, k), lanes=1), self.lanes)
         found = []
         for j, total in enumerate(sums):
             place = b.index(j * self.lanes)
-            b.prefetch(b.element_pointer(later, place, "f32"), self.target.near_level)
-            found.append(b.op("math.fma", x, b.load(b.element_pointer(row, place, "f32"), total.type), total))
+            if j * self.lanes * self.form.item % LINE_BYTES == 0:
+                b.prefetch(self._place(later, place), self.target.near_level)
+            found.append(b.op("math.fma", x, self._floats(self._place(row, place)), total))
         return found

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from effc.compiler.codegen.cpu.addresses import scalar_expr
 from effc.compiler.codegen.cpu.body import Body
 from effc.compiler.codegen.cpu.contraction.epilogue import Epilogue
+from effc.compiler.codegen.cpu.lowp import held_as, to_f32
 from effc.compiler.codegen.cpu.skipping.choice import unit_cycles
 from effc.compiler.codegen.cpu.skipping.form import Form
 from effc.compiler.codegen.cpu.target import Target
@@ -42,12 +43,22 @@ class SkippingKernel(ABC):
     def _units(self, share: Share) -> None:
         """All units of a thread."""
 
+    def _place(self, pointer: Value, index: Value) -> Value:
+        """Where element ``index`` of a factor lies."""
+        return self.b.element_pointer(pointer, index, held_as(self.form.dtype))
+
+    def _floats(self, pointer: Value, mask: Value | None = None, lanes: int | None = None) -> Value:
+        """As float32: of a factor's elements from ``pointer`` on a vector, zeros where ``mask`` is false, or as many as ``lanes``."""
+        b, zero = self.b, self.b.constant(0, held_as(self.form.dtype), lanes or self.lanes)
+        found = b.load(pointer, zero.type) if mask is None else b.masked_load(pointer, mask, zero)
+        return found if self.form.dtype == "f32" else to_f32(b, found, self.form.dtype, self.target)
+
     def _row(self) -> Value:
         """Where the row of activations lies."""
         nest, b = self.nest, self.b
         zeros = {f"d{i}": b.index(0) for i in range(len(nest.spec.dims))}
         offset = scalar_expr(b, nest.address(nest.left.load), {**self.share.symbols, **zeros})
-        return b.element_pointer(self.share.pointer(nest.left.operand), offset, "f32")
+        return self._place(self.share.pointer(nest.left.operand), offset)
 
     def _mask(self, column: Value) -> Value | None:
         """Of the lanes from ``column`` on that are columns; None where all are, whatever the vector."""

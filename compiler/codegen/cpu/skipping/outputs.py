@@ -65,7 +65,7 @@ class OutputsKernel(SkippingKernel):
         whole = size // lanes * lanes
         with b.loop(b.index(0), b.index(whole), lanes, [zero] * together) as loop:
             for pointer in later:
-                b.prefetch(b.element_pointer(pointer, loop.index, "f32"), self.target.near_level)
+                b.prefetch(self._place(pointer, loop.index), self.target.near_level)
             loop.yield_(self._add(weights, loop.index, None, loop.carried))
         totals = loop.results
         if size % lanes:
@@ -75,15 +75,13 @@ class OutputsKernel(SkippingKernel):
             b.store(one, b.element_pointer(self.sums, b.sub(n, column), "f32"))
 
     def _weights(self, column: Value) -> Value:
-        b = self.b
-        return b.element_pointer(self.share.pointer(self.nest.right.operand), b.mul(column, self.form.sum), "f32")
+        return self._place(self.share.pointer(self.nest.right.operand), self.b.mul(column, self.form.sum))
 
     def _add(self, weights: Sequence[Value], at: Value, mask: Value | None, totals: Sequence[Value]) -> list[Value]:
         b = self.b
-        x = self._vector(self.row, at, mask)
-        return [b.op("math.fma", x, self._vector(w, at, mask), t) for w, t in zip(weights, totals, strict=True)]
 
-    def _vector(self, pointer: Value, at: Value, mask: Value | None) -> Value:
-        b, place = self.b, self.b.element_pointer(pointer, at, "f32")
-        zero = b.constant(0, "f32", self.lanes)
-        return b.load(place, zero.type) if mask is None else b.masked_load(place, mask, zero)
+        def vector(pointer: Value) -> Value:
+            return self._floats(self._place(pointer, at), mask)
+
+        x = vector(self.row)
+        return [b.op("math.fma", x, vector(w), t) for w, t in zip(weights, totals, strict=True)]

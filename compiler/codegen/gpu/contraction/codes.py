@@ -1,11 +1,13 @@
-"""Factors that are codes: integers of few bits, less a zero point, times a scale."""
+"""Factors that are codes: integers of few bits or numbers of a codebook, less a zero point, times a scale."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from effc.compiler.codegen.gpu.contraction.pieces import pieces_of
 from effc.compiler.ir.expr import Call, Expr, var
+from effc.compiler.ir.formats import Format
 from effc.compiler.ir.spec import KernelSpec
 
 #: Groups of other sizes are no whole blocks of a sum.
@@ -14,9 +16,10 @@ _LEAST_GROUP = 16
 
 @dataclass(frozen=True)
 class Codes:
-    """``value``: an integer of at most 9 bits and a sign, in f32. ``zero``: what is subtracted from it, if that is no such integer too;
-    ``scale``: what multiplies the difference; None: nothing. ``varies``: whether one of both differs from step to step of the sum;
-    ``group``: how many steps of the innermost sum they are the same for, a power of two; 0: for all of it.
+    """``value``: an integer of at most 9 bits and a sign, or a number of a codebook, in f32. ``zero``: what is subtracted from it, if that
+    is no such integer too; ``scale``: what multiplies the difference; None: nothing. ``varies``: whether one of both differs from step to
+    step of the sum; ``group``: how many steps of the innermost sum they are the same for, a power of two; 0: for all of it. ``pieces``:
+    of how many numbers of 16 bits a value is the sum.
     """
 
     value: int
@@ -24,11 +27,13 @@ class Codes:
     scale: int | None
     varies: bool
     group: int
+    pieces: int = 1
 
 
-def read_codes(spec: KernelSpec, value: int, outer: Collection[int]) -> Codes | None:
+def read_codes(spec: KernelSpec, value: int, outer: Collection[int], dtype: str) -> Codes | None:
     """``value`` as codes, by the form that `effc.compiler.ir.spec` gives; None: it is none, or its scale or zero point differs within a
-    block of the sum. ``outer``: the dims of the sum that are looped over, a block at a time being of the innermost.
+    block of the sum, or it is not exactly a few numbers of ``dtype``. ``outer``: the dims of the sum that are looped over, a block at a
+    time being of the innermost.
     """
     instr, scale, zero = spec.body[value], None, None
     if instr.op == "arith.mulf":
@@ -37,15 +42,22 @@ def read_codes(spec: KernelSpec, value: int, outer: Collection[int]) -> Codes | 
     inner = value
     if instr.op == "arith.subf":
         inner, zero = instr.args
-        if _is_byte(spec, zero):
+        if _is_byte(spec, zero) and _is_byte(spec, inner):
             zero = None
         else:
             value = inner
-    if not _is_byte(spec, inner):
+    pieces = 1 if _is_byte(spec, inner) else _pieces(spec, inner, dtype)
+    if not pieces:
         return None
     grains = [g for g in (zero, scale) if g is not None]
     groups = _groups_of(spec, grains, outer)
-    return None if groups is None else Codes(value, zero, scale, *groups)
+    return None if groups is None else Codes(value, zero, scale, *groups, pieces)
+
+
+def _pieces(spec: KernelSpec, value: int, dtype: str) -> int:
+    """Of a number of a codebook; 0: it is none, or too many."""
+    instr = spec.body[value]
+    return pieces_of(Format.of(instr).codebook, dtype) if instr.op == "decode" and instr["codebook"] else 0
 
 
 def _is_byte(spec: KernelSpec, value: int) -> bool:

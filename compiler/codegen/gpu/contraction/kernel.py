@@ -8,18 +8,20 @@ from dataclasses import replace
 from torch_mlir import ir
 
 from effc.compiler.codegen.gpu import loops
-from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, numbered, unflattened
+from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, numbered, paired, unflattened
 from effc.compiler.codegen.gpu.builder import Builder, dtype_of
+from effc.compiler.codegen.gpu.contraction.descriptors import Described, both_described
 from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
+from effc.compiler.codegen.gpu.contraction.unsigned import MissingSums
 from effc.compiler.codegen.gpu.dialect import shape_of
 from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel
 from effc.compiler.codegen.gpu.sparse import kernel as sparse
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
-from effc.compiler.ir.expr import Expr, const, product, var
+from effc.compiler.ir.expr import Expr, const, minimum, product, var
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
 
 
@@ -34,11 +36,14 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
         except LoweringError as error:
             raise LoweringError(f"this contraction is not supported: {roles}; as loops: {error}") from error
     tiling = chosen(roles, target)
+    if not aligned:  # as matrices that descriptors tell of are
+        tiling = replace(tiling, descriptors=0)
     text = kernel(roles.spec, name, lambda b, given: Product(b, roles, tiling, target, given).emit(), aligned=aligned)
     tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
         flat_size(roles.spec, roles.columns), tiling.bn
     )
     grid = tiles * flat_size(roles.spec, roles.batch) * tiling.split
+    grid = minimum(grid, const(target.processors)) if tiling.persistent else grid
     first = Launch(name, text, grid, tiling.warps, tiling.stages)
     numbers = numbered(roles.spec, roles.rows, roles.columns, (*roles.outer_sums, *roles.sums))
     if tiling.split == 1:
@@ -70,7 +75,8 @@ class Product:
 
     def __init__(self, b: Builder, roles: Roles, tiling: Tiling, target: GpuTarget, given: Arguments) -> None:
         self.b, self.roles, self.tiling, self.target, self.given = b, roles, tiling, target, given
-        self.spec = roles.spec
+        self.spec, self.missing = roles.spec, MissingSums(b, roles, tiling)
+        self.scalars = dict(given.symbols)
         #: Of instructions that only the left factor needs, on all of its tile: values that are not to be computed.
         self.left_values: dict[int, ir.Value] = {}
 
@@ -78,13 +84,27 @@ class Product:
         return evaluated(self.b, e, self.given.symbols)
 
     def emit(self) -> None:
-        part, batch, row, column = self._place()
+        b, roles, tiling = self.b, self.roles, self.tiling
+        if not tiling.persistent:
+            self._tile(b.program_id())
+            return
+        self.matrices = self._matrices()
+        tiles = blocks(flat_size(self.spec, roles.rows), tiling.bm) * blocks(
+            flat_size(self.spec, roles.columns), tiling.bn
+        )
+        count = self.size(tiles * flat_size(self.spec, roles.batch))
+        b.loop(b.program_id(), count, b.programs(), [], lambda number, _: self._tile(number), flat=True)
+
+    def _tile(self, number: ir.Value) -> list[ir.Value]:
+        """Tile ``number`` of all, or of all parts of the sum."""
+        part, batch, row, column = self._place(number)
         self.start(row, column, batch)
         total = self.total(part)
         if self.tiling.split > 1:
             self._store_part(self.frame(), part, batch, total)
         else:
             self.finish(total)
+        return []
 
     def start(self, row: ir.Value, column: ir.Value, batch: ir.Value | None = None) -> None:
         """Of a point of the batch, the tile that begins with so many rows and columns of tiles before it."""
@@ -94,6 +114,8 @@ class Product:
             self.scalars.update(unflattened(b, self.spec, self.given.symbols, roles.batch, batch))
         self.row_start = b.op("arith.muli", row, b.constant(tiling.bm, "i32"))
         self.column_start = b.op("arith.muli", column, b.constant(tiling.bn, "i32"))
+        if not tiling.persistent:  # which made them once, for all tiles
+            self.matrices = self._matrices()
 
     def frame(self) -> Frame:
         """The tile's, without sums."""
@@ -101,10 +123,13 @@ class Product:
 
     def total(self, part: ir.Value | None = None) -> ir.Value:
         """The tile's sums, times scales that are the same along them; of one ``part`` of them where they are split."""
-        zero = self.b.constant(0, self.roles.accumulator, (self.tiling.bm, self.tiling.bn))
+        roles = self.roles
+        zero = self.b.constant(0, roles.accumulator, (self.tiling.bm, self.tiling.bn))
         low, high = self._steps(part)
-        (total,) = self.b.loop(low, high, 1, [zero], self._step)
-        for factor in (self.roles.left, self.roles.right):
+        total, *sums = self.b.loop(low, high, 1, [zero, *self.missing.start()], self._step)
+        points = self.size(flat_size(self.spec, (*roles.outer_sums, *roles.sums)))
+        total = self.missing.added(total, sums, points)
+        for factor in (roles.left, roles.right):
             if factor.codes is not None and not factor.by_steps:
                 total = self._scaled(factor, self.frame(), total)
         return total
@@ -118,14 +143,39 @@ class Product:
             elif instr.op == "check":
                 body.check(i)
 
+    # -- factors by descriptors ---------------------------------------------------------------------------------------
+    def _matrices(self) -> list[tuple[Described, ir.Value]]:
+        """Of both factors, where the tiling has descriptors."""
+        found = both_described(self.roles) if self.tiling.descriptors else None
+        return [] if found is None else [(one, self._matrix(one)) for one in found]
+
+    def _matrix(self, one: Described) -> ir.Value:
+        b = self.b
+        base = self.given.operands[one.operand]
+        if one.start.terms:
+            base = b.pointers(base, evaluated(b, one.start, self.scalars, "i64"))
+        sizes = [self.size(self.spec.dims[dim].size) for dim in (one.outer, one.inner)]
+        block = (self._side(one.outer), self._side(one.inner))
+        return b.described(base, sizes, one.stride, block)
+
+    def _side(self, dim: int) -> int:
+        tiling, roles = self.tiling, self.roles
+        return tiling.bm if dim in roles.rows else tiling.bn if dim in roles.columns else tiling.bk
+
+    def _copied(self, one: Described, matrix: ir.Value, sums: ir.Value, side: int) -> ir.Value:
+        """A factor's tile from ``sums`` on; the left one is side 0."""
+        along = one.inner in self.roles.sums
+        own = self.row_start if side == 0 else self.column_start
+        tile = self.b.described_load(matrix, (own, sums) if along else (sums, own))
+        return tile if along == (side == 0) else self.b.transposed(tile)
+
     # -- which tile ---------------------------------------------------------------------------------------------------
-    def _place(self) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
-        """Part of the sum, point of the batch, and row and column block of this program; blocks in groups of rows, for L2."""
+    def _place(self, program: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+        """Part of the sum, point of the batch, and row and column block of a program; blocks in groups of rows, for L2."""
         b, roles, tiling = self.b, self.roles, self.tiling
         rows = self.size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
         columns = self.size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
         tiles = b.op("arith.muli", rows, columns)
-        program = b.program_id()
         tile, rest = b.op("arith.remsi", program, tiles), b.op("arith.divsi", program, tiles)
         count = self.size(product(self.spec.dims[i].size for i in roles.batch))
         batch, part = b.op("arith.remsi", rest, count), b.op("arith.divsi", rest, count)
@@ -166,11 +216,14 @@ class Product:
         size, local = axis_size(self.spec, dims), b.range(block, axis, 2)
         index = b.op("arith.addi", start, local)
         step = Step(start, local, block) if moves and len(dims) == 1 else None
-        if size.constant is not None and size.constant % block == 0:
-            return Axis(dims, index, None, step)
+        whole = size.constant is not None and size.constant % block == 0
+        end = None if whole else self.size(size)
+        pairs = paired(b, dims[0], start, block, axis, 2, end) if len(dims) == 1 else None
+        if end is None:
+            return Axis(dims, index, None, step, pairs)
         # What is left of the sum, against numbers that do not change: one comparison of a small tile each step.
-        left = b.op("arith.subi", self.size(size), start)
-        return Axis(dims, index, b.compare("arith.cmpi", "slt", local, left), step)
+        left = b.op("arith.subi", end, start)
+        return Axis(dims, index, b.compare("arith.cmpi", "slt", local, left), step, pairs)
 
     # -- the sum ------------------------------------------------------------------------------------------------------
     def _step(self, number: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
@@ -181,17 +234,33 @@ class Product:
             outer, block = b.op("arith.divsi", number, inner), b.op("arith.remsi", number, inner)
             scalars.update(unflattened(b, self.spec, self.given.symbols, roles.outer_sums, outer))
         start = b.op("arith.muli", block, b.constant(tiling.bk, "i32"))
+        if self.matrices:
+            a, c = (self._copied(*each, start, side) for side, each in enumerate(self.matrices))
+            return [b.dot(a, c, carried[0])]
         left = Frame(b, self.spec, [self.rows(0), self.sums(start, 1)], scalars)
         right = Frame(b, self.spec, [self.sums(start, 0), self.columns(1)], scalars)
         a = self._factor(roles.left, left, (tiling.bm, tiling.bk), left.axes[1])
         c = self._factor(roles.right, right, (tiling.bk, tiling.bn), right.axes[0])
-        if not (roles.left.by_steps or roles.right.by_steps):
-            return [b.dot(a, c, carried[0], tf32=self.target.tf32)]
-        part = b.dot(a, c, b.constant(0, roles.accumulator, (tiling.bm, tiling.bn)), tf32=self.target.tf32)
-        for factor, frame, other, axis in ((roles.left, left, c, 0), (roles.right, right, a, 1)):
+        sides = ((roles.left, left, c, 0), (roles.right, right, a, 1))
+        by_steps = roles.left.by_steps or roles.right.by_steps
+        part = b.constant(0, roles.accumulator, (tiling.bm, tiling.bn)) if by_steps else carried[0]
+        for x in self._pieces(roles.left, a):
+            for y in self._pieces(roles.right, c):
+                part = b.dot(x, y, part, tf32=self.target.rounds(self.spec))
+        for factor, frame, other, axis in sides:
             if factor.by_steps:
                 part = self._corrected(factor, frame, part, other, axis)
-        return [b.op("arith.addf", carried[0], part)]
+        return [b.op("arith.addf", carried[0], part) if by_steps else part, *self.missing.step(a, c, carried[1:])]
+
+    def _pieces(self, factor: Factor, tile: ir.Value) -> list[ir.Value]:
+        """Tiles of ``factor.dtype`` whose sum is ``tile``, the smallest numbers first."""
+        b, found = self.b, list[ir.Value]()
+        for last in range(factor.pieces - 1, -1, -1):
+            piece = tile if dtype_of(tile) == factor.dtype else b.op("arith.truncf", tile, dtype=factor.dtype)
+            found.append(piece)
+            if last:
+                tile = b.op("arith.subf", tile, b.op("arith.extf", piece, dtype="f32"))
+        return found[::-1]
 
     def right(self, start: ir.Value) -> ir.Value:
         """The right factor's tile at ``start`` along the sum, of a product whose sum has one dim."""
@@ -219,15 +288,18 @@ class Product:
         """
         body = self.body(self.left_values if factor is self.roles.left else {}, frame)
         value = body.value(factor.value)
-        if dtype_of(value) != factor.dtype:
+        if factor.unsigned:
+            value = self.b.op("arith.xori", value, self.b.constant(-128, "i8"))
+        elif dtype_of(value) != factor.dtype and factor.pieces == 1:
             value = body.ops.cast("arith.truncf", value, factor.dtype)
         instr = self.spec.body[factor.value]
         axis = shape_of(sums.index).index(self.tiling.bk)
         along = len(shape_of(value)) == 2 and shape_of(value)[axis] > 1
         value = self.b.spread(value, shape)
-        if sums.mask is None or (along and instr.op == "load" and not instr.args):
+        loaded = instr.op == "load" and not instr.args and factor.value not in self.left_values
+        if sums.mask is None or (along and loaded and not factor.unsigned):
             return value
-        return self.b.select(sums.mask, value, self.b.constant(0, factor.dtype))
+        return self.b.select(sums.mask, value, self.b.constant(0, dtype_of(value)))
 
     def body(self, known: dict[int, ir.Value], frame: Frame | None = None) -> Body:
         """Values of the spec's instructions on a tile, by default `frame`, of which some are ``known``."""

@@ -6,7 +6,8 @@ then the others are a loop of their own (the taps of a convolution's window), an
 
 Factors may be any values: loads, masked to the inside of an image, codes that are decoded, gathers. Two values of 16 bits, or of i8,
 are multiplied as such. So are codes and values of 16 bits: integers of 8 bits, less an integer zero point, have no more digits than
-bf16, so their products are exact. Scales, and other zero points, come in behind the product of a block (`codes`).
+bf16, so their products are exact. Numbers of a codebook are multiplied in pieces of 16 bits (`pieces`). Scales, and other zero points,
+come in behind the product of a block (`codes`). Unsigned bytes are multiplied less 128, as signed ones.
 """
 
 from __future__ import annotations
@@ -27,12 +28,18 @@ LEAST_BLOCK = 16
 @dataclass(frozen=True)
 class Factor:
     """``value``: the instruction whose result tensor cores take, as ``dtype``. Of ``codes``, what is left out of the product: their zero
-    point, which takes a multiple of the other factor's sums from it, and their scale.
+    point, which takes a multiple of the other factor's sums from it, and their scale. ``unsigned``: bytes of which 128 is left out.
     """
 
     value: int
     dtype: str
     codes: Codes | None = None
+    unsigned: bool = False
+
+    @property
+    def pieces(self) -> int:
+        """Of how many tiles the factor is the sum."""
+        return self.codes.pieces if self.codes is not None else 1
 
     @property
     def by_steps(self) -> bool:
@@ -115,9 +122,10 @@ def coded(spec: KernelSpec, at: int, outer: Sequence[int]) -> tuple[Factor, Fact
         return None
     first, second = spec.body[at].args
     for codes, other in ((first, second), (second, first)):
-        plain, found = peeled(spec, other), read_codes(spec, codes, outer)
+        plain = peeled(spec, other)
         dtype = spec.body[plain].dtype
-        if dtype in LOW_PRECISION and found is not None:
+        found = read_codes(spec, codes, outer, dtype) if dtype in LOW_PRECISION else None
+        if found is not None:
             made, rest = Factor(found.value, dtype, found), Factor(plain, dtype)
             return (made, rest) if codes == first else (rest, made)
     return None
@@ -129,11 +137,13 @@ def _factors(spec: KernelSpec, at: int) -> tuple[Factor, Factor] | str:
     values = [peeled(spec, a) for a in spec.body[at].args]
     dtypes = [spec.body[v].dtype for v in values]
     if accumulator == "i32":
-        if dtypes == ["i8", "i8"] and not any(
-            _is_unsigned(spec, a, v) for a, v in zip(spec.body[at].args, values, strict=True)
-        ):
-            return Factor(values[0], "i8"), Factor(values[1], "i8")
-        return f"a product of {' and '.join(dtypes)} in i32; tensor cores take signed i8"
+        if dtypes == ["i8", "i8"]:
+            one, other = (
+                Factor(v, "i8", unsigned=_is_unsigned(spec, a, v))
+                for a, v in zip(spec.body[at].args, values, strict=True)
+            )
+            return one, other
+        return f"a product of {' and '.join(dtypes)} in i32; tensor cores take i8"
     if accumulator != "f32":
         return f"a sum in {accumulator}"
     given = {spec.body[a].dtype for a in spec.body[at].args} & LOW_PRECISION

@@ -2,23 +2,25 @@
 
 Schedule: ``bm`` x ``bn`` results of a program, in steps of ``bk`` along the sum; ``warps``; ``stages`` of loads in flight; ``split``: parts
 of the sum, each a program of its own, added by a second kernel; ``group``: row blocks that follow each other before the next column, so
-that what they read stays in L2.
+that what they read stays in L2; ``descriptors``: 1 where factors are copied by them; ``persistent``: 1 where as many programs as there
+are processors take tile after tile.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from effc.compiler.codegen.gpu.body import flat_size
+from effc.compiler.codegen.gpu.contraction.descriptors import MOST_SIDE, both_described
 from effc.compiler.codegen.gpu.contraction.roles import Roles, needed
 from effc.compiler.codegen.gpu.launch import power_of_two
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 
-_NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps")
+_NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps", "descriptors", "persistent")
 #: A guess for a size that is known at run time only.
 _UNKNOWN = 1024
 #: The least part of a sum that is worth a program of its own.
@@ -37,8 +39,10 @@ _TOGETHER = 4
 OVERHEAD = 2000
 #: Elements of factors a thread, where each is loaded by itself: its pointer takes two registers.
 _SINGLE_ELEMENTS = 32
-#: Cycles of a step beside loads and products: barriers, addresses.
-STEP = 100
+#: Cycles of a step beside loads and products: barriers, addresses; of one thread that asks for tiles by descriptors.
+STEP, _STEP_DESCRIBED = 100, 40
+#: The part of `OVERHEAD` that is left to a tile of a program that asks for the next one's factors before it ends.
+_NEXT_TILE = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Tiling:
     split: int = 1
     stages: int = 3
     warps: int = 4
+    descriptors: int = 0
+    persistent: int = 0
 
     def schedule(self) -> Schedule:
         return Schedule(tuple(zip(_NAMES, astuple(self), strict=True)))
@@ -79,7 +85,9 @@ def shared_bytes(roles: Roles, tiling: Tiling) -> int:
 
 
 def together(roles: Roles, target: GpuTarget, tiling: Tiling) -> int:
-    """Programs that a processor is counted to hold at once, up to four: as many as its shared memory does."""
+    """Programs that a processor is counted to hold at once, up to four: as many as its shared memory does; one that is persistent."""
+    if tiling.persistent:
+        return 1
     return max(1, min(_TOGETHER, target.shared_bytes // max(shared_bytes(roles, tiling), 1)))
 
 
@@ -95,15 +103,16 @@ def cost(roles: Roles, target: GpuTarget, tiling: Tiling, held: int | None = Non
     at_once = together(roles, target, tiling) if held is None else max(1, min(_TOGETHER, held))
     waves = -(-programs // target.processors)
     adding = m * n * batch * tiling.split * 8 / (FAR_BYTES * target.processors) + OVERHEAD if tiling.split > 1 else 0.0
-    return (
-        waves * steps * step(roles, target, tiling.bm, tiling.bn, tiling.bk) + -(-waves // at_once) * OVERHEAD + adding
-    )
+    beside = _STEP_DESCRIBED if tiling.descriptors else STEP
+    turns = 1 + _NEXT_TILE * (waves - 1) if tiling.persistent else -(-waves // at_once)
+    return waves * steps * step(roles, target, tiling.bm, tiling.bn, tiling.bk, beside) + turns * OVERHEAD + adding
 
 
-def step(roles: Roles, target: GpuTarget, bm: int, bn: int, bk: int) -> float:
-    """Cycles of one step along the sum: the larger of multiplications and loads."""
+def step(roles: Roles, target: GpuTarget, bm: int, bn: int, bk: int, beside: int = STEP) -> float:
+    """Cycles of one step along the sum: the larger of multiplications and loads, and what it costs ``beside``."""
     size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
-    return max(bm * bn * bk / rate(roles.left.dtype, target, bm, bn), (bm + bn) * bk * size / NEAR_BYTES) + STEP
+    multiply = bm * bn * bk * roles.left.pieces * roles.right.pieces / rate(roles.left.dtype, target, bm, bn)
+    return max(multiply, (bm + bn) * bk * size / NEAR_BYTES) + beside
 
 
 def rate(dtype: str, target: GpuTarget, bm: int, bn: int) -> float:
@@ -133,6 +142,7 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
     k = _guess(roles, (*roles.outer_sums, *roles.sums))
     wide = (16, 32, 64, 128) if size == 4 else (16, 32, 64, 128, 256)
     single = not _vectors(roles)
+    described = target.descriptors and both_described(roles) is not None
     found: dict[Tiling, None] = {}
     for bm in {power_of_two(rows, 16, block) for block in wide}:
         for bn in {power_of_two(columns, 16, block) for block in wide}:
@@ -148,7 +158,12 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
                         break
                 parts = [1, *(p for p in (2, 4, 8, 16) if k // p >= _LEAST_PART and roles.accumulator == "f32")]
                 for split in parts:
-                    found[Tiling(bm, bn, bk, 8, split, tiling.stages, warps)] = None
+                    plain = replace(tiling, group=8, split=split)
+                    found[plain] = None
+                    if described and max(bm, bn, bk) <= MOST_SIDE:
+                        found[replace(plain, descriptors=1)] = None
+                        if split == 1 and not roles.batch:
+                            found[replace(plain, descriptors=1, persistent=1)] = None
     return iter(found)
 
 

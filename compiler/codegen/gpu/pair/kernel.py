@@ -111,4 +111,4 @@ class _Pair:
             value = body.ops.cast("arith.truncf", value, factor.dtype)
         if sums.mask is not None:  # what is beyond may be anything: NaN times zero too
             value = b.select(sums.mask, value, b.constant(0, factor.dtype))
-        return b.dot(value, second.right(start), total, tf32=self.target.tf32)
+        return b.dot(value, second.right(start), total, tf32=self.target.rounds(pair.second.spec))

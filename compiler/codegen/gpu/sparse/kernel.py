@@ -143,7 +143,7 @@ class _Tiles(_Sparse):
         assert sums.mask is not None
         left = b.select(sums.mask, left, b.constant(0, self.form.dtype))
         right = self.block_elements(block, self.sums(block, high, 0))
-        return b.dot(left, right, total, tf32=self.target.tf32)
+        return b.dot(left, right, total, tf32=self.target.rounds(self.spec))
 
     def finished(self, total: ir.Value) -> tuple[Frame, ir.Value]:
         return Frame(self.b, self.spec, [self.rows, self.columns()], self.given.symbols), total

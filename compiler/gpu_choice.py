@@ -1,0 +1,132 @@
+"""Which runs a product on a GPU: the kernel that effc compiled, or ATen's op, cuBLAS's or cuDNN's.
+
+Both are timed, once a GPU, shape and version, unless a count of what they do says that one is far ahead; so what was measured wins over
+what was predicted. Where nothing can be measured (a CUDA graph is being captured, or there is no memory for it) the count decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from effc.compiler.build import digest
+from effc.compiler.codegen.gpu.rival import Work, counted
+from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.expr import const
+from effc.compiler.ir.program import Call, Input, Output, Pointer, Program, TensorSpec
+from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
+from effc.runtime.cache import Cache
+from effc.runtime.dtypes import TORCH_DTYPES
+from effc.runtime.gpu.device import Device
+from effc.runtime.gpu.executable import GpuExecutable
+
+#: Times by which one is ahead in the count, from which on it is not measured.
+_FAR_AHEAD = 4.0
+#: Seconds below which a product is effc's: an op of ATen's costs the host about as much.
+_LEAST = 5e-6
+#: The part of effc's time that ATen's must save: another op parts a region, and clocks are not that exact.
+_GAIN = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Seconds of effc's kernel, and of ATen's op with the kernel that must follow it; ``measured`` on ``where``, or counted."""
+
+    ours: float
+    theirs: float
+    measured: bool
+    where: str
+
+    @property
+    def is_ours(self) -> bool:
+        return self.ours < _LEAST or self.theirs > (1 - _GAIN) * self.ours
+
+    def __str__(self) -> str:
+        how = "measured" if self.measured else "counted"
+        return f"{1e6 * self.ours:.1f} µs in effc's kernel, {1e6 * self.theirs:.1f} µs in ATen's op, {how} for {self.where}"
+
+
+@dataclass(frozen=True)
+class AtenOp:
+    """``run(device)`` gives a function of no arguments that computes the op on tensors of that device. ``key``: text that ops share which
+    are the same to ATen; ``alone``: effc's kernel computes nothing else.
+    """
+
+    key: str
+    run: Callable[[Device], Callable[[], torch.Tensor]]
+    alone: bool
+
+
+def judged(executable: GpuExecutable, call: Call, op: AtenOp, target: GpuTarget, cache: Cache | None) -> Verdict:
+    """For a kernel without symbols that ``executable`` calls, a product of floats, and the op that is the same."""
+    device, spec = executable.device, executable.program.kernels[call.kernel]
+    ours, theirs = counted(_work(spec, call, op.alone, target), target)
+    guess = Verdict(ours, theirs, False, device.model)
+    if max(ours, theirs) < _LEAST or max(ours / theirs, theirs / ours) > _FAR_AHEAD:
+        return guess
+    code = executable.code[call.kernel]
+    images = "".join(digest(str(one.image)) for one in code.launches)
+    key = digest("product", device.model, target.key, torch.__version__, spec.digest(), images, op.key, str(op.alone))
+    known = cache.get("timings", key) if cache is not None else None
+    if known is None:
+        try:
+            seconds = device.elapsed([_alone(executable, call), _followed(op, device)])
+        except torch.OutOfMemoryError:
+            seconds = None
+        if seconds is None:
+            return guess
+        known = json.dumps(seconds).encode()
+        if cache is not None:
+            cache.put("timings", key, known)
+    ours, theirs = json.loads(known)
+    return Verdict(ours, theirs, True, device.model)
+
+
+def _work(spec: KernelSpec, call: Call, alone: bool, target: GpuTarget) -> Work:
+    sizes = [(o.role, ITEM_SIZE[o.dtype] * (o.size.constant or 0)) for o in spec.operands]
+    written = sum(size for role, size in sizes if role == "write")
+    dtype = next(i.dtype for i in spec.body if i.op == "load")
+    dtype = "tf32" if dtype == "f32" and target.rounds(spec) else dtype
+    return Work(call.flops.evaluate({}), sum(size for _, size in sizes), 0 if alone else written, dtype)
+
+
+def _alone(executable: GpuExecutable, call: Call) -> Callable[[], object]:
+    """The kernel, called on tensors of its own."""
+    spec, device = executable.program.kernels[call.kernel], executable.device
+    placed = [TensorSpec(o.dtype, (o.size,), (const(1),)) for o in spec.operands]
+    read = [i for i, o in enumerate(spec.operands) if o.role == "read"]
+    written = [i for i, o in enumerate(spec.operands) if o.role == "write"]
+    pointers = tuple(
+        Pointer("input", read.index(i), const(0)) if i in read else Pointer("output", written.index(i), const(0))
+        for i in range(len(placed))
+    )
+    program = Program(
+        (),
+        tuple(Input(placed[i]) for i in read),
+        tuple(Output(placed[i]) for i in written),
+        (),
+        (spec,),
+        (Call(0, pointers, (), call.name, call.location),),
+        const(0),
+    )
+    alone = GpuExecutable(program, [executable.code[call.kernel]], device, executable.unchanged)
+    sizes = [placed[i].sizes[0].evaluate({}) for i in read]
+    tensors = [
+        filled(device, (size,), (1,), TORCH_DTYPES[placed[i].dtype]) for i, size in zip(read, sizes, strict=True)
+    ]
+    return lambda: alone((), tensors)
+
+
+def _followed(op: AtenOp, device: Device) -> Callable[[], object]:
+    """ATen's op, and a copy of its result for the kernel that follows."""
+    run = op.run(device)
+    return run if op.alone else lambda: run().clone()
+
+
+def filled(device: Device, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Memory with numbers in it: a GPU multiplies zeros with less power, and so at another clock."""
+    made = device.empty(size, stride, dtype)
+    return made.normal_() if dtype.is_floating_point else made.zero_()

@@ -1,0 +1,198 @@
+"""Which runs a product on a GPU, effc's kernel or ATen's op: by clocks that here say what a test wants, and by a count without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from gpu_programs import InterpretingGpu, watched
+from stub_cuda import StubCuda
+from test_gpu_devices import CUDA, Gpus, Traced, agrees, reasons
+from torch import nn
+
+from effc.compiler import gpu_choice
+from effc.compiler.codegen.gpu.rival import Work, counted
+from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.gpu_build import GpuBuilt
+from effc.compiler.gpu_choice import AtenOp, Verdict, judged
+from effc.compiler.ir.program import Call
+from effc.runtime.cache import Cache
+from effc.runtime.gpu.driver import CudaDriver
+
+SM80, SM90 = GpuTarget.named("sm_80"), GpuTarget.named("sm_90")
+
+
+class Timed(Gpus):
+    """GPUs whose clocks show ``seconds``, of effc's kernel and of ATen's op, whatever they do. ``timed``: how often."""
+
+    def __init__(self, seconds: list[float] | None, cache: Cache | None = None) -> None:
+        super().__init__()
+        self.seconds, self.cache, self.timed = seconds, cache, 0
+
+    def judged(self, built: GpuBuilt, call: Call, op: AtenOp) -> Verdict:
+        gpu = self.found[CUDA]
+        gpu.elapsed = self._elapsed  # type: ignore[method-assign]
+        with watched(gpu):
+            return judged(built.executable, call, op, SM90, self.cache)
+
+    def _elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
+        self.timed += 1
+        for call in calls:
+            call()  # both run
+        return self.seconds
+
+
+@pytest.fixture(autouse=True)
+def _small_products_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_choice, "_LEAST", 0.0)
+    monkeypatch.setattr(gpu_choice, "_FAR_AHEAD", 1e9)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 8)).eval()
+
+
+def single() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(32, 32), nn.GELU()).eval()
+
+
+@pytest.mark.parametrize(("theirs", "aten"), [(1.0, False), (0.96, False), (0.9, True), (5.0, False)])
+def test_the_faster_runs_and_the_report_says_why(theirs: float, aten: bool) -> None:
+    """ATen's op must save more than 5 %: one more region has its price."""
+    gpus, x = Timed([1e-3, theirs * 1e-3]), torch.randn(20, 32)
+    traced = Traced(single(), [(x, "cuda:0")], gpus)
+    found = reasons(traced)
+    assert ("aten.addmm.default" in found) == aten
+    if aten:
+        assert "ATen is faster: aten.addmm.default of [20, 32] x [32, 32]" in found["aten.addmm.default"]
+        assert (
+            f"1000.0 µs in effc's kernel, {theirs * 1000:.1f} µs in ATen's op, measured" in found["aten.addmm.default"]
+        )
+    else:
+        assert any("effc's kernel is kept" in note for note in traced.recording.notes)
+    agrees(traced, x)
+
+
+def test_what_is_alike_is_timed_once_and_goes_together() -> None:
+    x = torch.randn(20, 32)
+    gpus = Timed([1e-3, 1e-3])
+    Traced(model(), [(x, "cuda:0")], gpus)
+    assert gpus.timed == 2, "the first two are alike"
+    gpus = Timed([1e-3, 1e-4])
+    traced = Traced(model(), [(x, "cuda:0")], gpus)
+    assert gpus.timed == 2
+    (graph,) = traced.recording.graphs
+    assert [f.op for f in graph.fallbacks] == ["aten.addmm.default"] * 3
+
+
+def test_a_measurement_is_kept(tmp_path: Path) -> None:
+    x, cache = torch.randn(20, 32), Cache(tmp_path)
+    for expected in (2, 0):
+        gpus = Timed([1e-3, 1e-3], cache)
+        Traced(model(), [(x, "cuda:0")], gpus)
+        assert gpus.timed == expected
+    other = Timed([1e-3, 1e-3], cache)
+    Traced(model(), [(torch.randn(21, 32), "cuda:0")], other)
+    assert other.timed == 2, "another shape"
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_sizes_that_change_are_not_timed(dynamic: bool) -> None:
+    gpus = Timed([1e-3, 1e-4])
+    Traced(nn.Linear(16, 8), [(torch.randn(20, 16), "cuda:0")], gpus, dynamic=dynamic)
+    assert gpus.timed == (0 if dynamic else 1)
+
+
+def test_whoever_refuses_fallbacks_gets_effcs_kernels() -> None:
+    gpus, x = Timed([1e-3, 1e-6]), torch.randn(20, 32)
+    traced = Traced(single(), [(x, "cuda:0")], gpus, fallback="error")
+    assert gpus.timed == 0
+    agrees(traced, x)
+
+
+def test_convolutions_are_products_too() -> None:
+    gpus, x = Timed([1e-3, 1e-4]), torch.randn(1, 16, 9, 9)
+    traced = Traced(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()).eval(), [(x, "cuda:0")], gpus)
+    assert gpus.timed == 1
+    assert set(reasons(traced)) == {"aten.convolution.default"}
+    agrees(traced, x)
+
+
+class Coded(nn.Module):
+    """A linear of int8 codes: ATen would write the weight into memory at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(torch.randint(-127, 128, (40, 48), dtype=torch.int8), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.codes.to(x.dtype) * 0.01)
+
+
+def test_codes_are_effcs() -> None:
+    gpus = Timed([1e-3, 1e-6])
+    Traced(Coded(), [(torch.randn(20, 48), "cuda:0")], gpus)
+    assert gpus.timed == 0
+
+
+def test_where_nothing_can_be_timed_the_count_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(20, 32)
+    for counts, aten in (((1e-3, 1e-4), True), ((1e-4, 1e-3), False)):
+        monkeypatch.setattr(gpu_choice, "counted", lambda work, target, counts=counts: counts)
+        traced = Traced(model(), [(x, "cuda:0")], Timed(None))
+        assert bool(reasons(traced)) == aten
+        assert not aten or "counted for an interpreter" in reasons(traced)["aten.addmm.default"]
+
+
+def test_too_little_memory_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(gpu_choice, "filled", full)
+    traced = Traced(model(), [(torch.randn(20, 32), "cuda:0")], Timed([1e-3, 1e-6]))
+    assert not any("measured" in note for note in traced.recording.notes)
+
+
+def test_far_ahead_or_too_small_to_matter_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(20, 32)
+    for name, value in (("_FAR_AHEAD", 0.0), ("_LEAST", 1.0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(gpu_choice, name, value)
+            gpus = Timed([1e-3, 1e-6])
+            Traced(model(), [(x, "cuda:0")], gpus)
+            assert gpus.timed == 0
+
+
+def large(size: int, read_again: int = 0, dtype: str = "f16") -> Work:
+    return Work(2.0 * size**3, 6.0 * size**2, 2.0 * read_again * size**2, dtype)
+
+
+def test_the_count() -> None:
+    """Multiplication bounds large products, memory those of few rows; a library's epilogue costs its traffic."""
+    ours, theirs = counted(large(8192), SM90)
+    assert ours > theirs
+    assert ours == pytest.approx(1.25 * theirs)
+    ours, theirs = counted(large(8192), SM80)
+    assert ours == theirs
+    few = Work(2.0 * 16 * 4096 * 4096, 2.0 * 4096 * 4096, 2.0 * 16 * 4096, "f16")
+    ours, theirs = counted(few, SM90)
+    assert theirs > ours
+    assert counted(replace(few, moved=2 * few.moved), SM90)[0] == pytest.approx(2 * ours)
+    one, other = (counted(large(1024, read_again), SM90) for read_again in (0, 1))
+    assert one[0] == other[0]
+    assert one[1] < other[1]
+    exact, rounded = (counted(large(4096, dtype=dtype), SM90)[1] for dtype in ("f32", "tf32"))
+    assert exact == pytest.approx(8 * rounded)
+
+
+def test_the_driver_tells_its_version() -> None:
+    assert CudaDriver(StubCuda()).version() == "12.8"
+
+
+def test_an_interpreter_has_no_clock() -> None:
+    assert InterpretingGpu().elapsed([]) is None
