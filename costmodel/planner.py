@@ -34,7 +34,7 @@ _SETTLING = 2
 #: What another plan is not verified for: a smaller gain, as a share of the time; or where so much of the budget is spent.
 _WORTH, _NEAR = 0.01, 0.9
 #: The metric that errors of sites are estimated by, and the allowance to begin with under it, in budgets; under any other it is infinite.
-_ESTIMATED, _FIRST = "relative_l2", 1.2
+ESTIMATED, _FIRST = "relative_l2", 1.2
 #: Of the allowance that should spend all of the budget, what is tried.
 _AIM = 0.97
 
@@ -139,7 +139,7 @@ class _Search:
         if not self.goal.excess:  # what has no error either may turn out slower
             dense = Selection((0,) * len(self.choices.at), 0.0)
             accurate[dense.taken] = dense
-        allowance = _FIRST * budget if self.goal.metric == _ESTIMATED else math.inf
+        allowance = _FIRST * budget if self.goal.metric == ESTIMATED else math.inf
         verified = 0
         for _ in range(_STEPS if budget else 0):
             plan = self.choices.fastest(allowance, self.goal.excess)

@@ -169,6 +169,19 @@ def test_an_embedding_is_measured_with_its_own_indices(tmp_path: Path) -> None:
     assert held(tmp_path)
 
 
+def test_zeros_of_a_subject_are_left_out_and_factors_are_two_kernels(tmp_path: Path) -> None:
+    bench = HostBench(Request(tmp_path, (1,), 3, 0))
+
+    def found(family: str, fits: str) -> list[KernelSpec]:
+        subject = next(s for s in spread([family], 0) if fits in s.name)
+        return [kernel.spec for kernel in bench.kernels(subject)]
+
+    weights = [o.sparsity for spec in found("sparse", "16x1 0.9 zeros") for o in spec.operands if o.role == "packed"]
+    assert any(sparsity is not None for sparsity in weights)
+    stages = [stage for spec in found("low_rank", "low_rank/") for stage in (spec.stages or (spec,))]
+    assert sum(stage.template == "contraction" for stage in stages) == 2
+
+
 def test_spills_are_seen_in_the_code() -> None:
     def wide(values: int) -> Kernel:
         """Loads ``values`` vectors, and only then stores them in another order: all live at once."""

@@ -6,7 +6,7 @@ Times are not the machine's: a kernel takes as long as it has bytes of weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import effc
 from effc.compiler.capture import record
+from effc.compiler.capture.recording import Recording
 from effc.compiler.ir.options import Options
 from effc.planning.offers import offers
 from effc.planning.plans import Plan
@@ -163,3 +164,22 @@ def test_what_takes_long_is_made_only_where_its_draft_may_win() -> None:
     assert kinds == {"int8"}
     kinds = {dict(c.options)["weights"] for found in every.candidates.values() for c in found if c.options}
     assert kinds == {"int8", "int4"}
+
+
+def test_what_is_far_over_the_budget_is_not_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of random weights, or a quarter of their directions, lose far more than asked; factors of a weight that has them do not."""
+    lowered: set[str] = set()
+    lower = Trial.lower
+
+    def watched(trial: Trial, tried: Sequence[Options]) -> list[Recording | None]:
+        lowered.update(name for one in tried for name, _ in one.passes)
+        return lower(trial, tried)
+
+    monkeypatch.setattr(Trial, "lower", watched)
+    options = Options()
+    for make, expected in ((tied, {"quantize"}), (low_ranked, {"quantize", "low_rank"})):
+        lowered.clear()
+        model, tokens = make()
+        trial = Trial(model, calibrated(model, tokens))
+        offers(trial, trial.compile(options), options, offered(options, trial), pricing(options), most=0.004)
+        assert lowered == expected

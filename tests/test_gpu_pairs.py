@@ -19,7 +19,7 @@ from effc.compiler.codegen.gpu.pair.schedule import apart, candidates, chosen, c
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import const
-from effc.compiler.ir.spec import Schedule
+from effc.compiler.ir.spec import Instr, Schedule
 
 _BOUND = {"f32": 4e-6, "bf16": 1.6e-2, "f16": 2e-3}
 
@@ -71,6 +71,22 @@ def test_behind_a_norm(m: int, k: int, h: int, n: int, dtype: str) -> None:
     case = PairCase(m, k, h, n, dtype, "math.tanh", norm=True)
     for schedule in {s["hold"]: s for s in candidates(pair_of(case), SM80, 1000)}.values():
         agrees(case, schedule)
+
+
+def test_columns_beyond_the_rows_of_a_norm_are_in_no_sum() -> None:
+    """Here the inverse root of what is masked, zero, is infinite."""
+    case = PairCase(5, 33, 20, 40, norm=True)
+    spec = case.spec()
+    norm = spec.stages[0]
+    at = next(i for i, instr in enumerate(norm.body) if instr.op == "store")
+    body = (*norm.body[:at], Instr("math.rsqrt", (0,), "f32"), replace(norm.body[at], args=(at,)))
+    tensors = case.tensors()
+    tensors[0].abs_().add_(0.1)
+    x, right, left, bias, skip = (t.double() for t in tensors[:5])
+    hidden = x.view(5, 33).rsqrt() @ right.view(20, 33).T
+    want = hidden @ left.view(40, 20).T + bias + skip.view(5, 40)
+    assert Kernel(replace(spec, stages=(replace(norm, body=body), *spec.stages[1:])))(tensors) == 0
+    torch.testing.assert_close(tensors[OUT].view(5, 40).double(), want, rtol=1e-5, atol=1e-5)
 
 
 def test_infinity_and_nan_stay_in_their_rows() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,7 @@ from effc.costmodel.model.dataset import dataset
 pytest.importorskip("lightgbm", reason="needs the extra 'costmodel'")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import mlir_text
+mlir_text: Any = import_module("mlir_text")
 
 
 def test_tokens_are_operations_shapes_and_numbers() -> None:

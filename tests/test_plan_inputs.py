@@ -11,6 +11,7 @@ from fixed_times import by_dtype, fix
 from torch import Tensor, nn
 
 import effc
+from effc.compiler import build
 from effc.compiler.capture import backend
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.options import Options
@@ -125,10 +126,10 @@ def test_what_effc_makes_no_kernels_of_is_not_offered(monkeypatch: pytest.Monkey
 
 def test_what_pytorch_runs_in_a_plan_is_not_taken_for_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each layer in bytes is lowered, but no code is made of both together: PyTorch runs them, in a time that nothing tells."""
-    build = backend.builder
+    of_backend = backend.builder
 
     def builder(options: Options) -> Any:
-        made = build(options)
+        made = of_backend(options)
 
         def refusing(text: str) -> Any:
             if "i8" in text:
@@ -148,7 +149,7 @@ def test_what_pytorch_runs_in_a_plan_is_not_taken_for_fast(monkeypatch: pytest.M
 def test_a_model_that_must_be_compiled_whole_is_planned(monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
     """What a variant would leave to PyTorch is not offered; all else is."""
     if refused:
-        lowered = captured.lowered
+        lowered = build.lowered
 
         def refusing(text: str, *arguments: Any) -> Program:
             if "i8" in text:
@@ -205,4 +206,6 @@ def test_batches_of_one_shape_with_other_flags() -> None:
     trial = Trial(model, effc.calibrate(model, [(x, False), (x, True)]))
     compiled = trial.compile(Options())
     assert trial.error(compiled, "relative_l2").value < 1e-6
-    assert len(trial.lower([Options()])[0].programs) == len(compiled.recording.programs) == 1
+    (lowered,) = trial.lower([Options()])
+    assert lowered is not None
+    assert len(lowered.programs) == len(compiled.recording.programs) == 1

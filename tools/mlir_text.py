@@ -3,10 +3,10 @@
     python tools/mlir_text.py --traces traces --seeds 3
 
 The text is what the template emits for the traced kernel under its schedule. As in "ML-driven Hardware Cost Model for MLIR" (Das and
-Mannarswamy, 2023), its tokens are names of operations, shapes of vectors and numbers; here n-grams of them are counted, hashed into buckets,
-and trees learn from the counts, trained and judged as `effc costmodel eval` does: families held out whole. Rows of the table: ``spec``: the
-features that ship; ``text``: learns the logarithm of the time itself, for the count of cycles is made of the spec; ``text on the count``: the
-text's tokens correct that count; ``both``.
+Mannarswamy, 2023), its tokens are names of operations, shapes of vectors and numbers; here n-grams of them are counted, hashed into
+buckets, and trees learn from the counts, trained and judged as `effc costmodel eval` does: families held out whole. Rows of the table:
+``spec``: the features that ship; ``text``: learns the logarithm of the time itself, for the count of cycles is made of the spec; ``text on
+the count``: the text's tokens correct that count; ``both``.
 
 Nothing of this is on the way of a plan.
 """
@@ -75,7 +75,7 @@ def once(parts: Sequence[Part]) -> Part:
 
 
 def judged(data: Dataset, rows: NDArray[np.float32], base: Array, seeds: Sequence[int], workers: int) -> Errors:
-    """Of trees that learn from ``rows`` the logarithm of the time over ``base``; each family is predicted by those that have not seen it."""
+    """Of trees that learn from ``rows`` the logarithm of the time over ``base``, each family predicted by those that have not seen it."""
     learned, runs = np.log2(data.seconds / base), []
     for seed in seeds:
         predicted, parts = np.zeros(len(data)), parts_of(data, "family", seed)

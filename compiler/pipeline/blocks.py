@@ -35,7 +35,7 @@ LEAST_LINES = 14
 #: The share of a block's time that it must save beside: where it holds lines for later tiles, and where it does not. The count errs by up
 #: to a tenth, so that some lose nevertheless; wider margins leave apart more that gain (docs/block_fusion.md). By the margin, too, a block
 #: takes in a further kernel only where that is worth it.
-LINES_MARGIN, MARGIN = 0.015, 0.005
+LINES_MARGIN, MARGIN = 0.01, 0.004
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """The arena: one block of memory for all buffers of a region, at offsets that are expressions in its symbols.
 
 Buffers whose lives do not overlap share memory: they take the same *slot*. Of static buffers the largest come first (Pisarchyk and Lee,
-"Efficient Memory Management for Deep Neural Net Inference", 2020: greedy by size), and a slot is as large as the first that took it. A
-buffer of symbolic size takes a slot behind those; it is used again by buffers that provably fit it.
+"Efficient Memory Management for Deep Neural Net Inference", 2020: greedy by size), and a slot is as large as the first that took it; of
+several the one that was left last is taken, which caches still hold. A buffer of symbolic size takes a slot behind those; it is used again
+by buffers that provably fit it.
 
 Threads divide a kernel's result from its first element to its last, and a line of memory that another core wrote has to come from there
-before it is written again. So a static buffer lies in the middle of its slot, where two threads meet whatever its size, and takes none of
-more than twice its size, where the parts of more threads would be far from each other's. On two cores of different L3 caches (Zen 4; 150
-ns from one to the other), buffers packed each as low as can be, a third of the time of three blocks of EfficientNet went into that.
+before it is written again. So a static buffer lies in the middle of its slot, where two threads meet whatever its size. On two cores of
+different L3 caches (150 ns from one to the other) MobileNetV2 takes 1.3 times as long where buffers lie at the start of each other
+(docs/block_fusion.md).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -20,10 +22,6 @@ from effc.compiler.ir.expr import Expr, const, floordiv, nonnegative
 
 #: Bytes; a cache line, and the widest vector.
 ALIGNMENT = 64
-#: How many times as large as a static buffer its slot may be.
-MOST_ROOM = 2
-
-
 Bytes = TypeVar("Bytes", int, Expr)
 
 
@@ -46,6 +44,10 @@ class _Slot(Generic[Bytes]):
 
     def is_free(self, life: Life) -> bool:
         return not any(life.overlaps(other) for other in self.lives)
+
+    def idle_before(self, life: Life) -> float:
+        """Steps from the last use before."""
+        return min((life.first - other.last for other in self.lives if other.last < life.first), default=math.inf)
 
 
 def plan_arena(
@@ -76,15 +78,14 @@ def _pack(
     """Offsets of static buffers, from ``top`` on, and where they end. ``threads_fill``: half of each is one of two threads'."""
     slots, found = list[_Slot[int]](), dict[int, int]()
     for i in sorted(sizes, key=lambda i: (-sizes[i], lives[i].first, i)):
-        size = sizes[i]
-        most = MOST_ROOM * size if threads_fill else slots[0].size if slots else size
-        free = [s for s in slots if s.size <= most and s.is_free(lives[i])]
+        size, life = sizes[i], lives[i]
+        free = [s for s in slots if s.is_free(life)]
         if not free:
             free = [_Slot(top, size)]
             slots += free
             top += size
-        slot = free[-1]  # the largest come first, so that this one has the least room
-        slot.lives.append(lives[i])
+        slot = min(free, key=lambda s: (s.idle_before(life), s.size))
+        slot.lives.append(life)
         middle = (slot.size - size) // 2 // ALIGNMENT * ALIGNMENT
         found[i] = slot.start + (middle if threads_fill else 0)
     return found, top

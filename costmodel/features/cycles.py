@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from effc.costmodel.features import sparse_step
 from effc.costmodel.features.core import LATENCY, Core
 from effc.costmodel.features.schedules import Numbers
 from effc.costmodel.features.tile_step import tile_step
@@ -61,7 +62,7 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     active = np.clip(np.floor(_asked(n, attention) / _A_THREAD), 1, np.minimum(threads, n["units"]))
     uneven = np.ceil(n["units"] / active) * active / n["units"]
     compute = work / active * uneven * core.cycle
-    panels = uneven * n["streamed"] / (hardware.caches[1] * active)
+    panels = uneven * np.where(n["by_sparse"] > 0, 0.0, n["streamed"]) / (hardware.caches[1] * active)
     operands = uneven * n["activations"] / _speed_of(n["activations"], hardware, active, threads)
     weights = n["packed"] / _speed_of(n["packed"] * _COPIES, hardware, active, threads, _KEPT)
     lost_wise = np.where((core.registers == 16) & (compute > panels), _LOST_SHORT, _LOST_WISE)
@@ -122,7 +123,7 @@ def _asked(n: Numbers, attention: Array) -> Array:
 
 def _tiles(n: Numbers, core: Core, step: Array) -> Array:
     """Cycles of the products of a contraction."""
-    sums = n["sums"] * n["stored"] * n["inside"] / n["step_rate"]
+    sums = n["sums"] * np.where(n["by_skip"] > 0, n["stored"], 1.0) * n["inside"] / n["step_rate"]
     direct = n["register_tiles"] * (sums * step + np.where(n["wise"] > 0, _SHORT_TILE, _TILE))
     positions = n["rows"] * n["batches"] / _OUTPUTS  # tiles of outputs
     panels = np.ceil(n["columns"] / n["tile_columns"])
@@ -131,7 +132,8 @@ def _tiles(n: Numbers, core: Core, step: Array) -> Array:
     multiplies = np.maximum(n["tile_rows"] * n["vectors"] / core.starts, LATENCY)
     transforms = positions * (taps * _TRANSFORMS[0] + n["columns"] * _TRANSFORMS[1]) / n["lanes"] * 2 / core.starts
     winograd = _POSITIONS * rows * panels * (taps * multiplies + _TILE) + transforms
-    return np.where(n["by_winograd"] > 0, winograd, direct)
+    found = np.where(n["by_winograd"] > 0, winograd, direct)
+    return np.where(n["by_sparse"] > 0, sparse_step.cycles(n, core), found)
 
 
 def _attention(n: Numbers, core: Core) -> Array:

@@ -16,7 +16,7 @@ from effc.costmodel.hardware import Hardware
 #: Of `Facts.numbers`.
 NAMES: tuple[str, ...] = (
     *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
-    *("stored", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
+    *("stored", "block", "block_rows", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
     *("split", "written", "inside", "first_rows", "last_rows", "elsewhere"),
     *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations"),
     *("vector_cycles", "function_cycles", "vector_asked", "body"),
@@ -59,6 +59,8 @@ class Facts:
             *(sizes.rows, sizes.columns, sizes.sums, sizes.batches, sizes.tall, wise, sizes.masked, *sizes.items),
             *(
                 sizes.stored,
+                sizes.block,
+                sizes.block_rows,
                 sizes.further,
                 converts,
                 sizes.taps,

@@ -36,12 +36,12 @@ _FULL = 8
 class Sizes:
     """``window``: whether an address takes steps of rows and sums together, as a convolution's does; ``items``: bytes of an element of
     the left and of the right factor; ``right``: number of the operand, -1 where there is no product; ``stored``: share of the right
-    one's elements that may differ from zero, ``block``: elements of a block of them; ``stage``: number of the block's stage that this is.
-    ``tall``: rows that register tiles divide, a line of them; ``inner``: whether neighbours in a row of the right factor are neighbours in
-    memory; ``crowded``: whether rows of the left one, and steps of the sum in the right one, lie whole pages apart. ``further``: channels
-    of an attention's values. ``taps``: of the innermost sum, and ``stride``: of how many of them rows are apart in the left factor, 0 where
-    rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache line, ``split``: whether steps of the
-    sum in the right one do; ``summed``: sizes of the summed dimensions. ``border``: of the left one.
+    one's elements that may differ from zero, ``block``: elements of a block of them, in ``block_rows`` columns; ``stage``: number of the
+    block's stage that this is. ``tall``: rows that register tiles divide, a line of them; ``inner``: whether neighbours in a row of the
+    right factor are neighbours in memory; ``crowded``: whether rows of the left one, and steps of the sum in the right one, lie whole
+    pages apart. ``further``: channels of an attention's values. ``taps``: of the innermost sum, and ``stride``: of how many of them rows
+    are apart in the left factor, 0 where rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache
+    line, ``split``: whether steps of the sum in the right one do; ``summed``: sizes of the summed dimensions. ``border``: of the left one.
     """
 
     rows: int
@@ -66,6 +66,7 @@ class Sizes:
     split: bool = False
     summed: tuple[int, ...] = ()
     border: Border = Border()
+    block_rows: int = 1
     stage: int = 0
 
     @staticmethod
@@ -132,6 +133,7 @@ class Sizes:
             masked=bool(left.args),
             stored=min(1.0, sparse.elements / whole) if sparse else 1.0,
             block=sparse.rows * sparse.columns if sparse else 1,
+            block_rows=sparse.rows if sparse else 1,
             tall=tall,
             inner=operand.role == "packed" or any(in_right.get(f"d{i}") == 1 for i in (*columns, *batches)),
             taps=sizes[deepest] if deepest >= 0 else 1,

@@ -16,7 +16,7 @@ Numbers = Mapping[str, NDArray[np.float64]]
 METHODS = ("direct", "winograd", "sparse", "skip")
 SPARSE = ("rows", "blocks", "columns", "dots", "groups", "window")
 #: Parameters that are numbers; NaN where the schedule has none.
-PARAMETERS = ("mr", "nr", "unroll", "touch", "tiles", "width", "lanes", "vector")
+PARAMETERS = ("mr", "nr", "unroll", "touch", "tiles", "width", "lanes", "vector", "height", "sets")
 
 _NAN = float("nan")
 _NAMES = (

@@ -15,11 +15,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Pace:
-    """What differs between AVX-512 and less. ``broadcast``: loads that a broadcast element counts for, an operand of the multiply-add or an
-    instruction of its own; ``spill``: cycles of a product's step for each vector that has no register; ``masked``, ``masked_wise``: how many more
-    loads a masked one is where masks are vectors; ``converting``, ``converted``: cycles of an element of two bytes that is then broadcast,
-    and of a vector of them, ``together``: share of the lesser of these and the multiply-adds that is lost; ``picked``: cycles of a masked
-    vector of two bytes, whose elements come one by one.
+    """What differs between AVX-512 and less. ``broadcast``: loads that a broadcast element counts for, an operand of the multiply-add or
+    an instruction of its own; ``spill``: cycles of a product's step for each vector that has no register; ``masked``, ``masked_wise``: how
+    many more loads a masked one is where masks are vectors; ``converting``, ``converted``: cycles of an element of two bytes that is then
+    broadcast, and of a vector of them, ``together``: share of the lesser of these and the multiply-adds that is lost; ``picked``: cycles of
+    a masked vector of two bytes, whose elements come one by one.
     """
 
     broadcast: float
@@ -32,8 +32,12 @@ class _Pace:
     picked: float
 
 
-_WIDE = _Pace(broadcast=0.95, spill=0.5, masked=0.0, masked_wise=0.0, converting=1.3, converted=0.5, together=0.15, picked=0.0)
-_NARROW = _Pace(broadcast=1.4, spill=0.6, masked=1.2, masked_wise=0.8, converting=1.0, converted=0.5, together=0.25, picked=9.0)
+_WIDE = _Pace(
+    broadcast=0.95, spill=0.5, masked=0.0, masked_wise=0.0, converting=1.3, converted=0.5, together=0.15, picked=0.0
+)
+_NARROW = _Pace(
+    broadcast=1.4, spill=0.6, masked=1.2, masked_wise=0.8, converting=1.0, converted=0.5, together=0.25, picked=9.0
+)
 #: Instructions that a core looks ahead: the sums of so many run beside each other. Cycles until the sum of a pair of bf16 can be used,
 #: beside which none run; loads that its broadcast counts for.
 _AHEAD, _LATE_PAIRS, _BROADCAST_PAIR = 145, 5.7, 2.65

@@ -66,9 +66,9 @@ COLUMNS: tuple[str, ...] = (
 class Work:
     """``counts`` of each kind of instruction, ``operations`` as the roofline counts them, ``accessed``: elements that each operand's loads
     and stores touch, with repeats; ``walks``: of loads and of stores, elements by the way of walking. ``cycles``: of vectors of one
-    element, without the factors of a product, as `_CYCLES` counts, ``functions``: those of polynomials among them; ``asked``: as the ``loops`` template counts them. ``order``: shares of
-    what is moved that is transposed in registers, and picked up one by one. ``body``: machine instructions of a vector, without the factors
-    of a product; ``strips``: `strips.facts`. ``values``: of the symbols.
+    element, without the factors of a product, as `_CYCLES` counts, ``functions``: those of polynomials among them; ``asked``: as the
+    ``loops`` template counts them. ``order``: shares of what is moved that is transposed in registers, and picked up one by one. ``body``:
+    machine instructions of a vector, without the factors of a product; ``strips``: `strips.facts`. ``values``: of the symbols.
     """
 
     spec: KernelSpec
@@ -130,7 +130,16 @@ class Work:
                 cycles, asked = cycles + each * points, asked + heavy * points
                 functions += each * points if kind == "math" else 0.0
         move, counted, order = moved(accesses, sizes)
-        found = tuple(accessed), walks, cycles + move, functions, asked + counted, order, body, strips.facts(spec, sizes, accesses)
+        found = (
+            tuple(accessed),
+            walks,
+            cycles + move,
+            functions,
+            asked + counted,
+            order,
+            body,
+            strips.facts(spec, sizes, accesses),
+        )
         return Work(spec, values, sizes, counts, operations, *found)
 
     def bytes_of(self, spec: KernelSpec) -> tuple[tuple[str, int, float], ...]:

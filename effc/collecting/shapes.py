@@ -154,7 +154,11 @@ def _low_rank(draw: random.Random) -> Subject:
     first = partial(nn.Conv2d, channels, rank, kernel, stride, kernel // 2, bias=False)
     detail = f"{kernel} stride {stride} {channels}->{rank}->{out}x{side}"
     return _subject(
-        "low_rank", detail, "float32", lambda: nn.Sequential(first(), nn.Conv2d(rank, out, 1)), ((1, channels, side, side),)
+        "low_rank",
+        detail,
+        "float32",
+        lambda: nn.Sequential(first(), nn.Conv2d(rank, out, 1)),
+        ((1, channels, side, side),),
     )
 
 
@@ -206,7 +210,7 @@ def _put_zeros(module: nn.Module, block: tuple[int, int], share: float) -> None:
         rows, columns = (-(-size // by) for size, by in zip(weight.shape[:2], block, strict=True))
         kept = torch.rand(rows, columns, *weight.shape[2:], generator=draw) >= share
         mask = kept.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
-        weight *= mask[: weight.shape[0], : weight.shape[1]]
+        weight.mul_(mask[: weight.shape[0], : weight.shape[1]])
 
 
 FAMILIES: Mapping[str, Callable[[random.Random], Subject]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from effc.compiler.ir.candidate import Alternatives, dense
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site
 from effc.costmodel.hardware import Hardware
+from effc.costmodel.planner import ESTIMATED
 from effc.planning.offers import Offers, offers
 from effc.planning.pricing import Pricing, pricing
 from effc.planning.trial import Compiled, Trial
@@ -19,13 +21,16 @@ from effc.planning.variants import offered
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
 
+#: Estimated error of one weight, in budgets, up to which it is looked at: estimates may say too much, hardly four times.
+_REACH = 4.0
+
 
 class Groundwork:
     """Each part is made when it is first asked for."""
 
     def __init__(self, trial: Trial, options: Options) -> None:
         self.trial, self.options = trial, options
-        self._offers: dict[tuple[bool, bool], Offers] = {}
+        self._offers: dict[tuple[bool, bool], tuple[float, Offers]] = {}
 
     @cached_property
     def plain(self) -> Compiled:
@@ -51,17 +56,20 @@ class Groundwork:
         named = self.trial.model.named_parameters(remove_duplicate=False)
         return {name: p.numel() * p.element_size() for name, p in named}
 
-    def offers(self, budgets: Budgets) -> Offers:
-        """Candidates for plans within ``budgets``."""
+    def offers(self, budgets: Budgets, metric: str) -> Offers:
+        """Candidates for plans within ``budgets``, the error by ``metric``."""
         key = budgets.spends, budgets.size is not None
-        if key not in self._offers:
-            self._offers[key] = self._offered(*key)
-        return self._offers[key]
+        within = budgets.accuracy is not None and metric == ESTIMATED
+        most = _REACH * (budgets.accuracy or 0.0) if within else math.inf
+        known = self._offers.get(key)
+        if known is None or known[0] < most:
+            known = self._offers[key] = most, self._offered(*key, most)
+        return known[1]
 
-    def _offered(self, spends: bool, smaller: bool) -> Offers:
+    def _offered(self, spends: bool, smaller: bool, most: float) -> Offers:
         variants = offered(self.options, self.trial) if spends else []
         if variants:
-            return offers(self.trial, self.plain, self.options, variants, self.pricing, smaller=smaller)
+            return offers(self.trial, self.plain, self.options, variants, self.pricing, smaller=smaller, most=most)
         return Offers({s.name: [dense(s, host_alternatives())] for s in self.plain.sites}, {})
 
 

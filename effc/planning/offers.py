@@ -33,6 +33,9 @@ from effc.planning.variants import Pairs, Variant, draft, named, only, pairs_of,
 #: Of a draft's error what no algorithm gets below.
 _FAR_BETTER = 0.25
 
+#: By parameter and the options of a variant, what a plan holds.
+_Weights = dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
+
 
 @dataclass(frozen=True)
 class Offers:
@@ -64,18 +67,20 @@ def offers(
     prices: Pricing,
     *,
     smaller: bool = False,
+    most: float = math.inf,
 ) -> Offers:
     """Lower and price each variant beside ``plain``, the exact model, which is timed; then those of two passes that gain at one weight.
 
     What takes long to make, and options do not ask for, is made of those weights alone where a draft of it may win, and takes the draft's
-    kernels; of all where it may be taken because it is ``smaller``.
+    kernels; of all where it may be taken because it is ``smaller``. ``most``: the estimated error of one weight above which no plan takes
+    it; a draft that cannot become better than that is not lowered.
     """
     offering = _Offering(trial, plain, options, prices)
     fixed = [v for v in variants if isinstance(dict(options.passes).get(v.name), tuple)]
     drafted = [v for v in variants if v not in fixed and draft(v) != v and not smaller]
     made = [v for v in variants if v not in drafted]
     offering.take([(variant,) for variant in made])
-    worthwhile = offering.take_worthwhile(drafted)
+    worthwhile = offering.take_worthwhile([v for v in drafted if offering.within(v, most)])
     offering.take(_pairs(offering, [*made, *worthwhile], fixed))
     return Offers(offering.candidates, offering.weights, offering.units)
 
@@ -85,7 +90,7 @@ class _Sketched:
     """Of one variant, as in `Offers`; ``kernels``: of the whole model."""
 
     kernels: Sketch
-    weights: dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
+    weights: _Weights
     candidates: list[tuple[_Unit, Candidate]]
 
 
@@ -94,7 +99,7 @@ class _Offering:
 
     def __init__(self, trial: Trial, plain: Compiled, options: Options, prices: Pricing) -> None:
         self.trial, self.options, self.prices = trial, options, prices
-        self.weights: dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]] = {}
+        self.weights: _Weights = {}
         self.sensitivity = Sensitivity(trial)
         trial.time(plain)
         self.candidates, self.units = _measured(plain), _units(plain)
@@ -109,6 +114,14 @@ class _Offering:
         for unit, candidate in found.candidates:
             self.candidates[unit.site].append(candidate)
 
+    def within(self, variant: Compression, most: float) -> bool:
+        """Whether ``variant`` may have an error of at most ``most`` somewhere, as far as its draft tells."""
+        if most == math.inf:
+            return True
+        drafted = (draft(variant),)
+        errors = self._errors(drafted, self._compressed(drafted), pairs_of(drafted), {})
+        return any(_FAR_BETTER * error <= most for error in errors.values())
+
     def take_worthwhile(self, variants: Sequence[Compression]) -> list[Compression]:
         """Add candidates of each of ``variants`` for those weights at which its draft is faster than the exact kernel, and no candidate
         that there is already is at least as fast and far more exact. The variants that are left, each of those weights.
@@ -121,9 +134,11 @@ class _Offering:
             if units:
                 kept = only(variant, {name for unit in units for name in unit.params}, self.trial)
                 found.append(kept)
-                compressed = self.trial.compress(self.options.changed(passes=passes_of(self.options, (kept,))))
-                self._add(self._candidates((kept,), compressed, sketched.kernels))
+                self._add(self._candidates((kept,), self._compressed((kept,)), sketched.kernels))
         return found
+
+    def _compressed(self, variant: Variant) -> list[Compressed]:
+        return self.trial.compress(self.options.changed(passes=passes_of(self.options, variant)))
 
     @staticmethod
     def _may_win(candidate: Candidate, others: Sequence[Candidate]) -> bool:
@@ -144,7 +159,7 @@ class _Offering:
         """Of ``variant``, which makes ``compressed`` of the graphs' weights, and ``kernels`` or nearly these of the model."""
         found = _Sketched(kernels, {}, [])
         pairs, feeders = pairs_of(variant), Feeders.found(kernels)
-        errors = self._errors(variant, compressed, pairs, found)
+        errors = self._errors(variant, compressed, pairs, found.weights)
         for unit in self.units:
             members = unit.params & errors.keys()
             if members:
@@ -164,9 +179,9 @@ class _Offering:
         return {site: seconds for site, seconds in found.items() if seconds > 0}
 
     def _errors(
-        self, variant: Variant, graphs: Sequence[Compressed], pairs: Pairs, found: _Sketched
+        self, variant: Variant, graphs: Sequence[Compressed], pairs: Pairs, weights: _Weights
     ) -> dict[str, float]:
-        """By parameter; what plans then hold goes to ``found``."""
+        """By parameter; what plans then hold goes to ``weights``."""
         errors: dict[str, float] = {}
         for compressed in graphs:
             for one in layered(compressed):
@@ -175,7 +190,7 @@ class _Offering:
                 first = one.first
                 shown = self.sensitivity.of(first.site, first.stored.form, first.matrix)
                 errors[first.name] = one.error(self.sensitivity.calibration) * shown
-                found.weights[first.name, pairs] = one.weights
+                weights[first.name, pairs] = one.weights
         return errors
 
 

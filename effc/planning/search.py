@@ -174,7 +174,7 @@ class _Planning:
 
     @cached_property
     def _offers(self) -> Offers:
-        return self.ground.offers(self.budgets)
+        return self.ground.offers(self.budgets, metric_name(self.metric))
 
     def _sized(self, site: Site, candidate: Candidate) -> Candidate:
         """With the bytes that it saves."""

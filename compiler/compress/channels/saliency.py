@@ -10,9 +10,9 @@ model is off by ``½ E (g · e)²``, Fisher's information (Theis et al., "Faster
 Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019). ``g · e`` is the sum over all that goes with the unit: all
 positions of a sample, all layers that read it, all channels of a head; so LLM-Pruner (Ma et al., NeurIPS 2023) and EfficientLLM (Xing et
 al., 2025) take the least parts of a model that can go alone. As in the latter, what is chosen is told by gradients of the whole model, and
-what makes up for it (`repair.py`) by the moments of each layer. Where calibration could not tell samples apart, errors of a layer's outputs
-count by the squares of their gradients, each alone. Without gradients, as shares of the energy of these outputs, and of all weights,
-divided by the mean over the group, as DepGraph's implementation does for ranking across layers.
+what makes up for it (`repair.py`) by the moments of each layer. Where calibration could not tell samples apart, or saw few, errors of a
+layer's outputs count by the squares of their gradients, each alone. Without gradients, as shares of the energy of these outputs, and of all
+weights, divided by the mean over the group, as DepGraph's implementation does for ranking across layers.
 """
 
 from __future__ import annotations

@@ -358,7 +358,8 @@ class Product:
         axis = shape_of(sums.index).index(self.tiling.bk)
         along = len(shape_of(value)) == 2 and shape_of(value)[axis] > 1
         value = self.b.spread(value, shape)
-        if sums.mask is None or (along and instr.op == "load" and not instr.args and not factor.unsigned):
+        loaded = instr.op == "load" and not instr.args and factor.value not in self.left_values
+        if sums.mask is None or (along and loaded and not factor.unsigned):
             return value
         return self.b.select(sums.mask, value, self.b.constant(0, dtype_of(value)))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from effc.compiler.codegen.canonical import simplify
 from effc.compiler.codegen.gpu.body import flat_size
-from effc.compiler.codegen.gpu.contraction.roles import Roles, find, needed
+from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find, needed
 from effc.compiler.codegen.gpu.loops import supports
 from effc.compiler.ir.expr import Expr, var
 from effc.compiler.ir.spec import Instr, KernelSpec
@@ -68,7 +68,7 @@ def read_pair(spec: KernelSpec) -> Pair | str:
         return second
     if first.batch or second.batch or len(first.columns) != 1:
         return "what lies between the products is no matrix"
-    if any(f.codes is not None or f.dtype not in ("f32", "bf16", "f16") for f in (second.left, second.right)):
+    if not (_is_floats(second.left) and _is_floats(second.right)):
         return "the second product is not of floats alone"
     link = _link(first.spec, first.rows, first.columns, second)
     if isinstance(link, str):
@@ -77,11 +77,15 @@ def read_pair(spec: KernelSpec) -> Pair | str:
     return f"behind the norm {norm}" if isinstance(norm, str) else Pair(first, second, link, norm)
 
 
+def _is_floats(factor: Factor) -> bool:
+    return factor.codes is None and factor.dtype in ("f32", "bf16", "f16")
+
+
 def _norm(spec: KernelSpec, first: Roles) -> Norm | str:
     spec = simplify(spec)
     rows = tuple(i for i, d in enumerate(spec.dims) if d.kind == "parallel")
     columns = tuple(i for i, d in enumerate(spec.dims) if d.kind == "reduction")
-    if supports(spec) is not None or len(columns) != 1 or first.left.codes is not None:
+    if supports(spec) is not None or len(columns) != 1 or not _is_floats(first.left):
         return "is something else than rows of floats"
     link = _link(spec, rows, columns, first)
     return link if isinstance(link, str) else Norm(spec, link)
