@@ -127,6 +127,6 @@ def _followed(op: AtenOp, device: Device) -> Callable[[], object]:
 
 
 def filled(device: Device, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Memory with numbers in it: a GPU multiplies zeros with less power, and so at another clock."""
-    made = device.empty(size, stride, dtype)
-    return made.normal_() if dtype.is_floating_point else made.zero_()
+    """Memory with numbers in it: a GPU multiplies zeros with less power, and so at another clock. A stride of 0 repeats them."""
+    made = device.empty([n if step else 1 for n, step in zip(size, stride, strict=True)], stride, dtype)
+    return (made.normal_() if dtype.is_floating_point else made.zero_()).expand(size)

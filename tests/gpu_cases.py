@@ -129,7 +129,8 @@ def factors(m: int, k: int, rank: int, n: int) -> KernelSpec:
 
 
 def mlp(m: int, columns: int, hidden: int) -> KernelSpec:
-    return PairCase(m, columns, hidden, columns, "f16", "math.erf").spec()
+    """With its norm."""
+    return PairCase(m, columns, hidden, columns, "f16", "math.erf", norm=True).spec()
 
 
 def attended(spec: KernelSpec, tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -192,4 +193,5 @@ CASES = [
     GpuCase("sums of columns f32 1000x1000", column_sums(1000, 1000), column_sums(200, 50)),
     GpuCase("factors f16 8192x1024x64x1024", factors(8192, 1024, 64, 1024), factors(70, 90, 24, 130), True, True),
     GpuCase("mlp f16 50176x96x384x96", mlp(50176, 96, 384), mlp(70, 24, 90), True, True),
+    GpuCase("sum of everything f32 1048576", column_sums(1 << 20, 1), column_sums(1 << 15, 1)),
 ]

@@ -11,13 +11,14 @@ from effc.compiler.ir.expr import as_expr, const
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.runtime.dtypes import TORCH_DTYPES
 
-X, RIGHT, LEFT, BIAS, SKIP, OUT, BETWEEN = range(7)
+X, RIGHT, LEFT, BIAS, SKIP, OUT, BETWEEN, NORMED = range(8)
 
 
 @dataclass(frozen=True)
 class PairCase:
     """``act(x [m, k] @ right [h, k].T) @ left [n, h].T + bias + skip``; ``act``: an op of ``math`` behind a bias, or ``""``: low-rank
-    factors. Between the products everything is rounded to ``dtype``, as is the result.
+    factors. Between the products everything is rounded to ``dtype``, as is the result. ``norm``: of ``x``, each row is divided by the root
+    of its mean square first.
     """
 
     m: int
@@ -26,13 +27,14 @@ class PairCase:
     n: int
     dtype: str = "f32"
     act: str = ""
+    norm: bool = False
 
     def spec(self) -> KernelSpec:
         sizes = (self.m * self.k, self.h * self.k, self.n * self.h, self.n, self.m * self.n, self.m * self.n)
         roles = ("read",) * 5 + ("write",)
         operands = [Operand(self.dtype, role, const(size)) for role, size in zip(roles, sizes, strict=True)]
-        operands.append(Operand(self.dtype, "scratch", const(0)))
-        first = [*self._product(f"{self.k}*d0 + d2", X, f"{self.k}*d1 + d2", RIGHT)]
+        operands += [Operand(self.dtype, "scratch", const(0))] * (2 if self.norm else 1)
+        first = [*self._product(f"{self.k}*d0 + d2", NORMED if self.norm else X, f"{self.k}*d1 + d2", RIGHT)]
         value = len(first) - 1
         if self.act:
             first += [instr("constant", value=0.5, dtype="f32"), instr("arith.addf", value, value + 1, dtype="f32")]
@@ -46,7 +48,25 @@ class PairCase:
             self._stage(first, BETWEEN, f"{self.h}*d0 + d1", (self.m, self.h, self.k), operands),
             self._stage(second, OUT, f"{self.n}*d0 + d1", (self.m, self.n, self.h), operands),
         )
-        return KernelSpec("block", (), tuple(operands), (), stages=stages)
+        before = (self._normed(operands),) if self.norm else ()
+        return KernelSpec("block", (), tuple(operands), (), stages=(*before, *stages))
+
+    def _normed(self, operands: list[Operand]) -> KernelSpec:
+        body = self._loaded(f"{self.k}*d0 + d1", X, 0)
+        x = len(body) - 1
+        body += [
+            instr("arith.mulf", x, x, dtype="f32"),
+            instr("reduce", x + 1, kind="add", dtype="f32"),
+            instr("constant", value=1.0 / self.k, dtype="f32"),
+            instr("arith.mulf", x + 2, x + 3, dtype="f32"),
+            instr("math.rsqrt", x + 4, dtype="f32"),
+            instr("arith.mulf", x, x + 5, dtype="f32"),
+        ]
+        if self.dtype != "f32":
+            body.append(instr("arith.truncf", x + 6, dtype=self.dtype))
+        body.append(instr("store", len(body) - 1, operand=NORMED, address=f"{self.k}*d0 + d1"))
+        dims = (Dim(const(self.m)), Dim(const(self.k), "reduction"))
+        return KernelSpec("loops", dims, tuple(operands), tuple(body))
 
     def _loaded(self, address: str, operand: int, at: int) -> list[Instr]:
         load = instr("load", dtype=self.dtype, operand=operand, address=address)
@@ -76,12 +96,15 @@ class PairCase:
         made[RIGHT] /= self.k**0.5
         made[LEFT] /= self.h**0.5
         made[OUT].fill_(float("nan"))
-        return [t.to(dtype) for t in (*made, torch.empty(1))]
+        return [t.to(dtype) for t in (*made, *[torch.empty(1)] * (2 if self.norm else 1))]
 
     def expected(self, tensors: list[torch.Tensor]) -> torch.Tensor:
         """Float64 ``[m * n]``; what lies between is rounded as the kernel does."""
         x, right, left, bias, skip, *_ = (t.double() for t in tensors)
-        hidden = x.view(self.m, self.k) @ right.view(self.h, self.k).T
+        rows = x.view(self.m, self.k)
+        if self.norm:
+            rows = (rows * rows.square().mean(1, keepdim=True).rsqrt()).to(tensors[X].dtype).double()
+        hidden = rows @ right.view(self.h, self.k).T
         if self.act:
             hidden = getattr(torch, self.act.split(".")[1])(hidden + 0.5)
         hidden = hidden.to(tensors[BETWEEN].dtype).double() if self.dtype != "f32" else hidden

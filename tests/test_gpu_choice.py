@@ -17,7 +17,7 @@ from effc.compiler import gpu_choice
 from effc.compiler.codegen.gpu.rival import Work, counted
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.gpu_build import GpuBuilt
-from effc.compiler.gpu_choice import AtenOp, Verdict, judged
+from effc.compiler.gpu_choice import AtenOp, Verdict, filled, judged
 from effc.compiler.ir.program import Call
 from effc.runtime.cache import Cache
 from effc.runtime.gpu.driver import CudaDriver
@@ -47,6 +47,8 @@ class Timed(Gpus):
 
 @pytest.fixture(autouse=True)
 def _small_products_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none is a part of a pair, which ATen has no op for."""
+    monkeypatch.setattr("effc.compiler.pipeline.gpu_pairs.saved", lambda pair, target: 0.0)
     monkeypatch.setattr(gpu_choice, "_LEAST", 0.0)
     monkeypatch.setattr(gpu_choice, "_FAR_AHEAD", 1e9)
 
@@ -188,6 +190,12 @@ def test_the_count() -> None:
     assert one[1] < other[1]
     exact, rounded = (counted(large(4096, dtype=dtype), SM90)[1] for dtype in ("f32", "tf32"))
     assert exact == pytest.approx(8 * rounded)
+
+
+def test_memory_to_time_with_is_laid_out_as_the_models() -> None:
+    made = filled(InterpretingGpu(), (3, 4, 5), (0, 1, 4), torch.float16)
+    assert (made.shape, made.stride()) == ((3, 4, 5), (0, 1, 4))
+    assert made.std() > 0.1
 
 
 def test_the_driver_tells_its_version() -> None:

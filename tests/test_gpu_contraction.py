@@ -289,6 +289,35 @@ def test_many_tiles_are_taken_by_few_programs() -> None:
     assert not chosen(roles_of(matmul(128, 256, 4096, "f16").spec()), TMA).persistent
 
 
+# -- the last wave ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("processors", [4, 7])
+@pytest.mark.parametrize("described", [0, 1])
+def test_tiles_of_a_last_wave_in_parts(described: int, processors: int, parts: int) -> None:
+    """Of 15 tiles the last 3 or 1 are cut along the sum; each result has its epilogue once."""
+    target = replace(TMA, processors=processors)
+    for case in (
+        Case((40, 72, 88), 1, (88, 0, 1), (0, 88, 1), (72, 1, 0), "f16", "f32", (0, 1), True),
+        matmul(33, 70, 65, "f16"),
+    ):
+        tiling = Tiling(16, 16, 16, stages=2, tail=parts)
+        if described and both_described(roles_of(case.spec())):
+            tiling = replace(tiling, descriptors=1, persistent=1)
+        runner = GpuRunner(case, target, tiling.schedule())
+        launches = runner.kernel.emitted.launches  # type: ignore[attr-defined]
+        rest = 15 % processors
+        assert [one.grid.constant for one in launches[1:]] == [rest * parts, rest]
+        runner.check()
+
+
+def test_a_last_wave_of_few_tiles_is_cut_where_that_is_counted_to_pay() -> None:
+    """144 tiles on 132 processors are two waves, of which the second is 12 tiles."""
+    roles = roles_of(matmul(12 * 128, 12 * 256, 8192, "f16").spec())
+    assert chosen(roles, TMA).tail > 1
+    assert chosen(roles_of(matmul(12 * 128, 11 * 256, 8192, "f16").spec()), TMA).tail == 1, "one wave"
+    assert chosen(roles_of(matmul("s0", 12 * 256, 8192, "f16").spec()), TMA).tail == 1
+
+
 CODES = [
     Linear(20, 24, 96, x="bf16"),
     Linear(20, 24, 96, x="f16", zero="i8", scale="f16"),

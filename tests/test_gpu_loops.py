@@ -9,6 +9,7 @@ import torch
 from gpu_interpreted import Kernel, agrees
 from kernels import LoopsBuilder
 
+from effc.compiler.codegen.gpu import partial
 from effc.compiler.ir.errors import LoweringError
 from effc.runtime.dtypes import TORCH_DTYPES
 
@@ -53,6 +54,38 @@ def test_a_chain_with_broadcasts(size: int, dtype: str) -> None:
         torch.zeros(3 * size, dtype=of),
     ]
     agrees(k.spec(("s0", "s1")), tensors, (3, size))
+
+
+@pytest.mark.parametrize(
+    ("rows", "sums", "parts"), [(1, 4096, 64), (50, 200, 2), (7, 1021, 1), (1, 70, 1), (4, 2 * 3 * 128, 12)]
+)
+@pytest.mark.parametrize("kind", ["add", "max"])
+def test_a_long_reduction_of_few_rows_is_cut(
+    rows: int, sums: int, parts: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into equal parts, where there are such; what follows the reduction runs once, on all of them."""
+    monkeypatch.setattr(partial, "_LEAST_WORK", 1)
+    k = LoopsBuilder(
+        [(rows, "parallel"), (sums, "reduction")],
+        [("f32", "read", rows * sums), ("f32", "read", rows), ("f32", "write", rows)],
+    )
+    total = k.reduce(kind, k.op("arith.mulf", k.load(0, f"{rows}*d1 + d0"), k.load(1, "d0")))
+    k.store(2, "d0", k.op("arith.addf", total, k.load(1, "d0")))
+    kernel = agrees(k.spec(), [torch.randn(rows * sums), torch.randn(rows), torch.full((rows,), float("nan"))])
+    assert len(kernel.emitted.launches) == (2 if parts > 1 else 1)
+    assert kernel.emitted.scratch.constant == (rows * parts if parts > 1 else 0)
+
+
+def test_what_needs_the_reduction_at_its_points_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial, "_LEAST_WORK", 1)
+    kernel = agrees(softmax(2, 4096).spec(), [torch.randn(1 << 20), torch.zeros(1 << 20)])
+    assert len(kernel.emitted.launches) == 1
+
+
+def test_small_reductions_are_one_launch() -> None:
+    k = LoopsBuilder([(4096, "reduction")], [("f32", "read", 4096), ("f32", "write", 1)])
+    k.store(1, "0", k.reduce("add", k.load(0, "d0")))
+    assert len(Kernel(k.spec()).emitted.launches) == 1
 
 
 @pytest.mark.parametrize("rows", [1, 31, 40])

@@ -97,10 +97,13 @@ def launch(spec: KernelSpec, buffers: list[Tensor]) -> None:
     with gpu.current():
         for one in code.launches:
             values = np.zeros(one.parameters, np.uint64)
+            grid = one.grid.evaluate({})
+            own = torch.empty(max(one.own * grid, 1), dtype=torch.uint8, device=device)
             values[: len(addresses)] = addresses
+            values[len(addresses)] = own.data_ptr()
             pointers = values.ctypes.data + 8 * np.arange(one.parameters, dtype=np.uint64)
             handle = gpu.load(one.image, one.name, one.shared)
-            table = np.array([handle, one.grid.evaluate({}), one.threads, one.shared, pointers.ctypes.data], np.uint64)
+            table = np.array([handle, grid, one.threads, one.shared, pointers.ctypes.data], np.uint64)
             assert gpu.launch(int(table.ctypes.data), 1) is None
     gpu.wait()
     assert int(error) == 0

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from exactness import assert_exact
 from gpu_interpreted import SM80, SM90, Kernel
 from gpu_pairs import BETWEEN, LEFT, OUT, PairCase
 from gpu_programs import InterpretingGpu, compiled_for_gpu, watched
@@ -18,7 +19,7 @@ from effc.compiler.codegen.gpu.pair.schedule import apart, candidates, chosen, c
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import const
-from effc.compiler.ir.spec import Schedule
+from effc.compiler.ir.spec import Instr, Schedule
 
 _BOUND = {"f32": 4e-6, "bf16": 1.6e-2, "f16": 2e-3}
 
@@ -64,6 +65,30 @@ def test_every_way_to_cut_it_computes_the_same(act: str) -> None:
     assert held == {"hidden", "results"}
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize(("m", "k", "h", "n"), [(17, 33, 37, 65), (40, 64, 130, 64), (3, 17, 5, 250)])
+def test_behind_a_norm(m: int, k: int, h: int, n: int, dtype: str) -> None:
+    case = PairCase(m, k, h, n, dtype, "math.tanh", norm=True)
+    for schedule in {s["hold"]: s for s in candidates(pair_of(case), SM80, 1000)}.values():
+        agrees(case, schedule)
+
+
+def test_columns_beyond_the_rows_of_a_norm_are_in_no_sum() -> None:
+    """Here the inverse root of what is masked, zero, is infinite."""
+    case = PairCase(5, 33, 20, 40, norm=True)
+    spec = case.spec()
+    norm = spec.stages[0]
+    at = next(i for i, instr in enumerate(norm.body) if instr.op == "store")
+    body = (*norm.body[:at], Instr("math.rsqrt", (0,), "f32"), replace(norm.body[at], args=(at,)))
+    tensors = case.tensors()
+    tensors[0].abs_().add_(0.1)
+    x, right, left, bias, skip = (t.double() for t in tensors[:5])
+    hidden = x.view(5, 33).rsqrt() @ right.view(20, 33).T
+    want = hidden @ left.view(40, 20).T + bias + skip.view(5, 40)
+    assert Kernel(replace(spec, stages=(replace(norm, body=body), *spec.stages[1:])))(tensors) == 0
+    torch.testing.assert_close(tensors[OUT].view(5, 40).double(), want, rtol=1e-5, atol=1e-5)
+
+
 def test_infinity_and_nan_stay_in_their_rows() -> None:
     case = PairCase(19, 40, 21, 50)
     tensors = case.tensors()
@@ -93,10 +118,9 @@ def test_what_is_no_pair_says_why() -> None:
     case = PairCase(16, 32, 16, 64)
     address = case.spec().stages[0].body[-1]["address"]
     assert (
-        _changed(case, address=address + 1)
-        == "the second product reads other elements than the first one stores at a place"
+        _changed(case, address=address + 1) == "between the products other elements are read than are stored at a place"
     )
-    assert "several places" in _changed(case, operand=LEFT + 10)
+    assert "results are read at several places" in _changed(case, operand=LEFT + 10)
     with pytest.raises(LoweringError, match="this block is no GPU kernel: it is not of two products"):
         Kernel(replace(case.spec(), stages=case.spec().stages[:1]))
     assert read_pair(replace(case.spec(), stages=case.spec().stages[::-1])) != ""
@@ -123,6 +147,31 @@ def test_where_one_kernel_pays(target: GpuTarget) -> None:
         assert cost(pair_of(case), target, best) < apart(pair_of(case), target)
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm(48), nn.RMSNorm(48)], ids=["layer", "rms"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_mlp_with_its_norm_is_one_launch(
+    norm: nn.Module, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it pays, which so few rows do not."""
+    monkeypatch.setattr("effc.compiler.pipeline.gpu_pairs.saved", lambda pair, target: 1.0 + (pair.norm is not None))
+
+    class Mlp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.up, self.act, self.down = norm, nn.Linear(48, 96), nn.GELU(), nn.Linear(96, 48)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = x + self.down(self.act(self.up(self.norm(x))))
+            return found
+
+    torch.manual_seed(0)
+    model, gpu, x = Mlp().eval().to(dtype), InterpretingGpu(), torch.randn(2, 35, 48).to(dtype)
+    compiled = compiled_for_gpu(model, gpu)
+    with torch.no_grad(), watched(gpu):
+        assert_exact(model, (x,), compiled)
+    assert len(set(gpu.launched)) == 1
+
+
 class Factored(nn.Module):
     """A layer in two factors, or an MLP."""
 
@@ -145,6 +194,24 @@ def test_a_model_has_one_launch_for_both(act: nn.Module) -> None:
     assert len(gpu.launched) == 1
 
 
+@pytest.mark.parametrize("convolves", [True, False])
+def test_factors_are_rounded_as_torch_says_of_the_op(convolves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To TF32 in convolutions, not in matrix products."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr("effc.compiler.pipeline.gpu_pairs.saved", lambda pair, target: 1.0)
+    layers = (nn.Conv2d(48, 24, 1), nn.Conv2d(24, 48, 1)) if convolves else (nn.Linear(48, 24), nn.Linear(24, 48))
+    gpu, x = (
+        InterpretingGpu(),
+        torch.randn(2, 48, 5, 7).to(memory_format=torch.channels_last) if convolves else torch.randn(70, 48),
+    )
+    compiled = compiled_for_gpu(nn.Sequential(*layers).eval(), gpu)
+    with torch.no_grad(), watched(gpu):
+        compiled(x)
+    assert len(gpu.launched) == 1
+    ((_, text),) = gpu.kernels
+    assert (text.count('"tt.dot"'), text.count("inputPrecision = 0")) == (2, 2 if convolves else 0)
+
+
 def test_what_others_read_too_stays_apart() -> None:
     class Shown(Factored):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -163,8 +230,12 @@ def test_what_others_read_too_stays_apart() -> None:
 @pytest.mark.parametrize("target", [SM80, SM90], ids=lambda t: t.key)
 @pytest.mark.parametrize(
     "case",
-    [PairCase(8192, 1024, 64, 1024, "f16"), PairCase(50176, 96, 384, 96, "f16", "math.tanh")],
-    ids=["rank", "mlp"],
+    [
+        PairCase(8192, 1024, 64, 1024, "f16"),
+        PairCase(50176, 96, 384, 96, "f16", "math.tanh"),
+        PairCase(50176, 96, 384, 96, "f16", "math.tanh", norm=True),
+    ],
+    ids=["rank", "mlp", "norm"],
 )
 def test_both_products_are_of_tensor_cores_and_nothing_spills(case: PairCase, target: GpuTarget) -> None:
     spec = case.spec()

@@ -161,6 +161,25 @@ def test_models_whose_weights_have_zeros(
     assert any(text.splitlines()[2].count("!tt.ptr<i32>") == 3 for _, text in gpu.kernels)
 
 
+@pytest.mark.parametrize("convolves", [True, False])
+def test_factors_are_rounded_as_torch_says_of_the_op(convolves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To TF32 in convolutions, not in matrix products."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr("effc.compiler.codegen.gpu.sparse.choice.MARGIN", 1e9)
+    monkeypatch.setattr(
+        "effc.compiler.codegen.gpu.sparse.choice.cost", lambda form, target, s: 1.0 + (s["sparse"] == "rows")
+    )
+    layer = torch.nn.Conv2d(32, 32, 1) if convolves else torch.nn.Linear(32, 32)
+    with torch.no_grad():
+        layer.weight.copy_(pruned(32, 32, 16, 1, 0.25).view_as(layer.weight))
+    gpu, x = InterpretingGpu(), torch.randn(2, 32, 5, 7) if convolves else torch.randn(70, 32)
+    compiled = compiled_for_gpu(torch.nn.Sequential(layer).eval(), gpu, passes={"sparsity": {"pattern": "existing"}})
+    with torch.no_grad(), watched(gpu):
+        compiled(x)
+    (text,) = (text for _, text in gpu.kernels if '"tt.dot"' in text)
+    assert ("inputPrecision = 0" in text) == convolves
+
+
 @needs_triton
 @pytest.mark.parametrize("target", [SM80, SM90], ids=lambda t: t.key)
 @pytest.mark.parametrize(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 import torch
 from torch._dynamo.guards import GuardBuilder, install_guard
 from torch._dynamo.source import AttrSource, ImportSource
-from torch._guards import TracingContext
+from torch._guards import Source, TracingContext
 
 _SETTING = ("backends", "cudnn", "conv", "fp32_precision")
 
@@ -19,7 +17,9 @@ def guard_convolutions(nodes: list[torch.fx.Node]) -> None:
     context = TracingContext.try_get()
     if context is None or not any(map(_convolves, nodes)):
         return
-    source = reduce(AttrSource, _SETTING, ImportSource("torch"))
+    source: Source = ImportSource("torch")
+    for name in _SETTING:
+        source = AttrSource(source, name)
     install_guard(source.make_guard(GuardBuilder.EQUALS_MATCH))
 
 

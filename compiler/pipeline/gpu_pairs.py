@@ -7,7 +7,8 @@ Before → after, of a layer in two factors::
 
     k0: block         the same two as stages, x, right, left → y; what lies between never leaves a program of the grid
 
-`codegen.gpu.pair` says which products can be such a kernel, and counts what it saves.
+With a norm before them, which only the first product reads, all three (a transformer's MLP of few columns). `codegen.gpu.pair` says
+which kernels can be one, and counts what it saves.
 """
 
 from __future__ import annotations
@@ -30,28 +31,45 @@ def fuse_pairs(
     changes. ``is_sparse``: whether zeros are known in what a site points at: such a kernel stays apart.
     """
     flow = Dataflow(kernels, constants)
+    apart = {i for i, kernel in enumerate(kernels) if any(map(is_sparse, kernel.sites))}
     found: list[Kernel | None] = list(kernels)
-    sparse = [any(map(is_sparse, kernel.sites)) for kernel in kernels]
     for first in range(len(kernels)):
-        second = _only_reader(flow, first)
-        if second is None or found[first] is not kernels[first] or sparse[first] or sparse[second]:
+        second = _only_reader(flow, first) if kernels[first].spec.template == "contraction" else None
+        if second is None:
             continue
-        made = _pair(kernels[first], kernels[second], target) if flow.shared((first, second)) is not None else None
-        if made is not None:
-            found[first], found[second] = None, made
+        before = _norm_before(flow, first)
+        offered = [((first, second) if before is None else (before, first, second)), (first, second)]
+        free = [m for m in dict.fromkeys(offered) if all(found[i] is kernels[i] and i not in apart for i in m)]
+        gains = {m: gain for m in free if (gain := _gain(flow, m, target)) is not None}
+        if gains:
+            members = max(gains, key=lambda m: gains[m][0])
+            for member in members:
+                found[member] = None
+            found[second] = gains[members][1]
     return [kernel for kernel in found if kernel is not None]
 
 
 def _only_reader(flow: Dataflow, writer: int) -> int | None:
-    """The kernel that alone reads what a product makes, itself one."""
-    if flow.kernels[writer].spec.template != "contraction" or len(flow.writes[writer]) != 1:
+    """The product that alone reads the one thing that a kernel makes."""
+    if len(flow.writes[writer]) != 1:
         return None
     readers = flow.readers(flow.writes[writer][0], writer)
     return readers[0] if len(readers) == 1 and flow.kernels[readers[0]].spec.template == "contraction" else None
 
 
-def _pair(first: Kernel, second: Kernel, target: GpuTarget) -> Kernel | None:
-    """The kernel of both, where there is one and it is counted to be faster."""
-    made = joined([first, second])
+def _norm_before(flow: Dataflow, product: int) -> int | None:
+    """The kernel of loops that reduces the rows which ``product`` alone reads."""
+    for i in range(product):
+        spec = flow.kernels[i].spec
+        reduces = spec.template == "loops" and any(instr.op == "reduce" for instr in spec.body)
+        if reduces and _only_reader(flow, i) == product:
+            return i
+    return None
+
+
+def _gain(flow: Dataflow, members: tuple[int, ...], target: GpuTarget) -> tuple[float, Kernel] | None:
+    """Cycles that one kernel of ``members`` is counted to save, and the kernel; None: there is none, or it saves nothing."""
+    made = joined([flow.kernels[i] for i in members]) if flow.shared(members) is not None else None
     pair = "" if made is None else read_pair(made.spec)
-    return made if not isinstance(pair, str) and saved(pair, target) > 0 else None
+    gain = 0.0 if isinstance(pair, str) else saved(pair, target)
+    return (gain, made) if gain > 0 and made is not None else None

@@ -162,4 +162,4 @@ def allows_tf32_convolutions() -> bool:
     """Whether torch's user lets convolutions of float32 do so, as it does by default: ``torch.backends.cudnn.allow_tf32`` or
     ``torch.backends.cudnn.conv.fp32_precision``.
     """
-    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")
+    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]  # made at run time

@@ -34,6 +34,7 @@ from effc.compiler.codegen.gpu.groups import by_groups
 from effc.compiler.codegen.gpu.indices import evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel, power_of_two
 from effc.compiler.codegen.gpu.ops import LOW_PRECISION, Ops, known
+from effc.compiler.codegen.gpu.partial import in_parts, parts_of
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Expr
@@ -128,17 +129,31 @@ def candidates(spec: KernelSpec) -> list[Schedule]:
 
 
 def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True, scratch: bool = False) -> Emitted:
-    """One launch; LoweringError where `supports` says no. ``scratch``: the last operand is the scratch memory."""
+    """One launch, or two where a reduction is cut into parts; LoweringError where `supports` says no. ``scratch``: the last operand is the
+    scratch memory.
+    """
     reason = supports(spec)
     if reason is not None:
         raise LoweringError(f"these loops are not supported: {reason}")
     found = plan(spec)
-    text = kernel(found.spec, name, lambda b, given: _Loops(b, found, given).emit(), aligned=aligned, scratch=scratch)
+    parts = 1 if scratch or spec.schedule.parameters else _parts(found, simplify(spec), target)
+    if parts > 1:
+        each, together = in_parts(simplify(spec), parts)
+        first = emit(each, target, name, aligned=aligned, scratch=True)
+        second = emit(together, target, f"{name}_sum", aligned=aligned, scratch=True)
+        return Emitted((*first.launches, *second.launches), each.operands[-1].size)
+    text = kernel(found.spec, name, lambda b, given: Loops(b, found, given).emit(), aligned=aligned, scratch=scratch)
     grid = blocks(flat_size(found.spec, found.rows), found.row_block)
     if not found.reduces:
         grid = grid * blocks(flat_size(found.spec, found.columns), found.column_block)
     launch = Launch(name, text, grid, found.warps, 2)
     return Emitted((launch,), numbers=numbered(found.spec, found.rows, found.columns))
+
+
+def _parts(found: Plan, spec: KernelSpec, target: GpuTarget) -> int:
+    """`parts_of` the reduction that ``found`` plans; 1: there is none."""
+    programs = blocks(flat_size(found.spec, found.rows), found.row_block).constant
+    return parts_of(spec, programs, found.row_block, target.processors) if found.reduces and programs else 1
 
 
 def _reduction_blocks(spec: KernelSpec, rows: Sequence[int], columns: Sequence[int]) -> tuple[int, int]:
@@ -176,7 +191,9 @@ def _turned(spec: KernelSpec, parallel: Sequence[int]) -> int | None:
     return None
 
 
-class _Loops:
+class Loops:
+    """Emits the kernel of a plan, or its values on a tile."""
+
     def __init__(self, b: Builder, plan: Plan, given: Arguments) -> None:
         self.b, self.plan, self.spec, self.given = b, plan, plan.spec, given
         self.levels, self.rank = self.spec.levels(), len(plan.shape)
@@ -239,7 +256,17 @@ class _Loops:
                 body.check(i)
 
     # -- reductions ---------------------------------------------------------------------------------------------------
+    def values_of(self, row: ir.Value) -> Body:
+        """Values on a tile of all columns, of the block of rows ``row``; nothing is stored. The plan is `Plan.whole`."""
+        self.rows = row
+        return self._whole(self._body(self._frame(row, None), {}))
+
     def _at_once(self, outer: Body) -> None:
+        inner = self._whole(outer)
+        self._finish(inner, [i for i, level in enumerate(self.levels) if level > self.parallel])
+
+    def _whole(self, outer: Body) -> Body:
+        """Values on a tile of all columns, behind all reductions, whose results go to ``outer``."""
         inner = self._body(self._frame(self.rows, self.b.constant(0, "i32")), {})
         for i, instr in enumerate(self.spec.body):
             if instr.op == "reduce":
@@ -248,7 +275,7 @@ class _Loops:
                 outer.values[i] = self._folded(i, self._terms(i, inner))
         self._prepare(outer, len(self.spec.body))
         inner.values.update(outer.values)
-        self._finish(inner, [i for i, level in enumerate(self.levels) if level > self.parallel])
+        return inner
 
     def _pass(self, number: int, outer: Body) -> None:
         """One loop over the columns: the reductions and stores that can run once ``number`` passes are over."""

@@ -11,9 +11,10 @@ from effc.compiler.codegen.gpu import loops
 from effc.compiler.codegen.gpu.body import Axis, Body, Frame, axis_size, flat_size, numbered, paired, unflattened
 from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.contraction.descriptors import Described, both_described
-from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, summing
+from effc.compiler.codegen.gpu.contraction.rewritten import as_loops, folding
 from effc.compiler.codegen.gpu.contraction.roles import Factor, Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, chosen
+from effc.compiler.codegen.gpu.contraction.tail import STRIP, Share, added, stored
 from effc.compiler.codegen.gpu.contraction.unsigned import MissingSums
 from effc.compiler.codegen.gpu.dialect import shape_of
 from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
@@ -38,6 +39,8 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
     tiling = chosen(roles, target)
     if not aligned:  # as matrices that descriptors tell of are
         tiling = replace(tiling, descriptors=0)
+    if tiling.tail > 1:
+        return _with_tail(roles, tiling, target, name, aligned)
     text = kernel(roles.spec, name, lambda b, given: Product(b, roles, tiling, target, given).emit(), aligned=aligned)
     tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
         flat_size(roles.spec, roles.columns), tiling.bn
@@ -53,6 +56,34 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
     return Emitted((first, *adding.launches), points * tiling.split, (*numbers, *adding.numbers))
 
 
+def _with_tail(roles: Roles, tiling: Tiling, target: GpuTarget, name: str, aligned: bool) -> Emitted:
+    """The launches of `tail`, of sizes that are known."""
+    tiles = blocks(flat_size(roles.spec, roles.rows), tiling.bm) * blocks(
+        flat_size(roles.spec, roles.columns), tiling.bn
+    )
+    assert tiles.constant is not None
+    rest = tiles.constant % target.processors
+    whole, parts = Share(0, tiles.constant - rest), Share(tiles.constant - rest, rest, tiling.tail)
+    once, last = replace(tiling, tail=1), replace(tiling, tail=1, persistent=0)
+
+    def launch(suffix: str, share: Share, tiling: Tiling, grid: int) -> Launch:
+        text = kernel(
+            roles.spec,
+            name + suffix,
+            lambda b, given: Product(b, roles, tiling, target, given, share).emit(),
+            aligned=aligned,
+        )
+        return Launch(name + suffix, text, const(grid), tiling.warps, tiling.stages)
+
+    first = target.processors if tiling.persistent else whole.count
+    launches = (
+        launch("", whole, once, first),
+        launch("_tail", parts, last, rest * parts.parts),
+        launch("_sum", replace(parts, adds=True), last, rest * (tiling.bm // STRIP)),
+    )
+    return Emitted(launches, const(rest * parts.parts * tiling.bm * tiling.bn))
+
+
 def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
     """The epilogue on the sum of the parts: ``loops`` over the same parallel dims, scratch memory being the last operand."""
     spec = roles.spec
@@ -64,25 +95,39 @@ def _sum_of_parts(roles: Roles, split: int) -> KernelSpec:
     points = flat_size(spec, order)
     address = var(f"d{len(parallel)}") * points + point
     load = Instr("load", (), "f32", (("address", address), ("operand", len(spec.operands))))
-    body = summing(spec, load)
+    body = folding(spec, load)
     operands = (*spec.operands, Operand("f32", "read", points * split))
     dims = (*parallel, Dim(const(split), "reduction"))
     return replace(spec, template="loops", dims=dims, operands=operands, body=body, schedule=Schedule())
 
 
 class Product:
-    """The product ``roles``, tile by tile: where each lies `start` says."""
+    """The product ``roles``, tile by tile, or a ``share`` of its tiles: where each lies `start` says."""
 
-    def __init__(self, b: Builder, roles: Roles, tiling: Tiling, target: GpuTarget, given: Arguments) -> None:
-        self.b, self.roles, self.tiling, self.target, self.given = b, roles, tiling, target, given
+    def __init__(
+        self,
+        b: Builder,
+        roles: Roles,
+        tiling: Tiling,
+        target: GpuTarget,
+        given: Arguments,
+        share: Share | None = None,
+    ) -> None:
+        self.b, self.roles, self.tiling, self.target, self.given, self.share = b, roles, tiling, target, given, share
+        self.parts = share.parts if share is not None else tiling.split
         self.spec, self.missing = roles.spec, MissingSums(b, roles, tiling)
         self.scalars = dict(given.symbols)
+        #: Of instructions that only the left factor needs, on all of its tile: values that are not to be computed.
+        self.left_values: dict[int, ir.Value] = {}
 
     def size(self, e: Expr) -> ir.Value:
         return evaluated(self.b, e, self.given.symbols)
 
     def emit(self) -> None:
         b, roles, tiling = self.b, self.roles, self.tiling
+        if self.share is not None and self.share.adds:
+            self._add_parts(self.share)
+            return
         if not tiling.persistent:
             self._tile(b.program_id())
             return
@@ -90,7 +135,7 @@ class Product:
         tiles = blocks(flat_size(self.spec, roles.rows), tiling.bm) * blocks(
             flat_size(self.spec, roles.columns), tiling.bn
         )
-        count = self.size(tiles * flat_size(self.spec, roles.batch))
+        count = self.size(tiles * flat_size(self.spec, roles.batch) if self.share is None else const(self.share.count))
         b.loop(b.program_id(), count, b.programs(), [], lambda number, _: self._tile(number), flat=True)
 
     def _tile(self, number: ir.Value) -> list[ir.Value]:
@@ -98,11 +143,27 @@ class Product:
         part, batch, row, column = self._place(number)
         self.start(row, column, batch)
         total = self.total(part)
-        if self.tiling.split > 1:
+        if self.share is not None and self.parts > 1:
+            tile = self.b.op("arith.remsi", number, self.b.constant(self.share.count, "i32"))
+            stored(self.b, self.given.scratch, self.share, self.tiling, tile, part, total)
+        elif self.parts > 1:
             self._store_part(self.frame(), part, batch, total)
         else:
             self.finish(total)
         return []
+
+    def _add_parts(self, share: Share) -> None:
+        """Of a strip of a tile whose parts lie in scratch memory."""
+        b, tiling = self.b, self.tiling
+        strips = b.constant(tiling.bm // STRIP, "i32")
+        tile, strip = (b.op(f"arith.{op}si", b.program_id(), strips) for op in ("div", "rem"))
+        _, _, row, column = self._place(tile)
+        start = b.op("arith.muli", strip, b.constant(STRIP, "i32"))
+        self.row_start = b.op("arith.addi", b.op("arith.muli", row, b.constant(tiling.bm, "i32")), start)
+        self.column_start = b.op("arith.muli", column, b.constant(tiling.bn, "i32"))
+        total = added(b, self.given.scratch, share, tiling, tile, strip)
+        rows = self._axis(self.roles.rows, self.row_start, STRIP, 0)
+        self.finish(total, Frame(b, self.spec, [rows, self.columns(1)], self.scalars))
 
     def start(self, row: ir.Value, column: ir.Value, batch: ir.Value | None = None) -> None:
         """Of a point of the batch, the tile that begins with so many rows and columns of tiles before it."""
@@ -132,9 +193,9 @@ class Product:
                 total = self._scaled(factor, self.frame(), total)
         return total
 
-    def finish(self, total: ir.Value) -> None:
-        """Store what the epilogue makes of the sums."""
-        body = self.body({self.roles.contract: total})
+    def finish(self, total: ir.Value, frame: Frame | None = None) -> None:
+        """Store what the epilogue makes of the sums, of the tile or of what ``frame`` is of it."""
+        body = self.body({self.roles.contract: total}, frame)
         for i, instr in enumerate(self.spec.body):
             if instr.op == "store":
                 body.store(instr)
@@ -174,7 +235,10 @@ class Product:
         rows = self.size(blocks(flat_size(self.spec, roles.rows), tiling.bm))
         columns = self.size(blocks(flat_size(self.spec, roles.columns), tiling.bn))
         tiles = b.op("arith.muli", rows, columns)
-        tile, rest = b.op("arith.remsi", program, tiles), b.op("arith.divsi", program, tiles)
+        of = tiles if self.share is None else b.constant(self.share.count, "i32")
+        tile, rest = b.op("arith.remsi", program, of), b.op("arith.divsi", program, of)
+        if self.share is not None:
+            tile = b.op("arith.addi", tile, b.constant(self.share.first, "i32"))
         count = self.size(product(self.spec.dims[i].size for i in roles.batch))
         batch, part = b.op("arith.remsi", rest, count), b.op("arith.divsi", rest, count)
         group = b.constant(tiling.group, "i32")
@@ -187,7 +251,7 @@ class Product:
 
     def _steps(self, part: ir.Value | None) -> tuple[ir.Value, ir.Value]:
         """The steps along the sum that are this program's."""
-        b, split = self.b, self.tiling.split
+        b, split = self.b, self.parts
         steps = self.size(self._inner_steps() * flat_size(self.spec, self.roles.outer_sums))
         if part is None or split == 1:
             return b.constant(0, "i32"), steps
@@ -284,7 +348,7 @@ class Product:
         """A factor on its tile; zero where the sum is over: loads along it are masked, what is computed from them, or does not vary along
         it, is not.
         """
-        body = self.body({}, frame)
+        body = self.body(self.left_values if factor is self.roles.left else {}, frame)
         value = body.value(factor.value)
         if factor.unsigned:
             value = self.b.op("arith.xori", value, self.b.constant(-128, "i8"))
@@ -294,7 +358,8 @@ class Product:
         axis = shape_of(sums.index).index(self.tiling.bk)
         along = len(shape_of(value)) == 2 and shape_of(value)[axis] > 1
         value = self.b.spread(value, shape)
-        if sums.mask is None or (along and instr.op == "load" and not instr.args and not factor.unsigned):
+        loaded = instr.op == "load" and not instr.args and factor.value not in self.left_values
+        if sums.mask is None or (along and loaded and not factor.unsigned):
             return value
         return self.b.select(sums.mask, value, self.b.constant(0, dtype_of(value)))
 

@@ -27,32 +27,34 @@ def as_loops(spec: KernelSpec) -> KernelSpec:
         made.append(Instr("reduce", (first + len(made) - 1,), contract.dtype, (("kind", "add"),)))
         return made
 
-    body = _replaced(spec, product)
+    body = _replaced(spec, "contract", product)
     return replace(spec, template="loops", body=body, schedule=Schedule())
 
 
-def summing(spec: KernelSpec, load: Instr) -> tuple[Instr, ...]:
-    """The body with the sum of ``load`` over the reduction dims in the place of the product, and without the factors."""
+def folding(spec: KernelSpec, load: Instr) -> tuple[Instr, ...]:
+    """The body with ``load`` over the reduction dims in the place of what is reduced there, the products of a contraction or the values of
+    a single ``reduce``, and without what that is computed from.
+    """
 
-    def sums(first: int, _: Sequence[int], contract: Instr) -> list[Instr]:
-        return [load, Instr("reduce", (first,), contract.dtype, (("kind", "add"),))]
+    def folded(first: int, _: Sequence[int], old: Instr) -> list[Instr]:
+        return [load, Instr("reduce", (first,), old.dtype, (("kind", old.get("kind", "add")),))]
 
-    return _replaced(spec, sums)
+    return _replaced(spec, "contract" if spec.template == "contraction" else "reduce", folded)
 
 
 def _widening(dtype: str) -> str:
     return "arith.extf" if dtype[0] in "fb" else "arith.extui" if dtype == "i1" else "arith.extsi"
 
 
-def _replaced(spec: KernelSpec, make: Callable[[int, Sequence[int], Instr], list[Instr]]) -> tuple[Instr, ...]:
-    """The body with what ``make`` gives for each ``contract``: of the number of the first new instruction, the new numbers of the
+def _replaced(spec: KernelSpec, op: str, make: Callable[[int, Sequence[int], Instr], list[Instr]]) -> tuple[Instr, ...]:
+    """The body with what ``make`` gives for each instruction ``op``: of the number of the first new instruction, the new numbers of the
     factors, and the old instruction. The last new one is the result. What nothing needs any more goes.
     """
     body: list[Instr] = []
     number: dict[int, int] = {}
     for i, instr in enumerate(spec.body):
         args = tuple(number[a] for a in instr.args)
-        if instr.op == "contract":
+        if instr.op == op:
             body += make(len(body), args, instr)
         else:
             body.append(_renamed(replace(instr, args=args), number))

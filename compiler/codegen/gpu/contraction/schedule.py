@@ -3,7 +3,7 @@
 Schedule: ``bm`` x ``bn`` results of a program, in steps of ``bk`` along the sum; ``warps``; ``stages`` of loads in flight; ``split``: parts
 of the sum, each a program of its own, added by a second kernel; ``group``: row blocks that follow each other before the next column, so
 that what they read stays in L2; ``descriptors``: 1 where factors are copied by them; ``persistent``: 1 where as many programs as there
-are processors take tile after tile.
+are processors take tile after tile; ``tail``: parts of the sum of each tile of a last wave that leaves processors idle (`tail`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 
-_NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps", "descriptors", "persistent")
+_NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps", "descriptors", "persistent", "tail")
 #: A guess for a size that is known at run time only.
 _UNKNOWN = 1024
 #: The least part of a sum that is worth a program of its own.
-_LEAST_PART = 256
+_LEAST_PART, _MOST_PARTS = 256, 16
 #: Multiply-adds a cycle of one processor by dtype of the factors, and bytes a cycle that it gets from L2 and from memory, of an A100
 #: (NVIDIA's white paper). Only their ratios choose a tile.
 _RATE = {"f32": 64, "bf16": 1024, "f16": 1024, "i8": 2048}
@@ -58,6 +58,7 @@ class Tiling:
     warps: int = 4
     descriptors: int = 0
     persistent: int = 0
+    tail: int = 1
 
     def schedule(self) -> Schedule:
         return Schedule(tuple(zip(_NAMES, astuple(self), strict=True)))
@@ -101,10 +102,14 @@ def cost(roles: Roles, target: GpuTarget, tiling: Tiling, held: int | None = Non
     programs = -(-m // tiling.bm) * -(-n // tiling.bn) * batch * tiling.split
     steps = max(1, -(-k // (tiling.bk * tiling.split)))
     at_once = together(roles, target, tiling) if held is None else max(1, min(_TOGETHER, held))
-    waves = -(-programs // target.processors)
+    waves: float = -(-programs // target.processors)
     adding = m * n * batch * tiling.split * 8 / (FAR_BYTES * target.processors) + OVERHEAD if tiling.split > 1 else 0.0
+    if tiling.tail > 1:
+        waves = programs // target.processors + 1 / tiling.tail
+        parts = programs % target.processors * tiling.tail * tiling.bm * tiling.bn
+        adding = parts * 8 / (FAR_BYTES * target.processors) + 2 * OVERHEAD
     beside = _STEP_DESCRIBED if tiling.descriptors else STEP
-    turns = 1 + _NEXT_TILE * (waves - 1) if tiling.persistent else -(-waves // at_once)
+    turns = 1 + _NEXT_TILE * (waves - 1) if tiling.persistent else -(-math.ceil(waves) // at_once)
     return waves * steps * step(roles, target, tiling.bm, tiling.bn, tiling.bk, beside) + turns * OVERHEAD + adding
 
 
@@ -156,15 +161,35 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
                     tiling = Tiling(bm, bn, bk, stages=stages, warps=warps)
                     if shared_bytes(roles, tiling) <= target.shared_bytes:
                         break
-                parts = [1, *(p for p in (2, 4, 8, 16) if k // p >= _LEAST_PART and roles.accumulator == "f32")]
+                parts = [
+                    1,
+                    *(p for p in (2, 4, 8, _MOST_PARTS) if k // p >= _LEAST_PART and roles.accumulator == "f32"),
+                ]
                 for split in parts:
                     plain = replace(tiling, group=8, split=split)
                     found[plain] = None
+                    cut = _tail(roles, target, plain)
+                    if cut > 1:
+                        found[replace(plain, tail=cut)] = None
                     if described and max(bm, bn, bk) <= MOST_SIDE:
                         found[replace(plain, descriptors=1)] = None
                         if split == 1 and not roles.batch:
                             found[replace(plain, descriptors=1, persistent=1)] = None
+                            found[replace(plain, descriptors=1, persistent=1, tail=cut)] = None
     return iter(found)
+
+
+def _tail(roles: Roles, target: GpuTarget, tiling: Tiling) -> int:
+    """Parts of each tile of the last wave for which there are processors; 1: it is whole, or sizes are known at run time only."""
+    sizes = [flat_size(roles.spec, dims).constant for dims in (roles.rows, roles.columns, roles.sums)]
+    m, n, k = sizes
+    if m is None or n is None or k is None or roles.batch or roles.outer_sums or tiling.split > 1:
+        return 1
+    tiles = -(-m // tiling.bm) * -(-n // tiling.bn)
+    rest = tiles % target.processors
+    if tiles < target.processors or rest == 0 or roles.accumulator != "f32":
+        return 1
+    return max(1, min(target.processors // rest, k // _LEAST_PART, _MOST_PARTS))
 
 
 def _vectors(roles: Roles) -> bool:

@@ -11,8 +11,9 @@ from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.contraction.kernel import Product
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling
 from effc.compiler.codegen.gpu.launch import Arguments, Emitted, Launch, blocks, kernel
+from effc.compiler.codegen.gpu.loops import Loops
 from effc.compiler.codegen.gpu.pair.reading import Pair, read_pair
-from effc.compiler.codegen.gpu.pair.schedule import PairTiling, chosen
+from effc.compiler.codegen.gpu.pair.schedule import PairTiling, chosen, norm_plan
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
@@ -42,11 +43,15 @@ class _Pair:
         t = tiling
         self.first = Product(b, pair.first, Tiling(t.bm, t.bh, t.bk), target, given)
         self.second = Product(b, pair.second, Tiling(t.bm, t.bn, t.bh), target, given)
+        self.norm = None if pair.norm is None else Loops(b, norm_plan(pair.norm, t), given)
 
     def emit(self) -> None:
         b, t = self.b, self.tiling
         program, parts = b.program_id(), b.constant(t.parts, "i32")
         row, part = b.op("arith.divsi", program, parts), b.op("arith.remsi", program, parts)
+        if self.norm is not None and self.pair.norm is not None:
+            link = self.pair.norm.link
+            self.first.left_values[link.read] = self.norm.values_of(row).value(link.stored)
         if t.hold == "hidden":
             self._for_all_columns(row, part)
         else:
@@ -90,7 +95,7 @@ class _Pair:
         """The tile ``number`` of what the first product stores of a tile of rows."""
         first = self.first
         first.start(row, number)
-        found = first.body({self.pair.first.contract: first.total()}).value(self.pair.stored)
+        found = first.body({self.pair.first.contract: first.total()}).value(self.pair.link.stored)
         return self.b.spread(found, (self.tiling.bm, self.tiling.bh))
 
     def _added(self, hidden: ir.Value, number: ir.Value, total: ir.Value) -> ir.Value:
@@ -99,7 +104,7 @@ class _Pair:
         start = b.op("arith.muli", number, b.constant(self.tiling.bh, "i32"))
         sums = second.sums(start, 1)
         frame = Frame(b, pair.second.spec, [second.rows(0), sums], second.scalars)
-        body = second.body({pair.read: hidden}, frame)
+        body = second.body({pair.link.read: hidden}, frame)
         factor = pair.second.left
         value = body.value(factor.value)
         if dtype_of(value) != factor.dtype:

@@ -3,7 +3,8 @@
 Schedule: ``bm`` rows of a program, all the way. What lies between the products is made ``bh`` columns at a time, in steps of ``bk`` along
 the first sum, and never leaves the program. Where ``hold`` is ``"hidden"`` (low-rank factors), all of it is one tile, which stays while the
 results pass, ``bn`` columns at a time; else (``"results"``: an MLP of few columns) ``bn`` results stay while it passes. ``parts``: programs
-that share the columns of a row of tiles, each with the first product of its own. ``warps``; ``stages`` of loads in flight.
+that share the columns of a row of tiles, each with the first product of its own. ``warps``; ``stages`` of loads in flight. Behind a norm
+``bk`` is all of the first sum, so that a program has whole rows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from effc.compiler.codegen.gpu.body import flat_size
 from effc.compiler.codegen.gpu.contraction import schedule as single
 from effc.compiler.codegen.gpu.contraction.roles import Roles
 from effc.compiler.codegen.gpu.launch import power_of_two
-from effc.compiler.codegen.gpu.pair.reading import Pair
+from effc.compiler.codegen.gpu.loops import Plan, plan
+from effc.compiler.codegen.gpu.pair.reading import Norm, Pair
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 
@@ -23,6 +25,8 @@ from effc.compiler.ir.spec import ITEM_SIZE, Schedule
 _MOST_HELD = 128 * 128
 #: Columns of what lies between that are made at a time where results are held: wider tiles spill.
 _HIDDEN = (32, 64, 128)
+#: Operations in f32 that a processor computes a cycle.
+_LANES = 64
 #: Cycles that a launch behind another costs: the last programs of the one end, the first of the other begin.
 LAUNCH = 2000
 #: Bytes of L2 of which an intermediate may take a part and be read from there: an A100's, and no less than other data-centre GPUs'.
@@ -71,9 +75,19 @@ def saved(pair: Pair, target: GpuTarget) -> float:
 def apart(pair: Pair, target: GpuTarget) -> float:
     """Cycles of two kernels, and of the bytes between them."""
     both = sum(single.cost(roles, target, single.chosen(roles, target)) for roles in (pair.first, pair.second))
-    stored = single.guess(pair.rows) * pair.hidden * ITEM_SIZE[_between(pair)]
+    handed = _handed_on(pair, target, pair.hidden, _between(pair))
+    if pair.norm is not None:
+        body, link = pair.norm.spec.body, pair.norm.link
+        handed += _handed_on(pair, target, link.length, body[link.stored].dtype)
+        handed += single.guess(pair.rows) * link.length * len(body) / (_LANES * target.processors)
+    return both + handed
+
+
+def _handed_on(pair: Pair, target: GpuTarget, length: int, dtype: str) -> float:
+    """Cycles of writing and reading rows of ``length`` elements, and of another launch."""
+    stored = single.guess(pair.rows) * length * ITEM_SIZE[dtype]
     rate = single.NEAR_BYTES if 2 * stored <= _L2_BYTES else single.FAR_BYTES
-    return both + 2 * stored / (rate * target.processors) + LAUNCH
+    return 2 * stored / (rate * target.processors) + LAUNCH
 
 
 def cost(pair: Pair, target: GpuTarget, t: PairTiling) -> float:
@@ -85,8 +99,14 @@ def cost(pair: Pair, target: GpuTarget, t: PairTiling) -> float:
     first = slices * -(-sums // t.bk) * single.step(pair.first, target, t.bm, t.bh, t.bk)
     stored = t.bm * t.bn * ITEM_SIZE[_between(pair)] / single.NEAR_BYTES
     second = slices * shares * (single.step(pair.second, target, t.bm, t.bn, t.bh) + stored / slices)
+    norm = 0.0 if pair.norm is None else t.bm * pair.norm.link.length * len(pair.norm.spec.body) / _LANES
     waves = -(-(-(-rows // t.bm) * t.parts) // target.processors)
-    return waves * (first + second + single.OVERHEAD)
+    return waves * (norm + first + second + single.OVERHEAD)
+
+
+def norm_plan(norm: Norm, t: PairTiling) -> Plan:
+    """All columns of a program's rows at once."""
+    return plan(norm.spec.with_schedule(rows=t.bm, columns=t.bk, warps=t.warps))
 
 
 def shared_bytes(pair: Pair, t: PairTiling) -> int:
@@ -104,8 +124,12 @@ def _tilings(pair: Pair) -> Iterator[PairTiling]:
     rows, columns, sums = pair.rows, pair.columns, flat_size(pair.first.spec, pair.first.sums)
     groups = [f.group for f in (pair.first.left, pair.first.right) if f.group]
     bk = min([power_of_two(sums, 16, 128 // _size(pair.first)), *groups])
+    if pair.norm is not None:
+        bk = power_of_two(sums, 16, _MOST_HELD)
     whole = power_of_two(pair.second.spec.dims[pair.second.sums[0]].size, 16, 1 << 20)
     for bm in sorted({power_of_two(rows, 16, block) for block in (16, 32, 64, 128)}):
+        if pair.norm is not None and bm * bk > _MOST_HELD:
+            continue
         if bm * whole <= _MOST_HELD:
             for bn in sorted({power_of_two(columns, 16, block) for block in (64, 128)}):
                 for parts in (1, 2, 4, 8, 16):
@@ -131,4 +155,4 @@ def _size(roles: Roles) -> int:
 
 
 def _between(pair: Pair) -> str:
-    return pair.first.spec.body[pair.stored].dtype
+    return pair.first.spec.body[pair.link.stored].dtype

@@ -25,6 +25,8 @@ MARGIN = 0.75
 _SECTOR = 32
 #: Elements of a tile of the matrix that one program of a single row reads in a step; of the list it may have fewer.
 _STEP_ELEMENTS = 1024
+#: Cycles that a step waits for what it gathers, whose places it has to read first.
+_LATENCY = 500
 #: Rows of blocks that tensor cores take.
 _LEAST_ROWS, _MOST_ROWS = 16, 128
 #: Bytes of the numbers that say where blocks are.
@@ -93,7 +95,7 @@ def cost(form: Form, target: GpuTarget, schedule: Schedule) -> float:
     gathered = bm * bk * size if _along_rows(form) else bm * blocks * max(s.columns * size, _SECTOR)
     loaded = (listed + gathered) / dense.NEAR_BYTES
     if schedule["sparse"] == "tiles":
-        each = max(loaded, bm * s.rows * bk / dense.rate(form.dtype, target, bm, s.rows)) + dense.STEP
+        each = max(loaded, bm * s.rows * bk / dense.rate(form.dtype, target, bm, s.rows)) + dense.STEP + _LATENCY
     else:
         each = max(loaded, bk * s.rows / dense.SINGLE_RATE) + dense.STEP
     resident = target.processors * (1 if schedule["sparse"] == "tiles" else _PROGRAMS)
