@@ -9,6 +9,7 @@ import torch
 from tt_interpreter import launch
 
 from effc.compiler.capture.kernel_reference import evaluate
+from effc.compiler.codegen.gpu.contraction.roles import Roles, find
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.launch import Emitted
 from effc.compiler.codegen.gpu.target import GpuTarget
@@ -101,3 +102,10 @@ def agrees(
         else:
             assert torch.equal(got, want.to(got.dtype)), operand
     return kernel
+
+
+def roles_of(spec: KernelSpec) -> Roles:
+    """Of a product that tensor cores take."""
+    found = find(spec)
+    assert isinstance(found, Roles), found
+    return found
