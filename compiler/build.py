@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -101,8 +101,8 @@ def build(
     return Built(executable, artifact, report)
 
 
-def lowered(text: str, options: Mapping[str, Any], target: str, tools: Toolchain) -> Program:
-    """The program of a graph's text, without code; see `build`. ``target``: the name of a CPU's, or ``sm_90`` and the like."""
+def lowered(text: str, options: Mapping[str, Any], target: str | Sequence[Any], tools: Toolchain) -> Program:
+    """The program of a graph's text, without code; see `build`. ``target``: a CPU's name, or the fields of a GPU's (`target_of`)."""
     return Program.from_json(tools.request("lower", {"text": text, "options": {**options, "target": target}}))
 
 

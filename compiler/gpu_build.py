@@ -9,7 +9,7 @@ import base64
 import ctypes
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -157,10 +157,7 @@ def build_gpu(
     artifact = cached_artifact(cache, key)
     report.from_cache = artifact is not None
     if artifact is None:
-        with report.phase("lower"):
-            program = lowered(text, options, f"sm_{device.capability}", kernels.tools)
-        with report.phase("emit"):
-            artifact = _artifact(program, kernels, host)
+        artifact = _compiled(text, options, kernels, host, report)
         if cache is not None:
             cache.put("programs", key, artifact.to_bytes())
     with report.phase("load"):
@@ -170,8 +167,37 @@ def build_gpu(
             raise LoweringError(str(error)) from error
 
 
+def _compiled(
+    text: str, options: Mapping[str, Any], kernels: _Kernels, host: HostCode, report: BuildReport
+) -> Artifact:
+    """Where a kernel is refused and two products are one kernel, each gets its own: those may compile."""
+
+    def lower(options: Mapping[str, Any]) -> Program:
+        with report.phase("lower"):
+            return lowered(text, options, astuple(kernels.target), kernels.tools)
+
+    def emit(program: Program) -> Artifact:
+        with report.phase("emit"):
+            return _artifact(program, kernels, host)
+
+    program = lower(options)
+    try:
+        return emit(program)
+    except LoweringError as error:
+        if not any(spec.template == "block" for part in _parts(program) for spec in part.kernels):
+            raise
+        note = f"products that would share a kernel have one each, as a kernel was refused: {error}"
+    apart = lower({**options, "pairs": False})
+    return emit(replace(apart, notes=(*apart.notes, note)))
+
+
+def _parts(program: Program) -> list[Program]:
+    """And the program that prepares its weights."""
+    return [program] if program.prepare is None else [program, program.prepare]
+
+
 def _artifact(program: Program, kernels: _Kernels, host: HostCode) -> Artifact:
-    parts = [program] if program.prepare is None else [program, program.prepare]
+    parts = _parts(program)
     wanted = [kernels_of(part) for part in parts]
     code = kernels.code([w for each in wanted for w in each])
     made: Artifact | None = None

@@ -1,7 +1,7 @@
 """Which runs a product on a GPU: the kernel that effc compiled, or ATen's op, cuBLAS's or cuDNN's.
 
 Both are timed, once a GPU, shape and version, unless a count of what they do says that one is far ahead; so what was measured wins over
-what was predicted. Where nothing can be measured (a CUDA graph is being captured, or there is no memory for it) the count decides.
+what was predicted. Where nothing can be measured (a CUDA graph is being captured, there is no memory for it, ATen's op fails) the count decides.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from effc.compiler.build import digest
 from effc.compiler.codegen.gpu.rival import Work, counted
 from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.program import Call, Input, Output, Pointer, Program, TensorSpec
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
@@ -72,10 +73,7 @@ def judged(executable: GpuExecutable, call: Call, op: AtenOp, target: GpuTarget,
     key = digest("product", device.model, target.key, torch.__version__, spec.digest(), images, op.key, str(op.alone))
     known = cache.get("timings", key) if cache is not None else None
     if known is None:
-        try:
-            seconds = device.elapsed([_alone(executable, call), _followed(op, device)])
-        except torch.OutOfMemoryError:
-            seconds = None
+        seconds = _seconds(executable, call, op)
         if seconds is None:
             return guess
         known = json.dumps(seconds).encode()
@@ -83,6 +81,17 @@ def judged(executable: GpuExecutable, call: Call, op: AtenOp, target: GpuTarget,
             cache.put("timings", key, known)
     ours, theirs = json.loads(known)
     return Verdict(ours, theirs, True, device.model)
+
+
+def _seconds(executable: GpuExecutable, call: Call, op: AtenOp) -> list[float] | None:
+    """Of effc's kernel and of ATen's op; None: they cannot be timed now, or one of them cannot run."""
+    device = executable.device
+    if device.is_capturing():  # all that is launched, operands too, would be part of the graph
+        return None
+    try:
+        return device.elapsed([_alone(executable, call), _followed(op, device)])
+    except (RuntimeError, DeviceError):  # no memory for operands, or a library or the driver refuses
+        return None
 
 
 def _work(spec: KernelSpec, call: Call, alone: bool, target: GpuTarget) -> Work:
@@ -127,6 +136,12 @@ def _followed(op: AtenOp, device: Device) -> Callable[[], object]:
 
 
 def filled(device: Device, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Memory with numbers in it: a GPU multiplies zeros with less power, and so at another clock. A stride of 0 repeats them."""
+    """Memory with numbers in it: a GPU multiplies zeros with less power, and so at another clock. A stride of 0 repeats them.
+    They come from a generator of their own: the user's goes on as if nothing had been timed.
+    """
     made = device.empty([n if step else 1 for n, step in zip(size, stride, strict=True)], stride, dtype)
-    return (made.normal_() if dtype.is_floating_point else made.zero_()).expand(size)
+    if dtype.is_floating_point:
+        made.normal_(generator=torch.Generator(made.device))
+    else:
+        made.zero_()
+    return made.expand(size)

@@ -14,21 +14,24 @@ from test_gpu_devices import CUDA, Gpus, Traced, agrees, reasons
 from torch import nn
 
 from effc.compiler import gpu_choice
+from effc.compiler.capture import graph
 from effc.compiler.codegen.gpu.rival import Work, counted
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.gpu_build import GpuBuilt
 from effc.compiler.gpu_choice import AtenOp, Verdict, filled, judged
+from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.program import Call
 from effc.runtime.cache import Cache
 from effc.runtime.gpu.driver import CudaDriver
+from effc.runtime.gpu.executable import GpuExecutable
 
 SM80, SM90 = GpuTarget.named("sm_80"), GpuTarget.named("sm_90")
 
 
 class Timed(Gpus):
-    """GPUs whose clocks show ``seconds``, of effc's kernel and of ATen's op, whatever they do. ``timed``: how often."""
+    """GPUs whose clocks show ``seconds``, of effc's kernel and of ATen's op, whatever they do, or raise them. ``timed``: how often."""
 
-    def __init__(self, seconds: list[float] | None, cache: Cache | None = None) -> None:
+    def __init__(self, seconds: list[float] | Exception | None, cache: Cache | None = None) -> None:
         super().__init__()
         self.seconds, self.cache, self.timed = seconds, cache, 0
 
@@ -42,6 +45,8 @@ class Timed(Gpus):
         self.timed += 1
         for call in calls:
             call()  # both run
+        if isinstance(self.seconds, Exception):
+            raise self.seconds
         return self.seconds
 
 
@@ -88,8 +93,8 @@ def test_what_is_alike_is_timed_once_and_goes_together() -> None:
     gpus = Timed([1e-3, 1e-4])
     traced = Traced(model(), [(x, "cuda:0")], gpus)
     assert gpus.timed == 2
-    (graph,) = traced.recording.graphs
-    assert [f.op for f in graph.fallbacks] == ["aten.addmm.default"] * 3
+    (found,) = traced.recording.graphs
+    assert [f.op for f in found.fallbacks] == ["aten.addmm.default"] * 3
 
 
 def test_a_measurement_is_kept(tmp_path: Path) -> None:
@@ -160,6 +165,85 @@ def test_too_little_memory_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("measured" in note for note in traced.recording.notes)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDNN_STATUS_NOT_SUPPORTED"), DeviceError("no launch")], ids=str)
+def test_what_cannot_run_is_not_timed(error: Exception) -> None:
+    x, gpus = torch.randn(20, 32), Timed(error)
+    traced = Traced(model(), [(x, "cuda:0")], gpus)
+    assert gpus.timed == 2
+    assert not any("measured" in note for note in traced.recording.notes)
+    agrees(traced, x)
+
+
+def test_while_a_graph_is_captured_no_operands_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be allocated, and filled at each replay; what was timed before counts."""
+    made: list[object] = []
+    monkeypatch.setattr(gpu_choice, "filled", lambda *given: made.append(given))
+    monkeypatch.setattr(InterpretingGpu, "is_capturing", lambda self: True)
+    gpus = Timed([1e-3, 1e-6])
+    traced = Traced(model(), [(torch.randn(20, 32), "cuda:0")], gpus)
+    assert (made, gpus.timed) == ([], 0)
+    assert not any("measured" in note for note in traced.recording.notes)
+
+
+def test_timing_leaves_the_users_random_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    first, second = (filled(InterpretingGpu(), (64,), (1,), torch.float32) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, second), "and do not depend on them"
+
+
+def test_what_loses_is_given_up_at_once_and_what_stays_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four products, none like another, the second and the third lose."""
+    x = torch.randn(20, 32)
+    layers = [
+        nn.Linear(32, 33),
+        nn.Tanh(),
+        nn.Linear(33, 34),
+        nn.Tanh(),
+        nn.Linear(34, 35),
+        nn.Tanh(),
+        nn.Linear(35, 7),
+    ]
+    gpus, divisions = Timed([1e-3, 1e-3]), list[None]()
+
+    def verdict(executable: GpuExecutable, call: Call, op: AtenOp, *rest: object) -> Verdict:
+        loses = "'33', '34'" in op.key or "'34', '35'" in op.key
+        return Verdict(1e-3, 1e-4 if loses else 1e-3, True, "a clock")
+
+    divide = graph.partition
+    monkeypatch.setattr(graph, "partition", lambda *given: divisions.append(None) or divide(*given))
+    monkeypatch.setattr("test_gpu_choice.judged", verdict)
+    traced = Traced(nn.Sequential(*layers).eval(), [(x, "cuda:0")], gpus)
+    assert len(divisions) == 2
+    kept = [note for note in traced.recording.notes if "is kept" in note]
+    assert [("[20, 32] x [32, 33]" in note, "[20, 35] x [35, 7]" in note) for note in kept] == [
+        (True, False),
+        (False, True),
+    ]
+    (found,) = traced.recording.graphs
+    assert [f.op for f in found.fallbacks] == ["aten.addmm.default"] * 2
+    agrees(traced, x)
+
+
+class Square(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x @ x).relu()
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "told"),
+    [
+        (Square(), (16, 16), "mm.default of [16, 16] x [16, 16] at"),
+        (nn.Conv2d(8, 16, 3), (2, 8, 9, 9), "convolution.default of [2, 8, 9, 9] x [16, 8, 3, 3] at"),
+        (nn.Linear(16, 8), (20, 16), "addmm.default of [20, 16] x [16, 8] at"),
+    ],
+    ids=["square", "convolution", "linear"],
+)
+def test_the_report_names_the_factors(module: nn.Module, shape: tuple[int, ...], told: str) -> None:
+    traced = Traced(module.eval(), [(torch.randn(shape), "cuda:0")], Timed([1e-3, 1e-3]))
+    assert any(told in note for note in traced.recording.notes), traced.recording.notes
+
+
 def test_far_ahead_or_too_small_to_matter_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(20, 32)
     for name, value in (("_FAR_AHEAD", 0.0), ("_LEAST", 1.0)):
@@ -188,6 +272,8 @@ def test_the_count() -> None:
     one, other = (counted(large(1024, read_again), SM90) for read_again in (0, 1))
     assert one[0] == other[0]
     assert one[1] < other[1]
+    older, newer = (counted(large(4096), replace(GpuTarget.named(n), processors=80)) for n in ("sm_89", "sm_120"))
+    assert newer[1] == older[1], "without the wide multiplications of data centres' GPUs"
     exact, rounded = (counted(large(4096, dtype=dtype), SM90)[1] for dtype in ("f32", "tf32"))
     assert exact == pytest.approx(8 * rounded)
 
@@ -200,7 +286,3 @@ def test_memory_to_time_with_is_laid_out_as_the_models() -> None:
 
 def test_the_driver_tells_its_version() -> None:
     assert CudaDriver(StubCuda()).version() == "12.8"
-
-
-def test_an_interpreter_has_no_clock() -> None:
-    assert InterpretingGpu().elapsed([]) is None

@@ -219,14 +219,17 @@ def test_factors_that_descriptors_copy(case: Case) -> None:
     runner.check()
 
 
+@pytest.mark.parametrize("split", [1, 2])
 @pytest.mark.parametrize("processors", [1, 3, 7, 1000])
-def test_programs_that_take_tile_after_tile(processors: int) -> None:
+def test_programs_that_take_tile_after_tile(processors: int, split: int) -> None:
+    """Also of parts of the sum, as a schedule that says no more than ``split`` may get."""
     target = replace(TMA, processors=processors)
     for case in DESCRIBED[:3]:
-        runner = GpuRunner(case, target, matrices_of(case, descriptors=1, persistent=1, split=1).schedule)
-        (launched,) = runner.kernel.emitted.launches  # type: ignore[attr-defined]
+        runner = GpuRunner(case, target, matrices_of(case, descriptors=1, persistent=1, split=split).schedule)
+        launched, *rest = runner.kernel.emitted.launches  # type: ignore[attr-defined]
         assert launched.grid.constant is not None
         assert launched.grid.constant <= processors
+        assert len(rest) == split - 1
         runner.check()
 
 
@@ -266,7 +269,8 @@ def test_descriptors_need_the_hardware_and_aligned_memory() -> None:
     spec = DESCRIBED[0].spec()
     assert "tt.descriptor_load" not in Kernel(spec, SM90).text
     assert "tt.descriptor_load" not in Kernel(spec, TMA, aligned=False).text
-    assert not GpuTarget.named("sm_80+tma").descriptors
+    with pytest.raises(ValueError, match=r"sm_80\+tma.*begin with sm_90"):
+        GpuTarget.named("sm_80+tma")
 
 
 def test_many_tiles_are_taken_by_few_programs() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from gpu_cases import linear, softmax
 from gpu_interpreted import SM80, TMA
+from gpu_pairs import PairCase
 
 from effc.compiler.codegen.gpu import fitting
 from effc.compiler.codegen.gpu.compile import Compiled
@@ -16,6 +17,8 @@ from effc.compiler.codegen.gpu.contraction.roles import Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import Tiling, candidates
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.launch import Launch
+from effc.compiler.codegen.gpu.pair import schedule as pairs
+from effc.compiler.codegen.gpu.pair.reading import Pair, read_pair
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec, Schedule
@@ -91,6 +94,39 @@ def test_a_schedule_of_the_specs_own_is_kept(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_other_templates_have_one_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept([16], softmax(64, 1000), monkeypatch) == (0, 1)
+
+
+PAIR = PairCase(8192, 1024, 64, 1024, "f16").spec()
+
+
+def test_pairs_that_spill_in_every_tiling_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each product alone need not; one of the tilings that does not is enough, and a schedule of the pair's own is kept."""
+    with pytest.raises(LoweringError, match="spill registers in every tiling, 8 bytes a thread in the best"):
+        kept([64, 8, None, 16], PAIR, monkeypatch)
+    assert kept([64, None, 0], PAIR, monkeypatch) == (2, 3)
+    pair = read_pair(PAIR)
+    assert isinstance(pair, Pair)
+    (own,) = pairs.candidates(pair, SM80, 1)
+    assert kept([16], replace(PAIR, schedule=own), monkeypatch) == (0, 1)
+
+
+def test_without_aligned_memory_no_tiling_is_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor of programs that take tile after tile, which pay with descriptors alone; so all that are tried differ."""
+    tried: list[str] = []
+
+    def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
+        if not launch.name.endswith("_sum"):
+            tried.append(launch.text.replace(launch.name, ""))
+        return Compiled(b"", "", launch.name, launch.warps, 0, 32, 16, ())
+
+    monkeypatch.setattr(fitting, "compile_launch", compile_launch)
+    spec = linear(8192, 8192, 4096, "f16")
+    fitting.compile_fitting(spec, TMA, aligned=True)
+    assert any("tt.get_num_programs" in text for text in tried)
+    tried.clear()
+    fitting.compile_fitting(spec, TMA, aligned=False)
+    assert len(set(tried)) == len(tried) > 1
+    assert not any("tt.get_num_programs" in text for text in tried)
 
 
 def test_fewer_programs_at_once_than_counted_are_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:

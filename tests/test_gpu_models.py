@@ -130,18 +130,20 @@ def test_weights_that_change_are_seen() -> None:
             model.norms[0].weight.mul_(2.0)  # type: ignore[index, union-attr]
 
 
-def test_weights_whose_derivation_was_captured_are_derived_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A capture computes nothing, and CUDA refuses to wait in one."""
+@pytest.mark.parametrize("step", ["wait", "empty"])
+def test_weights_whose_derivation_was_captured_are_derived_again(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture computes nothing, and CUDA refuses to wait in one, be it behind the derivation or within."""
     model, gpu = made(Residual), InterpretingGpu()
     compiled, x = compiled_for_gpu(model, gpu), torch.randn(1, 16, 6, 6)
 
-    def refuse() -> None:
+    def refuse(*given: object) -> None:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
     with torch.no_grad(), watched(gpu):
         with monkeypatch.context() as capturing:
             capturing.setattr(gpu, "launch", lambda table, count: None)
-            capturing.setattr(gpu, "wait", refuse)
+            capturing.setattr(gpu, step, refuse)
+            capturing.setattr(gpu, "is_capturing", lambda: True)
             with pytest.raises(RuntimeError, match="capturing") as caught:
                 compiled(x)
         assert any("before it is captured" in note for note in caught.value.__notes__)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import gpu_programs
 import pytest
 import torch
 from exactness import assert_exact
@@ -13,13 +15,16 @@ from gpu_programs import InterpretingGpu, compiled_for_gpu, watched
 from torch import Tensor, nn
 from triton_here import needs_triton
 
+from effc.compiler.capture.recording import record
 from effc.compiler.codegen.gpu.compile import compile_launch
+from effc.compiler.codegen.gpu.emit import emit
+from effc.compiler.codegen.gpu.launch import Emitted
 from effc.compiler.codegen.gpu.pair.reading import Pair, read_pair
 from effc.compiler.codegen.gpu.pair.schedule import apart, candidates, chosen, cost, saved, shared_bytes
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.ir.errors import LoweringError
+from effc.compiler.ir.errors import LoweringError, UnsupportedError
 from effc.compiler.ir.expr import const
-from effc.compiler.ir.spec import Instr, Schedule
+from effc.compiler.ir.spec import Instr, KernelSpec, Schedule
 
 _BOUND = {"f32": 4e-6, "bf16": 1.6e-2, "f16": 2e-3}
 
@@ -245,3 +250,39 @@ def test_both_products_are_of_tensor_cores_and_nothing_spills(case: PairCase, ta
     assert (made.frame, ".local" in made.ptx) == (0, False)
     wide = "wgmma.mma_async" if target.has_wgmma else "mma.sync"
     assert made.ptx.count(wide) >= 2
+
+
+def refused_pairs(patch: pytest.MonkeyPatch) -> None:
+    """Pairs pay, and triton takes none."""
+
+    def refuse(spec: KernelSpec, *rest: Any, **more: Any) -> Emitted:
+        if spec.template == "block":
+            raise LoweringError("triton needs 300000 bytes of shared memory")
+        return emit(spec, *rest, **more)
+
+    patch.setattr("effc.compiler.pipeline.gpu_pairs.saved", lambda pair, target: 1.0)
+    patch.setattr(gpu_programs, "emit", refuse)
+
+
+def test_products_whose_pair_is_refused_have_a_kernel_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not ATen's; also where only ``effc``'s kernels are asked for."""
+    refused_pairs(monkeypatch)
+    torch.manual_seed(0)
+    model, gpu, x = Factored(48, 24, nn.GELU()).eval(), InterpretingGpu(), torch.randn(2, 35, 48)
+    compiled = compiled_for_gpu(model, gpu)
+    with record() as recording, torch.no_grad(), watched(gpu):
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+    assert len(gpu.launched) == 2
+    (note,) = (note for note in recording.notes if "300000 bytes" in note)
+    assert note.startswith("products that would share a kernel have one each")
+
+
+def test_what_is_refused_beside_a_pair_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused_pairs(monkeypatch)
+
+    def refuse(spec: KernelSpec, *rest: Any, **more: Any) -> Emitted:
+        raise LoweringError(f"no {spec.template}")
+
+    monkeypatch.setattr(gpu_programs, "emit", refuse)
+    with pytest.raises(UnsupportedError, match="no contraction"):
+        compiled_for_gpu(Factored(48, 24, nn.GELU()).eval(), InterpretingGpu())(torch.randn(2, 35, 48))

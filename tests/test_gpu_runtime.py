@@ -7,7 +7,8 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import nn
 from triton_here import needs_triton
 
 from effc.compiler import gpu_build
+from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.gpu_build import build_gpu, kernels_of
 from effc.compiler.ir.errors import DeviceError, LoweringError
 from effc.compiler.ir.expr import const
@@ -197,6 +199,64 @@ def test_retired_kernels_are_unloaded_when_others_are_loaded_and_all_has_ended(m
     assert cuda.unloaded == [0x11, 0x12]
 
 
+@pytest.mark.usefixtures("_torchs_names")
+def test_threads_that_unload_at_the_same_time_unload_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = StubCuda()
+    gpu = CudaDevice(torch.device("cpu", 0), CudaDriver(cuda), host().launch)
+    monkeypatch.setattr(gpu, "is_capturing", lambda: False)
+    first = gpu.load(b"a", "a", 0)
+    others: list[threading.Thread] = []
+
+    def wait() -> None:
+        if not others:
+            others.append(threading.Thread(target=gpu.load, args=(b"c", "c", 0)))
+            others[0].start()
+            others[0].join()
+
+    monkeypatch.setattr(gpu, "wait", wait)
+    gpu.retire([first])
+    gpu.load(b"b", "b", 0)
+    assert (len(others), cuda.unloaded) == (1, [0x11])
+
+
+@pytest.mark.usefixtures("_torchs_names")
+def test_calls_are_timed_in_turn_without_the_first_round_and_what_empties_l2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By events right before and behind each, here of a clock that only calls and the filling of memory advance."""
+    now, turns = [0.0], list[str]()
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = now[0]
+
+        def elapsed_time(self, end: Event) -> float:
+            assert waited, "nobody asks before all has ended"
+            return end.at - self.at
+
+    def taking(name: str, milliseconds: list[float]) -> Callable[[], None]:
+        def call() -> None:
+            now[0] += milliseconds[turns.count(name)]
+            turns.append(name)
+
+        return call
+
+    class Memory:
+        def zero_(self) -> None:
+            now[0] += 1000.0
+            turns.append("flush")
+
+    gpu, waited = CudaDevice(torch.device("cpu", 0), CudaDriver(StubCuda()), host().launch), list[None]()
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(gpu, "wait", lambda: waited.append(None))
+    monkeypatch.setattr(gpu, "current", nullcontext)
+    monkeypatch.setattr(gpu, "empty", lambda *given: Memory())
+    cold, noisy = [900.0, *[2.0] * 9], [900.0, 3.0, 3.0, 50.0, 3.0, 3.0, 3.0, 3.0, 1.0, 3.0]
+    assert gpu.elapsed([taking("a", cold), taking("b", noisy)]) == pytest.approx([2e-3, 3e-3])
+    assert turns == ["flush", "a", "flush", "b"] * 10
+
+
 def test_a_refused_launch_names_the_kernel() -> None:
     cuda = StubCuda(parameters=6)
     executable = built_on(StubGpu(cuda), graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)).executable
@@ -304,6 +364,21 @@ def test_programs_and_cubins_are_built_by_workers_and_kept(tmp_path: Path, monke
     assert "gpu" in asked, "another triton compiles anew"
 
 
+def test_a_graph_is_lowered_for_the_device_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processors and torch's settings decide what becomes one kernel, as they do what is emitted."""
+    text, gpu, seen = (
+        graph_of(nn.Sequential(nn.Linear(48, 24), nn.Linear(24, 48)), torch.randn(70, 48)),
+        InterpretingGpu(),
+        [],
+    )
+    gpu.processors = 57
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(gpu_build, "reads_descriptors", lambda capability: True)
+    monkeypatch.setattr("effc.compiler.pipeline.gpu_pairs.saved", lambda pair, target: seen.append(target) or 0.0)
+    built_on(gpu, text)
+    assert seen == [GpuTarget(90, 57, tf32=False, tf32_convolutions=True, descriptors=True)]
+
+
 @pytest.mark.parametrize("setting", ["precision", "allow_tf32", "fp32_precision"])
 def test_torchs_setting_of_tf32_is_part_of_the_key(setting: str, tmp_path: Path) -> None:
     text = graph_of(nn.Linear(64, 64), torch.randn(32, 64))
@@ -330,3 +405,9 @@ def test_torchs_setting_of_tf32_is_part_of_the_key(setting: str, tmp_path: Path)
 def test_building_for_a_gpu_imports_neither_mlir_nor_triton() -> None:
     code = "import sys, effc.compiler.gpu_build; sys.exit(any(m.split('.')[0] in ('torch_mlir', 'triton') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+
+
+def test_lowering_for_a_cpu_imports_no_emitter_for_gpus() -> None:
+    code = "import sys, effc.compiler.pipeline.lower; print(*(m for m in sys.modules if m.startswith('effc.compiler.codegen.gpu.')))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["effc.compiler.codegen.gpu.target"]

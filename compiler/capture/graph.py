@@ -117,7 +117,7 @@ class GraphCompiler:
             recording.programs += compilation.programs
             recording.compressed += [compilation.compressed] if compilation.compressed is not None else []
             programs = [p for p, _ in compilation.programs]
-            recording.notes += [*compilation.notes, *(n for p in programs for n in p.notes)]
+            recording.notes += [*compilation.notes, *compilation.kept, *(n for p in programs for n in p.notes)]
             recording.notes += plan_notes(self.options, programs)
         return assembled, compilation.compressed
 
@@ -133,6 +133,7 @@ class _Compilation:
         self.searches = _SEARCHES
         self.built: dict[tuple[str, torch.device | None], Built | GpuBuilt] = {}
         self.notes: list[str] = []
+        self.kept: list[str] = []  # notes of the kernels of the latest division
         self.programs: list[tuple[Program, Mapping[str, int]]] = []
         self.statics = statics_of(gm.graph, owner.names) if facts.kind == "inference" else {}
         self.params = {node: static.name for node, static in self.statics.items()}
@@ -178,7 +179,7 @@ class _Compilation:
             return assemble(self.gm, divided, compiled)
 
     def _compress(self, steps: Sequence[Step]) -> None:
-        """They are parameters from here on."""
+        """Compressed forms are parameters from here on, with what is known of their values."""
         plain = {node: static for node, static in self.statics.items() if not static.attributes}
         values = {node: self.owner.weights[static.position] for node, static in plain.items()}
         self.compressed = compress(self.gm, {n: s.name for n, s in plain.items()}, values, steps)
@@ -213,14 +214,16 @@ class _Compilation:
         """All regions, or None where an op or a region was excluded and the graph must be divided anew."""
         self.facts.regions.clear()
         self.programs.clear()
+        self.kept.clear()
         compiled: dict[int, CompiledGroup] = {}
+        excluded = len(self.excluded)
         for number, group in enumerate(divided.groups):
             try:
                 compiled[number] = self._compile_group(f"region_{number}", group)
             except (LoweringError, UnsupportedError) as error:
                 self._exclude(group, error)
                 return None
-        return compiled
+        return compiled if len(self.excluded) == excluded else None
 
     def _compile_group(self, name: str, group: Group) -> CompiledGroup:
         region = self._import(name, group)
@@ -266,16 +269,17 @@ class _Compilation:
         return self.built[key]
 
     def _give_up_slower(self, group: Group, built: GpuBuilt) -> None:
-        """UnsupportedError for the first product that ATen runs faster."""
+        """Exclude the products that ATen runs faster."""
         from effc.compiler.capture.rivals import aten_op, products, sentence
 
         for node, call in products(group, built.executable.program):
             with unset_fake_temporarily():
                 verdict = self.owner.devices.judged(built, call, aten_op(node, call))
             if not verdict.is_ours:
-                raise UnsupportedError(f"ATen is faster: {sentence(node, verdict)} ({node.name})")
-            if verdict.measured:
-                self.notes.append(f"effc's kernel is kept: {sentence(node, verdict)}")
+                reason = f"ATen is faster: {sentence(node, verdict)}"
+                self.excluded.update((n, reason) for n in group.nodes if alike(n) == alike(node))
+            elif verdict.measured:
+                self.kept.append(f"effc's kernel is kept: {sentence(node, verdict)}")
 
     def _must_validate(self, region: Region) -> bool:
         """Whether an input's strides may differ from FakeTensor's: ATen made it, now or in the forward graph."""

@@ -23,6 +23,8 @@ _aten = torch.ops.aten
 _PRODUCTS = (
     _aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default, _aten.convolution.default,
 )  # fmt: skip
+#: Of these, the ones whose first operand is added to the product of the next two.
+_ADDING = (_aten.addmm.default, _aten.baddbmm.default)
 _FLOATS = frozenset({"f32", "f16", "bf16"})
 
 
@@ -79,5 +81,6 @@ def _is_static(node: Node) -> bool:
 
 def sentence(node: Node, verdict: Verdict) -> str:
     """For the report."""
-    shapes = " x ".join(str(list(n.meta["val"].shape)) for n in node.all_input_nodes[-2:])
+    factors = node.args[1:3] if node.target in _ADDING else node.args[:2]
+    shapes = " x ".join(str(list(n.meta["val"].shape)) for n in factors if isinstance(n, Node))
     return f"{op_name(node)} of {shapes} at {source_of(node)}: {verdict}"

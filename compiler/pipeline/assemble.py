@@ -9,18 +9,12 @@ from typing import Any
 from effc.compiler.codegen.cpu.block.choice import Block, block_of
 from effc.compiler.codegen.cpu.schedules import Packing, default_schedule, packing
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.codegen.gpu.nibbles import FUNCTION as NIBBLES
-from effc.compiler.codegen.gpu.nibbles import packed_codes
-from effc.compiler.codegen.gpu.sparse.choice import chosen as chosen_sparse
-from effc.compiler.codegen.gpu.sparse.choice import derivations, sparse_spec
-from effc.compiler.codegen.gpu.sparse.form import find as find_sparse
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.codegen.targets import AnyTarget
 from effc.compiler.ir.expr import Expr, const, product
 from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part, Pointer, Program, TensorSpec
 from effc.compiler.ir.spec import CONVOLUTION, ITEM_SIZE, KernelSpec, Operand, Schedule
 from effc.compiler.pipeline.blocks import fuse_blocks
-from effc.compiler.pipeline.gpu_pairs import fuse_pairs
 from effc.compiler.pipeline.graph import Graph, GraphInput
 from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.memory import Life, plan_arena
@@ -29,7 +23,10 @@ from effc.compiler.pipeline.placement import Base, Layout, row_major
 
 class Assembler:
     """``prepared``: how many of the graph's inputs, behind all that are arguments and before those that are joined, are results of
-    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``. For a GPU nothing is packed but codes of few bits.
+    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``. ``pairs``: whether two products may be one kernel on a
+    GPU. For a GPU nothing is packed but codes of few bits.
+
+    What is for GPUs alone is imported where it is called: its emitters cost a process that compiles for CPUs 60 ms.
     """
 
     def __init__(
@@ -41,9 +38,10 @@ class Assembler:
         prepare: Program | None,
         target: AnyTarget,
         schedules: Mapping[str, Schedule],
+        pairs: bool = True,
     ) -> None:
         self.graph, self.layout, self.kernels, self.prepare = graph, layout, kernels, prepare
-        self.target, self.schedules = target, schedules
+        self.target, self.schedules, self.pairs = target, schedules, pairs
         self.joined = [source for source in graph.inputs if source.parts]
         self.real = len(graph.inputs) - prepared - len(self.joined)
         self.constants = graph.constants()
@@ -58,7 +56,11 @@ class Assembler:
         if isinstance(self.target, Target):
             self.kernels = fuse_blocks(self.kernels, constants, self._is_dense, self.target)
         else:
-            self.kernels = fuse_pairs([_marked(k) for k in self.kernels], constants, self._is_sparse, self.target)
+            self.kernels = [_marked(kernel) for kernel in self.kernels]
+            if self.pairs:
+                from effc.compiler.pipeline.gpu_pairs import fuse_pairs
+
+                self.kernels = fuse_pairs(self.kernels, constants, self._is_sparse, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
         self.offsets, arena = plan_arena(bytes_of, self._lives(), self._scratch())
@@ -169,6 +171,9 @@ class Assembler:
 
     def _for_gpu(self, kernel: Kernel, pointers: list[Pointer], target: GpuTarget) -> KernelSpec:
         """The spec under a plan's schedule, codes of few bits packed; ``pointers`` are changed to those."""
+        from effc.compiler.codegen.gpu.nibbles import FUNCTION, packed_codes
+        from effc.compiler.codegen.gpu.sparse.choice import chosen as chosen_sparse
+
         wanted = self.schedules.get(kernel.spec.key(), kernel.spec.schedule)
         constant = [i for i, site in enumerate(kernel.sites) if self._is_constant(site)]
         known = self._with_sparsity(kernel, constant)
@@ -177,11 +182,14 @@ class Assembler:
             return self._of_lists(kernel, known, schedule, pointers)
         spec, sizes = packed_codes(replace(kernel.spec, schedule=wanted), constant)
         for operand, size in sizes.items():
-            pointers[operand] = self._derived(kernel.sites[operand], NIBBLES, {"offset": 0, "size": size})
+            pointers[operand] = self._derived(kernel.sites[operand], FUNCTION, {"offset": 0, "size": size})
         return spec
 
     def _of_lists(self, kernel: Kernel, spec: KernelSpec, schedule: Schedule, pointers: list[Pointer]) -> KernelSpec:
         """The spec that reads lists of blocks in the place of its sparse matrix; ``pointers`` are changed to those."""
+        from effc.compiler.codegen.gpu.sparse.choice import derivations, sparse_spec
+        from effc.compiler.codegen.gpu.sparse.form import find as find_sparse
+
         weight = next(i for i, o in enumerate(spec.operands) if o.sparsity is not None)
         form = find_sparse(spec)
         assert not isinstance(form, str), "a schedule was chosen"

@@ -9,7 +9,7 @@ from typing import Any
 from torch_mlir import ir
 
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.codegen.targets import AnyTarget, target_named
+from effc.compiler.codegen.targets import AnyTarget, target_of
 from effc.compiler.ir.dialect import new_context, verify
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.pass_text import parse_pipeline
@@ -40,21 +40,20 @@ GRAPH_PASSES = "mlir:func.func(cse)"
 
 
 def lower(text: str, options: Mapping[str, Any]) -> Program:
-    """Compile graph IR ``text`` to a program for ``options["target"]``: a CPU (default: the host), or a GPU, such as ``sm_90``.
+    """Compile graph IR ``text`` to a program for ``options["target"]`` (`target_of`): a CPU (default: the host), or a GPU, such as ``sm_90``.
 
-    ``options["schedules"]``: a plan's schedules, ``{KernelSpec.key(): {parameter: value}}``; other kernels choose their own.
+    ``options["pairs"]`` (default: true): whether two products may be one kernel on a GPU. ``options["schedules"]``: a plan's schedules, ``{KernelSpec.key(): {parameter: value}}``; other kernels choose their own.
     LoweringError says which op of the region cannot be compiled, and where in the user's model it stands.
     """
-    name = options.get("target", "host")
-    target = target_named(name)
+    target, pairs = target_of(options.get("target", "host")), options.get("pairs", True)
     schedules = {key: Schedule(tuple(sorted(s.items()))) for key, s in options.get("schedules", {}).items()}
     dump = RegionDump.of(text)
-    with dump.reproduced(text, f"--emit kernels --target {name}"):
+    with dump.reproduced(text, f"--emit kernels --target {target.name}"):
         graph, notes = _read(text, dump.instruments())
         prepared_graph, prepared = split_prepared(graph)
         # Before the cut, by which tensors that are prepared become inputs.
-        prepare = _program(prepared_graph, [], None, target, schedules) if prepared_graph is not None else None
-        program = _program(_without(graph, prepared), prepared, prepare, target, schedules)
+        prepare = _program(prepared_graph, [], None, target, schedules, pairs) if prepared_graph is not None else None
+        program = _program(_without(graph, prepared), prepared, prepare, target, schedules, pairs)
     program = replace(program, notes=notes)
     dump.program(program)
     return program
@@ -105,9 +104,10 @@ def _program(
     prepare: Program | None,
     target: AnyTarget,
     schedules: Mapping[str, Schedule],
+    pairs: bool,
 ) -> Program:
     layout, kernels = _kernels(graph, target)
-    return Assembler(graph, layout, kernels, len(prepared), prepare, target, schedules).run()
+    return Assembler(graph, layout, kernels, len(prepared), prepare, target, schedules, pairs).run()
 
 
 def _kernels(graph: Graph, target: AnyTarget) -> tuple[Layout, list[Kernel]]:

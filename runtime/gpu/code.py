@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.expr import Expr, const
 
+#: Bytes to a multiple of which the memory of `KernelCode.own` is aligned: a descriptor's.
+OWN_ALIGNMENT = 128
+
 
 @dataclass(frozen=True)
 class KernelCode:

@@ -6,7 +6,7 @@ import statistics
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 import torch
@@ -46,8 +46,8 @@ class Device(Protocol):
         """Until all that was launched has ended."""
 
     def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
-        """Seconds of each call on the GPU, nothing of what it reads being in L2; None: nothing can be timed now. torch's
-        OutOfMemoryError: too large.
+        """Seconds of each call on the GPU, nothing of what it reads being in L2; None: it has no clock. Not while a graph is being captured.
+        torch's OutOfMemoryError: too large.
         """
 
     def stream(self) -> int:
@@ -95,9 +95,7 @@ class CudaDevice:
     def wait(self) -> None:
         torch.cuda.synchronize(self.name)
 
-    def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
-        if self.is_capturing():
-            return None
+    def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float]:
         with self.current():
             flushed = self.empty((_FLUSHED,), (1,), torch.uint8)
             times: list[list[tuple[torch.cuda.Event, torch.cuda.Event]]] = [[] for _ in calls]
@@ -128,11 +126,18 @@ class CudaDevice:
 
     def _unload(self) -> None:
         """What is retired, unless a graph is being captured, in which nobody may wait."""
-        if self._retired and not self.is_capturing():
-            count = len(self._retired)  # those that come while it waits may still run
+        if not self._retired or self.is_capturing():
+            return
+        taken = list[
+            int
+        ]()  # before it waits: those that come meanwhile may still run, and another thread may do the same
+        with suppress(IndexError):
+            while True:
+                taken.append(self._retired.popleft())
+        if taken:
             self.wait()
-            for _ in range(count):
-                self._driver.unload(self._retired.popleft())
+        for kernel in taken:
+            self._driver.unload(kernel)
 
     def _enter(self) -> None:
         if not hasattr(self._threads, "entered"):

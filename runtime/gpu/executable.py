@@ -88,10 +88,11 @@ class GpuExecutable:
                 return self(key, placed)
         raise_failed()
         with self._lock, self.device.current():
-            if self.device.is_capturing():
+            capturing = self.device.is_capturing()
+            if capturing:
                 self._release.detach()  # a graph may launch the kernels when this is gone
             table = self._tables.get(key) or self._plan(key)
-            state = self._state(self.weights, tensors) if self.weights is not None else None
+            state = self._state(self.weights, tensors, capturing) if self.weights is not None else None
             results, arena = self._allocated(key, table.arena_bytes)
             held = self._place(tensors, state, results, arena)
             table.bind(self._slots)
@@ -122,22 +123,23 @@ class GpuExecutable:
         raise_failed()
 
     # -- a call -------------------------------------------------------------------------------------------------------
-    def _state(self, weights: Weights, tensors: Sequence[torch.Tensor]) -> State:
+    def _state(self, weights: Weights, tensors: Sequence[torch.Tensor], capturing: bool) -> State:
         """The derived weights. The next call may be on another stream than the one that derives them, which nobody would wait for; one of
         another thread waits for the lock. RuntimeError: CUDA's own, also where a graph is being captured.
         """
         before = weights.derivations
-        state = weights.current(tensors)
-        if weights.derivations != before:
-            try:
+        try:
+            state = weights.current(tensors)  # which itself waits where it looks for zeros
+            if weights.derivations != before:
                 self.device.wait()
-            except RuntimeError as error:
-                weights.clear()  # what a graph captured has not been computed
+        except RuntimeError as error:
+            weights.clear()  # what a graph captured has not been computed
+            if capturing:
                 error.add_note(
                     "effc derives weights in the first call, and in the next one after they change, which no CUDA graph can hold: call "
                     "the model once before it is captured"
                 )
-                raise
+            raise
         self._hold(state)
         return state
 

@@ -13,14 +13,12 @@ from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.expr import Expr
 from effc.compiler.ir.program import Program
 from effc.compiler.ir.slots import Layout
-from effc.runtime.gpu.code import KernelCode, SpecCode
+from effc.runtime.gpu.code import OWN_ALIGNMENT, KernelCode, SpecCode
 from effc.runtime.gpu.driver import LAUNCH_WORDS
 from effc.runtime.sizes import evaluator
 
 #: A kernel reads vectors of this many bytes; scratch memory begins at a multiple.
 ALIGNMENT = 16
-#: Memory of triton's own begins at a multiple.
-_OWN_ALIGNMENT = 128
 _I32 = (1 << 31) - 1
 Words = npt.NDArray[np.uint64]
 
@@ -113,7 +111,7 @@ class Launches:
         offsets, numbers, grids, scratches, limited = (list(islice(flat, count)) for count in self._counts)
         (arena,) = flat
         self._check(limited)
-        start = -(-(arena + max(scratches, default=0)) // _OWN_ALIGNMENT) * _OWN_ALIGNMENT
+        start = -(-(arena + max(scratches, default=0)) // OWN_ALIGNMENT) * OWN_ALIGNMENT
         own = [(word, each * grid) for (word, each), grid in zip(self._own, grids, strict=True) if each * grid > 0]
         pointing = [*self._pointers, *((word, self._arena) for word, _ in own)]
         offsets += [start] * len(own)

@@ -19,10 +19,9 @@ from effc.compiler.codegen.gpu.installed import triton_reason
 from effc.compiler.codegen.gpu.launch import Launch
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
+from effc.runtime.gpu.code import OWN_ALIGNMENT
 
 _EM_CUDA = 190
-#: Bytes to which the memory of `Compiled.own` is aligned: a descriptor's.
-OWN_ALIGNMENT = 128
 #: Attributes of .nv.info whose value is a symbol and a number: EIATTR_FRAME_SIZE, EIATTR_REGCOUNT.
 _FRAME_SIZE, _REGISTERS = 0x11, 0x2F
 

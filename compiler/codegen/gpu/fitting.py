@@ -28,8 +28,11 @@ def compile_fitting(spec: KernelSpec, target: GpuTarget, *, aligned: bool) -> tu
     """The launches of ``spec`` and their code: of the tilings that are tried the one that spills least, then the one of the lowest count. A
     schedule of the spec's own is kept.
 
-    LoweringError: no emitter or triton takes it, or none of the tilings fits.
+    LoweringError: no emitter or triton takes it, or none of the tilings fits; of a pair of products also where all of them spill, as each
+    product alone need not.
     """
+    if not aligned:  # as matrices that descriptors tell of are
+        target = replace(target, descriptors=False)
     best: tuple[tuple[int, float], Emitted, list[Compiled]] | None = None
     refusal: LoweringError | None = None
     for tried in _scheduled(spec, target):
@@ -47,6 +50,10 @@ def compile_fitting(spec: KernelSpec, target: GpuTarget, *, aligned: bool) -> tu
             break
     if best is None:
         raise refusal or LoweringError("no schedule for this kernel")
+    if spec.template == "block" and not spec.schedule.parameters and best[0][0]:
+        raise LoweringError(
+            f"two products in one kernel spill registers in every tiling, {best[0][0]} bytes a thread in the best of them"
+        )
     return best[1:]
 
 

@@ -54,11 +54,5 @@ def resident_blocks(target: GpuTarget, warps: int, registers: int, shared: int) 
     return min(found, limits.shared // _up(shared + _SYSTEM_SHARED, _SHARED_UNIT))
 
 
-def occupancy(target: GpuTarget, warps: int, registers: int, shared: int) -> float:
-    """The share of the warps that a processor could hold: 0 where no block fits, at most 1."""
-    limits = _PROCESSORS.get(target.capability, _LEAST)
-    return resident_blocks(target, warps, registers, shared) * warps / limits.warps
-
-
 def _up(size: int, unit: int) -> int:
     return -(-size // unit) * unit

@@ -17,6 +17,7 @@ _RATES = {
     86: {"f32": 128, "tf32": 128, "f16": 256, "bf16": 256},
     90: {"f32": 128, "tf32": 1024, "f16": 2048, "bf16": 2048},
     100: {"f32": 128, "tf32": 2048, "f16": 4096, "bf16": 4096},
+    120: {"f32": 128, "tf32": 128, "f16": 256, "bf16": 256},
 }
 #: The share of these rates that a library's large products reach, and of those effc's with Triton's code. Assumed, not measured: level
 #: before Hopper, and the least that effc means to reach from there on (docs/gpu.md).
@@ -27,8 +28,8 @@ _FAR_BYTES, _CLOCK, _LAUNCH = 12.0, 1.5e9, 2e-6
 
 @dataclass(frozen=True)
 class Work:
-    """A product: ``flops``, ``moved`` bytes of factors and result, and bytes of a result that is ``read_again`` by a kernel of its own
-    where the product is a library's; ``dtype`` of the factors, also
+    """A product. ``flops``: operations, two a multiply-add. ``moved``: bytes of its factors and its result. ``read_again``: bytes of the
+    result that a kernel of its own would read and write behind a library's product; 0: none follows. ``dtype``: of the factors, also
     ``"tf32"``.
     """
 

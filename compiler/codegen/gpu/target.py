@@ -17,10 +17,11 @@ FIRST_DESCRIBED = 90
 
 @dataclass(frozen=True)
 class GpuTarget:
-    """``capability``: 80 for sm_80. ``processors``: streaming multiprocessors (SMs). ``tf32``: whether factors of float32 may be rounded
-    to TF32, as ``torch.backends.cuda.matmul.allow_tf32`` says; else products of float32 are exact. ``tf32_convolutions``: likewise those
-    of convolutions, as ``torch.backends.cudnn.allow_tf32`` says. ``descriptors``: whether kernels may
-    copy tiles by descriptors: the hardware has them, and the triton that compiles reads them as they are written here.
+    """``capability``: 80 for sm_80. ``processors``: streaming multiprocessors (SMs).
+
+    ``tf32``: whether matrix products of float32 may round their factors to TF32, as ``torch.backends.cuda.matmul.allow_tf32`` says; else
+    they are exact. ``tf32_convolutions``: whether convolutions may, as ``torch.backends.cudnn.allow_tf32`` says. ``descriptors``: whether
+    kernels may copy tiles by descriptors: the hardware has them, and the installed triton reads them in the form that effc writes.
     """
 
     capability: int
@@ -32,14 +33,21 @@ class GpuTarget:
     @staticmethod
     def named(name: str) -> GpuTarget:
         """``"sm_80"``, ``"sm_90"``, …, with the processors of the largest GPU of the kind, ``"sm_90+tma"`` with descriptors; ValueError: no
-        such target, or too old.
+        such target, too old, or without the descriptors that are asked for.
         """
         found = re.fullmatch(r"sm_(\d+)(\+tma)?", name)
         capability = int(found[1]) if found else 0
         if capability < OLDEST:
             raise ValueError(f"unknown GPU target {name!r}: known are sm_{OLDEST} and newer")
+        if found and found[2] and capability < FIRST_DESCRIBED:
+            raise ValueError(f"GPU target {name!r}: copies by descriptors (TMA) begin with sm_{FIRST_DESCRIBED}")
         processors = {80: 108, 86: 84, 89: 142, 90: 132, 100: 148}.get(capability, 128)
-        return GpuTarget(capability, processors, descriptors=bool(found and found[2]) and capability >= FIRST_DESCRIBED)
+        return GpuTarget(capability, processors, descriptors=bool(found and found[2]))
+
+    @property
+    def name(self) -> str:
+        """What `named` takes, which knows nothing of the device's own processors and torch's settings."""
+        return f"sm_{self.capability}{'+tma' if self.descriptors else ''}"
 
     @property
     def shared_bytes(self) -> int:

@@ -135,7 +135,8 @@ class Product:
         tiles = blocks(flat_size(self.spec, roles.rows), tiling.bm) * blocks(
             flat_size(self.spec, roles.columns), tiling.bn
         )
-        count = self.size(tiles * flat_size(self.spec, roles.batch) if self.share is None else const(self.share.count))
+        parts = tiles * flat_size(self.spec, roles.batch) * tiling.split
+        count = self.size(parts if self.share is None else const(self.share.count))
         b.loop(b.program_id(), count, b.programs(), [], lambda number, _: self._tile(number), flat=True)
 
     def _tile(self, number: ir.Value) -> list[ir.Value]:
