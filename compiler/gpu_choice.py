@@ -1,7 +1,8 @@
 """Which runs a product on a GPU: the kernel that effc compiled, or ATen's op, cuBLAS's or cuDNN's.
 
 Both are timed, once a GPU, shape and version, unless a count of what they do says that one is far ahead; so what was measured wins over
-what was predicted. Where nothing can be measured (a CUDA graph is being captured, there is no memory for it, ATen's op fails) the count decides.
+what was predicted. Where nothing can be measured (a CUDA graph is being captured, there is no memory for it, ATen's op fails) the count
+decides.
 """
 
 from __future__ import annotations

@@ -40,9 +40,10 @@ GRAPH_PASSES = "mlir:func.func(cse)"
 
 
 def lower(text: str, options: Mapping[str, Any]) -> Program:
-    """Compile graph IR ``text`` to a program for ``options["target"]`` (`target_of`): a CPU (default: the host), or a GPU, such as ``sm_90``.
+    """Compile graph IR ``text`` to a program for ``options["target"]`` (`target_of`): a CPU (default: the host), or a GPU.
 
-    ``options["pairs"]`` (default: true): whether two products may be one kernel on a GPU. ``options["schedules"]``: a plan's schedules, ``{KernelSpec.key(): {parameter: value}}``; other kernels choose their own.
+    ``options["pairs"]`` (default: true): whether two products may be one kernel on a GPU. ``options["schedules"]``: a plan's schedules,
+    ``{KernelSpec.key(): {parameter: value}}``; other kernels choose their own.
     LoweringError says which op of the region cannot be compiled, and where in the user's model it stands.
     """
     target, pairs = target_of(options.get("target", "host")), options.get("pairs", True)

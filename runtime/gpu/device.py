@@ -46,8 +46,8 @@ class Device(Protocol):
         """Until all that was launched has ended."""
 
     def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
-        """Seconds of each call on the GPU, nothing of what it reads being in L2; None: it has no clock. Not while a graph is being captured.
-        torch's OutOfMemoryError: too large.
+        """Seconds of each call on the GPU, nothing of what it reads being in L2; None: it has no clock. Not for while a graph is
+        captured. torch's OutOfMemoryError: too large.
         """
 
     def stream(self) -> int:
