@@ -13,6 +13,7 @@ from gpu_interpreted import SM80, SM90, Kernel
 from gpu_pairs import BETWEEN, LEFT, OUT, PairCase
 from gpu_programs import InterpretingGpu, compiled_for_gpu, watched
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 from triton_here import needs_triton
 
 from effc.compiler.capture.recording import record
@@ -22,7 +23,7 @@ from effc.compiler.codegen.gpu.launch import Emitted
 from effc.compiler.codegen.gpu.pair.reading import Pair, read_pair
 from effc.compiler.codegen.gpu.pair.schedule import apart, candidates, chosen, cost, saved, shared_bytes
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.ir.errors import LoweringError, UnsupportedError
+from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.spec import Instr, KernelSpec, Schedule
 
@@ -284,5 +285,5 @@ def test_what_is_refused_beside_a_pair_is_told(monkeypatch: pytest.MonkeyPatch) 
         raise LoweringError(f"no {spec.template}")
 
     monkeypatch.setattr(gpu_programs, "emit", refuse)
-    with pytest.raises(UnsupportedError, match="no contraction"):
+    with pytest.raises(BackendCompilerFailed, match="no contraction"):
         compiled_for_gpu(Factored(48, 24, nn.GELU()).eval(), InterpretingGpu())(torch.randn(2, 35, 48))
