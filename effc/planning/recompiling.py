@@ -27,6 +27,6 @@ def compiled_or_refused(more: int) -> Iterator[None]:
     except FailOnRecompileLimitHit as error:
         raise InputError(
             f"a function of the model was compiled more than {limits['recompile_limit']} times, so PyTorch would give up and run it in "
-            "eager (TORCH_LOGS=recompiles says which, and why): take out of its forward what differs between calls, or between layers, such as a "
-            "counter or a name, or calibrate with batches of fewer kinds"
+            "eager (TORCH_LOGS=recompiles says which, and why): take out of its forward what differs between calls, or between layers, "
+            "such as a counter or a name, or calibrate with batches of fewer kinds"
         ) from error
