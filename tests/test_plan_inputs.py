@@ -206,8 +206,7 @@ def test_more_layers_than_dynamo_compiles(before: bool) -> None:
             torch.compile(model, backend="eager")(x)
     trial = Trial(model, effc.calibrate(model, [x, torch.randn(2, 8)]))
     compiled = trial.compile(Options())
-    weights = {name for site in compiled.sites for name in site.params}
-    assert weights == {name for name, p in model.named_parameters() if p.dim() > 1}
+    assert sum(not site.params for site in compiled.sites) == len(model)  # what is behind each graph break
     assert trial.error(compiled, "relative_l2").value < 1e-5
 
 
