@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import ROUND_CEILING, Context
 
 from effc.compiler.ir.budgets import Budgets
 from effc.compiler.ir.candidate import Candidate, Latency
@@ -115,6 +116,13 @@ def _between(kept: float, broken: float, aimed: float) -> float:
         return min(aimed, 0.7 * broken) or 0.5 * broken
     half = math.sqrt(kept * broken)
     return aimed if math.sqrt(kept * half) < aimed < math.sqrt(half * broken) else half
+
+
+def _up(value: float) -> str:
+    """Three digits, rounded up: a budget of what is written holds."""
+    if not math.isfinite(value):
+        return f"{value:g}"
+    return str(Context(prec=3, rounding=ROUND_CEILING).create_decimal(value).normalize())
 
 
 @dataclass
@@ -257,8 +265,10 @@ class _Search:
         """BudgetError: the accuracy budget does not hold."""
         if not self._accurate(selection):
             found = self._verified(selection)
-            margin = "" if found.margin is None else f" ± {found.margin:.1g}"
-            raise self._out_of_reach(selection, f"its {self.goal.metric} is {found.error:.3g}{margin}")
+            reached = f"its {self.goal.metric} is {_up(found.error)}"
+            if found.margin is not None:
+                reached = f"its {self.goal.metric} with the margin is {_up(found.bound)} ({found.error:.3g} ± {found.margin:.1g})"
+            raise self._out_of_reach(selection, reached)
 
     def _verified(self, selection: Selection) -> Verified:
         if selection.taken not in self.tried:

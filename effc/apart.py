@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,10 @@ from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.options import Options
 
 _numbers = itertools.count()
+#: Dynamo takes to eager the forward that another call has compiled too often, unless its entries are kept apart (PyTorch 2.13).
+_ISOLATED: dict[str, Any] = {
+    name: True for name in ("isolate_recompiles",) if name in inspect.signature(torch.compile).parameters
+}
 
 
 def compiled_apart(
@@ -35,7 +40,7 @@ def compiled_apart(
 
 def compiled_by(model: object, backend: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
     """``model`` through ``backend``, a function of a graph of Dynamo's and its inputs; else as `compiled_apart`."""
-    compiled = torch.compile(_caller_of(original(model)), backend=backend)
+    compiled = torch.compile(_caller_of(original(model)), backend=backend, **_ISOLATED)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with _own_errors():

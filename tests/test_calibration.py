@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,13 @@ def test_damaged_files(tmp_path: Path, edit: Callable[[bytes], bytes], text: str
 
 
 # -- metrics ----------------------------------------------------------------------------------------------------------
+def test_a_file_with_more_batches_held_out_than_there_are(tmp_path: Path) -> None:
+    found = effc.calibrate(nn.Linear(3, 2).eval(), [torch.randn(2, 3)] * 2)
+    replace(found, held_out=2).save(tmp_path / "calibration")
+    with pytest.raises(effc.ArtifactError, match=r"calibration does not hold .*2 of 2 batches held out"):
+        effc.Calibration.load(tmp_path / "calibration")
+
+
 def test_metrics_against_their_definitions() -> None:
     r, y, tokens = torch.randn(2, 7, 11), torch.randn(2, 7, 11), torch.randint(0, 11, (2, 7))
     references, outputs, batches = [r[:1], r[1:]], [y[:1], y[1:]], [(tokens[:1],), (tokens[1:],)]

@@ -188,6 +188,20 @@ def test_what_is_far_over_the_budget_is_not_lowered(monkeypatch: pytest.MonkeyPa
         assert lowered == expected
 
 
+def test_fewer_ranks_are_tried_where_more_would_hold_as_many_numbers() -> None:
+    """Of 64 by 64, three eighths of the rank are rounded to half of it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)).eval()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.copy_(torch.randn(64, 16) @ torch.randn(16, 64) / 16)
+    calibration = effc.calibrate(model, [torch.randn(512, 64) for _ in range(4)], rows=512)
+    trial, options = Trial(model, calibration), Options(passes={"quantize": False, "sparsity": False})
+    made = offers(trial, trial.compile(options), options, offered(options, trial), pricing(options), most=0.04)
+    ratios = {dict(c.options)["rank_ratio"] for found in made.candidates.values() for c in found if c.options}
+    assert ratios == {0.25}
+
+
 def test_fewer_ranks_lose_at_least_as_much() -> None:
     more, fewer = LowRank(rank_ratio=0.5), LowRank(rank_ratio=0.25)
     assert coarser(fewer, more)

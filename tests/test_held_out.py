@@ -159,5 +159,6 @@ def test_what_a_plans_error_does_not_tell_is_said() -> None:
     assert "calibrate with three batches or more" in doubts(made(0.01, None, 0.02, False), 1)[0]
     assert "were compressed by" in doubts(made(0.01, None, 0.02, False), 0)[0]
     assert "too few to tell top1_disagreement to 0.01" in doubts(made(0.0, 0.05, 0.01, True), 2)[0]
+    assert "calibration's batches are too few" in doubts(made(0.0, 0.05, 0.01, True), 0)[0]
     assert doubts(made(0.0, 0.005, 0.01, True), 2) == []
     assert doubts(made(0.0, None, 0.0, True), 0) == []

@@ -179,8 +179,35 @@ class Counting(nn.Module):
 def test_what_pytorch_would_take_to_eager_is_refused() -> None:
     trial = Trial(model := Counting().eval(), effc.calibrate(model, [torch.randn(2, 64)]))
     compiled = trial.compile(Options())
-    with pytest.raises(effc.InputError, match="compiled anew in call after call"):
+    with pytest.raises(effc.InputError, match=r"was compiled more than \d+ times"):
         trial.time(*[compiled] * 20)
+
+
+class Broken(nn.Module):
+    """Compiled anew for each layer, by its name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.layer, self.name = nn.Linear(8, 8), name
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        torch._dynamo.graph_break()
+        return torch.tanh(y) * (2 if self.name == "layer 3" else 1)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_more_layers_than_dynamo_compiles(before: bool) -> None:
+    """``before``: a user has compiled the model, and Dynamo has taken layers to eager."""
+    torch._dynamo.reset()
+    model, x = nn.Sequential(*(Broken(f"layer {i}") for i in range(11))).eval(), torch.randn(2, 8)
+    if before:
+        with torch.no_grad():
+            torch.compile(model, backend="eager")(x)
+    trial = Trial(model, effc.calibrate(model, [x, torch.randn(2, 8)]))
+    compiled = trial.compile(Options())
+    assert sum(not site.params for site in compiled.sites) == len(model)  # what is behind each graph break
+    assert trial.error(compiled, "relative_l2").value < 1e-5
 
 
 def test_a_model_that_is_not_on_the_cpu_is_refused() -> None:

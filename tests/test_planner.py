@@ -103,7 +103,7 @@ def test_a_margin_counts_against_the_budget(two_sites: Offered) -> None:
     assert plan.margin == 0.004
     nan = replace(goal(0.015), verify=lambda p: Verified(total_error(p), margin=0.0 if p.exact else float("nan")))
     assert choices(Planner(price).plan(*two_sites, nan)) == ["dense", "dense"]
-    with pytest.raises(effc.BudgetError, match=r"its relative_l2 is 0\.0707 ± 0\.004"):
+    with pytest.raises(effc.BudgetError, match=r"its relative_l2 with the margin is 0\.07\d+ \(0\.0707 ± 0\.004\)"):
         Planner(price).plan(
             *two_sites, replace(goal(0.074, latency=1.2), verify=lambda p: replace(verify(p), seconds=1.0))
         )
@@ -289,7 +289,7 @@ def test_a_latency_out_of_reach_says_what_is_reached(two_sites: Offered) -> None
 def test_a_latency_and_an_error_that_exclude_each_other(two_sites: Offered) -> None:
     assert choices(Planner(price).plan(*two_sites, goal(0.08, latency=1.2))) == ["tiny", "tiny"]
     with pytest.raises(
-        effc.BudgetError, match=r"relative_l2 <= 0\.06, latency <= 1200 ms: .* its relative_l2 is 0\.0707"
+        effc.BudgetError, match=r"relative_l2 <= 0\.06, latency <= 1200 ms: .* its relative_l2 is 0\.0708"
     ):
         Planner(price).plan(*two_sites, goal(0.06, latency=1.2))
 
@@ -330,9 +330,20 @@ def test_a_size_out_of_reach_says_the_smallest(sizes: Offered) -> None:
     with pytest.raises(effc.BudgetError, match=r"0\.0001 MB, and 4e-05 MB with every weight in the smallest form"):
         Planner(price).plan(*sizes, goal(size=39))
     with pytest.raises(
-        effc.BudgetError, match=r"relative_l2 <= 0\.01, size <= 4e-05 MB: .* its relative_l2 is 0\.0141"
+        effc.BudgetError, match=r"relative_l2 <= 0\.01, size <= 4e-05 MB: .* its relative_l2 is 0\.0142"
     ):
         Planner(price).plan(*sizes, goal(0.01, size=40))
+
+
+def test_an_error_that_is_named_can_be_asked_for(sizes: Offered) -> None:
+    """With its margin, and rounded up."""
+
+    def verified(plan: ir.Plan) -> Verified:
+        return Verified(total_error(plan), margin=0.00123)
+
+    with pytest.raises(effc.BudgetError, match=r"its relative_l2 with the margin is 0\.0154 \(0\.0141 ± 0\.001\)"):
+        Planner(price).plan(*sizes, replace(goal(0.01, size=40), verify=verified))
+    Planner(price).plan(*sizes, replace(goal(0.0154, size=40), verify=verified))
 
 
 def test_outputs_that_are_not_finite_are_no_plan(sizes: Offered) -> None:

@@ -122,6 +122,49 @@ def test_samples_that_cannot_be_told_apart() -> None:
     assert found["second.weight"].effects is not None
 
 
+class Turned(nn.Module):
+    """Its layer sees positions first, of which there are as many as two batches have samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.second(torch.tanh(self.first(x.transpose(0, 1))).mean(0))
+        return result
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts, self.second = nn.Parameter(torch.randn(10, 6, 8)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.bmm(x[:, 0].expand(10, -1, -1), self.experts)
+        result: Tensor = self.second(torch.tanh(y).sum(0))
+        return result
+
+
+@pytest.mark.parametrize(("model", "unknown"), [(Turned, "first.weight"), (Experts, "experts")])
+def test_what_lies_along_the_first_dimension_need_not_be_samples(model: type[nn.Module], unknown: str) -> None:
+    torch.manual_seed(0)
+    found = effc.calibrate(model().eval(), [torch.randn(5, 10, 6)], sensitivity="values").sites
+    assert found[unknown].effects is None
+    assert effects_shape(found["second.weight"].effects) == (5, 8)
+
+
+def test_rows_of_samples_are_told_apart() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(0, 1), nn.Linear(6, 8), nn.Unflatten(0, (5, 10)), nn.Flatten(), nn.Linear(80, 2))
+    found = effc.calibrate(model.eval(), [torch.randn(5, 10, 6)], sensitivity="values").sites
+    assert effects_shape(found["1.weight"].effects) == (5, 6)
+
+
+def effects_shape(found: Floats | None) -> tuple[int, ...]:
+    assert found is not None
+    return found.shape
+
+
 class Detached(OneNumber):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).detach()

@@ -50,7 +50,8 @@ def main() -> None:
     case = build(args.model, small=False)
     inputs = case.inputs(0, 0)
     asked = any('"calibration"' in text for text in args.passes)
-    calibration = effc.calibrate(case.module, [case.inputs(seed, 0) for seed in (1, 2, 3)]) if asked else None
+    batches = [case.inputs(seed, 0) for seed in (1, 2, 3)]
+    calibration = effc.calibrate(case.module, batches, held_out=0) if asked else None
     chosen: dict[str, dict[str, Any]] = {"exact": {}} | {
         text: {"passes": passes_of(text, calibration)} for text in args.passes
     }

@@ -85,7 +85,7 @@ def main() -> None:
     pretrained(task.model, net, 100_000.0)
     position = torch.arange(task.calibration[0]["input_ids"].shape[1])
     batches = [(batch["input_ids"], position) for batch in task.calibration]
-    calibration = effc.calibrate(net, batches, sensitivity="logits")
+    calibration = effc.calibrate(net, batches, sensitivity="logits", held_out=0)
     options: dict[str, dict[str, Any]] = {"exact": {}}
     for share in args.kept:
         low_rank = {"parameters": share, "method": "output", "calibration": calibration}

@@ -5,8 +5,8 @@
 The text is what the template emits for the traced kernel under its schedule. As in "ML-driven Hardware Cost Model for MLIR" (Das and
 Mannarswamy, 2023), its tokens are names of operations, shapes of vectors and numbers; here n-grams of them are counted, hashed into
 buckets, and trees learn from the counts, trained and judged as `effc costmodel eval` does: families held out whole. Rows of the table:
-``spec``: the features that ship; ``text``: learns the logarithm of the time itself, for the count of cycles is made of the spec; ``text on
-the count``: the text's tokens correct that count; ``both``.
+``count``: cycles as they are counted, nothing learned; ``spec``: the features that ship, which correct the count; ``text``: learns the
+logarithm of the time itself, for the count is made of the spec; ``text on the count``: the text's tokens correct the count; ``both``.
 
 Nothing of this is on the way of a plan.
 """
@@ -97,6 +97,7 @@ def table(part: Part, seeds: Sequence[int], workers: int) -> Iterator[tuple[str,
     print(f"a text and its counts take {1e3 * (time.process_time() - began) / len(text):.1f} ms of a core")
     both = np.concatenate([data.rows, text], axis=1)
     plain = np.ones(len(data))
+    yield "count", errors(data, data.counted, data.counted)
     for name, rows, base in (
         ("spec", data.rows, data.counted),
         ("text", text, plain),

@@ -66,10 +66,10 @@ class Line:
 
     @property
     def over(self) -> bool:
-        """Whether the plan breaks its budget on data held out by more than its margin; exact code keeps a budget of nothing."""
+        """Whether the plan breaks its budget on data held out; exact code keeps a budget of nothing."""
         if not self.budget or self.metric is None or self.errors is None:
             return False
-        return self.errors[self.metric] > self.budget + (self.margin or 0.0)
+        return self.errors[self.metric] > self.budget
 
 
 class Comparison:

@@ -9,7 +9,7 @@ choice of a single pass and OpenVINO.
 Models: `plan_subjects.py`. A budget is one of each of the metrics that fit the model's outputs. Each rival is timed in turn with effc's
 exact model, on the first batch (OpenVINO's inputs are copied to where it reads them); times faster: the median of the ratios within rounds,
 20th to 80th percentile. ``predicted``: what the plan says that a call takes, over what it took. Errors are those of batches that the plan
-was not made from; ``over``: above the budget there, by more than the plan's own margin. ``s``: seconds to make the plan, of a
+was not made from; ``over``: above the budget there. ``s``: seconds to make the plan, of a
 model's first with what all of its plans stand on; of another rival to compile it and to measure it.
 
 Each model has a process of its own and a file in ``--out``, to which each rival is added when it is known: the same command goes on after

@@ -56,7 +56,7 @@ def constant(gm: GraphModule, name: str, tensor: torch.Tensor, like: Node) -> tu
     attribute = f"effc_{sum(n.op == 'get_attr' for n in gm.graph.nodes)}_{name}".replace(".", "_")
     value = like.meta["val"]
     assert isinstance(value, FakeTensor), "AOTAutograd traces with fake tensors"
-    held = moved(tensor, value.device)
+    held = tensor.to(value.device)
     setattr(gm, attribute, held)
     last = [n for n in gm.graph.nodes if n.op == "placeholder"][-1]
     with gm.graph.inserting_after(last):
@@ -64,8 +64,3 @@ def constant(gm: GraphModule, name: str, tensor: torch.Tensor, like: Node) -> tu
     with value.fake_mode:
         node.meta["val"] = torch.empty_strided(held.shape, held.stride(), dtype=held.dtype, device=value.device)
     return node, held
-
-
-def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor`` on ``device``; itself, if it is there."""
-    return tensor.to(device)

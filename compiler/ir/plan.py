@@ -94,10 +94,11 @@ class Decision:
 class Plan:
     """``model``, ``calibration``: digests of what it was made from; ``hardware``: key of the CPU that it was made for.
 
-    ``budgets``: what it was to keep, by ``metric``; ``measured``: the metric with this plan on the calibration's batches held out, None
-    where it was not run; ``margin``: by which its mean over other batches of their source may differ, with a confidence of 95 %, None where
-    there were too few to tell; both together keep the budget. ``seconds``: of a call of the whole model, measured: with the plan and as it
-    is, in turn; None where it was not timed. ``size``: bytes of all parameters and buffers, as the plan stores them.
+    ``budgets``: what it was to keep, by ``metric``; ``measured``: the metric with this plan on the calibration's batches held out (where
+    none are, on all, by which weights were compressed too), None where it was not run; ``margin``: by which its mean over other batches of
+    their source may differ, with a confidence of 95 %, None where there were too few to tell; both together keep the budget. ``seconds``:
+    of a call of the whole model, measured: with the plan and as it is, in turn; None where it was not timed. ``size``: bytes of all
+    parameters and buffers, as the plan stores them.
     ``weights``: the compressed forms of parameters, by name (`compiler.compress.stored`); their ``digest`` stands for them. Two plans are
     equal where their content is.
     """

@@ -204,13 +204,15 @@ def _decode(found: archive.Archive) -> Calibration:
             made[name] = Statistics(**of_site, rows=rows)
         return made
 
-    calls = unflatten(values["calls"], found.tensors[count:])
+    calls, held_out = unflatten(values["calls"], found.tensors[count:]), values["held_out"]
+    if not isinstance(held_out, int) or not 0 <= held_out < len(calls):
+        raise ValueError(f"{held_out} of {len(calls)} batches held out")
     return Calibration(
         values["model"],
         sites(values["sites"]),
         tuple((tuple(args), kwargs) for args, kwargs, _ in calls),
         tuple(out for _, _, out in calls),
         found.digest,
-        values["held_out"],
+        held_out,
         sites(values["unseen"]),
     )

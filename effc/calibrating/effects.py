@@ -29,11 +29,12 @@ class Effects:
         self._batches.append((max(len(output), 1) if output.dim() > 1 else 1, {}))
 
     def add(self, key: int, x: Tensor, gradient: Tensor) -> None:
-        """Of a use of the weight ``key``: the activation that met it, and the gradient by that, ``[…, channels]``. Where their first
-        dimension is no multiple of the batch's samples, these are not told apart.
+        """Of a use of the weight ``key``: the activation that met it, and the gradient by that, ``[…, channels]``. Samples are told apart
+        where their first dimension is the batch's, or of rows, ``[rows, channels]``, a multiple of it.
         """
         samples, sums = self._batches[-1]
-        if (x.shape[0] if x.dim() > 1 else 1) % samples:
+        first = x.shape[0] if x.dim() > 1 else 1
+        if first % samples if x.dim() <= 2 else first != samples:
             self._unknown.add(key)
             return
         rows, gradients = (t.detach().reshape(samples, -1, x.shape[-1]).float() for t in (x, gradient))

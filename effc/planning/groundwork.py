@@ -57,7 +57,9 @@ class Groundwork:
         return {name: p.numel() * p.element_size() for name, p in named}
 
     def offers(self, budgets: Budgets, metric: str) -> Offers:
-        """Candidates for plans within ``budgets``, the error by ``metric``."""
+        """Candidates for plans within ``budgets``, the error by ``metric``; those made for a larger budget serve a smaller one
+        too: they hold all that it needs.
+        """
         key = budgets.spends, budgets.size is not None
         within = budgets.accuracy is not None and metric == ESTIMATED
         most = _REACH * (budgets.accuracy or 0.0) if within else math.inf

@@ -119,16 +119,20 @@ class _Offering:
         if most == math.inf:
             return list(variants)
         kept: list[Compression] = []
-        beyond: list[Compression] = []
+        beyond: list[tuple[Compression, set[str]]] = []  # and where it, or a finer one, loses too much
         for variant in variants:
-            coarse = any(coarser(variant, other) for other in beyond)
-            (beyond if coarse or not self._within(variant, most) else kept).append(variant)
+            lost = set[str]().union(*(names for other, names in beyond if coarser(variant, other)))
+            errors = self._drafted(replace(variant, skip=(*variant.skip, *sorted(lost))))
+            if any(_FAR_BETTER * error <= most for error in errors.values()):
+                kept.append(variant)
+            else:
+                beyond.append((variant, lost | errors.keys()))
         return kept
 
-    def _within(self, variant: Compression, most: float) -> bool:
+    def _drafted(self, variant: Compression) -> dict[str, float]:
+        """Errors of its draft, by the weights that it changes."""
         drafted = (draft(variant),)
-        errors = self._errors(drafted, self._compressed(drafted), pairs_of(drafted), {})
-        return any(_FAR_BETTER * error <= most for error in errors.values())
+        return self._errors(drafted, self._compressed(drafted), pairs_of(drafted), {})
 
     def take_worthwhile(self, variants: Sequence[Compression]) -> list[Compression]:
         """Add candidates of each of ``variants`` for those weights at which its draft is faster than the exact kernel, and no candidate

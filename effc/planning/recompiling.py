@@ -12,13 +12,13 @@ from effc.compiler.ir.errors import InputError
 
 
 @contextmanager
-def compiled_or_refused(forms: int) -> Iterator[None]:
-    """Calls inside may make Dynamo compile a model for so many ``forms`` of inputs more than it does by itself. InputError: for even more
-    than that, where it would go on in eager and only log it.
+def compiled_or_refused(more: int) -> Iterator[None]:
+    """Calls inside may make Dynamo compile one function so many times ``more`` than it does by itself. InputError: even more often, where
+    it would go on in eager and only log it.
     """
     limits = {
-        "recompile_limit": config.recompile_limit + forms,
-        "accumulated_recompile_limit": config.accumulated_recompile_limit + forms,
+        "recompile_limit": config.recompile_limit + more,
+        "accumulated_recompile_limit": config.accumulated_recompile_limit + more,
         "fail_on_recompile_limit_hit": True,
     }
     try:
@@ -26,6 +26,7 @@ def compiled_or_refused(forms: int) -> Iterator[None]:
             yield
     except FailOnRecompileLimitHit as error:
         raise InputError(
-            "the model is compiled anew in call after call, so PyTorch would give up and run it in eager (TORCH_LOGS=recompiles says why): "
-            "take out of its forward what changes between calls, such as a counter, or calibrate with batches of fewer kinds"
+            f"a function of the model was compiled more than {limits['recompile_limit']} times, so PyTorch would give up and run it in "
+            "eager (TORCH_LOGS=recompiles says which, and why): take out of its forward what differs between calls, or between layers, "
+            "such as a counter or a name, or calibrate with batches of fewer kinds"
         ) from error

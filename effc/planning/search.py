@@ -58,8 +58,9 @@ def plan(
     autotune: int = 0,
     options: Options | Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of least latency that keeps ``metric`` within ``accuracy_budget``, with a confidence of 95 %; without any budget, of exact
-    code. The metric is measured on the batches that the calibration holds out, and its margin (`Plan`) added.
+    """The plan of least latency that keeps ``metric`` within ``accuracy_budget``; without any budget, of exact code. The metric is
+    measured on the batches that the calibration holds out, and its margin (`Plan`) added, so that it holds with a confidence of 95 %. Of
+    two batches, one of them held out, there is no margin; of one, or with ``held_out=0``, it is of what weights were compressed by.
 
     ``latency_budget_ms``: the plan of least error instead, of those whose call takes so many milliseconds at most, for the first batch on
     this machine. ``size_budget_mb``: of those whose parameters and buffers take so many millions of bytes at most; alone, the one of least

@@ -34,6 +34,8 @@ from effc.runtime.structure import Tree, flatten
 _WARM, _ROUNDS, _MORE, _UNCLEAR = 3, 7, 4, 0.1
 #: Sets of options that are lowered at once: while one waits for the toolchain, another is rewritten.
 _AT_ONCE = 2
+#: Compilations of a module whose forward is compiled by itself: of a first batch, and of sizes that vary.
+_A_MODULE = 2
 
 
 class Kernels(Protocol):
@@ -138,8 +140,15 @@ class Trial:
     def run(self, call: Callable[..., Any], number: int) -> Any:
         """The outputs for a batch. InputError: Dynamo would run it in eager, because it has compiled the model too often."""
         args, kwargs = cloned(self.calibration.batches[number])
-        with torch.no_grad(), compiled_or_refused(len(self.calibration.batches)):
+        with torch.no_grad(), compiled_or_refused(self._compilations):
             return call(*args, **kwargs)
+
+    @cached_property
+    def _compilations(self) -> int:
+        """How often Dynamo may compile one function: for each form of the batches, and, around graph breaks, for each module that has it as
+        its forward.
+        """
+        return len(self.calibration.batches) + _A_MODULE * sum(1 for _ in self.model.modules())
 
 
 def _is_clear(compiled: Compiled) -> bool:

@@ -110,7 +110,9 @@ def draft(variant: Compression) -> Compression:
 
 
 def coarser(one: Compression, other: Compression) -> bool:
-    """Whether ``one`` loses at least what ``other`` does, wherever: factors that are alike but for fewer ranks."""
+    """Whether ``one`` loses at least what ``other`` does at each weight that this changes: factors that are alike but for fewer ranks. It
+    may change more weights, which factors of more ranks do not make smaller.
+    """
     if not (isinstance(one, LowRank) and isinstance(other, LowRank)) or not one.rank_ratio or not other.rank_ratio:
         return False
     return one.rank_ratio <= other.rank_ratio and replace(one, rank_ratio=other.rank_ratio) == other

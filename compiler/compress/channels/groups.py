@@ -43,7 +43,7 @@ class Group:
         return max(1, int((axis.units >= 0).sum()) // len(self.roots))
 
     def add(self, sums: torch.Tensor, axis: Axis, values: torch.Tensor) -> None:
-        """To those of the units, ``[units]``, what ``values`` says of the channels along ``axis``."""
+        """To ``sums``, ``[units]`` or ``[units, …]``, what ``values``, ``[channels, …]``, says of channels along ``axis``."""
         mine = axis.units >= 0
         sums.index_add_(0, axis.units[mine], values[mine].to(sums.dtype))
 
