@@ -220,8 +220,32 @@ def test_few_zeros_are_not_worth_a_list(monkeypatch: pytest.MonkeyPatch) -> None
     assert not choice.chosen(packed(few, 1), target)
 
 
-def test_gaps_are_nothing_to_the_cache_and_to_sums_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the cache holds is not fetched by streams; a sum's weights are read in order."""
+@pytest.mark.parametrize(
+    ("n", "k", "dtype", "method", "low", "high"),
+    [
+        (1536, 576, "f32", "outputs", 0.35, 0.45),
+        (1536, 576, "bf16", "outputs", 0.35, 0.45),
+        (576, 1536, "f32", "inputs", 0.55, 0.65),
+        (576, 1536, "bf16", "inputs", 0.55, 0.65),
+        (640, 512, "bf16", "outputs", 0.48, 0.58),
+        (576, 576, "bf16", "inputs", 0.42, 0.52),
+    ],
+)
+def test_zeros_pay_from_where_they_were_measured_to(
+    n: int, k: int, dtype: str, method: str, low: float, high: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The break-evens of docs/activation_sparsity.md, on Zen 4: four products from memory, two from the cache."""
+    monkeypatch.undo()
+    even = Target.named("avx512")
+    target = replace(even, features=even.features | {"avx512_bf16"})
+    spec = (by_inputs if method == "inputs" else by_outputs)(n, k, dtype=dtype)
+    for share, chosen in ((low, False), (high, True)):
+        known = replace(spec, attributes=(*spec.attributes, (SHARE, share)))
+        assert bool(choice.chosen(packed(known, 1), target)) == chosen
+
+
+def test_gaps_are_nothing_to_the_cache_and_little_to_sums_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the cache holds is not fetched by streams; a sum's weights are read in order, so that half of the sums left out pay."""
     monkeypatch.undo()
     even = Target.named("avx512")
     slow = replace(even, features=even.features | {"avx512_bf16"})
