@@ -223,7 +223,7 @@ def test_gated_mlp_of_bfloat16(method: str) -> None:
     model = Mlp(512, 640).eval().bfloat16()
     calibration = effc.calibrate(model, [torch.randn(64, 512).bfloat16()])
     x = torch.randn(1, 512).bfloat16()
-    found, recording = sparse(model, x, method=method, sparsity=0.5, calibration=calibration)
+    found, recording = sparse(model, x, method=method, sparsity=0.7, calibration=calibration)
     assert methods(recording) == ["inputs", "outputs"]
     (threshold,) = thresholds(recording).values()
     with torch.no_grad():  # elements at the threshold may fall on either side of it

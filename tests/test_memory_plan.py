@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 
 import pytest
 
@@ -12,8 +13,15 @@ from effc.compiler.pipeline.memory import ALIGNMENT, Life, plan_arena
 SYMBOLS = {"s0": 13, "s1": 1}
 
 
-def _check(sizes: list[Expr], lives: dict[int, Life], symbols: dict[str, int]) -> int:
-    offsets, total = plan_arena(sizes, lives)
+def _check(
+    sizes: list[Expr],
+    lives: dict[int, Life],
+    symbols: dict[str, int],
+    scratch: Collection[int] = (),
+    *,
+    cores: bool = True,
+) -> int:
+    offsets, total = plan_arena(sizes, lives, scratch, cores=cores)
     assert offsets.keys() == lives.keys()
     spans = {
         i: (offsets[i].evaluate(symbols), offsets[i].evaluate(symbols) + sizes[i].evaluate(symbols)) for i in lives
@@ -37,8 +45,33 @@ def test_random_buffers_never_overlap_while_alive(seed: int) -> None:
         if rng.random() < 0.9:
             first = rng.randrange(20)
             lives[i] = Life(first, first + rng.randrange(6))
+    scratch = {i for i in lives if rng.random() < 0.3}
     for symbols in ({"s0": 13, "s1": 1}, {"s0": 1, "s1": 900}, {"s0": 1000, "s1": 3}):
-        _check(sizes, lives, symbols)
+        for cores in (True, False):
+            _check(sizes, lives, symbols, scratch, cores=cores)
+
+
+def test_small_buffers_lie_side_by_side_where_a_large_one_was() -> None:
+    sizes, lives = list[Expr](), dict[int, Life]()
+    for level in range(3):
+        for _ in range(2**level):
+            lives[len(sizes)] = Life(2 * level, 2 * level + 1)
+            sizes.append(const((64 << 20) >> level))
+    assert _check(sizes, lives, {}) == 64 << 20
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_arena_is_little_larger_than_what_lives_at_once(seed: int) -> None:
+    """Of groups that live one after the other, which could all start at 0."""
+    rng = random.Random(seed)
+    sizes, lives, most = list[Expr](), dict[int, Life](), 0
+    for group in range(rng.randrange(2, 8)):
+        found = [64 * rng.randrange(1, 4 ** rng.randrange(2, 8)) for _ in range(rng.randrange(1, 12))]
+        lives |= {len(sizes) + i: Life(group, group) for i in range(len(found))}
+        sizes += map(const, found)
+        most = max(most, sum(found))
+    assert most <= _check(sizes, lives, {}) <= 1.25 * most
+    assert _check(sizes, lives, {}, cores=False) == most
 
 
 def test_a_chain_of_layers_needs_two_buffers() -> None:
@@ -57,10 +90,10 @@ def test_a_smaller_symbolic_buffer_takes_the_place_of_a_larger_one() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_two_threads_find_their_halves_where_they_wrote_the_last_buffer(seed: int) -> None:
-    """Of static buffers that share memory, each has its middle where the other has it."""
+    """Of static buffers that share memory, each has its middle where the other has it, if that costs no memory: two live at a time."""
     rng = random.Random(seed)
-    sizes = [rng.choice([200_000, 90_000, 81_000, 3_000, rng.randrange(1, 150_000)]) for _ in range(40)]
-    lives = {i: Life(first, first + rng.randrange(4)) for i in range(40) for first in [rng.randrange(40)]}
+    others = [rng.choice([200_000, 90_000, 81_000, 3_000, rng.randrange(1, 150_000)]) for _ in range(38)]
+    sizes, lives = [200_000, 200_000, *others], {i: Life(i // 2, i // 2) for i in range(40)}
     offsets, _ = plan_arena([const(size) for size in sizes], lives)
     starts = {i: offset.constant or 0 for i, offset in offsets.items()}
     ends = {i: start + sizes[i] for i, start in starts.items()}

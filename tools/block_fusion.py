@@ -11,8 +11,9 @@ Of a block: medians over the rounds of what its kernels take, without Python aro
 the ceiling's gain that is reached, where the ceiling is 1.2 or more. As many kernels fused as apart: none was chosen to be fused. Images
 are channels-last, with a batch of one. Of a model: whole calls as a user makes them, and how many times faster the fused one is than
 each other. Below the table of blocks stands what it says (`fusion_summary`). ``--kept`` keeps rows of blocks in a file, so that a run that
-was interrupted, or that ``--minutes`` ended, is gone on with. Below the models stands what each gains over the first, by itself and by
-fusing: of ConvFirst over ConvNeXt, which do as many operations, the model's share and the kernels'. Rows are measured one after the other.
+was interrupted, or that ``--minutes`` ended, is gone on with; rows of other sources
+of effc are measured again. Below the models stands what each gains over the first, by itself and by fusing: of ConvFirst over ConvNeXt,
+which do as many operations, the model's share and the kernels'. Rows are measured one after the other.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from effc.bench.spread import Spread
 from effc.bench.systems import DTYPES, Setting
 from effc.bench.systems.openvino import OpenVino
 from effc.bench.systems.system import cast
+from effc.compiler.build import toolchain_key
 from effc.compiler.capture.devices import Build
 from effc.reporting.waterline import Roof, Waterline, analyze
 from effc.roof import host_roof, measured_roof
@@ -86,7 +88,7 @@ def block_table(comparison: Comparison) -> None:
     print("|---" * (3 + len(head)) + "|")
     found: list[Measured] = []
     for name, side, width in blocks(args):
-        key = f"{'ceiling of ' * args.ceilings}{name} {side} {width}, {args.dtype}, {args.threads} threads"
+        key = f"{'ceiling of ' * args.ceilings}{name} {side} {width}, {args.dtype}, {args.threads} threads, {toolchain_key()}"
         if key not in kept:
             if time.monotonic() > end:
                 print("\nThe time is over: the same command goes on from here.")

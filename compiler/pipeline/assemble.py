@@ -23,8 +23,8 @@ from effc.compiler.pipeline.placement import Base, Layout, row_major
 
 class Assembler:
     """``prepared``: how many of the graph's inputs, behind all that are arguments and before those that are joined, are results of
-    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``. ``pairs``: whether two products may be one kernel on a
-    GPU. For a GPU nothing is packed but codes of few bits.
+    ``prepare``. ``schedules``: a plan's, by ``KernelSpec.key()``. ``pairs``: whether two products may be one kernel on a GPU. For a
+    GPU codes of few bits are packed, and sparse matrices become lists of blocks.
 
     What is for GPUs alone is imported where it is called: its emitters cost a process that compiles for CPUs 60 ms.
     """
@@ -63,7 +63,8 @@ class Assembler:
                 self.kernels = fuse_pairs(self.kernels, constants, self._is_sparse, self.target)
         self.packings = [self._packed(kernel) for kernel in self.kernels]
         bytes_of = [size * ITEM_SIZE[dtype] for dtype, size in self.layout.buffers]
-        self.offsets, arena = plan_arena(bytes_of, self._lives(), self._scratch())
+        cores = isinstance(self.target, Target)
+        self.offsets, arena = plan_arena(bytes_of, self._lives(), self._scratch(), cores=cores)
         calls = self._without_unread(
             [self._call(kernel, found) for kernel, found in zip(self.kernels, self.packings, strict=True)]
         )
@@ -113,8 +114,8 @@ class Assembler:
         return {site.base.index for site, operand in sites if site.base.kind == "buffer" and operand.role == "scratch"}
 
     def _packed(self, kernel: Kernel) -> Packing | Block | None:
-        """How contractions read constant factors; scratch memory becomes a buffer that lives for this kernel alone (on a GPU it is empty:
-        what lies between the products of a pair is in no memory).
+        """How contractions on a CPU read constant factors (on a GPU `_for_gpu` says it); scratch memory becomes a buffer that lives for
+        this kernel alone (on a GPU it is empty: what lies between the products of a pair is in no memory).
         """
         if not isinstance(self.target, Target):
             for operand in kernel.spec.operands[len(kernel.sites) :]:
@@ -170,7 +171,7 @@ class Assembler:
         return Call(number, tuple(pointers), kernel.symbols, kernel.name, kernel.location, _flops(kernel))
 
     def _for_gpu(self, kernel: Kernel, pointers: list[Pointer], target: GpuTarget) -> KernelSpec:
-        """The spec under a plan's schedule, codes of few bits packed; ``pointers`` are changed to those."""
+        """The spec under a plan's schedule, with codes of few bits packed, or a sparse matrix as lists; ``pointers`` change to those."""
         from effc.compiler.codegen.gpu.nibbles import FUNCTION, packed_codes
         from effc.compiler.codegen.gpu.sparse.choice import chosen as chosen_sparse
 

@@ -18,7 +18,7 @@ from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
 from effc.compiler.pipeline.placement import Base, Layout, Placement, extent, usual
 from effc.compiler.pipeline.roundings import fold_roundings, read_within
-from effc.compiler.pipeline.vanishing import share_of, vanishes
+from effc.compiler.pipeline.vanishing import chooses_zero, share_of, vanishes
 from effc.compiler.pipeline.views import Index, backward, chain, source_index
 
 
@@ -257,7 +257,8 @@ class KernelBuilder:
         single = tuple(o for o in sorted(self._zeros) if not _varies(body, o, len(parallel)))
         zeros: tuple[tuple[str, Any], ...] = ((ZEROS, single),) if single else ()
         columns = [d for d in dims if d.kind == "parallel" and d.size.constant != 1]
-        if self._share is not None and len(columns) <= 1:  # several rows have several shares
+        leaves_out = bool(single) or chooses_zero(body)
+        if self._share is not None and leaves_out and len(columns) <= 1:  # several rows have several shares
             zeros = (*zeros, (SHARE, self._share))
         spec = KernelSpec(template, dims, operands, body, (), (*attributes, *zeros))
         spec, symbols = normalised(spec)

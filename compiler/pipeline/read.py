@@ -68,8 +68,11 @@ class Reader:
         static = [int(d) for d in value.type.shape]
         sizes = _texts(attributes, "effc.sizes") or tuple(const(d) for d in static)
         tensor = self._define(value, sizes, None)
-        tensor.share = attributes["effc.share"].value if "effc.share" in attributes else None
         param = attributes["effc.param"].value if "effc.param" in attributes else ""
+        if "effc.share" in attributes:
+            tensor.share = attributes["effc.share"].value
+            if not 0 <= tensor.share <= 1:
+                raise LoweringError(f"effc.share of the parameter {param}: {tensor.share} is not between 0 and 1")
         strides = _texts(attributes, "effc.strides") or row_major(sizes)
         limits = _plain(attributes["effc.range"]) if "effc.range" in attributes else None
         values = tuple(attributes["effc.values"]) if "effc.values" in attributes else ()

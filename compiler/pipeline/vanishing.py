@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from effc.compiler.ir.spec import Instr
 from effc.compiler.pipeline.evaluation import filled
 from effc.compiler.pipeline.graph import CONTRACTIONS, Op, Tensor
 from effc.compiler.pipeline.views import chain, readers
@@ -65,6 +66,12 @@ def is_masked(op: Op) -> bool:
             return not _comes_from(_read(user, instr.args[0]), seen - {user})
         tensor = user.results[0]
     return False
+
+
+def chooses_zero(body: Sequence[Instr]) -> bool:
+    """Whether a kernel may put zeros in the place of results."""
+    chosen = (body[a] for i in body if i.op == "arith.select" for a in i.args[1:])
+    return any(i.op == "constant" and i["value"] == 0 for i in chosen)
 
 
 def _yielded(tensor: Tensor) -> list[tuple[Op, int]]:

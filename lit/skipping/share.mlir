@@ -1,5 +1,8 @@
 // RUN: effc-opt %s --emit kernels --target avx512 | filecheck %s
 // RUN: sed s/0.7/0.02/ %s | effc-opt - --emit kernels --target avx512 | filecheck %s --check-prefix=FEW
+// RUN: sed s/0.7/1.5/ %s > %t.wrong
+// RUN: not effc-opt %t.wrong --emit kernels --target avx512 2>&1 | filecheck %s --check-prefix=WRONG
+// RUN: sed 's/\(select .*\), .zero, \(.*\) :/\1, \2, \2 :/' %s | effc-opt - --emit kernels --target avx512 | filecheck %s --check-prefix=NONE
 // RUN: sed 's/, effc.share = 0.7 : f64//' %s | effc-opt - --emit kernels --target avx512 | filecheck %s --check-prefix=UNKNOWN
 
 // A threshold says which share of what is compared with it becomes zeros, and the choice of the kernel counts with it.
@@ -8,6 +11,11 @@
 // So few are left out that a list of them would cost more.
 // FEW: share=0.02
 // FEW-NOT: skip=
+
+// WRONG: effc.share of the parameter threshold: 1.5 is not between 0 and 1
+
+// No kernel but one that may leave out something has a share.
+// NONE-NOT: share=
 
 // Half are expected where nothing is said.
 // UNKNOWN-NOT: share=

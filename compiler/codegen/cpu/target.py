@@ -135,6 +135,13 @@ class Target:
         """
         return 2.5 if self.halves_vectors else 1.0
 
+    @property
+    def restarts(self) -> float:
+        """The same of rows that are read one by one from end to end, as sums of single columns are made: streams begin anew in each. On
+        Zen 4 as much of 30 % of 1,536 rows left out as of none, float32 and bfloat16: nothing is gained below 40 %.
+        """
+        return 1.65 if self.halves_vectors else 1.0
+
     def lanes(self, element_bytes: int) -> int:
         """Elements of ``element_bytes`` that one vector register holds."""
         return self.vector_bytes // element_bytes

@@ -11,11 +11,10 @@ from effc.compiler.ir.spec import KernelSpec, Schedule
 #: Cycles that a vector takes to list, a run of columns and an entry of the list beside products, and 64 bytes of weights from memory (two
 #: cores share 10 to 20 GB/s) and from L2.
 LIST_CYCLES, RUN_CYCLES, ENTRY_CYCLES, FAR_CYCLES, NEAR_CYCLES = 4, 100, 2, 10, 0.8
-#: Cycles of a call before its first product: a list is compressed and read again, and the first weights wait for it.
-CALL_CYCLES = 1500
-#: How many times as long as its bytes take from L2 a vector of bfloat16 takes, which has to be widened, while the dense kernel multiplies
-#: pairs as they lie; for sums one by one the row has to be, too. On Zen 4, both and `CALL_CYCLES` by `skipping_kernels.py`.
-WIDENING = {"inputs": 1.3, "outputs": 1.75}
+#: How many times as long as the dense kernel's a weight from L2 takes that is not left out: of bfloat16, whose vectors are widened where
+#: the dense kernel sums pairs; and of a sum that is made by itself, whose vector is reduced and whose lines are asked for one by one.
+#: Both together for ``outputs`` of bfloat16 (the break-evens of docs/activation_sparsity.md, from the cache).
+WIDENING, SUMMING = 1.5, 1.25
 #: Bytes of weights that L2 may hold from one call to the next.
 NEAR_BYTES = 1 << 20
 #: Vectors of a panel, and accumulators. Half of 1,536 rows of 576 columns from memory, on one Emerald Rapids core: 1.51 times as fast as
@@ -48,11 +47,11 @@ def worth(form: Form, width: int, target: Target) -> bool:
     dense = rows * vectors * (NEAR_CYCLES if near else FAR_CYCLES) * form.item / 4
     remaining = (1 - form.share) * dense
     if near:
-        remaining *= WIDENING[form.method] if form.dtype == "bf16" else 1
-    elif form.method == "inputs":
-        remaining *= target.gaps
+        remaining *= (WIDENING if form.dtype == "bf16" else 1) * (SUMMING if form.method == "outputs" else 1)
+    else:
+        remaining *= target.gaps if form.method == "inputs" else target.restarts
     entries = (1 - form.share) * rows * ENTRY_CYCLES * (runs if form.method == "inputs" else 1)
-    return CALL_CYCLES + rows / lanes * LIST_CYCLES + runs * RUN_CYCLES + entries + remaining < dense
+    return rows / lanes * LIST_CYCLES + runs * RUN_CYCLES + entries + remaining < dense
 
 
 def unit_cycles(form: Form, width: int, lanes: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from effc.compiler.codegen.cpu.contraction.chains import chain_length
-from effc.compiler.codegen.cpu.skipping.kernel import SkippingKernel
+from effc.compiler.codegen.cpu.skipping.kernel import LINE_BYTES, SkippingKernel
 from effc.compiler.codegen.cpu.skipping.nonzero import IndexList
 from effc.compiler.codegen.cpu.sums import added, folded
 from effc.compiler.codegen.cpu.text import Value
@@ -15,8 +15,6 @@ BUSY = 8
 #: (As in `choice.WIDEST`: on Emerald Rapids 1.53 times as fast as dense by 1 KiB, 1.64 by 4 and by 12; on two cores of Zen 4, in panels of
 #: 18 vectors, 1.20 by 4, 1.54 by 8 and 1.46 by 16.)
 AHEAD_BYTES = 8192
-#: Of a cache.
-LINE_BYTES = 64
 
 
 class InputsKernel(SkippingKernel):

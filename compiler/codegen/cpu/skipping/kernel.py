@@ -16,6 +16,9 @@ from effc.compiler.codegen.cpu.threads import Share, parallel_kernel
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.spec import KernelSpec
 
+#: Of a cache.
+LINE_BYTES = 64
+
 
 class SkippingKernel(ABC):
     """Emits ``spec``. A unit is a run of ``width`` columns."""

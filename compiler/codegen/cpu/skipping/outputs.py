@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from effc.compiler.codegen.cpu.body import Scope
-from effc.compiler.codegen.cpu.skipping.kernel import SkippingKernel
+from effc.compiler.codegen.cpu.skipping.kernel import LINE_BYTES, SkippingKernel
 from effc.compiler.codegen.cpu.skipping.nonzero import IndexList
 from effc.compiler.codegen.cpu.text import Value
 from effc.compiler.codegen.cpu.threads import Share
@@ -62,12 +62,18 @@ class OutputsKernel(SkippingKernel):
         weights = [self._weights(n) for n in chosen]
         later = [self._weights(self.listed.entry(b.add(number, together + i))) for i in range(together)]
         zero = b.constant(0, "f32", lanes)
-        whole = size // lanes * lanes
-        with b.loop(b.index(0), b.index(whole), lanes, [zero] * together) as loop:
+        line = LINE_BYTES // self.form.item
+        lines, whole = size // line * line, size // lanes * lanes
+        with b.loop(b.index(0), b.index(lines), line, [zero] * together) as loop:
             for pointer in later:
                 b.prefetch(self._place(pointer, loop.index), self.target.near_level)
-            loop.yield_(self._add(weights, loop.index, None, loop.carried))
+            totals = loop.carried
+            for part in range(0, line, lanes):
+                totals = self._add(weights, b.add(loop.index, part), None, totals)
+            loop.yield_(totals)
         totals = loop.results
+        for part in range(lines, whole, lanes):
+            totals = self._add(weights, b.index(part), None, totals)
         if size % lanes:
             totals = self._add(weights, b.index(whole), b.first_lanes(lanes, b.index(size - whole)), totals)
         for n, total in zip(chosen, totals, strict=True):
