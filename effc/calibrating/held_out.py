@@ -10,7 +10,7 @@ from effc.compiler.ir.errors import OptionError
 
 def checked_share(value: Any) -> float:
     """OptionError: no share of the batches that leaves some."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
         raise OptionError(f"'held_out' is {value!r}: expected a share of the batches, from 0 to less than 1")
     return float(value)
 
