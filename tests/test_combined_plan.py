@@ -194,6 +194,7 @@ def test_fewer_ranks_are_tried_where_more_would_hold_as_many_numbers() -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)).eval()
     with torch.no_grad():
         for layer in (model[0], model[2]):
+            assert isinstance(layer, nn.Linear)
             layer.weight.copy_(torch.randn(64, 16) @ torch.randn(16, 64) / 16)
     calibration = effc.calibrate(model, [torch.randn(512, 64) for _ in range(4)], rows=512)
     trial, options = Trial(model, calibration), Options(passes={"quantize": False, "sparsity": False})

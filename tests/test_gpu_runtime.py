@@ -374,7 +374,12 @@ def test_a_graph_is_lowered_for_the_device_that_is_there(monkeypatch: pytest.Mon
     gpu.processors = 57
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(gpu_build, "reads_descriptors", lambda capability: True)
-    monkeypatch.setattr("effc.compiler.pipeline.gpu_pairs.saved", lambda pair, target: seen.append(target) or 0.0)
+
+    def saved(pair: object, target: GpuTarget) -> float:
+        seen.append(target)
+        return 0.0
+
+    monkeypatch.setattr("effc.compiler.pipeline.gpu_pairs.saved", saved)
     built_on(gpu, text)
     assert seen == [GpuTarget(90, 57, tf32=False, tf32_convolutions=True, descriptors=True)]
 

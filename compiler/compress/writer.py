@@ -49,6 +49,11 @@ class Writer:
         return self.op(_aten.mul.Tensor, value, factors)
 
 
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``. By itself for tests without a GPU, which keep it where it is."""
+    return tensor.to(device)
+
+
 def constant(gm: GraphModule, name: str, tensor: torch.Tensor, like: Node) -> tuple[Node, torch.Tensor]:
     """A node that stands for ``tensor``, and what ``gm`` holds from now on: the tensor, on the device of ``like``, a placeholder, whose
     fake tensors the node joins.
@@ -56,7 +61,7 @@ def constant(gm: GraphModule, name: str, tensor: torch.Tensor, like: Node) -> tu
     attribute = f"effc_{sum(n.op == 'get_attr' for n in gm.graph.nodes)}_{name}".replace(".", "_")
     value = like.meta["val"]
     assert isinstance(value, FakeTensor), "AOTAutograd traces with fake tensors"
-    held = tensor.to(value.device)
+    held = moved(tensor, value.device)
     setattr(gm, attribute, held)
     last = [n for n in gm.graph.nodes if n.op == "placeholder"][-1]
     with gm.graph.inserting_after(last):
