@@ -163,6 +163,10 @@ def ratio_of(apart: list[float], fused: list[float]) -> tuple[float, str]:
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
+#: By which share the operations of two models may differ that are compared with each other.
+_ALIKE = 0.05
+
+
 def model_table(comparison: Comparison) -> None:
     args = comparison.args
     names = ["apart", "fused", *(["openvino"] if args.openvino else [])]
@@ -170,12 +174,15 @@ def model_table(comparison: Comparison) -> None:
     head += ["kernels", "ceiling", *(["activations, MiB: eager", "apart", "fused"] if args.memory else [])]
     print(f"| {' | '.join(head)} |")
     print("|---" * len(head) + "|")
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, tuple[float, float, float]] = {}
     for name in args.models.split(","):
-        cells, found[name] = model_row(comparison, name)
+        cells, times = model_row(comparison, name)
+        found[name] = (float(cells[0]), *times)
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    (first, start), *others = found.items()
-    for name, (apart, fused) in others:
+    (first, (work, *start)), *others = found.items()
+    for name, (operations, apart, fused) in others:
+        if abs(operations / work - 1) > _ALIKE:
+            continue
         print(
             f"\n{name} over {first}: {start[0] / apart:.2f} times as fast, both without fusion (the model); fusing gains "
             f"{apart / fused:.2f} (the kernels), on {first} {start[0] / start[1]:.2f}; together {start[0] / fused:.2f}."
