@@ -13,6 +13,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from importer_harness import compile_and_run
+from torch import nn
 from tt_interpreter import Memory, Region, run
 
 from effc.compiler.build import Built
@@ -56,7 +58,33 @@ class TextTools:
         return [self.request(*request) for request in requests]
 
 
-class InterpretingGpu:
+def graph_of(model: nn.Module, *inputs: torch.Tensor, dynamic: bool = False) -> str:
+    """Of the only region of ``model``."""
+    with torch.no_grad():
+        _, capture = compile_and_run(model, inputs, dynamic=dynamic)
+    return capture.regions[0].text
+
+
+class Untimed:
+    """What a stand-in for a device has no use for: a clock, streams, captures, and code to unload."""
+
+    def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
+        return None
+
+    def stream(self) -> int:
+        return 0
+
+    def hold(self, tensors: Sequence[torch.Tensor]) -> None:
+        pass
+
+    def is_capturing(self) -> bool:
+        return False
+
+    def retire(self, kernels: Sequence[int]) -> None:
+        pass
+
+
+class InterpretingGpu(Untimed):
     """A GPU called ``name`` whose kernels are TTIR, and whose memory is this process's; kernels may touch what it gave out, and ``inputs``.
 
     ``launched``: names of kernels in order, ``waits``: how often the host waited.
@@ -111,22 +139,6 @@ class InterpretingGpu:
 
     def wait(self) -> None:
         self.waits += 1
-
-    def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
-        """It has no clock."""
-        return None
-
-    def stream(self) -> int:
-        return 0
-
-    def hold(self, tensors: Sequence[torch.Tensor]) -> None:
-        pass
-
-    def is_capturing(self) -> bool:
-        return False
-
-    def retire(self, kernels: Sequence[int]) -> None:
-        pass
 
     def _memory(self) -> list[Region]:
         given = [tensor for known in self._given if (tensor := known()) is not None]

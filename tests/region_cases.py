@@ -14,8 +14,8 @@ from effc.compiler.ir.expr import as_expr
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.dataflow import Dataflow
-from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.lower import kernels_of
+from effc.compiler.pipeline.placed import Kernel, Site
 from effc.compiler.pipeline.placement import Base
 
 _EQUATION = re.compile(r"(?P<results>[\w, ]+)=\s*(?P<function>\w+)\((?P<operands>[\w, ]*)\)(?:\s*\+\s*(?P<added>\w+))?")

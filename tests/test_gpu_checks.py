@@ -9,9 +9,8 @@ import weakref
 
 import pytest
 import torch
-from gpu_programs import built_on
+from gpu_programs import built_on, graph_of
 from stub_cuda import StubCuda, StubGpu
-from test_gpu_runtime import graph_of
 from torch import nn
 
 from effc.runtime.gpu import checks

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
-from gpu_programs import TextTools, host
+from gpu_programs import TextTools, Untimed, host
 from test_gpu_models import Block, Residual, made
 from torch import nn
 
@@ -36,7 +36,7 @@ _NOTHING = """module { llvm.func @nothing(%a: i64) -> i32 {
 _CALLS, _ROUNDS = 200, 9
 
 
-class Idle:
+class Idle(Untimed):
     """A device whose launches do nothing."""
 
     def __init__(self) -> None:
@@ -65,21 +65,6 @@ class Idle:
         return None
 
     def wait(self) -> None:
-        pass
-
-    def elapsed(self, calls: Sequence[Callable[[], object]]) -> list[float] | None:
-        return None
-
-    def stream(self) -> int:
-        return 0
-
-    def hold(self, tensors: Sequence[torch.Tensor]) -> None:
-        pass
-
-    def is_capturing(self) -> bool:
-        return False
-
-    def retire(self, kernels: Sequence[int]) -> None:
         pass
 
 

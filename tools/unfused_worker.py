@@ -10,7 +10,7 @@ from typing import Any
 
 from effc.compiler import worker
 from effc.compiler.pipeline import assemble
-from effc.compiler.pipeline.kernels import Kernel
+from effc.compiler.pipeline.placed import Kernel
 
 
 def _as_they_are(kernels: Sequence[Kernel], *_: Any) -> list[Kernel]:

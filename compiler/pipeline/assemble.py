@@ -16,8 +16,8 @@ from effc.compiler.ir.program import Call, Derived, Input, Joined, Output, Part,
 from effc.compiler.ir.spec import CONVOLUTION, ITEM_SIZE, KernelSpec, Operand, Schedule
 from effc.compiler.pipeline.blocks import fuse_blocks
 from effc.compiler.pipeline.graph import Graph, GraphInput
-from effc.compiler.pipeline.kernels import Kernel, Site
 from effc.compiler.pipeline.memory import Life, plan_arena
+from effc.compiler.pipeline.placed import Kernel, Site
 from effc.compiler.pipeline.placement import Base, Layout, row_major
 
 

@@ -7,7 +7,8 @@ from math import gcd
 from effc.compiler.ir.expr import Expr, Var, const, floordiv, var
 from effc.compiler.ir.spec import Dim, KernelSpec, Operand
 from effc.compiler.pipeline.graph import Op, Tensor
-from effc.compiler.pipeline.kernels import Kernel, Site, normalised
+from effc.compiler.pipeline.kernels import normalised
+from effc.compiler.pipeline.placed import Kernel, Site
 from effc.compiler.pipeline.placement import Layout, extent, row_major, strides_before
 from effc.compiler.pipeline.views import Index, chain, source_index
 

@@ -24,7 +24,7 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.spec import CONVOLUTION, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.dataflow import Dataflow
-from effc.compiler.pipeline.kernels import Kernel, Site
+from effc.compiler.pipeline.placed import Kernel, Site
 from effc.compiler.pipeline.placement import Base
 from effc.compiler.pipeline.regions import Region, find_regions
 

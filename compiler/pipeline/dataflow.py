@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import networkx as nx
 
 from effc.compiler.ir.spec import Instr, KernelSpec
-from effc.compiler.pipeline.kernels import Kernel
+from effc.compiler.pipeline.placed import Kernel
 from effc.compiler.pipeline.placement import Base
 
 #: Where all that leaves the program flows to.

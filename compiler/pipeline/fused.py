@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from effc.compiler.ir.expr import Expr, var
 from effc.compiler.pipeline.fusion import Group
 from effc.compiler.pipeline.graph import Tensor
-from effc.compiler.pipeline.kernels import Kernel, KernelBuilder
+from effc.compiler.pipeline.kernels import KernelBuilder
+from effc.compiler.pipeline.placed import Kernel
 from effc.compiler.pipeline.placement import Layout
 
 

@@ -20,7 +20,7 @@ from effc.compiler.codegen.gpu.pair.schedule import saved
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.pipeline.blocks import joined
 from effc.compiler.pipeline.dataflow import Dataflow
-from effc.compiler.pipeline.kernels import Kernel, Site
+from effc.compiler.pipeline.placed import Kernel, Site
 from effc.compiler.pipeline.placement import Base
 
 

@@ -16,33 +16,11 @@ from effc.compiler.ir.spec import SHARE, ZEROS, Dim, Instr, KernelSpec, Operand
 from effc.compiler.pipeline.borders import bounds
 from effc.compiler.pipeline.fusion import Group, is_free
 from effc.compiler.pipeline.graph import CONTRACTIONS, Body, Op, Tensor
-from effc.compiler.pipeline.placement import Base, Layout, Placement, extent, usual
+from effc.compiler.pipeline.placed import Kernel, Site
+from effc.compiler.pipeline.placement import Layout, Placement, extent, usual
 from effc.compiler.pipeline.roundings import fold_roundings, read_within
 from effc.compiler.pipeline.vanishing import chooses_zero, share_of, vanishes
 from effc.compiler.pipeline.views import Index, backward, chain, source_index
-
-
-@dataclass(frozen=True)
-class Site:
-    """What an operand of a kernel points at: an offset in elements from a base."""
-
-    base: Base
-    offset: Expr
-    dtype: str
-
-
-@dataclass
-class Kernel:
-    """A spec with what its operands point at, and the values of its symbols in terms of the region's. ``convolves``: the model's op is a
-    convolution.
-    """
-
-    spec: KernelSpec
-    sites: tuple[Site, ...]
-    symbols: tuple[Expr, ...]
-    name: str
-    location: str
-    convolves: bool = False
 
 
 @dataclass

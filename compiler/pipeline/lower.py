@@ -25,8 +25,8 @@ from effc.compiler.pipeline.graph import Graph, Tensor
 from effc.compiler.pipeline.integers.contractions import contract_integers
 from effc.compiler.pipeline.integers.gathers import gather_codes
 from effc.compiler.pipeline.integers.moves import move_codes
-from effc.compiler.pipeline.kernels import Kernel
 from effc.compiler.pipeline.merging import merge_contractions
+from effc.compiler.pipeline.placed import Kernel
 from effc.compiler.pipeline.placement import Base, Layout, place
 from effc.compiler.pipeline.prepare import cut, split_prepared
 from effc.compiler.pipeline.read import read_graph

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from effc.compiler.pipeline.dataflow import SUMS, Dataflow, Shared, Value, behind
-from effc.compiler.pipeline.kernels import Kernel
+from effc.compiler.pipeline.placed import Kernel
 from effc.compiler.pipeline.placement import Base
 
 

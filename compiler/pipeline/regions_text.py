@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from effc.compiler.pipeline.dataflow import Dataflow
-from effc.compiler.pipeline.kernels import Kernel
+from effc.compiler.pipeline.placed import Kernel
 from effc.compiler.pipeline.placement import Base
 from effc.compiler.pipeline.regions import Region, find_regions
 

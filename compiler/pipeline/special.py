@@ -9,7 +9,8 @@ from effc.compiler.ir.expr import Expr, var
 from effc.compiler.ir.spec import Instr
 from effc.compiler.pipeline.attention import build_attention
 from effc.compiler.pipeline.graph import Op
-from effc.compiler.pipeline.kernels import Kernel, KernelBuilder
+from effc.compiler.pipeline.kernels import KernelBuilder
+from effc.compiler.pipeline.placed import Kernel
 from effc.compiler.pipeline.placement import Layout
 
 

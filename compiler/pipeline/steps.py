@@ -15,7 +15,8 @@ from effc.compiler.ir.expr import Expr, const
 from effc.compiler.pipeline.fused import fused_kernel, tensor_index
 from effc.compiler.pipeline.fusion import Fusion, Group, is_free
 from effc.compiler.pipeline.graph import Graph, Op, Tensor
-from effc.compiler.pipeline.kernels import Kernel, KernelBuilder
+from effc.compiler.pipeline.kernels import KernelBuilder
+from effc.compiler.pipeline.placed import Kernel
 from effc.compiler.pipeline.placement import Base, Layout, Placement
 from effc.compiler.pipeline.special import build_special
 from effc.compiler.pipeline.views import chain

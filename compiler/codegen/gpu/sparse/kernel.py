@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch_mlir import ir
@@ -31,7 +32,7 @@ def emit(spec: KernelSpec, target: GpuTarget, name: str, *, aligned: bool = True
     return Emitted((Launch(name, text, grid, int(schedule["warps"]), int(schedule["stages"])),), numbers=numbers)
 
 
-class _Sparse:
+class _Sparse(ABC):
     """What both methods share: the row of blocks ``list`` of this program, and its steps."""
 
     def __init__(self, b: Builder, form: Form, target: GpuTarget, given: Arguments) -> None:
@@ -63,21 +64,21 @@ class _Sparse:
                 body.check(i)
 
     @property
+    @abstractmethod
     def height(self) -> int:
         """Of the tile of sums; its width is that of the row of blocks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, row: ir.Value) -> None:
         """For the block of rows ``row``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def added(self, block: ir.Value, high: ir.Value, total: ir.Value) -> ir.Value:
         """``total`` and the products of the step that begins with ``block``, of those below ``high``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finished(self, total: ir.Value) -> tuple[Frame, ir.Value]:
         """The tile of results, and their sums."""
-        raise NotImplementedError
 
     def body(self, frame: Frame, known: dict[int, ir.Value]) -> Body:
         return Body(self.b, self.spec, frame, self.given.operands, self.given.error, known)
