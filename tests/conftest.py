@@ -53,14 +53,17 @@ def fresh_state() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def exact_convolutions(request: pytest.FixtureRequest) -> Iterator[None]:
-    """In tests of GPUs convolutions of float32 round nothing to TF32, which torch lets them by default."""
+    """In tests of GPUs convolutions of float32 round nothing to TF32, which torch lets them by default; after each the default is back.
+
+    Not by ``allow_tf32``, which nobody may set once ``torch.testing._internal`` is imported, as the samples of OpInfo are.
+    """
     if not request.path.name.startswith("test_gpu_"):
         yield
         return
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    setting = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made at run time
+    before, setting.fp32_precision = setting.fp32_precision, "ieee"
     yield
-    torch.backends.cudnn.allow_tf32 = before
+    setting.fp32_precision = before
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_graph_is_lowered_for_the_device_that_is_there(monkeypatch: pytest.Mon
         [],
     )
     gpu.processors = 57
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # exact_convolutions puts it back
     monkeypatch.setattr(gpu_build, "reads_descriptors", lambda capability: True)
 
     def saved(pair: object, target: GpuTarget) -> float:

@@ -151,7 +151,7 @@ def test_convolutions_follow_torchs_setting_of_tf32(convolves: bool) -> None:
         compiled = torch.compile(_faked(model), backend=compile_graph)
         given = torch.empty(x, device="cuda:0")
         for allowed in (True, True, False, True):
-            torch.backends.cudnn.allow_tf32 = allowed
+            torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined]  # exact_convolutions puts it back
             compiled(given)
     rounds = ["inputPrecision = 0" in text for text in built]
     assert rounds == ([True, False] if convolves else [False]), "what was compiled once serves again"

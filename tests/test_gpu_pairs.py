@@ -203,7 +203,7 @@ def test_a_model_has_one_launch_for_both(act: nn.Module) -> None:
 @pytest.mark.parametrize("convolves", [True, False])
 def test_factors_are_rounded_as_torch_says_of_the_op(convolves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """To TF32 in convolutions, not in matrix products."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # exact_convolutions puts it back
     monkeypatch.setattr("effc.compiler.pipeline.gpu_pairs.saved", lambda pair, target: 1.0)
     layers = (nn.Conv2d(48, 24, 1), nn.Conv2d(24, 48, 1)) if convolves else (nn.Linear(48, 24), nn.Linear(24, 48))
     gpu, x = (
