@@ -14,6 +14,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from effc.calibrating.identity import original
 from effc.compiler.capture import backend
 from effc.compiler.capture.devices import Build
+from effc.compiler.capture.owner import owner_of
 from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.options import Options
 
@@ -32,8 +33,10 @@ def compiled_apart(
     ``builder(options)`` makes executables of regions, by default the backend's.
     """
 
+    owner = owner_of(original(model))
+
     def compile_graph(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-        return backend.compile_with(gm, example_inputs, options, builder or backend.builder)
+        return backend.compile_with(gm, example_inputs, options, builder or backend.builder, owner=owner)
 
     return compiled_by(model, compile_graph)
 

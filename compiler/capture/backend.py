@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from effc.compiler.capture.decompositions import decompositions
 from effc.compiler.capture.devices import Build, BuildOnGpus
 from effc.compiler.capture.graph import GraphCompiler
-from effc.compiler.capture.parameters import static_names
+from effc.compiler.capture.owner import Owner, owned_names, running
 from effc.compiler.capture.planned import code_options
 from effc.compiler.compress.forms import steps_of
 from effc.compiler.ir.errors import OptionError
@@ -49,15 +49,17 @@ def compile_with(
     options: Options,
     builder: Callable[[Options], Build],
     gpus: Callable[[], BuildOnGpus] | None = None,
+    owner: Owner | None = None,
 ) -> Callable[..., Any]:
     """Compile, ``builder(options)`` making executables of regions, of those on GPUs ``gpus()``, by default effc's; without a native path
-    the graph runs in eager.
+    the graph runs in eager. ``owner``: of the parameters, by default the module whose compiled call is running.
 
     CacheError: the cache directory that the user named cannot be used.
     """
     if not native():
         return in_eager(gm)
-    compiler = GraphCompiler(static_names(gm), options, builder(options), example_inputs, steps_of(options), gpus)
+    names, shared = owned_names(gm, example_inputs, owner or running())
+    compiler = GraphCompiler(names, options, builder(options), example_inputs, steps_of(options), gpus, shared)
     return through_aot(gm, example_inputs, compiler.compile)
 
 

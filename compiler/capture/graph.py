@@ -26,9 +26,11 @@ from effc.compiler.capture.culprit import alike, smallest_refused
 from effc.compiler.capture.devices import Build, BuildOnGpus, Devices, gpu_builder
 from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
+from effc.compiler.capture.layers import Layer, Layers, copied
 from effc.compiler.capture.layouts import arrange
 from effc.compiler.capture.nodes import Known
 from effc.compiler.capture.normalize import normalize
+from effc.compiler.capture.owner import Owner
 from effc.compiler.capture.parameters import integer_ranges, is_looked_up, small_tables, statics_of
 from effc.compiler.capture.partition import Group, Partition, device_of, is_scalar, is_view, partition
 from effc.compiler.capture.planned import check_kind, plan_notes
@@ -57,7 +59,8 @@ _dumps = itertools.count()
 
 class GraphCompiler:
     """Compiles the ATen graphs of one Dynamo graph. ``names``: see ``parameters.static_names``; ``weights``: values of the inputs, of which
-    these are looked at; ``steps``: what becomes of them at inference; ``gpus``: who builds what is on GPUs, by default effc.
+    these are looked at; ``steps``: what becomes of them at inference; ``gpus``: who builds what is on GPUs, by default effc. ``owner``: of
+    the weights, where other layers of it may run the graph too (`owner.owned_names`).
     """
 
     def __init__(
@@ -68,16 +71,33 @@ class GraphCompiler:
         weights: Sequence[Any] = (),
         steps: Sequence[Step] = (),
         gpus: Callable[[], BuildOnGpus] | None = None,
+        owner: Owner | None = None,
     ) -> None:
-        self.names, self.weights, self.steps = names, weights, steps
-        self.ranges, self.tables = integer_ranges(names, weights), small_tables(names, weights)
-        self.options = options
+        self._take(Layer(names, weights))
+        self.options, self.steps, self.owner = options, steps, owner
         self.devices = Devices(options, build, gpus or partial(gpu_builder, options))
 
     def compile(self, gm: GraphModule, kind: str, inputs: Sequence[Any] | None = None) -> Boxed:
         """The boxed function of ``gm``; ``kind`` is ``inference``, ``forward`` or ``backward``. ``inputs``: ``layouts.arrange``."""
         if not self.steps or kind != "inference":
             return self.assembled(gm, kind, inputs).function()
+        if self.owner is None:
+            return self._compressing(gm, kind)
+        return Layers(gm.graph, self.layer, self.owner, lambda layer: self._of(layer)._compressing(copied(gm), kind))
+
+    def _take(self, layer: Layer) -> None:
+        self.layer = layer
+        self.names, self.weights = layer.names, layer.weights
+        self.ranges, self.tables = integer_ranges(self.names, self.weights), small_tables(self.names, self.weights)
+
+    def _of(self, layer: Layer) -> GraphCompiler:
+        """The same for another layer."""
+        found = copy.copy(self)
+        found._take(layer)
+        return found
+
+    def _compressing(self, gm: GraphModule, kind: str) -> Boxed:
+        """`compile` by ``steps``."""
         plain = copy.copy(self)
         plain.steps = ()
         original = copy.deepcopy(gm.graph)

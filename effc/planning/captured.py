@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from effc.compiler.build import BuildReport, Built, lowered
 from effc.compiler.capture import backend
 from effc.compiler.capture.devices import Build
 from effc.compiler.capture.graph import GraphCompiler
-from effc.compiler.capture.parameters import static_names
+from effc.compiler.capture.layers import Layer, Layers, copied
+from effc.compiler.capture.owner import owned_names, owner_of
 from effc.compiler.capture.planned import code_options
 from effc.compiler.capture.recording import Recording, record
 from effc.compiler.codegen.cpu.target import Target
@@ -33,20 +33,15 @@ Builder = Callable[[Options], Build]
 
 @dataclass(frozen=True, eq=False)
 class _Graph:
-    """An ATen graph as AOTAutograd gave it. ``names``, ``weights``: see `GraphCompiler`."""
+    """An ATen graph as AOTAutograd gave it, run by ``layer``."""
 
     gm: GraphModule
     kind: str
     inputs: Sequence[Any]
-    names: dict[int, str]
-    weights: Sequence[Any]
+    layer: Layer
 
     def compiler(self, options: Options, build: Build) -> GraphCompiler:
-        return GraphCompiler(self.names, options, build, self.weights, steps_of(options))
-
-    def copied(self) -> GraphModule:
-        """Which a compiler may change."""
-        return GraphModule(self.gm, copy.deepcopy(self.gm.graph))
+        return GraphCompiler(self.layer.names, options, build, self.layer.weights, steps_of(options))
 
 
 class Captured:
@@ -59,6 +54,7 @@ class Captured:
         self._lock = threading.Lock()  # of whoever rewrites graphs: they share their fake tensors
         self._functions: dict[int, Callable[[list[Any]], Any]] = {}  # of the options that a call runs by
         self._compile: Callable[[_Graph], Callable[[list[Any]], Any]]
+        self._owner = owner_of(model)
         self._call = compiled_by(model, self._capture)
 
     def compiled(self, options: Options, builder: Builder) -> Callable[..., Any]:
@@ -66,7 +62,7 @@ class Captured:
         functions: dict[int, Callable[[list[Any]], Any]] = {}
 
         def compile_graph(graph: _Graph) -> Callable[[list[Any]], Any]:
-            return graph.compiler(options, builder(options)).compile(graph.copied(), graph.kind, graph.inputs)
+            return graph.compiler(options, builder(options)).compile(copied(graph.gm), graph.kind, graph.inputs)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             self._functions, self._compile = functions, compile_graph
@@ -80,14 +76,14 @@ class Captured:
         """
         with torch.no_grad(), record() as recording, self._lock:
             for graph in self._graphs:
-                graph.compiler(options, self._lowering(options)).assembled(graph.copied(), graph.kind, graph.inputs)
+                graph.compiler(options, self._lowering(options)).assembled(copied(graph.gm), graph.kind, graph.inputs)
         return recording
 
     def compressed(self, options: Options) -> list[Compressed]:
         """What ``options`` make of the weights of all graphs, where they make something."""
         with torch.no_grad(), self._lock:
             of_graphs = (
-                g.compiler(options, self._lowering(options)).compressed(g.copied(), g.kind) for g in self._graphs
+                g.compiler(options, self._lowering(options)).compressed(copied(g.gm), g.kind) for g in self._graphs
             )
             return [found for found in of_graphs if found is not None]
 
@@ -107,22 +103,30 @@ class Captured:
     def _capture(self, gm: GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
         if not backend.native():
             return backend.in_eager(gm)
-        names = static_names(gm)
+        names, shared = owned_names(gm, example_inputs, self._owner)
 
         def keep(graph: GraphModule, kind: str, inputs: Sequence[Any]) -> Callable[..., Any]:
-            number = len(self._graphs)
-            kept = GraphModule(graph, copy.deepcopy(graph.graph))
-            self._graphs.append(_Graph(kept, kind, inputs, names, example_inputs))
+            kept, first = copied(graph), Layer(names, example_inputs)
 
-            def run(arguments: list[Any]) -> Any:
-                if number not in self._functions:
-                    self._functions[number] = self._compile(self._graphs[number])
-                return self._functions[number](arguments)
+            def of(layer: Layer) -> Callable[[list[Any]], Any]:
+                return self._keep(_Graph(kept, kind, inputs, layer))
 
-            run._boxed_call = True  # type: ignore[attr-defined]
-            return run
+            return of(first) if shared is None else Layers(kept.graph, first, shared, of)
 
         return backend.through_aot(gm, example_inputs, keep)
+
+    def _keep(self, graph: _Graph) -> Callable[[list[Any]], Any]:
+        """The function of a graph, by the options that a call runs by."""
+        number = len(self._graphs)
+        self._graphs.append(graph)
+
+        def run(arguments: list[Any]) -> Any:
+            if number not in self._functions:
+                self._functions[number] = self._compile(self._graphs[number])
+            return self._functions[number](arguments)
+
+        run._boxed_call = True  # type: ignore[attr-defined]
+        return run
 
 
 class _Lowered:
