@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,11 @@ import effc
 from effc.compiler.capture import record
 from effc.compiler.capture.recording import Recording
 from effc.compiler.ir.options import Options
-from effc.passes.low_rank import LowRank
-from effc.passes.quantize import Quantize
 from effc.planning.offers import offers
 from effc.planning.plans import Plan
 from effc.planning.pricing import pricing
 from effc.planning.trial import Trial
-from effc.planning.variants import coarser, offered
+from effc.planning.variants import offered
 
 THEN = "low_rank then quantize"
 #: What else a plan would try, and what it tries of the two.
@@ -201,12 +198,3 @@ def test_fewer_ranks_are_tried_where_more_would_hold_as_many_numbers() -> None:
     made = offers(trial, trial.compile(options), options, offered(options, trial), pricing(options), most=0.04)
     ratios = {dict(c.options)["rank_ratio"] for found in made.candidates.values() for c in found if c.options}
     assert ratios == {0.25}
-
-
-def test_fewer_ranks_lose_at_least_as_much() -> None:
-    more, fewer = LowRank(rank_ratio=0.5), LowRank(rank_ratio=0.25)
-    assert coarser(fewer, more)
-    assert not coarser(more, fewer)
-    assert not coarser(replace(fewer, skip=("a*",)), more)
-    assert not coarser(LowRank(rank=16), more)
-    assert not coarser(Quantize("int4"), Quantize("int8"))

@@ -24,7 +24,7 @@ import effc
 from effc.costmodel.planner import Planner
 from effc.planning.groundwork import Groundwork
 from effc.planning.offers import _Offering
-from effc.planning.proxies import Sensitivity
+from effc.planning.sensitivity import Sensitivity
 from effc.planning.search import groundwork, plan_on
 from effc.planning.trial import Trial
 

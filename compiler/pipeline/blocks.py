@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from effc.compiler.codegen.cpu.block.choice import Block, block_of
@@ -75,7 +76,6 @@ class _Finder:
     ) -> None:
         self.kernels, self.is_dense, self.target = kernels, is_dense, target
         self.flow = Dataflow(kernels, constants)
-        self.known: dict[tuple[KernelSpec, tuple[int, ...]], Block | str] = {}
 
     def blocks(self) -> Iterator[_Found]:
         """All blocks that save something."""
@@ -108,13 +108,15 @@ class _Finder:
         if made is None:
             return
         constants = tuple(i for i, site in enumerate(made.sites) if self.is_dense(site))
-        key = made.spec, constants
-        if key not in self.known:
-            self.known[key] = block_of(made.spec, constants, self.target)
-        found = self.known[key]
+        found = _known(made.spec, constants, self.target)
         gain = 0.0 if isinstance(found, str) else saved(found)
         if gain > 0:
             yield _Found(members, made, gain)
+
+
+@lru_cache(maxsize=4096)  # a planner lowers a model again and again, and most of it is as it was
+def _known(spec: KernelSpec, constants: tuple[int, ...], target: Target) -> Block | str:
+    return block_of(spec, constants, target)
 
 
 def _runs(parts: Sequence[Region]) -> Iterator[tuple[int, ...]]:

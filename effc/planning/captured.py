@@ -17,11 +17,13 @@ from effc.compiler.capture.devices import Build
 from effc.compiler.capture.graph import GraphCompiler
 from effc.compiler.capture.layers import Layer, Layers, copied
 from effc.compiler.capture.owner import owned_names, owner_of
+from effc.compiler.capture.parameters import statics_of
 from effc.compiler.capture.planned import code_options
 from effc.compiler.capture.recording import Recording, record
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.compress.compressor import Compressed
 from effc.compiler.compress.forms import steps_of
+from effc.compiler.compress.sites import WeightSite, find_sites
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
 from effc.compiler.toolchain import toolchain
@@ -86,6 +88,17 @@ class Captured:
                 g.compiler(options, self._lowering(options)).compressed(copied(g.gm), g.kind) for g in self._graphs
             )
             return [found for found in of_graphs if found is not None]
+
+    def sites(self) -> dict[str, tuple[WeightSite, torch.Tensor]]:
+        """The weights of all graphs that can have other forms, by name."""
+        found: dict[str, tuple[WeightSite, torch.Tensor]] = {}
+        for graph in self._graphs:
+            statics = statics_of(graph.gm.graph, graph.layer.names)
+            values = {s.name: graph.layer.weights[s.position] for s in statics.values() if not s.attributes}
+            sites, _ = find_sites({node: s.name for node, s in statics.items() if not s.attributes})
+            for site in sites:
+                found.setdefault(site.name, (site, values[site.name]))
+        return found
 
     def _lowering(self, options: Options) -> Build:
         code, target = code_options(options), Target.host().name

@@ -25,10 +25,11 @@ from effc.passes.sparsity import Sparsify
 from effc.planning.feeders import Feeders
 from effc.planning.layered import layered
 from effc.planning.pricing import Pricing
-from effc.planning.proxies import Sensitivity
+from effc.planning.reach import within_reach
+from effc.planning.sensitivity import Sensitivity
 from effc.planning.sketch import Sketch
 from effc.planning.trial import Compiled, Kernels, Trial
-from effc.planning.variants import Pairs, Variant, coarser, draft, named, only, pairs_of, passes_of
+from effc.planning.variants import Pairs, Variant, draft, named, only, pairs_of, passes_of
 
 #: Of a draft's error what no algorithm gets below.
 _FAR_BETTER = 0.25
@@ -73,12 +74,12 @@ def offers(
 
     What takes long to make, and options do not ask for, is made of those weights alone where a draft of it may win, and takes the draft's
     kernels; of all where it may be taken because it is ``smaller``. ``most``: the estimated error of one weight above which no plan takes
-    it; a draft that cannot become better than that is not lowered.
+    it; a draft that cannot become better than that is not lowered, and factors are made of weights alone that may lose less.
     """
     offering = _Offering(trial, plain, options, prices)
     fixed = [v for v in variants if isinstance(dict(options.passes).get(v.name), tuple)]
     drafted = [v for v in variants if v not in fixed and draft(v) != v and not smaller]
-    made = [v for v in variants if v not in drafted]
+    made = within_reach([v for v in variants if v not in drafted], fixed, most, trial, offering.sensitivity)
     offering.take([(variant,) for variant in made])
     worthwhile = offering.take_worthwhile(offering.within(drafted, most))
     offering.take(_pairs(offering, [*made, *worthwhile], fixed))
@@ -118,16 +119,7 @@ class _Offering:
         """Those that may have an error of at most ``most`` somewhere, as far as their drafts tell."""
         if most == math.inf:
             return list(variants)
-        kept: list[Compression] = []
-        beyond: list[tuple[Compression, set[str]]] = []  # and where it, or a finer one, loses too much
-        for variant in variants:
-            lost = set[str]().union(*(names for other, names in beyond if coarser(variant, other)))
-            errors = self._drafted(replace(variant, skip=(*variant.skip, *sorted(lost))))
-            if any(_FAR_BETTER * error <= most for error in errors.values()):
-                kept.append(variant)
-            else:
-                beyond.append((variant, lost | errors.keys()))
-        return kept
+        return [v for v in variants if any(_FAR_BETTER * error <= most for error in self._drafted(v).values())]
 
     def _drafted(self, variant: Compression) -> dict[str, float]:
         """Errors of its draft, by the weights that it changes."""
@@ -200,7 +192,7 @@ class _Offering:
                 if len(variant) > 1 and len(one.layers) == 1:
                     continue  # the candidate of a single pass
                 first = one.first
-                shown = self.sensitivity.of(first.site, first.stored.form, first.matrix)
+                shown = self.sensitivity.of(first.site, first.matrix)
                 errors[first.name] = one.error(self.sensitivity.calibration) * shown
                 weights[first.name, pairs] = one.weights
         return errors

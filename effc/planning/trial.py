@@ -18,6 +18,7 @@ from torch import nn
 from effc.calibrating.calibration import cloned
 from effc.compiler.capture.recording import Recording, record
 from effc.compiler.compress.compressor import Compressed
+from effc.compiler.compress.sites import WeightSite
 from effc.compiler.ir.calibration import Calibration
 from effc.compiler.ir.candidate import Latency
 from effc.compiler.ir.errors import UnsupportedError
@@ -92,6 +93,10 @@ class Trial:
     def compress(self, options: Options) -> list[Compressed]:
         """What they make of the weights, graph by graph, without lowering anything; after the first `compile`."""
         return self._first.compressed(options)
+
+    def sites(self) -> dict[str, tuple[WeightSite, torch.Tensor]]:
+        """The weights of which there may be other forms, by name, in the order of the graphs; after the first `compile`."""
+        return self._first.sites()
 
     def _lowered(self, options: Options) -> Recording | None:
         try:

@@ -99,23 +99,12 @@ def _by_patterns(trial: Trial, wanted: Sequence[tuple[str, float | None]], like:
 
 
 def draft(variant: Compression) -> Compression:
-    """Of the same kernels, or nearly, by algorithms that look at nothing but the weights; itself where it takes no long time."""
+    """Of the same kernels, or nearly, by algorithms that look at nothing but the weights; itself where there is none, or it takes no long time."""
     if isinstance(variant, Quantize) and variant.rounding == "gptq":
         return replace(variant, rounding="nearest", smoothing="none")
     if isinstance(variant, Sparsify) and variant.method == "sparsegpt":
         return replace(variant, method="magnitude")
-    if isinstance(variant, LowRank) and variant.method == "output":
-        return replace(variant, method="svd")
     return variant
-
-
-def coarser(one: Compression, other: Compression) -> bool:
-    """Whether ``one`` loses at least what ``other`` does at each weight that this changes: factors that are alike but for fewer ranks. It
-    may change more weights, which factors of more ranks do not make smaller.
-    """
-    if not (isinstance(one, LowRank) and isinstance(other, LowRank)) or not one.rank_ratio or not other.rank_ratio:
-        return False
-    return one.rank_ratio <= other.rank_ratio and replace(one, rank_ratio=other.rank_ratio) == other
 
 
 def only(variant: Compression, weights: Collection[str], trial: Trial) -> Compression:

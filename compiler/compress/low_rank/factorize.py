@@ -84,7 +84,7 @@ def choose(groups: Sequence[Sequence[str]], spectra: Spectra, options: LowRank) 
     OptionError: a rank above a weight's full one, or fewer parameters than the smallest ranks need.
     """
     if options.rank is not None or options.rank_ratio is not None:
-        return {name: _fixed(name, spectra.layers[name], options) for group in groups for name in group}
+        return {name: asked_ranks(name, spectra.layers[name], options) for group in groups for name in group}
     ways = [_ways(group) for group in groups]
     curves = [[[spectra.of(names).curve() for names in way] for way in choices] for choices in ways]
     found: dict[str, Choice | None] = {}
@@ -102,8 +102,8 @@ def factorize(choices: Sequence[Choice], spectra: Spectra, dtypes: Mapping[str, 
     return found
 
 
-def _fixed(name: str, layer: Layer, options: LowRank) -> Choice | None:
-    """The ranks that were asked for; None where they save nothing."""
+def asked_ranks(name: str, layer: Layer, options: LowRank) -> Choice | None:
+    """The ranks that ``options`` ask for, by ``rank`` or ``rank_ratio``; None where they save nothing."""
     full = layer.full_rank
     if options.rank is not None and options.rank > full:
         raise OptionError(
