@@ -33,7 +33,7 @@ _STEPS, _CLOSE = 30, 1.02
 #: Further ones, where what was measured meanwhile makes another plan the fastest.
 _SETTLING = 2
 #: What another plan is not verified for: a smaller gain, as a share of the time; or where so much of the budget is spent.
-_WORTH, _NEAR = 0.01, 0.9
+_WORTH, _NEAR = 0.01, 0.85
 #: The metric that errors of sites are estimated by, and the allowance to begin with under it, in budgets; under any other it is infinite.
 ESTIMATED, _FIRST = "relative_l2", 1.2
 #: Of the allowance that should spend all of the budget, what is tried.

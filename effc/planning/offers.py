@@ -7,7 +7,7 @@ predicted time, and measured in the plans that take them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from effc.compiler.capture.recording import Recording
@@ -25,7 +25,7 @@ from effc.passes.sparsity import Sparsify
 from effc.planning.feeders import Feeders
 from effc.planning.layered import layered
 from effc.planning.pricing import Pricing
-from effc.planning.reach import within_reach
+from effc.planning.reach import Reach
 from effc.planning.sensitivity import Sensitivity
 from effc.planning.sketch import Sketch
 from effc.planning.trial import Compiled, Kernels, Trial
@@ -33,6 +33,8 @@ from effc.planning.variants import Pairs, Variant, draft, named, only, pairs_of,
 
 #: Of a draft's error what no algorithm gets below.
 _FAR_BETTER = 0.25
+#: Share of the model's time that kernels must take together, so that other forms of their weights are looked for.
+_WORTH = 0.01
 
 #: By parameter and the options of a variant, what a plan holds.
 _Weights = dict[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
@@ -79,7 +81,9 @@ def offers(
     offering = _Offering(trial, plain, options, prices)
     fixed = [v for v in variants if isinstance(dict(options.passes).get(v.name), tuple)]
     drafted = [v for v in variants if v not in fixed and draft(v) != v and not smaller]
-    made = within_reach([v for v in variants if v not in drafted], fixed, most, trial, offering.sensitivity)
+    made = [v for v in variants if v not in drafted]
+    reach = Reach(most, trial, offering.sensitivity, offering.worth)
+    made = [v for v in made if v in fixed] + reach.narrowed([v for v in made if v not in fixed])
     offering.take([(variant,) for variant in made])
     worthwhile = offering.take_worthwhile(offering.within(drafted, most))
     offering.take(_pairs(offering, [*made, *worthwhile], fixed))
@@ -116,10 +120,21 @@ class _Offering:
             self.candidates[unit.site].append(candidate)
 
     def within(self, variants: Sequence[Compression], most: float) -> list[Compression]:
-        """Those that may have an error of at most ``most`` somewhere, as far as their drafts tell."""
+        """Those that may gain something, of the weights at which they may have an error of at most ``most``, as far as their drafts tell."""
         if most == math.inf:
             return list(variants)
-        return [v for v in variants if any(_FAR_BETTER * error <= most for error in self._drafted(v).values())]
+        found: list[Compression] = []
+        for variant in variants:
+            reached = {name for name, error in self._drafted(variant).items() if _FAR_BETTER * error <= most}
+            if self.worth(reached):
+                found.append(only(variant, reached, self.trial))
+        return found
+
+    def worth(self, weights: Collection[str]) -> bool:
+        """Whether the kernels that read these weights take enough of the time."""
+        seconds = {site: _seconds(exact) for site, (exact, *_) in self.candidates.items()}
+        own = sum(seconds[unit.site] + unit.elsewhere for unit in self.units if unit.params.intersection(weights))
+        return own >= _WORTH * sum(seconds.values())
 
     def _drafted(self, variant: Compression) -> dict[str, float]:
         """Errors of its draft, by the weights that it changes."""

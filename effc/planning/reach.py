@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from effc.compiler.compress.inputs import Inputs
 from effc.compiler.compress.low_rank.by_rank import ByRank
@@ -17,41 +18,44 @@ from effc.planning.trial import Trial
 from effc.planning.variants import only
 
 
-def within_reach(
-    variants: Sequence[Compression],
-    fixed: Collection[Compression],
-    most: float,
-    trial: Trial,
-    sensitivity: Sensitivity,
-) -> list[Compression]:
-    """``variants``, those that factorize only of the weights that may lose at most ``most`` by it, in the model's outputs; without those
-    that are left with none. As they are where options fix them, or ranks are no share of the full one.
-    """
-    bounded = [v for v in variants if isinstance(v, LowRank) and v not in fixed and v.rank_ratio is not None]
-    if most == math.inf or not bounded:
-        return list(variants)
-    names = _reachable(bounded, most, trial, sensitivity)
-    found: list[Compression] = []
-    for variant in variants:
-        if variant not in bounded:
-            found.append(variant)
-        elif reached := names[bounded.index(variant)]:
-            found.append(only(variant, reached, trial))
-    return found
+@dataclass(frozen=True)
+class Reach:
+    """Up to an error ``most`` of the model's outputs for each weight. ``worth``: whether some weights, by name, are worth a look."""
 
+    most: float
+    trial: Trial
+    sensitivity: Sensitivity
+    worth: Callable[[Collection[str]], bool]
 
-def _reachable(variants: Sequence[LowRank], most: float, trial: Trial, sensitivity: Sensitivity) -> list[set[str]]:
-    """Of each variant, the weights."""
-    found = [set[str]() for _ in variants]
-    for name, (site, weight) in trial.sites().items():
-        chosen = [(reached, v) for reached, v in zip(found, variants, strict=True) if not ByRank(v).refusal(site, weight)]
-        if not chosen or not bool(weight.isfinite().all()):
-            continue
-        layer, seen = Layer.of(site, weight), trial.calibration.sites.get(name)
-        energies = Energies(layer, None if seen is None else Inputs.of(seen, name))
-        shown = sensitivity.of(site, site.matrix(weight))
-        for reached, variant in chosen:
-            ranks = asked_ranks(name, layer, variant)
-            if ranks is not None and energies.least(ranks[1], most / shown if shown else math.inf) * shown <= most:
-                reached.add(name)
-    return found
+    def narrowed(self, variants: Sequence[Compression]) -> list[Compression]:
+        """``variants``; of those that factorize by shares of the rank, only at the weights within reach, and none where these are not worth
+        it.
+        """
+        ranked = [v for v in variants if isinstance(v, LowRank) and v.rank_ratio is not None]
+        if self.most == math.inf or not ranked:
+            return list(variants)
+        reached = self._reached(ranked)
+        found: list[Compression] = []
+        for variant in variants:
+            if variant not in ranked:
+                found.append(variant)
+            elif self.worth(names := reached[ranked.index(variant)]):
+                found.append(only(variant, names, self.trial))
+        return found
+
+    def _reached(self, variants: Sequence[LowRank]) -> list[set[str]]:
+        """The weights of each variant."""
+        found = [set[str]() for _ in variants]
+        for name, (site, weight) in self.trial.sites().items():
+            fitting = [i for i, v in enumerate(variants) if not ByRank(v).refusal(site, weight)]
+            if not fitting or not bool(weight.isfinite().all()):
+                continue
+            layer, seen = Layer.of(site, weight), self.trial.calibration.sites.get(name)
+            energies = Energies(layer, None if seen is None else Inputs.of(seen, name))
+            shown = self.sensitivity.of(site, site.matrix(weight))
+            most = self.most / shown if shown else math.inf
+            for i in fitting:
+                choice = asked_ranks(name, layer, variants[i])
+                if choice is not None and energies.least(choice[1], enough=most) <= most:
+                    found[i].add(name)
+        return found
