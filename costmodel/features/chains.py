@@ -9,8 +9,8 @@ from math import prod
 _PACKED, _DATA, _UNROLL = 128, 64, 4
 
 #: Of `loops`. Of the innermost loop: steps that its body has, its turns, and steps behind it; of the two loops around that, turns. All that
-#: is a chain: ``loop_chains`` of them, in a loop; then, where their length is no divisor, the same of what is left, ``rest_*``. The turns of
-#: two loops around all of it. 0 steps: there is none; 1 turn: there is no loop.
+#: is a chain: ``loop_chains`` of them, in a loop; then, where their length is no divisor, the same of what is left, ``rest_*``. The turns
+#: of two loops around all of it. 0 steps: there is none; 1 turn: there is no loop.
 LOOPS: tuple[str, ...] = (
     *("loop_body", "loop_turns", "loop_left", "loop_middle", "loop_middle_outer", "loop_chains"),
     *("rest_body", "rest_turns", "rest_left", "rest_middle", "rest_middle_outer"),

@@ -32,7 +32,7 @@ _EACH: Mapping[str, float] = {
 _OPS: Mapping[str, float] = {"arith.truncf": 4.5, "math.erf": 23.0, "math.sqrt": 1.0, "math.rsqrt": 2.0}
 #: Instructions around everything, and of starting threads, where the work is worth two.
 _AROUND, _PARALLEL = 35.0, 125.0
-#: Of a product in blocks that are stored, whose lanes are rows or columns; of Winograd's transforms, beside a tile; of a block's further stage.
+#: Of a product of stored blocks, whose lanes are rows or columns; of Winograd's transforms; of a block's further stage.
 _STORED_ROWS, _STORED_COLUMNS, _TRANSFORMS, _STAGE = 580.0, 50.0, 170.0, 350.0
 #: Of attention: a unit of two vectors of queries, what turning them in registers adds, what is left of a block of keys, and how much of a
 #: unit one of a single vector is. Of few queries: all, what is left of a vector of keys, and each channel.

@@ -43,8 +43,8 @@ class Sizes:
     right factor are neighbours in memory; ``crowded``: whether rows of the left one, and steps of the sum in the right one, lie whole
     pages apart. ``further``: channels of an attention's values. ``taps``: of the innermost sum, and ``stride``: of how many of them rows
     are apart in the left factor, 0 where rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache
-    line, ``split``: whether steps of the sum in the right one do; ``summed``: sizes of the summed dimensions, as the templates merge those that lie behind each other;
-    ``cut``: whether a long sum is cut into chains. ``border``: of the left one.
+    line, ``split``: whether steps of the sum in the right one do; ``summed``: sizes of the summed dimensions, of which the
+    templates make one of those that lie behind each other; ``cut``: whether a long sum is cut into chains. ``border``: of the left one.
     """
 
     rows: int

@@ -152,7 +152,8 @@ def _rows(n: Numbers, height: Array) -> Array:
 
 def _masked(n: Numbers) -> NDArray[np.bool_]:
     """Whether vectors of columns are loaded under a mask."""
-    return (n["column_waste"] > 0) & ((n["wise"] > 0) | (n["packed"] == 0))
+    found: NDArray[np.bool_] = (n["column_waste"] > 0) & ((n["wise"] > 0) | (n["packed"] == 0))
+    return found
 
 
 def _written(n: Numbers, height: Array) -> _Written:

@@ -27,5 +27,5 @@ def repeated(size: Array, turns: Array) -> Array:
     found = np.ones_like(size)
     for copies in range(2, (_REPEATED - _LOOP) // 2 + 1):
         found = np.where((copies <= most) & (turns % copies == 0), copies, found)
-    power = 2.0 ** np.floor(np.log2(np.clip(most, 1, _MOST)))
+    power = 2.0 ** np.floor(np.log2(np.clip(np.minimum(most, turns), 1, _MOST)))
     return np.where(found > 1, found, power + turns % power)
