@@ -94,7 +94,7 @@ class GpuBuilder:
     def kernel(self, spec: KernelSpec, name: torch.device) -> SpecCode:
         """A kernel alone, for operands at aligned addresses."""
         kernels = _Kernels.on(self.device(name), self._cache, toolchain())
-        return _read(json.loads(kernels.code([(spec, True)])[spec, True]))
+        return code_of(json.loads(kernels.code([(spec, True)])[spec, True]))
 
 
 @lru_cache
@@ -209,7 +209,7 @@ def _artifact(program: Program, kernels: _Kernels, host: HostCode) -> Artifact:
 
 def _executable(artifact: Artifact, device: Device, host: HostCode) -> GpuExecutable:
     prepare = _executable(artifact.prepare, device, host) if artifact.prepare is not None else None
-    code = [_read(json.loads(data)) for data in artifact.objects]
+    code = [code_of(json.loads(data)) for data in artifact.objects]
     return GpuExecutable(artifact.program, code, device, host.unchanged, prepare)
 
 
@@ -264,7 +264,8 @@ class _Kernels:
         return found
 
 
-def _read(reply: Mapping[str, Any]) -> SpecCode:
+def code_of(reply: Mapping[str, Any]) -> SpecCode:
+    """What a toolchain process replied about a kernel."""
     launches = tuple(
         KernelCode(name, base64.b64decode(image), as_expr(grid), threads, shared, parameters, own)
         for name, image, grid, threads, shared, parameters, own in reply["launches"]

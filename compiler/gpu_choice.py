@@ -16,12 +16,11 @@ import torch
 from effc.compiler.build import digest
 from effc.compiler.codegen.gpu.rival import Work, counted
 from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.gpu_alone import alone
 from effc.compiler.ir.errors import DeviceError
-from effc.compiler.ir.expr import const
-from effc.compiler.ir.program import Call, Input, Output, Pointer, Program, TensorSpec
+from effc.compiler.ir.program import Call
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 from effc.runtime.cache import Cache
-from effc.runtime.dtypes import TORCH_DTYPES
 from effc.runtime.gpu.device import Device
 from effc.runtime.gpu.executable import GpuExecutable
 
@@ -86,11 +85,13 @@ def judged(executable: GpuExecutable, call: Call, op: AtenOp, target: GpuTarget,
 
 def _seconds(executable: GpuExecutable, call: Call, op: AtenOp) -> list[float] | None:
     """Of effc's kernel and of ATen's op; None: they cannot be timed now, or one of them cannot run."""
-    device = executable.device
+    device, spec = executable.device, executable.program.kernels[call.kernel]
     if device.is_capturing():  # all that is launched, operands too, would be part of the graph
         return None
     try:
-        return device.elapsed([_alone(executable, call), _followed(op, device)])
+        return device.elapsed(
+            [alone(spec, executable.code[call.kernel], device, executable.unchanged), _followed(op, device)]
+        )
     except (RuntimeError, DeviceError):  # no memory for operands, or a library or the driver refuses
         return None
 
@@ -103,46 +104,7 @@ def _work(spec: KernelSpec, call: Call, alone: bool, target: GpuTarget) -> Work:
     return Work(call.flops.evaluate({}), sum(size for _, size in sizes), 0 if alone else written, dtype)
 
 
-def _alone(executable: GpuExecutable, call: Call) -> Callable[[], object]:
-    """The kernel, called on tensors of its own."""
-    spec, device = executable.program.kernels[call.kernel], executable.device
-    placed = [TensorSpec(o.dtype, (o.size,), (const(1),)) for o in spec.operands]
-    read = [i for i, o in enumerate(spec.operands) if o.role == "read"]
-    written = [i for i, o in enumerate(spec.operands) if o.role == "write"]
-    pointers = tuple(
-        Pointer("input", read.index(i), const(0)) if i in read else Pointer("output", written.index(i), const(0))
-        for i in range(len(placed))
-    )
-    program = Program(
-        (),
-        tuple(Input(placed[i]) for i in read),
-        tuple(Output(placed[i]) for i in written),
-        (),
-        (spec,),
-        (Call(0, pointers, (), call.name, call.location),),
-        const(0),
-    )
-    alone = GpuExecutable(program, [executable.code[call.kernel]], device, executable.unchanged)
-    sizes = [placed[i].sizes[0].evaluate({}) for i in read]
-    tensors = [
-        filled(device, (size,), (1,), TORCH_DTYPES[placed[i].dtype]) for i, size in zip(read, sizes, strict=True)
-    ]
-    return lambda: alone((), tensors)
-
-
 def _followed(op: AtenOp, device: Device) -> Callable[[], object]:
     """ATen's op, and a copy of its result for the kernel that follows."""
     run = op.run(device)
     return run if op.alone else lambda: run().clone()
-
-
-def filled(device: Device, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Memory with numbers in it: a GPU multiplies zeros with less power, and so at another clock. A stride of 0 repeats them.
-    They come from a generator of their own: the user's goes on as if nothing had been timed.
-    """
-    made = device.empty([n if step else 1 for n, step in zip(size, stride, strict=True)], stride, dtype)
-    if dtype.is_floating_point:
-        made.normal_(generator=torch.Generator(made.device))
-    else:
-        made.zero_()
-    return made.expand(size)

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -73,13 +73,42 @@ def _gpu(payload: Mapping[str, Any]) -> dict[str, Any]:
     from effc.compiler.ir.spec import KernelSpec
 
     target = GpuTarget(*payload["target"])
-    emitted, code = compile_fitting(KernelSpec.from_json(payload["spec"]), target, aligned=payload["aligned"])
+    emitted, code = compile_fitting(
+        KernelSpec.from_json(payload["spec"]), target, aligned=payload["aligned"], foresight=_foresight(target)
+    )
     launches = []
     for launch, made in zip(emitted.launches, code, strict=True):
         image = base64.b64encode(made.cubin).decode()
         grid = str(launch.grid)
         launches.append([made.name, image, grid, 32 * made.warps, made.shared, len(made.parameters), made.own])
-    return {"launches": launches, "scratch": str(emitted.scratch), "numbers": [str(n) for n in emitted.numbers]}
+    return {
+        "launches": launches,
+        "scratch": str(emitted.scratch),
+        "numbers": [str(n) for n in emitted.numbers],
+        "facts": [[made.registers, made.frame, made.instructions] for made in code],
+    }
+
+
+def _gpu_tilings(payload: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All schedules of a contraction on tensor cores, by rising count; none where there is nothing to choose."""
+    from effc.compiler.codegen.gpu.contraction.roles import find
+    from effc.compiler.codegen.gpu.contraction.schedule import candidates
+    from effc.compiler.codegen.gpu.target import GpuTarget
+    from effc.compiler.ir.spec import KernelSpec
+
+    roles = find(KernelSpec.from_json(payload["spec"]))
+    if isinstance(roles, str):
+        return []
+    return [dict(s.parameters) for s in candidates(roles, GpuTarget(*payload["target"]), sys.maxsize)]
+
+
+def _foresight(target: Any) -> Callable[[Sequence[Any]], Sequence[bool]]:
+    """Which of a kernel's schedules are expected to spill or to be refused on ``target``."""
+    from effc.compiler.gpu_described import described
+    from effc.costmodel.gpu.foresight import expected_to_fail
+
+    gpu = described(target)
+    return lambda kernels: expected_to_fail(kernels, gpu)
 
 
 def _target(payload: Mapping[str, Any]) -> Any:
@@ -94,6 +123,7 @@ HANDLERS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "driver": _driver,
     "object": _object,
     "gpu": _gpu,
+    "gpu_tilings": _gpu_tilings,
 }
 
 

@@ -1,35 +1,29 @@
 """Traces: measured times of kernels, in Parquet files that anyone can collect on his machine and train on.
 
-A file holds the records of one machine, whose description lies in its metadata; docs/cost_model.md has the schema. Files are written
-whole, to a temporary name that is then replaced: a collection that is killed leaves no half file. Needs the extra ``costmodel``
-(pyarrow).
+A file holds the records of one machine, whose description lies in its metadata; docs/cost_model.md has the schema.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from effc.compiler.ir.errors import ArtifactError, OptionError
+from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.hardware import Hardware
+from effc.costmodel.parquet import Form, arrow
 
-#: Of the schema; changes with every column.
-VERSION = 1
-SUFFIX = ".parquet"
 #: Times of one call that can be: beyond these a record is skipped.
 SHORTEST, LONGEST = 1e-9, 1e3
 
-_VERSION_KEY, _HARDWARE_KEY, _FINISHED_KEY = b"effc.traces", b"effc.hardware", b"effc.finished"
+_HARDWARE_KEY, _FINISHED_KEY = "effc.hardware", "effc.finished"
 
 
 @dataclass(frozen=True)
@@ -122,53 +116,21 @@ class Part:
 
 def write(folder: Path, part: Part) -> Path:
     """A new file in ``folder``, under a name of its own. ArtifactError: it cannot be written."""
-    pa, pq = _arrow()
-    columns = {name: [_cell(trace, name) for trace in part.traces] for name in _names()}
-    metadata = {
-        _VERSION_KEY: str(VERSION).encode(),
-        _HARDWARE_KEY: json.dumps(part.hardware.to_json()).encode(),
-        _FINISHED_KEY: json.dumps(list(part.finished)).encode(),
-    }
-    table = pa.table(columns, schema=schema().with_metadata(metadata))
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-    path, temporary = folder / f"{name}{SUFFIX}", folder / f".{name}.tmp"
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ArtifactError(f"{len(part.traces)} records could not be written to {folder}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    told = {_HARDWARE_KEY: part.hardware.to_json(), _FINISHED_KEY: list(part.finished)}
+    return FORM.write(folder, [_record(trace) for trace in part.traces], told)
 
 
 def read(path: Path) -> Part:
     """The content of a file. ArtifactError: it is cut short or damaged, no trace file, or of another version."""
-    pa, pq = _arrow()
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read as traces ({_first_line(error)}): it is cut short, damaged or no Parquet file. Move it away; "
-            f"every other file of its folder is whole by itself"
-        ) from error
-    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
-    version = metadata.get(_VERSION_KEY, b"").decode(errors="replace")
-    if not version:
-        raise ArtifactError(f"{path} holds no traces of effc: its metadata has no '{_VERSION_KEY.decode()}'")
-    if version != str(VERSION) or not table.schema.equals(schema(), check_metadata=False):
-        raise ArtifactError(
-            f"{path} has version {version} of the traces' schema, and this effc reads version {VERSION}: read it with the effc that wrote "
-            f"it, or collect again"
-        )
+    records, metadata = FORM.read(path)
     try:
         hardware = Hardware.from_json(json.loads(metadata[_HARDWARE_KEY]))
         finished = tuple(map(str, json.loads(metadata[_FINISHED_KEY])))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} has no description of the hardware that can be read: {error}") from error
     kept, skipped = [], Counter[str]()
-    for line in table.to_pylist():
-        trace = _trace(line)
+    for record in records:
+        trace = _trace(record)
         fault = trace.fault()
         if fault:
             skipped[fault] += 1
@@ -182,20 +144,9 @@ def schedule_text(spec: Mapping[str, Any]) -> str:
     return json.dumps(spec["schedule"], sort_keys=True)
 
 
-def files(places: Iterable[Path]) -> list[Path]:
-    """The trace files among ``places`` and in the folders among them; OptionError where one is not there or holds none."""
-    found: list[Path] = []
-    for place in places:
-        inside = sorted(place.glob(f"*{SUFFIX}")) if place.is_dir() else [place]
-        if not inside or not all(path.is_file() for path in inside):
-            raise OptionError(f"there are no traces in {place}: give a {SUFFIX} file, or a folder of them")
-        found += inside
-    return found
-
-
 def schema() -> Any:
     """The columns as pyarrow has them, without metadata."""
-    pa, _ = _arrow()
+    pa, _ = arrow()
     texts = ("computation", "family", "subject", "op", "spec")
     return pa.schema([
         *(pa.field(name, pa.string(), nullable=False) for name in texts),
@@ -210,36 +161,15 @@ def schema() -> Any:
     ])  # fmt: skip
 
 
-def _names() -> Sequence[str]:
-    return [*(f.name for f in fields(Trace) if f.name != "code"), *(f.name for f in fields(Code))]
+FORM = Form("effc.traces", 1, schema)
 
 
-def _cell(trace: Trace, name: str) -> Any:
-    if name in Trace.__dataclass_fields__:
-        value = getattr(trace, name)
-        return list(value) if isinstance(value, tuple) else value
-    return None if trace.code is None else getattr(trace.code, name)
+def _record(trace: Trace) -> Mapping[str, Any]:
+    code = {f.name: getattr(trace.code, f.name, None) for f in fields(Code)}
+    return {**{f.name: getattr(trace, f.name) for f in fields(trace)}, **code, "symbols": list(trace.symbols)}
 
 
 def _trace(line: dict[str, Any]) -> Trace:
     code = {f.name: line.pop(f.name) for f in fields(Code)}
     known = None if any(value is None for value in code.values()) else Code(**code)
     return Trace(**{**line, "symbols": tuple(line["symbols"])}, code=known)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(". ")
-
-
-def require_arrow() -> None:
-    """OptionError: pyarrow is not installed."""
-    _arrow()
-
-
-def _arrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise OptionError("traces need pyarrow: pip install 'effc[costmodel]'") from None
-    return pyarrow, pyarrow.parquet

@@ -30,7 +30,8 @@ from effc.compiler.ir.errors import ArtifactError, OptionError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.traces import Part, Trace, require_arrow, write
+from effc.costmodel.parquet import arrow
+from effc.costmodel.traces import Part, Trace, write
 from effc.runtime.cache import Cache
 from effc.runtime.executable import Executable
 from effc.runtime.stepwise import Step
@@ -53,7 +54,7 @@ def traced(make: Make, options: Options) -> Make:
     missing.
     """
     assert options.trace is not None, "only where the option is given"
-    require_arrow()
+    arrow()
     folder = _usable(Path(options.trace))
     hardware = host_hardware(Cache(options.cache_dir))
     chosen = options.plan.schedules() if options.plan is not None else {}

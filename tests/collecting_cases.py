@@ -18,7 +18,8 @@ from effc.collecting.windows import TooNoisy
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.traces import Trace, files, read
+from effc.costmodel.parquet import files
+from effc.costmodel.traces import Trace, read
 
 
 class FakeBench:

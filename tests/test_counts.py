@@ -8,17 +8,20 @@ from math import prod
 import numpy as np
 import pytest
 import torch
+from test_contraction_conv import conv_case
+from test_costmodel import gemm
 from test_features import row
 from torch import nn
 
 from effc.collecting.found import kernels
 from effc.compiler.codegen.cpu.contraction.chains import block
 from effc.compiler.codegen.cpu.contraction.chains import chain_length as usual
+from effc.compiler.codegen.cpu.contraction.roles import Nest, find
 from effc.compiler.codegen.cpu.contraction.tile import unroll_of
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
-from effc.costmodel.features import chains
+from effc.costmodel.features import chains, unrolled
 from effc.costmodel.features.nest import Sizes
 
 
@@ -69,15 +72,69 @@ def test_chains_are_those_of_the_template(packed: bool) -> None:
 def test_steps_are_written_out_as_the_template_does(steps: int, group: int) -> None:
     whole = steps // group
     unroll = unroll_of(whole, 4)
-    expected = (unroll if whole >= unroll else 0) + whole % unroll + (steps % group > 0)
-    assert chains.written((steps,), packed=True, group=group) == expected
+    found = loops((steps,), group=group)
+    assert found["loop_body"] + found["loop_left"] == unroll * (whole >= unroll) + whole % unroll + (steps % group > 0)
+    assert found["loop_body"] * found["loop_turns"] + found["loop_left"] == whole + (steps % group > 0)
+
+
+def loops(sums: tuple[int, ...], *, group: int = 1, cut: bool = True) -> dict[str, int]:
+    return dict(zip(chains.LOOPS, chains.loops(sums, True, group, cut), strict=True))
 
 
 def test_what_is_left_of_a_long_sum_has_code_of_its_own() -> None:
-    even, prime = chains.written((256,), packed=True, group=1), chains.written((257,), packed=True, group=1)
-    assert even == 4
-    assert prime == 5  # 2 x 128 and a step
-    assert chains.written((257, 3), packed=True, group=1) == 6  # 6 x 42 and 5 of 3 taps, each with code
+    even, prime = loops((256,)), loops((257,))
+    assert (even["loop_chains"], even["rest_body"]) == (2, 0)
+    assert (prime["loop_chains"], prime["rest_body"]) == (2, 1)  # 2 x 128 and a step
+    taps = loops((257, 3))
+    assert [taps[name] for name in ("loop_body", "loop_middle", "loop_chains")] == [3, 42, 6]
+    assert [taps[name] for name in ("rest_body", "rest_middle")] == [3, 5]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_loops_hold_every_step_once(cut: bool) -> None:
+    for sizes in sums():
+        found = loops(sizes, cut=cut)
+        each = [
+            (found[f"{p}_body"] * found[f"{p}_turns"] + found[f"{p}_left"])
+            * found[f"{p}_middle"]
+            * found[f"{p}_middle_outer"]
+            for p in ("loop", "rest")
+        ]
+        around = found["loop_outer"] * found["loop_outermost"]
+        assert (each[0] * found["loop_chains"] + each[1]) * around == prod(sizes), sizes
+
+
+def test_low_precision_is_one_chain() -> None:
+    single, narrow = (Sizes.of(gemm(8, 16, 1024, dtype), {}) for dtype in ("f32", "bf16"))
+    assert single.cut
+    assert not narrow.cut
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        gemm(8, 16, 96),
+        conv_case(1, 16, 24, (9, 9), (3, 3)).spec(),
+        conv_case(2, 16, 24, (9, 9), (3, 3), stride=2, dilation=2).spec(),
+        conv_case(1, 5, 24, (9, 9), (1, 1)).spec(),
+        conv_case(1, 16, 24, (9, 9), (3, 3), last=False).spec(),
+        conv_case(1, 1, 24, (9, 9), (3, 1)).spec(),
+    ],
+)
+def test_sums_that_lie_behind_each_other_are_one(spec: KernelSpec) -> None:
+    nest = find(spec)
+    assert isinstance(nest, Nest)
+    expected = [size for k in nest.reduction if (size := nest.spec.dims[k].size.constant) != 1]
+    assert list(Sizes.of(spec, {}).summed) == expected
+
+
+def test_small_loops_are_written_out() -> None:
+    size, turns = np.array([10.0, 10.0, 200.0, 1.0]), np.array([8.0, 400.0, 8.0, 1.0])
+    assert unrolled.whole(size, turns).tolist() == [8, 1, 1, 1]
+    assert unrolled.repeated(size, turns).tolist() == [8, 10, 1, 1]
+    assert unrolled.repeated(np.array([30.0]), np.array([7.0])).tolist() == [
+        2 + 1
+    ]  # no divisor fits: pairs, and the last
 
 
 def test_many_channels_come_again_from_the_next_cache() -> None:

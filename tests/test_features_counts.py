@@ -113,6 +113,21 @@ def test_counted_code_is_near_what_is_compiled(columns: int, op: str) -> None:
     assert real / 3 < counted(spec, machine, "log_code") < 3 * real
 
 
+@pytest.mark.skipif(not HOST.has("avx512f"), reason="counted for AVX-512")
+@pytest.mark.parametrize(
+    ("m", "k", "mr", "nr"), [(96, 64, 8, 32), (8, 512, 1, 32), (7, 100, 4, 48), (64, 1024, 14, 16)]
+)
+def test_counted_code_of_a_product_is_near_what_is_compiled(m: int, k: int, mr: int, nr: int) -> None:
+    spec = tiled(packed(gemm(m, 96, k)), mr, nr)
+    real = code_facts.facts(Kernel(spec).object).instructions
+    assert 0.6 * real < counted(spec, column="log_code") < 1.6 * real
+
+
+def test_threads_are_code_where_work_is_worth_two() -> None:
+    small, large = (counted(tiled(gemm(m, 64, 256), 8, 32), column="log_code") for m in (8, 512))
+    assert large > small + 100
+
+
 def test_attention_has_more_code_where_keys_are_left_or_hidden() -> None:
     def code(queries: int, keys: int, *, causal: bool = False) -> float:
         return counted(attention_spec((1, 4, queries, keys, 64, 64), causal=causal), column="log_code")

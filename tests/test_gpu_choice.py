@@ -14,12 +14,13 @@ from stub_cuda import StubCuda
 from test_gpu_devices import CUDA, Gpus, Traced, agrees, reasons
 from torch import nn
 
-from effc.compiler import gpu_choice
+from effc.compiler import gpu_alone, gpu_choice
 from effc.compiler.capture import graph
 from effc.compiler.codegen.gpu.rival import Work, counted
 from effc.compiler.codegen.gpu.target import GpuTarget
+from effc.compiler.gpu_alone import filled
 from effc.compiler.gpu_build import GpuBuilt
-from effc.compiler.gpu_choice import AtenOp, Verdict, filled, judged
+from effc.compiler.gpu_choice import AtenOp, Verdict, judged
 from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.program import Call
 from effc.runtime.cache import Cache
@@ -160,7 +161,7 @@ def test_too_little_memory_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(gpu_choice, "filled", full)
+    monkeypatch.setattr(gpu_alone, "filled", full)
     traced = Traced(model(), [(torch.randn(20, 32), "cuda:0")], Timed([1e-3, 1e-6]))
     assert not any("measured" in note for note in traced.recording.notes)
 
@@ -177,7 +178,7 @@ def test_what_cannot_run_is_not_timed(error: Exception) -> None:
 def test_while_a_graph_is_captured_no_operands_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """They would be allocated, and filled at each replay; what was timed before counts."""
     made: list[object] = []
-    monkeypatch.setattr(gpu_choice, "filled", lambda *given: made.append(given))
+    monkeypatch.setattr(gpu_alone, "filled", lambda *given: made.append(given))
     monkeypatch.setattr(InterpretingGpu, "is_capturing", lambda self: True)
     gpus = Timed([1e-3, 1e-6])
     traced = Traced(model(), [(torch.randn(20, 32), "cuda:0")], gpus)

@@ -25,6 +25,7 @@ from effc.costmodel.hardware import Hardware
 from effc.costmodel.model import files
 from effc.costmodel.model.dataset import Dataset, dataset
 from effc.costmodel.model.evaluation import HELD, errors, held_out, parts_of, repeated, without
+from effc.costmodel.model.folder import CARD
 from effc.costmodel.model.predictor import Predictor, unsure, widening
 from effc.costmodel.model.ranking import auroc, kendall
 from effc.costmodel.model.training import train
@@ -291,8 +292,8 @@ def test_a_text_cut_short_is_refused(saved: Path) -> None:
     ],
 )
 def test_an_edited_card_is_refused(saved: Path, change: dict[str, object], message: str) -> None:
-    card = json.loads((saved / files.CARD).read_text())
-    (saved / files.CARD).write_text(json.dumps({**card, **change}))
+    card = json.loads((saved / CARD).read_text())
+    (saved / CARD).write_text(json.dumps({**card, **change}))
     with pytest.raises(ArtifactError, match=message):
         files.load(saved)
 
@@ -316,9 +317,7 @@ def test_from_traces_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[st
     picture = tmp_path / "plot.svg"
     assert cli.main(["costmodel", "show", str(model), "--plot", str(picture), "--target", "instructions"]) == 0
     drawn = ElementTree.parse(picture).getroot()
-    assert (
-        len(drawn.findall(".//{*}circle")) == len(json.loads((model / files.CARD).read_text())["points"]["family"]) * 2
-    )
+    assert len(drawn.findall(".//{*}circle")) == len(json.loads((model / CARD).read_text())["points"]["family"]) * 2
     assert cli.main(["costmodel", "show", str(model), "--target", "speed"]) == 1
     assert "--target speed: the model has latency.low" in capsys.readouterr().err
     assert cli.main(["costmodel", "eval", "--seeds", "1", "--json", str(figures), *common]) == 0

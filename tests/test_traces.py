@@ -10,7 +10,8 @@ import pytest
 from trace_cases import MACHINE, TRACE
 
 from effc.compiler.ir.errors import ArtifactError, OptionError
-from effc.costmodel.traces import Part, files, read, schema, write
+from effc.costmodel.parquet import files
+from effc.costmodel.traces import Part, read, schema, write
 
 pa = pytest.importorskip("pyarrow", reason="traces need the extra 'costmodel'")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -20,7 +20,8 @@ import effc
 from effc import tracing
 from effc.compiler.ir.equality import computation
 from effc.compiler.ir.spec import KernelSpec
-from effc.costmodel.traces import Trace, files, read
+from effc.costmodel.parquet import files
+from effc.costmodel.traces import Trace, read
 from effc.runtime.cache import Cache
 from effc.speed import host_hardware
 

@@ -16,6 +16,7 @@ from effc import cli
 from effc.compiler.ir.errors import OptionError
 from effc.costmodel.model import files
 from effc.costmodel.model.dataset import Dataset, dataset
+from effc.costmodel.model.folder import CARD
 from effc.costmodel.model.transfer import adapted, sampled
 from effc.costmodel.traces import Part, write
 
@@ -87,7 +88,7 @@ def test_the_command_adapts_a_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     out = capsys.readouterr().out
     assert "adapted by 32 records" in out
     assert "all, by as it was" in out
-    card = json.loads((tmp_path / "new" / files.CARD).read_text())
+    card = json.loads((tmp_path / "new" / CARD).read_text())
     assert card["adapted"]["records"] == 32
     assert card["machines"][0]["name"] == "elsewhere"
     assert files.load(tmp_path / "new").predictor.seconds(other().rows[:3])

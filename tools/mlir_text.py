@@ -30,7 +30,8 @@ from effc.compiler.codegen.cpu.target import Target
 from effc.costmodel.model.dataset import NOISY, Dataset, dataset, site_key
 from effc.costmodel.model.evaluation import Errors, errors, parts_of, without
 from effc.costmodel.model.figures import mean
-from effc.costmodel.traces import Part, Trace, files, read
+from effc.costmodel.parquet import files
+from effc.costmodel.traces import Part, Trace, read
 
 #: Operations with their dialect, types of vectors, numbers; no names of values.
 _TOKEN = re.compile(r"(?<![%\w])(?:[a-z_]+\.[a-z_0-9.]+\b|vector<[0-9x]+[a-z0-9]+>|\d+\b)")

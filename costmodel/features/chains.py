@@ -8,21 +8,43 @@ from math import prod
 #: Products of a chain where one factor is packed, and of data alone; steps that a loop's body holds.
 _PACKED, _DATA, _UNROLL = 128, 64, 4
 
+#: Of `loops`. Of the innermost loop: steps that its body has, its turns, and steps behind it; of the two loops around that, turns. All that
+#: is a chain: ``loop_chains`` of them, in a loop; then, where their length is no divisor, the same of what is left, ``rest_*``. The turns
+#: of two loops around all of it. 0 steps: there is none; 1 turn: there is no loop.
+LOOPS: tuple[str, ...] = (
+    *("loop_body", "loop_turns", "loop_left", "loop_middle", "loop_middle_outer", "loop_chains"),
+    *("rest_body", "rest_turns", "rest_left", "rest_middle", "rest_middle_outer"),
+    *("loop_outer", "loop_outermost"),
+)
+
+_Piece = tuple[int, int, int, int, int]
+_NOTHING: _Piece = (0, 1, 0, 1, 1)
+
 
 def chain(sums: Sequence[int], packed: bool) -> int:
-    """Products that are one chain. ``sums``: sizes of the summed dimensions, outermost first."""
+    """Products that are one chain, where sums are cut. ``sums``: sizes of the summed dimensions, outermost first."""
     at, length = _cut(sums, packed)
     return length * prod(sums[at + 1 :]) if length else prod(sums)
 
 
-def written(sums: Sequence[int], packed: bool, group: int) -> int:
-    """Steps of the sum that a tile's code has; a step sums ``group`` neighbours."""
+def loops(sums: Sequence[int], packed: bool, group: int, cut: bool) -> tuple[int, ...]:
+    """Loops of a tile, by `LOOPS`. A step sums ``group`` neighbours; ``cut``: whether a long sum is cut."""
     sums = [size for size in sums if size > 1] or [1]
-    at, length = _cut(sums, packed)
-    rest = sums[at] % length if length else 0
-    if not length or at < len(sums) - 1:
-        return _unrolled(sums[-1], group) * (1 + (rest > 0))
-    return _unrolled(length, group) + (_unrolled(rest, group) if rest else 0)
+    at, length = _cut(sums, packed) if cut else (0, 0)
+    if not length:
+        return (*_piece(sums[-3:], group), 1, *_NOTHING, *_around(sums[:-3]))
+    chains, rest = divmod(sums[at], length)
+    whole, left = ([size, *sums[at + 1 :]] for size in (length, rest))
+    return (*_piece(whole, group), chains, *(_piece(left, group) if rest else _NOTHING), *_around(sums[:at]))
+
+
+def _piece(sums: Sequence[int], group: int) -> _Piece:
+    return (*_unrolled(sums[-1], group), *_around(sums[:-1]))
+
+
+def _around(sums: Sequence[int]) -> tuple[int, int]:
+    """Turns of the loops over ``sums``, as of two, the inner one first."""
+    return (sums[-1] if sums else 1), prod(sums[:-1])
 
 
 def _cut(sums: Sequence[int], packed: bool) -> tuple[int, int]:
@@ -37,10 +59,10 @@ def _cut(sums: Sequence[int], packed: bool) -> tuple[int, int]:
     return 0, 0
 
 
-def _unrolled(size: int, group: int) -> int:
-    """Steps that the innermost loop's body and what is left of it hold: few are written out whole."""
-    steps = size // group
-    body = max(steps, 1)
-    if steps > 2 * _UNROLL:
-        body = next((n for n in range(2 * _UNROLL - 1, _UNROLL - 1, -1) if steps % n == 0), _UNROLL)
-    return (body if steps >= body else 0) + steps % body + (size % group > 0)
+def _unrolled(size: int, group: int) -> tuple[int, int, int]:
+    """Steps of the innermost loop's body, its turns, and steps that are left: few are written out whole."""
+    steps, more = size // group, int(size % group > 0)
+    if steps <= 2 * _UNROLL:
+        return steps + more, 1, 0
+    body = next((n for n in range(2 * _UNROLL - 1, _UNROLL - 1, -1) if steps % n == 0), _UNROLL)
+    return body, steps // body, steps % body + more

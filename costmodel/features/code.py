@@ -1,7 +1,6 @@
 """How much code a kernel has, by a count of what is written out: the learned model predicts how far from it the truth is.
 
-A product has the code of a register tile once for each height that occurs: its steps as often as its loop is unrolled, again for what is
-left of the sum and where a long one is cut into chains, and what follows the sum for each vector.
+A product has the code of a register tile (`tile_code`) once for each height that occurs, and where a window reaches beyond a border again.
 """
 
 from __future__ import annotations
@@ -12,30 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effc.compiler.ir.spec import Instr
-from effc.costmodel.features import strips
+from effc.costmodel.features import strips, tile_code
 from effc.costmodel.features.schedules import Numbers
 
 Array = NDArray[np.float64]
 
 COLUMNS: tuple[str, ...] = (
     *("log_code", "log_code_steps", "log_code_after", "code_body"),
-    *("log_turns", "log_outer_sums", "written", "tile_codes", "cut"),
+    *("log_turns", "log_outer_sums", "written", "tile_codes", "cut", "parallel_code"),
 )
 
-#: Machine instructions of one vector, by the kind of instruction; a function is a polynomial.
+#: Machine instructions of one vector, by the kind of instruction: a comparison and what it selects become one; a store of bfloat16 rounds.
 _EACH: Mapping[str, float] = {
-    **dict.fromkeys(("load", "store", "add", "multiply", "divide", "integer"), 1.0),
-    **dict.fromkeys(("compare", "convert", "reduce"), 2.0),
+    **dict.fromkeys(("load", "add", "multiply", "divide", "integer"), 1.0),
+    **dict.fromkeys(("store", "reduce", "convert"), 2.0),
+    "compare": 0.5,
     "decode": 4.0,
-    "math": 14.0,
+    "math": 25.0,
 }
-_LONG_FUNCTION = 28.0
-#: Instructions around everything, and around a tile of one height; of a step a product, a load, an element that is converted, and what is
-#: fetched ahead; of each vector of a tile what follows its sum, its mask, a line that is fetched, and what joins chains: by least squares
-#: over traces of Zen 4. Of depthwise convolutions, whose steps LLVM keeps in registers, a load of a step and each vector.
-_AROUND, _TILE, _PRODUCT, _LOAD, _CONVERT, _AHEAD = 120.0, 43.0, 0.75, 0.95, 1.8, 1.9
-_AFTER, _MASK, _LINE, _JOIN = 0.78, 1.6, 2.1, 5.4
-_WISE_LOAD, _WISE_POINT, _WISE_MASK = 0.5, 6.7, 4.5
+_OPS: Mapping[str, float] = {"arith.truncf": 4.5, "math.erf": 23.0, "math.sqrt": 1.0, "math.rsqrt": 2.0}
+#: Instructions around everything, and of starting threads, where the work is worth two.
+_AROUND, _PARALLEL = 35.0, 125.0
+#: Of a product of stored blocks, whose lanes are rows or columns; of Winograd's transforms; of a block's further stage.
+_STORED_ROWS, _STORED_COLUMNS, _TRANSFORMS, _STAGE = 580.0, 50.0, 170.0, 350.0
 #: Of attention: a unit of two vectors of queries, what turning them in registers adds, what is left of a block of keys, and how much of a
 #: unit one of a single vector is. Of few queries: all, what is left of a vector of keys, and each channel.
 _UNIT, _TURNED, _KEYS_LEFT, _SINGLE = 1150.0, 450.0, 850.0, 0.5
@@ -45,31 +43,36 @@ _KEYS = 128
 
 def written(instr: Instr, kind: str) -> float:
     """Machine instructions of one vector."""
-    return _LONG_FUNCTION if instr.op == "math.erf" else _EACH.get(kind, 0.0)
+    return _OPS.get(instr.op, _EACH.get(kind, 0.0))
 
 
 def columns(n: Numbers) -> dict[str, Array]:
-    """`COLUMNS`. Turns of the innermost loop and of those around it: LLVM writes out loops of few."""
+    """`COLUMNS`."""
     low = np.maximum(np.floor(n["height"]), 1)
     steps, after = np.zeros_like(low), np.zeros_like(low)
     tiles = _tile_codes(n, low)
     for height, copies in ((low, tiles), (low + 1, np.ceil(n["taller"]))):
-        made, follows = _tile(n, height)
+        made, follows = tile_code.instructions(n, height)
         steps, after = steps + copies * made, after + copies * follows
     product = n["contracts"] > 0
     steps = np.where(product, steps, 0.0)
     after = np.where(product, after, np.where(n["is_attention"] > 0, _attention(n), strips.instructions(n)))
-    around = np.where(product | (n["is_attention"] > 0), _AROUND, 0.0)  # strips are counted with what is around them
+    stored = np.where(n["by_sparse_columns"] > 0, _STORED_COLUMNS, _STORED_ROWS)
+    steps, after = (np.where(n["by_sparse"] > 0, part, made) for part, made in ((stored, steps), (0.0, after)))
+    after = after + _TRANSFORMS * (n["by_winograd"] > 0) + _STAGE * n["further_stages"]
+    parallel = n["useful_threads"] >= 2
+    around = _AROUND * (product | (n["is_attention"] > 0))  # strips are counted with what is around them
     return {
-        "log_code": around + steps + after,
+        "log_code": around + _PARALLEL * parallel + steps + after,
         "log_code_steps": steps,
         "log_code_after": after,
         "code_body": n["body"],
-        "log_turns": n["chain"] / np.maximum(n["step_rate"] * n["written"], 1),
+        "log_turns": n["loop_turns"],
         "log_outer_sums": n["sums"] / np.maximum(n["taps"], 1),
-        "written": n["written"],
+        "written": tile_code.steps(n, low),
         "tile_codes": tiles,
         "cut": (n["sums"] > n["chain"]).astype(float),
+        "parallel_code": parallel.astype(float),
     }
 
 
@@ -93,17 +96,3 @@ def _tile_codes(n: Numbers, height: Array) -> Array:
     ends = np.minimum(np.ceil(n["first_rows"] / height) + np.ceil(n["last_rows"] / height), cut)
     found: Array = np.where(ends < cut, ends + 1, ends) * (1 + n["elsewhere"])
     return found
-
-
-def _tile(n: Numbers, height: Array) -> tuple[Array, Array]:
-    """Instructions of a tile's steps, and of what follows them."""
-    points = height * n["vectors"]
-    masks = points * (n["column_waste"] > 0)
-    loads = np.where(n["vectors"] > 1, n["vectors"] + height, n["vectors"])
-    ahead = _AHEAD * ((n["rows_outside"] == 0) & (n["packed"] > 0))
-    steps = n["written"] * (_PRODUCT * points + (_LOAD + _CONVERT * n["converts"]) * loads + ahead)
-    lines = _LINE * (np.nan_to_num(n["schedule_touch"]) > 0) + _JOIN * (n["sums"] > n["chain"])
-    after = _TILE + points * (_AFTER * n["body"] + lines) + _MASK * masks
-    wise = n["written"] * _WISE_LOAD * (n["vectors"] + points / 2)
-    wise_after = _TILE + points * (_AFTER * n["body"] + _WISE_POINT) + _WISE_MASK * masks
-    return np.where(n["wise"] > 0, wise, steps), np.where(n["wise"] > 0, wise_after, after)

@@ -51,7 +51,7 @@ _NANO = 1e9
 
 
 def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str, Array]:
-    """`COLUMNS`; ``log_counted`` is of the whole call."""
+    """`COLUMNS`, and ``useful_threads``, that the work is worth, however many there are; ``log_counted`` is of the whole call."""
     step, bound = tile_step(n, core)
     tiles = _tiles(n, core, step)
     plain = (_PLAIN_FUNCTION - 1) * n["function_cycles"] * (core.registers == 16)
@@ -59,7 +59,8 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     multiply = np.where(n["contracts"] > 0, tiles, 0.0)
     attention = np.where(n["is_attention"] > 0, _attention(n, core), 0.0)
     work = multiply + np.where(n["is_attention"] > 0, attention, epilogue)
-    active = np.clip(np.floor(_asked(n, attention) / _A_THREAD), 1, np.minimum(threads, n["units"]))
+    useful = np.minimum(np.floor(_asked(n, attention) / _A_THREAD), n["units"])
+    active = np.clip(useful, 1, threads)
     uneven = np.ceil(n["units"] / active) * active / n["units"]
     compute = work / active * uneven * core.cycle
     panels = uneven * np.where(n["by_sparse"] > 0, 0.0, n["streamed"]) / (hardware.caches[1] * active)
@@ -81,6 +82,7 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
         "log_counted": counted * _NANO,
         "log_call_cycles": work,
         "active_threads": active,
+        "useful_threads": useful,
         "ratio_core_panel": compute / np.maximum(panels, 1e-12),
         "ratio_core_operand": compute / np.maximum(operands, 1e-12),
         "latency_bound": bound[0],

@@ -6,7 +6,7 @@ summed is the reduction dimensions. The packed factor is the right one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -28,6 +28,8 @@ COLUMNS: tuple[str, ...] = (
 _PAGE = 4096
 #: Bytes of a cache line.
 _LINE = 64
+#: Bytes of a factor whose products' rounding errors show in a long sum.
+_SINGLE = 4
 #: Rows that fill a register tile.
 _FULL = 8
 
@@ -41,7 +43,8 @@ class Sizes:
     right factor are neighbours in memory; ``crowded``: whether rows of the left one, and steps of the sum in the right one, lie whole
     pages apart. ``further``: channels of an attention's values. ``taps``: of the innermost sum, and ``stride``: of how many of them rows
     are apart in the left factor, 0 where rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache
-    line, ``split``: whether steps of the sum in the right one do; ``summed``: sizes of the summed dimensions. ``border``: of the left one.
+    line, ``split``: whether steps of the sum in the right one do; ``summed``: sizes of the summed dimensions, of which the
+    templates make one of those that lie behind each other; ``cut``: whether a long sum is cut into chains. ``border``: of the left one.
     """
 
     rows: int
@@ -65,6 +68,7 @@ class Sizes:
     unaligned: bool = False
     split: bool = False
     summed: tuple[int, ...] = ()
+    cut: bool = False
     border: Border = Border()
     block_rows: int = 1
     stage: int = 0
@@ -140,7 +144,8 @@ class Sizes:
             stride=_stride(in_left.get(f"d{across}", 0), in_left.get(f"d{deepest}", 0)),
             unaligned=in_left.get(f"d{across}", 0) * items[0] % _LINE != 0,
             split=operand.role != "packed" and in_right.get(f"d{deepest}", 0) * items[1] % _LINE != 0,
-            summed=tuple(sizes[i] for i in reduced),
+            summed=_merged(reduced, sizes, [w for w in walks if operand.role != "packed" or w != in_right]),
+            cut=max(items) >= _SINGLE and product.dtype[0] == "f",
             border=Border.of(spec, left, sizes, values, across),
             crowded=(
                 _pages(in_left.get(f"d{across}", 0) * items[0]),
@@ -217,6 +222,18 @@ def _tall(rows: list[int], sizes: list[int], walks: list[dict[str, int]]) -> tup
         else:
             lines.append((size, dim))
     return max(lines, key=lambda line: (min(line[0], _FULL), line[1]), default=(1, -1))
+
+
+def _merged(reduced: Sequence[int], sizes: Sequence[int], walks: Sequence[Mapping[str, int]]) -> tuple[int, ...]:
+    """Sizes of the summed dimensions, outermost first, where all that walks along two of them as along one has made them one."""
+    found: list[tuple[int, int]] = []
+    for dim in (d for d in reversed(reduced) if sizes[d] > 1):
+        size, inner = found[-1] if found else (0, -1)
+        if found and all(w.get(f"d{dim}", 0) == w.get(f"d{inner}", 0) * size for w in walks):
+            found[-1] = size * sizes[dim], inner
+        else:
+            found.append((sizes[dim], dim))
+    return tuple(size for size, _ in reversed(found))
 
 
 def _stride(row: int, tap: int) -> int:

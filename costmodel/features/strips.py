@@ -16,17 +16,22 @@ Array = NDArray[np.float64]
 
 #: Of `facts`. ``line``: elements that vectors run along; ``across``: of the other side of transposed squares, 0 for none; ``folds``: sums
 #: whose lanes are folded, ``finds``: positions of extrema; ``wanted``: vectors that the template computes beside each other; ``touches``:
-#: loads and stores; ``nested``: loops; ``masked``: loads of borders.
-NAMES: tuple[str, ...] = ("line", "across", "folds", "finds", "wanted", "touches", "nested", "masked_loads")
+#: loads and stores; ``nested``: loops; ``masked_loads``: of borders; ``functions``: whether there are polynomials.
+NAMES: tuple[str, ...] = (
+    *("line", "across", "folds", "finds", "wanted", "touches", "nested", "masked_loads"),
+    "functions",
+)
 
-_OTHERS, _NOTHING = ("contraction", "attention", "block"), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+_OTHERS, _NOTHING = ("contraction", "attention", "block"), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
 #: Vectors beside each other, by the instructions of the body; joined ones where there are polynomials, and in a reduction.
 _SHORT, _MEDIUM = (10, 4), (60, 2)
 _JOINED, _JOINED_REDUCTION = 8, 4
 _POLYNOMIAL = 12
-#: Instructions around a strip of single vectors and of the last, masked one; of each loop, fold, position, and transposed square; by least
-#: squares over traces of Zen 4.
-_SINGLE, _REST, _TOUCH, _LOOP, _FOLD, _FIND, _SQUARE, _BORDER = 2.2, 1.0, 6.5, 36.0, 11.6, 33.0, 130.0, 25.0
+#: Of the instructions of a body: how many a vector beside others has, a strip of single vectors, and the last, masked one, whose loads and
+#: stores take more; instructions of a function's constants, of each loop, fold, position, masked load, and of a square that is transposed,
+#: of one that is not whole, and of several; by least squares over traces of Zen 4.
+_BESIDE, _SINGLE, _REST, _TOUCH, _CONSTANTS = 0.66, 2.0, 0.5, 7.3, 32.0
+_LOOP, _FOLD, _FIND, _BORDER, _SQUARE, _BROKEN, _SEVERAL = 34.0, 27.0, 56.0, 10.0, 125.0, 125.0, 70.0
 
 
 def facts(spec: KernelSpec, sizes: Sequence[int], accesses: Sequence[Access]) -> tuple[float, ...]:
@@ -52,6 +57,7 @@ def facts(spec: KernelSpec, sizes: Sequence[int], accesses: Sequence[Access]) ->
         float(len(accesses)),
         float(sum(size > 1 for size in sizes)),
         float(sum(a.masked for a in accesses)),
+        float(heavy > 0),
     )
 
 
@@ -62,9 +68,9 @@ def instructions(n: Numbers) -> Array:
     step = lanes * beside
     single = (beside > 1) & (line % step >= lanes)
     rest = line % lanes > 0
-    vectors = beside * (line >= step) + _SINGLE * single + _REST * rest
-    strips = vectors * n["body"] + _TOUCH * n["touches"] * rest + _LOOP * n["nested"]
+    vectors = _BESIDE * beside * (line >= step) + _SINGLE * single + _REST * rest
+    strips = vectors * n["body"] + _TOUCH * n["touches"] * rest + _LOOP * n["nested"] + _CONSTANTS * n["functions"]
     strips = strips + (_FIND * n["finds"] + _BORDER * n["masked_loads"]) * (1 + single + rest)
-    squares = _SQUARE * (1 + (n["across"] % lanes > 0) + (n["across"] > lanes))
+    squares = _SQUARE + _BROKEN * (n["across"] % lanes > 0) + _SEVERAL * (n["across"] > lanes)
     found: Array = np.where(n["across"] > 0, squares, strips) + _FOLD * n["folds"]
     return found

@@ -12,8 +12,13 @@ from effc.cli.command import Command
 from effc.compiler.ir.errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from effc.collecting.assignments import Assignment
-    from effc.collecting.collector import Outcome, Request
+    from effc.collecting.collector import Outcome
+
+    #: Is told what begins.
+    Watch = Callable[[str, Outcome], None]
 
 
 def _add_arguments(collect: argparse.ArgumentParser) -> None:
@@ -41,11 +46,21 @@ def _add_arguments(collect: argparse.ArgumentParser) -> None:
         choices=("avx512", "avx2", "x86-64"),
         help="measure what a CPU with no more than this runs (default: all that this has)",
     )
+    collect.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: what triton makes of products under many tilings, and how long they take where there is a GPU (default cpu)",
+    )
+    collect.add_argument(
+        "--gpu",
+        metavar="sm_90",
+        help="with --device cuda: compile for such a GPU, and time nothing (default: this machine's)",
+    )
     collect.add_argument("--seed", type=int, default=0, help="of the shapes and schedules (default 0)")
 
 
 def _collect(args: argparse.Namespace) -> int:
-    threads = _threads(args.threads)
     if args.shapes is None:
         args.shapes = 0 if args.model else 200
     if args.shapes < 0 or args.schedules < 1 or (args.budget is not None and not args.budget > 0):
@@ -56,22 +71,69 @@ def _collect(args: argparse.Namespace) -> int:
         raise OptionError(f"--out {args.out} is no folder")
     if args.isa is not None and args.scheduler is not None:
         raise OptionError("--isa is for this machine: with --scheduler, start the workers with EFFC_CPU set")
+    if args.gpu is not None and args.device == "cpu":
+        raise OptionError("--gpu is for GPU kernels: give --device cuda too")
+    return _on_gpu(args) if args.device == "cuda" else _on_cpu(args)
+
+
+def _on_cpu(args: argparse.Namespace) -> int:
+    threads = _threads(args.threads)
     from effc.collecting.collector import Request
+    from effc.collecting.shapes import FAMILIES
     from effc.compiler.codegen.cpu.target import CHOICE, Target
-    from effc.costmodel.traces import schema
+    from effc.costmodel.parquet import arrow
 
     if args.isa is not None:
         os.environ[CHOICE] = args.isa  # toolchain processes inherit it
         Target.host.cache_clear()
         Target.host()  # what this CPU has not is an error now
 
-    schema()  # without pyarrow, nothing is worth measuring
-    assignments = _assignments(args)
+    arrow()  # without pyarrow, nothing is worth measuring
+    from effc.collecting.cluster import spread_out
+    from effc.collecting.collector import collect
+    from effc.collecting.host import HostBench
+
+    assignments = _assignments(args, tuple(FAMILIES))
     args.out.mkdir(parents=True, exist_ok=True)
-    seconds = float("inf") if args.budget is None else 60 * args.budget
-    request = Request(args.out, threads, args.schedules, args.seed, seconds)
+    request = Request(args.out, threads, args.schedules, args.seed, _seconds(args))
+
+    def collected(watch: Watch) -> Outcome:
+        if args.scheduler is not None:
+            return spread_out(args.scheduler, assignments, request, watch)
+        return collect((a.subject() for a in assignments), request, HostBench(request), watch)
+
+    return _finished(args, len(assignments), collected, "measuring the machine")
+
+
+def _on_gpu(args: argparse.Namespace) -> int:
+    for name in ("threads", "isa", "scheduler"):
+        if getattr(args, name) is not None:
+            raise OptionError(f"--{name} is for CPUs: leave it out with --device cuda")
+    from effc.cli.costmodel_gpu import request_of
+    from effc.collecting.gpu import PRODUCTS, collect
+    from effc.compiler.toolchain import toolchain
+    from effc.costmodel.parquet import arrow
+
+    arrow()  # without pyarrow, nothing is worth compiling
+    request = request_of(args, _seconds(args))
+    assignments = _assignments(args, PRODUCTS)
+    args.out.mkdir(parents=True, exist_ok=True)
+    return _finished(
+        args,
+        len(assignments),
+        lambda watch: collect((a.subject() for a in assignments), request, toolchain(), watch),
+        "starting triton",
+    )
+
+
+def _seconds(args: argparse.Namespace) -> float:
+    return float("inf") if args.budget is None else 60 * args.budget
+
+
+def _finished(args: argparse.Namespace, subjects: int, collected: Callable[[Watch], Outcome], begins: str) -> int:
+    """Collect, and say what happened; the exit status."""
     try:
-        outcome = _watched(assignments, request, args.scheduler)
+        outcome = _watched(collected, subjects, _seconds(args), begins)
     except KeyboardInterrupt:
         print(f"interrupted: what was measured is in {args.out}, and the same command goes on from there")
         return 130
@@ -90,11 +152,12 @@ def _threads(text: str | None) -> tuple[int, ...]:
     return found
 
 
-def _assignments(args: argparse.Namespace) -> list[Assignment]:
+def _assignments(args: argparse.Namespace, usual: tuple[str, ...]) -> list[Assignment]:
+    """``usual``: families of the spread where none are named."""
     from effc.collecting.assignments import Assignment
     from effc.collecting.shapes import FAMILIES
 
-    families = tuple(FAMILIES) if args.families is None else tuple(args.families.split(","))
+    families = usual if args.families is None else tuple(args.families.split(","))
     for name in families:
         if name not in FAMILIES:
             raise OptionError(f"unknown family '{name}': there are {', '.join(FAMILIES)}")
@@ -104,16 +167,12 @@ def _assignments(args: argparse.Namespace) -> list[Assignment]:
     return [*models, *(Assignment("", families, args.seed, index) for index in range(args.shapes))]
 
 
-def _watched(assignments: list[Assignment], request: Request, scheduler: str | None) -> Outcome:
-    """Collect with a bar: by subjects, or by minutes where a budget will end it sooner."""
+def _watched(collected: Callable[[Watch], Outcome], subjects: int, seconds: float, begins: str) -> Outcome:
+    """Collect with a bar: by subjects, or by minutes where a budget will end it sooner. ``begins``: what it does first."""
     import time
 
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from effc.collecting.cluster import spread_out
-    from effc.collecting.collector import collect
-    from effc.collecting.host import HostBench
 
     columns = (
         TextColumn("{task.description}"),
@@ -124,20 +183,17 @@ def _watched(assignments: list[Assignment], request: Request, scheduler: str | N
     )
     began = time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("measuring the machine", total=1.0)
+        task = progress.add_task(begins, total=1.0)
 
         def watch(text: str, outcome: Outcome) -> None:
-            spent = (time.monotonic() - began) / request.seconds
+            spent = (time.monotonic() - began) / seconds
             progress.update(
                 task,
-                completed=max((outcome.reached - 1) / len(assignments), spent),
+                completed=max((outcome.reached - 1) / subjects, spent),
                 description=f"{outcome.records} records, {outcome.contaminated} windows rejected; {text}",
             )
 
-        if scheduler is not None:
-            outcome = spread_out(scheduler, assignments, request, watch)
-        else:
-            outcome = collect((a.subject() for a in assignments), request, HostBench(request), watch)
+        outcome = collected(watch)
         progress.update(task, completed=1.0, description=f"{outcome.records} records")
     return outcome
 
@@ -145,9 +201,10 @@ def _watched(assignments: list[Assignment], request: Request, scheduler: str | N
 def summary(outcome: Outcome, folder: Path) -> str:
     """What happened, for people."""
     share = outcome.contaminated / outcome.windows if outcome.windows else 0.0
+    rejected = f"{share:.1%} of {outcome.windows} windows rejected, because the machine did something else"
     lines = [
         f"{outcome.records} records of {outcome.subjects} subjects in {folder}; {outcome.known} were there already",
-        f"{share:.1%} of {outcome.windows} windows rejected, because the machine did something else",
+        *([rejected] if outcome.windows else []),
         *(f"not measured, {count} times: {reason}" for reason, count in outcome.lost.most_common()),
         *(f"skipped: {text}" for text in outcome.unreadable),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from effc.cli import costmodel_plot
+from effc.cli import costmodel_gpu, costmodel_plot
 from effc.cli import costmodel_tables as tables
 from effc.cli.command import Command
 from effc.compiler.ir.errors import OptionError
@@ -24,9 +24,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _show(args: argparse.Namespace) -> int:
     from effc.costmodel.model import files
+    from effc.costmodel.model.folder import card_of
     from effc.costmodel.model.shipped import named
 
-    model = files.load(named(args.model))
+    place = named(args.model)
+    if card_of(place).get("kind") == costmodel_gpu.KIND:
+        return costmodel_gpu.show(place)
+    model = files.load(place)
     card, forests = model.card, model.predictor.forests
     if args.target not in forests:
         raise OptionError(f"--target {args.target}: the model has {', '.join(forests)}")

@@ -32,7 +32,16 @@ _CODE = {
     "spills": "spills, AUROC",
     "vector_share": "vector share",
 }
-_PLAIN = ("tau", "spills")
+_GPU = {
+    "records": "records",
+    "registers": "registers",
+    "shared": "shared memory",
+    "instructions": "instructions",
+    "resident": "blocks at once",
+    "spills": "spills, AUROC",
+    "refused": "refused, AUROC",
+}
+_PLAIN = ("tau", "spills", "refused")
 #: Titles, by what is held out.
 TITLES = {
     "family": "each family held out whole",
@@ -52,6 +61,12 @@ def code(errors: Errors, title: str) -> None:
     if errors:
         rows = {family: by["model"] for family, by in errors.items()}
         _table({**rows, "all, by constant": errors["all"]["constant"]}, _CODE, f"code, mean errors, {title}")
+
+
+def gpu_code(errors: Errors) -> None:
+    """Print how well facts of the code of GPU kernels are predicted."""
+    rows = {family: by["model"] for family, by in errors.items()}
+    _table({**rows, "all, by count": errors["all"]["count"]}, _GPU, "code of GPU kernels, mean errors, shapes held out")
 
 
 def _table(rows: Mapping[str, Figures], columns: Mapping[str, str], title: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effc.cli import costmodel_gpu
 from effc.cli import costmodel_tables as tables
 from effc.cli.command import Command
 from effc.compiler.ir.errors import OptionError
@@ -52,6 +53,8 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.samples is not None and args.base is None:
         raise OptionError("--samples is for adapting a model: give --from too")
+    if costmodel_gpu.takes(args.traces):
+        return costmodel_gpu.train(args)
     data = dataset(_parts(args))
     if args.base is not None:
         return _adapt(args, data)
@@ -121,6 +124,8 @@ def _eval(args: argparse.Namespace) -> int:
 
     if args.seeds < 1:
         raise OptionError("--seeds must be at least 1")
+    if costmodel_gpu.takes(args.traces):
+        return costmodel_gpu.judge(args)
     parts = list(_parts(args))
     data, seeds = dataset(parts), range(args.seeds)
     _skipped(data.skipped)
@@ -156,7 +161,8 @@ def _eval(args: argparse.Namespace) -> int:
 
 def _parts(args: argparse.Namespace) -> Iterator[Part]:
     from effc.costmodel.model.training import ROUNDS
-    from effc.costmodel.traces import files, read
+    from effc.costmodel.parquet import files
+    from effc.costmodel.traces import read
 
     if args.rounds is None:
         args.rounds = ROUNDS

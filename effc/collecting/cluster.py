@@ -19,7 +19,8 @@ from effc.collecting.assignments import Assignment
 from effc.collecting.collector import Bench, Outcome, Request, collect, finished_name
 from effc.collecting.host import HostBench
 from effc.compiler.ir.errors import ArtifactError, EffcError, OptionError
-from effc.costmodel.traces import SUFFIX, files, read, write
+from effc.costmodel.parquet import SUFFIX, files
+from effc.costmodel.traces import read, write
 
 #: Seconds in which a scheduler must answer.
 _ANSWER = 20

@@ -12,14 +12,14 @@ from typing import Protocol
 
 from effc.collecting.found import Found
 from effc.collecting.shapes import Subject
+from effc.collecting.sink import Sink
 from effc.collecting.windows import TooNoisy
 from effc.compiler.ir.errors import ArtifactError, EffcError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.traces import Part, Trace, files, read, schedule_text, write
+from effc.costmodel.parquet import SUFFIX, files
+from effc.costmodel.traces import Part, Trace, read, schedule_text, write
 
-#: Records, or seconds, after which a part is written.
-_PART, _PART_SECONDS = 200, 60.0
 _NOISE = "too few clean windows"
 
 
@@ -80,7 +80,7 @@ def collect(
     """
     outcome = Outcome()
     finished, known = _held(request.folder, bench.hardware, outcome)
-    sink = _Sink(request.folder, bench.hardware, clock)
+    sink = Sink[Trace](lambda traces, done: write(request.folder, Part(bench.hardware, traces, done)), clock)
     stop = clock() + request.seconds
     with sink:
         for subject in subjects:
@@ -108,7 +108,7 @@ def _measure(
     request: Request,
     bench: Bench,
     known: set[str],
-    sink: _Sink,
+    sink: Sink[Trace],
     outcome: Outcome,
     late: Callable[[], bool],
 ) -> bool:
@@ -162,7 +162,7 @@ def _held(folder: Path, hardware: Hardware, outcome: Outcome) -> tuple[set[str],
     """Subjects that are finished, and keys of what is measured, on this kind of machine."""
     finished: set[str] = set()
     known: set[str] = set()
-    for path in files([folder]) if any(folder.glob("*.parquet")) else []:
+    for path in files([folder]) if any(folder.glob(f"*{SUFFIX}")) else []:
         try:
             part = read(path)
         except ArtifactError as error:
@@ -172,32 +172,6 @@ def _held(folder: Path, hardware: Hardware, outcome: Outcome) -> tuple[set[str],
             finished.update(part.finished)
             known.update(f"{t.computation} {t.schedule} {t.symbols} {t.threads}" for t in part.traces)
     return finished, known
-
-
-class _Sink:
-    """Gathers records and writes them in parts; what is left when it closes, too."""
-
-    def __init__(self, folder: Path, hardware: Hardware, clock: Callable[[], float]) -> None:
-        self.finished: list[str] = []
-        self._folder, self._hardware, self._clock = folder, hardware, clock
-        self._traces: list[Trace] = []
-        self._written = clock()
-
-    def __enter__(self) -> _Sink:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._write()
-
-    def add(self, trace: Trace) -> None:
-        self._traces.append(trace)
-        if len(self._traces) >= _PART or self._clock() - self._written >= _PART_SECONDS:
-            self._write()
-
-    def _write(self) -> None:
-        if self._traces or self.finished:
-            write(self._folder, Part(self._hardware, tuple(self._traces), tuple(self.finished)))
-        self._traces, self.finished, self._written = [], [], self._clock()
 
 
 def _line(error: Exception) -> str:

@@ -24,12 +24,14 @@ from effc.runtime.gpu.code import OWN_ALIGNMENT
 _EM_CUDA = 190
 #: Attributes of .nv.info whose value is a symbol and a number: EIATTR_FRAME_SIZE, EIATTR_REGCOUNT.
 _FRAME_SIZE, _REGISTERS = 0x11, 0x2F
+#: Lines of PTX that are no directive, label, brace or comment.
+_INSTRUCTION = re.compile(r"^\s*(?:@!?%\w+\s+)?[a-z][\w.:]*\b[^:\n]*;", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Compiled:
     """``parameters``: of the kernel's, in order, the bytes; those beyond a `Launch`'s are Triton's own pointers. ``own``: bytes of global
-    memory that each program has for itself, at the first of these pointers; the others are null at a launch.
+    memory that each program has for itself, at the first of these pointers; the others are null at a launch. ``instructions``: of the PTX.
     """
 
     cubin: bytes
@@ -41,6 +43,10 @@ class Compiled:
     frame: int
     parameters: tuple[int, ...]
     own: int = 0
+
+    @property
+    def instructions(self) -> int:
+        return len(_INSTRUCTION.findall(self.ptx))
 
 
 def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:

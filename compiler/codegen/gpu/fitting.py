@@ -5,7 +5,7 @@ where the next is then counted faster. What code needs is known once triton has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from effc.compiler.codegen.gpu.compile import Compiled, compile_launch
@@ -23,10 +23,15 @@ from effc.compiler.ir.spec import KernelSpec, Schedule
 #: Tilings that are compiled at most: a second or two each.
 _TRIES = 4
 
+#: Of one contraction under several schedules: which are expected to spill, or to be refused.
+Foresight = Callable[[Sequence[KernelSpec]], Sequence[bool]]
 
-def compile_fitting(spec: KernelSpec, target: GpuTarget, *, aligned: bool) -> tuple[Emitted, list[Compiled]]:
+
+def compile_fitting(
+    spec: KernelSpec, target: GpuTarget, *, aligned: bool, foresight: Foresight | None = None
+) -> tuple[Emitted, list[Compiled]]:
     """The launches of ``spec`` and their code: of the tilings that are tried the one that spills least, then the one of the lowest count. A
-    schedule of the spec's own is kept.
+    schedule of the spec's own is kept. Those that ``foresight`` expects to fail are not compiled, unless it expects so of all.
 
     LoweringError: no emitter or triton takes it, or none of the tilings fits; of a pair of products also where all of them spill, as each
     product alone need not.
@@ -35,7 +40,7 @@ def compile_fitting(spec: KernelSpec, target: GpuTarget, *, aligned: bool) -> tu
         target = replace(target, descriptors=False)
     best: tuple[tuple[int, float], Emitted, list[Compiled]] | None = None
     refusal: LoweringError | None = None
-    for tried in _scheduled(spec, target):
+    for tried in _scheduled(spec, target, foresight):
         emitted = emit(tried, target, aligned=aligned)
         try:
             made = [compile_launch(launch, target) for launch in emitted.launches]
@@ -74,11 +79,14 @@ def _recounted(spec: KernelSpec, target: GpuTarget, made: list[Compiled]) -> tup
     return contraction.cost(roles, target, tiling, held), held >= contraction.together(roles, target, tiling)
 
 
-def _scheduled(spec: KernelSpec, target: GpuTarget) -> Iterator[KernelSpec]:
+def _scheduled(spec: KernelSpec, target: GpuTarget, foresight: Foresight | None) -> list[KernelSpec]:
     """``spec`` as it is, and products on tensor cores with other tilings too."""
-    yield spec
-    for schedule in _offered(spec, target)[1:]:
-        yield replace(spec, schedule=schedule)
+    offered = [replace(spec, schedule=schedule) for schedule in _offered(spec, target)]
+    tried = [spec, *offered[1:]]
+    if foresight is None or spec.template != "contraction" or len(offered) < 2:
+        return tried
+    failing = foresight(offered)
+    return [one for one, fails in zip(tried, failing, strict=True) if not fails] or tried
 
 
 def _offered(spec: KernelSpec, target: GpuTarget) -> list[Schedule]:

@@ -1,0 +1,1 @@
+"""What a GPU kernel's code will need, predicted from its spec and schedule: registers, shared memory, spills, instructions."""

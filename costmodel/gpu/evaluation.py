@@ -1,0 +1,105 @@
+"""How well the facts of GPU code are predicted of shapes that the model has not seen, beside what is counted alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effc.compiler.ir.errors import OptionError
+from effc.costmodel.gpu.dataset import GpuData
+from effc.costmodel.gpu.machine import Gpu
+from effc.costmodel.gpu.predictor import CHANCES, COUNTED, Array, counted
+from effc.costmodel.gpu.training import learned, train
+from effc.costmodel.model.figures import Figures, mean
+from effc.costmodel.model.ranking import auroc
+
+#: Parts into which shapes are divided, each held out in turn.
+_PARTS = 5
+
+#: Blocks that a processor of a GPU holds at once, by warps, registers and shared memory.
+Resident = Callable[[Gpu, int, int, int], int]
+
+
+@dataclass(frozen=True)
+class GpuErrors(Figures):
+    """``registers``, ``shared``, ``instructions``: mean absolute error as a share of the true number; ``resident``: share of kernels of
+    which as many blocks as predicted are held at once; ``spills``, ``refused``: area under the curve, NaN where all are alike.
+    """
+
+    records: int
+    registers: float
+    shared: float
+    instructions: float
+    resident: float
+    spills: float
+    refused: float
+
+
+def held_out(
+    data: GpuData,
+    seeds: Sequence[int],
+    resident: Resident,
+    workers: int = 1,
+    watch: Callable[[str], None] = lambda text: None,
+) -> dict[str, dict[str, GpuErrors]]:
+    """By family, and ``all``, then by who predicts, ``model`` or ``count``: kernels of about one size are held out together, the mean over
+    ``seeds``. OptionError: there are not two sizes.
+    """
+    names, number = np.unique(data.shapes, return_inverse=True)
+    if len(names) < 2:
+        raise OptionError(f"the traces hold {names[0]} alone: holding out a shape needs another one")
+    families = sorted(set(map(str, data.families)))
+    runs = []
+    for seed in seeds:
+        parts = np.random.default_rng(seed).permutation(len(names))[number] % _PARTS
+        model = {name: np.full(len(data), np.nan) for name in (*COUNTED, *CHANCES)}
+        for part in np.unique(parts):
+            watch(f"seed {seed}, without a part of the shapes")
+            test = parts == part
+            rest = data.only(~test & ~np.isin(data.sites, data.sites[test]))
+            for name, values in train(rest, seed, workers).facts(data.rows[test]).items():
+                model[name][test] = values
+        count = {name: counted(data.rows, name) for name in COUNTED}
+        everything = np.ones(len(data), bool)
+        runs.append({
+            family: {
+                "model": _errors(data, model, chosen, resident),
+                "count": _errors(data, count, chosen, resident),
+            }
+            for family, chosen in [*((f, data.families == f) for f in families), ("all", everything)]
+        })  # fmt: skip
+    return {f: {who: mean([run[f][who] for run in runs]) for who in by} for f, by in runs[0].items()}
+
+
+def _errors(data: GpuData, predicted: dict[str, Array], chosen: NDArray[np.bool_], resident: Resident) -> GpuErrors:
+    test = data.only(chosen)
+    found = {name: values[chosen] for name, values in predicted.items()}
+    made = ~test.refused
+
+    def share(name: str) -> float:
+        true = np.maximum(test.fact(name), 1)
+        return float(np.mean(np.abs(found[name] - true)[made] / true[made]))
+
+    def ranked(name: str) -> float:
+        true = learned(test, name)
+        known = ~np.isnan(true) & ~np.isnan(found.get(name, np.full(len(test), np.nan)))
+        return auroc(found[name][known], true[known] > 0) if known.any() else float("nan")
+
+    held = [
+        resident(
+            test.gpus[test.gpu[i]], int(test.fact("warps")[i]), round(found["registers"][i]), round(found["shared"][i])
+        )
+        for i in np.flatnonzero(made)
+    ]
+    return GpuErrors(
+        records=len(test),
+        registers=share("registers"),
+        shared=share("shared"),
+        instructions=share("instructions"),
+        resident=float(np.mean(held == test.fact("resident")[made])),
+        spills=ranked("spills"),
+        refused=ranked("refused"),
+    )

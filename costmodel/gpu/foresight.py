@@ -1,0 +1,34 @@
+"""Which tilings of a GPU kernel need not be compiled, by the model of GPU code that comes with effc."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from effc.compiler.ir.errors import ArtifactError
+from effc.compiler.ir.spec import KernelSpec
+from effc.costmodel.gpu.machine import Gpu
+from effc.costmodel.gpu.predictor import CodePredictor, load
+from effc.costmodel.model.shipped import shipped
+
+#: Name of the model among those shipped.
+_NAME = "gpu-code"
+
+
+def expected_to_fail(kernels: Sequence[KernelSpec], gpu: Gpu) -> list[bool]:
+    """Of one contraction under several schedules, whether each is all but certain to spill registers or to be refused. Nothing is expected
+    of kernels whose sizes are not known, nor where no model can be read.
+    """
+    model = _model()
+    if model is None or any(spec.symbols for spec in kernels):
+        return [False] * len(kernels)
+    return model.expected_to_fail(kernels, gpu)
+
+
+@lru_cache(maxsize=1)
+def _model() -> CodePredictor | None:
+    place = shipped().get(_NAME)
+    try:
+        return load(place)[0] if place is not None else None
+    except ArtifactError:
+        return None  # of another version

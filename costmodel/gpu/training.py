@@ -1,0 +1,64 @@
+"""Training on records of GPU kernels: trees for each fact of the code, the same for the same records and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from effc.compiler.ir.errors import OptionError
+from effc.costmodel.gpu import features
+from effc.costmodel.gpu.dataset import GpuData
+from effc.costmodel.gpu.predictor import CHANCES, COUNTED, Array, CodePredictor, counted
+from effc.costmodel.model.training import FEWEST, library
+
+ROUNDS = 120
+_PARAMETERS = {
+    "num_leaves": 31,
+    "learning_rate": 0.1,
+    "min_data_in_leaf": 5,
+    "feature_fraction": 0.6,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+_OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
+    **{name: {"objective": "l1"} for name in COUNTED},
+    **{name: {"objective": "binary"} for name in CHANCES},
+}
+
+
+def learned(data: GpuData, name: str) -> Array:
+    """What trees learn of a fact; NaN where it is not known."""
+    if name == "refused":
+        return data.refused.astype(float)
+    if name == "spills":
+        frame = data.fact("frame")
+        return np.where(np.isnan(frame), np.nan, frame > 0)
+    found: Array = np.log2(np.maximum(data.fact(name), 1) / counted(data.rows, name))
+    return found
+
+
+def train(
+    data: GpuData,
+    seed: int = 0,
+    workers: int = 1,
+    rounds: int = ROUNDS,
+    watch: Callable[[str], None] = lambda name: None,
+) -> CodePredictor:
+    """A model of all records; ``watch(name)`` is told which fact begins. OptionError: there are too few records."""
+    if len(data) < FEWEST:
+        raise OptionError(f"{len(data)} records are too few to learn from: collect {FEWEST} at least")
+    lightgbm = library()
+    texts = {}
+    for name, objective in _OBJECTIVES.items():
+        values = learned(data, name)
+        known = ~np.isnan(values)
+        if known.sum() < FEWEST:
+            continue
+        watch(name)
+        table = lightgbm.Dataset(data.rows[known], values[known], feature_name=list(features.COLUMNS))
+        parameters = {**_PARAMETERS, **objective, "seed": seed, "num_threads": workers}
+        texts[name] = lightgbm.train(parameters, table, num_boost_round=rounds).model_to_string()
+    return CodePredictor.of(texts)
