@@ -35,16 +35,15 @@ def in_halves(nest: Nest, target: Target) -> bool:
     """Whether columns come in half vectors: where two cost no more than a whole one, few columns fill them better (24 are three, and would be
     two whole ones).
     """
-    columns = nest.size(nest.column).constant
-    if not target.pairs_halves or not columns or nest.wise or nest.channels or not nest.right.packed:
+    columns, lanes = nest.size(nest.column).constant or 0, target.lanes(ITEM_SIZE["f32"])
+    if 2 * -(-columns // lanes) <= WASTED * -(-columns // (lanes // 2)) or not target.pairs_halves:
+        return False
+    if nest.wise or nest.channels or not nest.right.packed or nest.right.quantized:
         return False
     dtypes = {nest.spec.operands[side.operand].dtype for side in (nest.left, nest.right)}
-    if dtypes != {"f32"} or nest.spec.body[nest.contract].dtype != "f32" or nest.right.quantized:
+    if dtypes != {"f32"} or nest.spec.body[nest.contract].dtype != "f32":
         return False
-    if any(is_heavy(instr.op) for instr in nest.spec.body):  # functions of whole vectors are the faster ones
-        return False
-    lanes = target.lanes(ITEM_SIZE["f32"])
-    return 2 * -(-columns // lanes) > WASTED * -(-columns // (lanes // 2))
+    return not any(is_heavy(instr.op) for instr in nest.spec.body)  # functions of whole vectors are the faster ones
 
 
 def packed_group(nest: Nest) -> int:

@@ -7,6 +7,8 @@ from the cache that holds it. The figures are those of Zen 5 with 512-bit units,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from math import prod
 
 from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS, vectors_of
@@ -99,7 +101,7 @@ def _code_tiles(nest: Nest, target: Target, registers: int) -> list[tuple[int, i
 
 def schedule(nest: Nest, target: Target) -> Schedule:
     """The tile of the lowest count."""
-    counts = {t: estimate(nest, target, *t) for t in tiles(nest, target)}
+    counts = estimates(nest, target)
     if is_codes(nest) and few_rows(nest.size(nest.row)) and nest.size(nest.row).constant is not None:
         # of tiles that are as good, that with the most panels, which threads share evenly
         least = min(counts.values())
@@ -140,6 +142,12 @@ def variants(nest: Nest, target: Target, mr: int, vectors: int) -> list[Schedule
         Schedule((("mr", mr), ("nr", nr), ("order", outside), ("touch", touch), ("unroll", UNROLL)))
         for outside, touch in choices
     ]
+
+
+@lru_cache(maxsize=1024)
+def estimates(nest: Nest, target: Target) -> Mapping[tuple[int, int], float]:
+    """`estimate` of all `tiles`."""
+    return {tile: estimate(nest, target, *tile) for tile in tiles(nest, target)}
 
 
 def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
