@@ -103,7 +103,7 @@ def test_a_cpu_that_starts_one_multiply_add_takes_longer_for_products() -> None:
     """Two of 512 bits a cycle where bf16 is not multiplied by them, or is by tile registers; memory is the same."""
     two = Target.named("avx512")
     one = replace(two, features=two.features | {"avx512_bf16"})
-    fast, slow = (block_of(pair(3136, 96, 24, 96), CONSTANTS, target) for target in (two, one))
+    fast, slow = (block_of(pair(3136, 96, 32, 96), CONSTANTS, target) for target in (two, one))
     assert isinstance(fast, Block)
     assert isinstance(slow, Block)
     computing = [sum(work.compute for work in block.cost.stages) for block in (fast, slow)]

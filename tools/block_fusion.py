@@ -3,6 +3,7 @@
     python tools/block_fusion.py --kept build/blocks.json                     # all kinds, resolutions and widths; goes on where it stopped
     python tools/block_fusion.py --kinds inverted,convnext --sides 14,56 --widths 32,96
     python tools/block_fusion.py --ceilings --roof 236,200,80,38              # nothing is timed
+    python tools/block_fusion.py --models mobilenet_v2,resnet50 --ceilings --roof 236,200,80,38
     python tools/block_fusion.py --models mobilenet_v2,efficientnet_b0 --openvino --memory --plots DIR
 
 Of a block: medians over the rounds of what its kernels take, without Python around them; how many times faster the fused one is, with the
@@ -169,6 +170,9 @@ _ALIKE = 0.05
 
 def model_table(comparison: Comparison) -> None:
     args = comparison.args
+    if args.ceilings:
+        model_ceilings(comparison)
+        return
     names = ["apart", "fused", *(["openvino"] if args.openvino else [])]
     head = ["model", "GFLOP", *(f"{n}, ms" for n in names), *(f"over {n}" for n in names if n != "fused")]
     head += ["kernels", "ceiling", *(["activations, MiB: eager", "apart", "fused"] if args.memory else [])]
@@ -187,6 +191,20 @@ def model_table(comparison: Comparison) -> None:
             f"\n{name} over {first}: {start[0] / apart:.2f} times as fast, both without fusion (the model); fusing gains "
             f"{apart / fused:.2f} (the kernels), on {first} {start[0] / start[1]:.2f}; together {start[0] / fused:.2f}."
         )
+
+
+def model_ceilings(comparison: Comparison) -> None:
+    """What fusing can gain of each model: its blocks with a shortcut, and any (`Waterline.limit`)."""
+    print(_row(("model", "GFLOP", "kernels", "at least apart, ms", "blocks fused", "ceiling", "all as one", "ceiling")))
+    print("|---" * 8 + "|")
+    for name in comparison.args.models.split(","):
+        case = build(name, small=False)
+        layers = comparison.compiled(comparison.apart, *comparison.of(case.module, case.inputs(0, 0))).layers
+        water = analyze(layers, comparison.roof())
+        apart, fused, least = (f"{1e3 * t:.2f}" for t in (water.apart, water.fused, water.least))
+        work = f"{sum(layer.flops for layer in layers) / 1e9:.2f}"
+        cells = (name, work, len(layers), apart, fused, f"{water.ceiling:.2f}", least, f"{water.limit:.2f}")
+        print(_row(cells), flush=True)
 
 
 def model_row(comparison: Comparison, name: str) -> tuple[list[str], tuple[float, float]]:
@@ -231,7 +249,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(BLOCKS), help="of blocks, by commas")
     parser.add_argument("--sides", type=integers, default=[7, 14, 28, 56, 112])
     parser.add_argument("--widths", type=integers, default=[16, 32, 64, 96, 192, 384, 768])
-    parser.add_argument("--ceilings", action="store_true", help="of blocks: only what can be gained, nothing is timed")
+    parser.add_argument("--ceilings", action="store_true", help="only what can be gained, nothing is timed")
     parser.add_argument("--kept", type=Path, help="of blocks: a file of rows: what it holds is not measured again")
     parser.add_argument("--minutes", type=float, default=math.inf, help="of blocks: after which no row is begun")
     parser.add_argument("--models", help="by commas, names of effc bench: whole models instead of blocks")

@@ -102,11 +102,14 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Waterline:
-    """``layers``: each kernel; ``blocks``: the same with some of them together. ``str`` is a table."""
+    """``layers``: each kernel; ``blocks``: the same with some of them together; ``least``: seconds at least of all as one kernel. ``str`` is
+    a table.
+    """
 
     roof: Roof
     layers: tuple[Stretch, ...]
     blocks: tuple[Stretch, ...]
+    least: float
 
     @property
     def apart(self) -> float:
@@ -122,6 +125,11 @@ class Waterline:
     def ceiling(self) -> float:
         """How many times faster fusing the blocks can make what is at its bound; 1 where there is nothing to do."""
         return self.apart / self.fused if self.fused else 1.0
+
+    @property
+    def limit(self) -> float:
+        """The ceiling of all layers as one kernel, which no choice of blocks exceeds; 1 where there is nothing to do."""
+        return self.apart / self.least if self.least else 1.0
 
     @property
     def measured(self) -> float | None:
@@ -149,7 +157,8 @@ class Waterline:
             if len(own) > 1:
                 lines += [_row(s, s.attainable, inside=True) for s in own]
         lines.append(
-            f"at least {1e6 * self.apart:.1f} us kernel by kernel, {1e6 * self.fused:.1f} block by block: ceiling {self.ceiling:.2f}"
+            f"at least {1e6 * self.apart:.1f} us kernel by kernel, {1e6 * self.fused:.1f} block by block: ceiling {self.ceiling:.2f}; "
+            f"{1e6 * self.least:.1f} all as one: {self.limit:.2f}"
         )
         return "\n".join(lines)
 
@@ -182,7 +191,9 @@ def analyze(layers: Sequence[Layer], roof: Roof, blocks: Sequence[tuple[int, int
         at = end
     cover += [(i, i + 1) for i in range(at, len(layers))]
     alone = tuple(_stretch(layers, i, i + 1, roof) for i in range(len(layers)))
-    return Waterline(roof, alone, tuple(_stretch(layers, first, end, roof) for first, end in cover))
+    together = tuple(_stretch(layers, first, end, roof) for first, end in cover)
+    least = _stretch(layers, 0, len(layers), roof).attainable if layers else 0.0
+    return Waterline(roof, alone, together, least)
 
 
 def _stretch(layers: Sequence[Layer], first: int, end: int, roof: Roof) -> Stretch:

@@ -121,6 +121,11 @@ class Target:
         return self.vector_bytes == 64 and self.sums_pairs
 
     @property
+    def pairs_halves(self) -> bool:
+        """Whether two multiply-adds of 256 bits take no longer than one of 512: `halves_vectors`, but not Zen 5, which has AVX-VNNI beside."""
+        return self.halves_vectors and not self.has("avx_vnni")
+
+    @property
     def fetches_streams(self) -> bool:
         """Whether to fetch ahead what is read in order: on Zen 4 that keeps the processor's own prefetching from it. 2:4 weights from
         memory, one row, one core: 1.24 to 1.33 times the dense kernel's speed with it, 1.62 to 1.94 without.

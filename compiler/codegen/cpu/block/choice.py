@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
@@ -17,7 +17,7 @@ from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.form import filled_to, lanes_of
 from effc.compiler.codegen.cpu.contraction.packing import Packing, packing
 from effc.compiler.codegen.cpu.contraction.roles import Nest
-from effc.compiler.codegen.cpu.contraction.schedule import as_schedule, estimate, tiles, variants
+from effc.compiler.codegen.cpu.contraction.schedule import as_schedule, estimates, variants
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.spec import ITEM_SIZE, Dim, KernelSpec, Operand, Schedule
@@ -146,19 +146,20 @@ def _line_schedule(stage: Stage, target: Target) -> Schedule | None:
 def _fastest(stage: Stage, target: Target) -> Schedule:
     nest = stage.nest
     assert nest is not None, "loops have no register tiles"
-    counts = {t: estimate(nest, target, *t) for t in _whole(nest, target)}
+    counts = _whole(nest, target)
     mr, vectors = min(counts, key=lambda t: (counts[t], -t[0] * t[1], t))
     return _rows_outside(variants(nest, target, mr, vectors))
 
 
-def _whole(nest: Nest, target: Target) -> list[tuple[int, int]]:
-    """Register tiles; where columns are a slice of all, those whose panels are whole ones of all."""
+def _whole(nest: Nest, target: Target) -> Mapping[tuple[int, int], float]:
+    """Counts of register tiles; where columns are a slice of all, those whose panels are whole ones of all."""
     cut, columns, lanes = (
         any(i < nest.lines for i in nest.batch),
         nest.size(nest.column).constant,
         lanes_of(nest, target),
     )
-    return [t for t in tiles(nest, target) if not cut or (columns or 0) % (t[1] * lanes) == 0]
+    counts = estimates(nest, target)
+    return {t: n for t, n in counts.items() if not cut or (columns or 0) % (t[1] * lanes) == 0}
 
 
 def _rows_outside(found: Sequence[Schedule]) -> Schedule:
@@ -185,8 +186,8 @@ def _by_height(stage: Stage, target: Target) -> dict[int, tuple[float, int]]:
     assert nest is not None, "loops have no register tiles"
     steps = prod(nest.size(k).constant or 1 for k in nest.reduction)  # none where the sum is of one product
     found: dict[int, tuple[float, int]] = {}
-    for mr, vectors in tiles(nest, target):
-        count = (steps * estimate(nest, target, mr, vectors), vectors)
+    for (mr, vectors), step in estimates(nest, target).items():
+        count = (steps * step, vectors)
         found[mr] = min(found.get(mr, count), count)
     return found
 

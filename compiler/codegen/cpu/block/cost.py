@@ -7,7 +7,7 @@ A stage takes as long as its arithmetic or its memory, whichever is longer, and 
     fused = sum over stages of stage + REGION + CALL * calls + 2 * moved / NEAR_BYTES
 
 so of a block too: its stages take turns, and one's arithmetic does not hide another's memory. ``compute``: of register tiles by
-`contraction.schedule.estimate`, with what follows their sums; of loops by `loops.plan.instruction_cost`; fused, with the lines that a
+`contraction.schedule.estimates`, with what follows their sums; of loops by `loops.plan.instruction_cost`; fused, with the lines that a
 thread computes although another does too. ``memory``: each thread's half of what the stage reads and writes, at `FAR_BYTES` a cycle; at
 `MEMORY_BYTES` where that half leaves the last cache, and then what is written moves twice, for a line is read before it is written to.
 Apart, an intermediate is written and read so; fused it stays in L2, at `NEAR_BYTES` a cycle, or in L1 where all of a tile's do; one that
@@ -31,7 +31,7 @@ from effc.compiler.codegen.cpu.block.plan import Plan
 from effc.compiler.codegen.cpu.block.stages import Stage
 from effc.compiler.codegen.cpu.contraction.order import order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
-from effc.compiler.codegen.cpu.contraction.schedule import estimate, steps_of, tiles
+from effc.compiler.codegen.cpu.contraction.schedule import estimates, steps_of
 from effc.compiler.codegen.cpu.loops.costs import cycles
 from effc.compiler.codegen.cpu.loops.plan import Plan as LoopsPlan
 from effc.compiler.codegen.cpu.loops.plan import instruction_cost
@@ -230,7 +230,7 @@ def _cycles(stage: Stage, target: Target) -> float:
         return _of_loops(stage.plan)
     nest = stage.nest
     others = prod(nest.size(i).constant or 1 for i in nest.outer)
-    step = min(estimate(nest, target, *tile) for tile in tiles(nest, target))
+    step = min(estimates(nest, target).values())
     flow = 1 if not target.halves_vectors else FLOW_WISE if nest.wise else FLOW
     return others * (flow * steps_of(nest) * step + _after_sums(nest, target))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from effc.compiler.codegen.cpu.contraction.amx_form import packs_tiles, step_of, takes_tiles
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
 from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.loops.costs import is_heavy
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.spec import ITEM_SIZE
 
@@ -16,13 +17,33 @@ PAGE = 4096
 FEW_ROWS = 4
 #: From so many rows on, a factor that could be read in place is copied where its rows collide in the caches: 64 rows lost by it.
 MANY_ROWS = 256
+#: How many times as many multiply-adds as by half vectors are too many by whole ones.
+WASTED = 1.1
 #: Shorter sums stay in the caches nevertheless.
 MANY_STEPS = 256
 
 
 def lanes_of(nest: Nest, target: Target) -> int:
-    """Accumulators that a register holds; 1 where there is no column to fill it with."""
-    return 1 if nest.column is None else target.lanes(ITEM_SIZE[nest.spec.body[nest.contract].dtype])
+    """Accumulators of a vector; 1 where there is no column to fill it with."""
+    if nest.column is None:
+        return 1
+    lanes = target.lanes(ITEM_SIZE[nest.spec.body[nest.contract].dtype])
+    return lanes // 2 if in_halves(nest, target) else lanes
+
+
+def in_halves(nest: Nest, target: Target) -> bool:
+    """Whether columns come in half vectors: where two cost no more than a whole one, few columns fill them better (24 are three, and would be
+    two whole ones).
+    """
+    columns, lanes = nest.size(nest.column).constant or 0, target.lanes(ITEM_SIZE["f32"])
+    if 2 * -(-columns // lanes) <= WASTED * -(-columns // (lanes // 2)) or not target.pairs_halves:
+        return False
+    if nest.wise or nest.channels or not nest.right.packed or nest.right.quantized:
+        return False
+    dtypes = {nest.spec.operands[side.operand].dtype for side in (nest.left, nest.right)}
+    if dtypes != {"f32"} or nest.spec.body[nest.contract].dtype != "f32":
+        return False
+    return not any(is_heavy(instr.op) for instr in nest.spec.body)  # functions of whole vectors are the faster ones
 
 
 def packed_group(nest: Nest) -> int:

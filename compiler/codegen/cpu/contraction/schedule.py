@@ -7,12 +7,14 @@ from the cache that holds it. The figures are those of Zen 5 with 512-bit units,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from math import prod
 
 from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS, vectors_of
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
 from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, UNPACKING, bytes_each, few_rows, rows_as_bytes
-from effc.compiler.codegen.cpu.contraction.form import form, is_codes, lanes_of, packed_group
+from effc.compiler.codegen.cpu.contraction.form import in_halves, form, is_codes, lanes_of, packed_group
 from effc.compiler.codegen.cpu.contraction.grouped import places_of, taps_of
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.roles import Nest
@@ -99,7 +101,7 @@ def _code_tiles(nest: Nest, target: Target, registers: int) -> list[tuple[int, i
 
 def schedule(nest: Nest, target: Target) -> Schedule:
     """The tile of the lowest count."""
-    counts = {t: estimate(nest, target, *t) for t in tiles(nest, target)}
+    counts = estimates(nest, target)
     if is_codes(nest) and few_rows(nest.size(nest.row)) and nest.size(nest.row).constant is not None:
         # of tiles that are as good, that with the most panels, which threads share evenly
         least = min(counts.values())
@@ -142,6 +144,12 @@ def variants(nest: Nest, target: Target, mr: int, vectors: int) -> list[Schedule
     ]
 
 
+@lru_cache(maxsize=1024)
+def estimates(nest: Nest, target: Target) -> Mapping[tuple[int, int], float]:
+    """`estimate` of all `tiles`."""
+    return {tile: estimate(nest, target, *tile) for tile in tiles(nest, target)}
+
+
 def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     """Cycles of one step of K over all rows and columns."""
     rows = _count(nest.size(nest.row))
@@ -151,10 +159,11 @@ def estimate(nest: Nest, target: Target, mr: int, vectors: int) -> float:
     panels = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // (lanes * vectors))
     cut, steps = split(rows, mr), steps_of(nest)
     count = sum(tiles for tiles, _ in cut)
-    far = 1 if steps * vectors * target.vector_bytes <= L2_SHARE else count
-    size = vectors * target.vector_bytes
+    halves = 2 if in_halves(nest, target) else 1
+    size = vectors * target.vector_bytes // halves
+    far = 1 if steps * size <= L2_SHARE else count
     streams = far * size / FAR_BYTES + (count - far) * size / L2_BYTES
-    compute = sum(tiles * _step(nest, height, vectors) for tiles, height in cut)
+    compute = sum(tiles * _step(nest, height, vectors) for tiles, height in cut) / halves
     # The streams run beside the arithmetic, but not for free: a quarter of the shorter of the two is lost.
     return panels * (max(compute, streams) + min(compute, streams) / 4 + count * TILE_CYCLES / steps)
 
