@@ -171,6 +171,32 @@ def test_rows_that_need_the_same_stand_together() -> None:
     assert all(len({int(row) % 4 for row in part}) == 1 for part in order.split(8))
 
 
+class Heads(nn.Module):
+    """Attention, whose heads of 16 channels stay whole, and a convolution in groups of 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(48, 64) for _ in range(3))
+        self.out = nn.Linear(64, 48)
+        self.wide, self.tied = nn.Conv1d(48, 64, 1), nn.Conv1d(64, 64, 3, padding=1, groups=8)
+        self.back = nn.Conv1d(64, 48, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (4, 16)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        x = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        y: Tensor = self.back(torch.relu(self.tied(torch.relu(self.wide(x.transpose(1, 2))))))
+        return y
+
+
+def test_channels_that_move_together_stay_and_the_report_says_so() -> None:
+    model, x = Heads().eval(), torch.randn(2, 5, 48)
+    _, recording = run(model, x, {"pattern": "16x1", "sparsity": 0.5, "skip": ["tied*"], "rearrange": True})
+    for name, width in (("query.weight", 16), ("wide.weight", 8)):
+        assert not any(note.startswith(name) for note in notes(recording))
+        said = f"{name} keeps the order of its channels: {width} of {name} would move together"
+        assert any(note.startswith(said) for note in recording.notes)
+
+
 # -- refusals -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("options", "text"),

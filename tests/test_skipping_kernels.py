@@ -198,12 +198,12 @@ def test_small_products_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gaps_in_what_comes_from_memory_may_cost_more_than_they_save(
     n: int, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A CPU that reads gaps at 1 / 2.5 of its speed gains from zeros in the row beyond 60 %; one to which they are nothing, from half."""
+    """A CPU that reads gaps at 1 / 1.8 of its speed gains from 45 % zeros in the row on; one to which they are nothing, from few."""
     monkeypatch.undo()
     even = Target.named("avx512")
     slow = replace(even, features=even.features | {"avx512_bf16"})
-    assert (even.gaps, slow.gaps) == (1, 2.5)
-    for share, chosen_by_slow in ((None, False), (0.5, False), (0.7, True)):
+    assert (even.gaps, slow.gaps) == (1, 1.8)
+    for share, chosen_by_slow in ((None, True), (0.4, False), (0.5, True)):
         spec = by_inputs(n, k)
         if share is not None:
             spec = replace(spec, attributes=(*spec.attributes, (SHARE, share)))
@@ -225,7 +225,7 @@ def test_few_zeros_are_not_worth_a_list(monkeypatch: pytest.MonkeyPatch) -> None
     [
         (1536, 576, "f32", "outputs", 0.35, 0.45),
         (1536, 576, "bf16", "outputs", 0.35, 0.45),
-        (576, 1536, "f32", "inputs", 0.55, 0.65),
+        (576, 1536, "f32", "inputs", 0.4, 0.5),
         (576, 1536, "bf16", "inputs", 0.55, 0.65),
         (640, 512, "bf16", "outputs", 0.48, 0.58),
         (576, 576, "bf16", "inputs", 0.42, 0.52),
@@ -234,7 +234,9 @@ def test_few_zeros_are_not_worth_a_list(monkeypatch: pytest.MonkeyPatch) -> None
 def test_zeros_pay_from_where_they_were_measured_to(
     n: int, k: int, dtype: str, method: str, low: float, high: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The break-evens of docs/activation_sparsity.md, on Zen 4: four products from memory, two from the cache."""
+    """About the break-evens of docs/activation_sparsity.md, on Zen 4: four products from memory, two from the cache. Of float32 in the
+    row it lies at 30 % while memory is slow and at 57 % while it is fast.
+    """
     monkeypatch.undo()
     even = Target.named("avx512")
     target = replace(even, features=even.features | {"avx512_bf16"})

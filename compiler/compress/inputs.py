@@ -80,6 +80,16 @@ class Inputs:
         return float(((by @ self.moment) * by).sum(dtype=torch.float64))
 
 
+def check_fit(statistics: Statistics, layer: str, out: int, channels: int) -> None:
+    """InputError: ``statistics`` are not of a weight called ``layer`` of ``out`` output channels that meets ``channels``."""
+    sensitivity = statistics.sensitivity
+    for kind, known, size in (("", statistics.least, channels), (" output", sensitivity, out)):
+        if known is not None and len(known) != size:
+            raise InputError(
+                f"{layer}: its calibration has {len(known)}{kind} channels and the weight {size}: calibrate this model"
+            )
+
+
 def sensitivity_of(statistics: Statistics | None, layer: str) -> Tensor | None:
     """What errors of the outputs of ``layer`` count, float64 ``[out]``; None where that is not known, or the model's output shows none of
     them. InputError: NaN or infinity.

@@ -14,7 +14,7 @@ from effc.compiler.compress.double import double_quantized
 from effc.compiler.compress.dual import dual_grained
 from effc.compiler.compress.finequant import coarsened
 from effc.compiler.compress.gptq import compensated
-from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.inputs import Inputs, check_fit
 from effc.compiler.compress.nearest import nearest
 from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.smoothing import per_element
@@ -94,11 +94,7 @@ def _checked(name: str, weight: Tensor, scheme: Scheme) -> Tensor:
 
 def _inputs(weights: Mapping[str, Tensor], statistics: Statistics) -> Inputs:
     for name, weight in weights.items():
-        if weight.shape[1] != len(statistics.least):
-            raise InputError(
-                f"{name}: its calibration has {len(statistics.least)} channels and the weight {weight.shape[1]}: "
-                "calibrate this model, and leave out convolutions in groups"
-            )
+        check_fit(statistics, name, *weight.shape[:2])
     return Inputs.of(statistics, ", ".join(weights))
 
 

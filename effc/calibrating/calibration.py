@@ -101,8 +101,9 @@ def calibrate(
     outputs = []
     for number, call in enumerate(calls):
         _check(f"batch {number}", call, inputs=True)
-        output = _run(module, number, call, observer if number < seen else judge)
-        _check(f"the model's output for batch {number}", output, inputs=False)
+        watching = observer if number < seen else judge
+        output = _run(module, number, call, watching)
+        _check(f"the model's output for batch {number}", output, inputs=False, watching=watching)
         if gradients is not None and number < seen:
             with torch.inference_mode(False):
                 args, kwargs = cloned(call)
@@ -146,7 +147,8 @@ def call_of(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     )
 
 
-def _check(what: str, value: Any, inputs: bool) -> None:
+def _check(what: str, value: Any, inputs: bool, watching: Observer | None = None) -> None:
+    """``watching``: has seen the call that gave ``value``."""
     tensors = flatten(value)[1]
     if inputs and not tensors:
         raise InputError(f"{what} holds no tensor")
@@ -154,7 +156,9 @@ def _check(what: str, value: Any, inputs: bool) -> None:
         if inputs and tensor.numel() == 0:
             raise InputError(f"{what} holds a tensor without elements, of shape {list(tensor.shape)}")
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
-            raise InputError(f"{what} holds NaN: nothing can be compared with it")
+            layer = watching and watching.first_with_nan()
+            first = f"; {layer} is the first weight that meets NaN" if layer else ""
+            raise InputError(f"{what} holds NaN: nothing can be compared with it{first}")
 
 
 def _names(module: nn.Module) -> dict[int, list[str]]:

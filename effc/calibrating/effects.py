@@ -30,7 +30,8 @@ class Effects:
 
     def add(self, key: int, x: Tensor, gradient: Tensor) -> None:
         """Of a use of the weight ``key``: the activation that met it, and the gradient by that, ``[…, channels]``. Samples are told apart
-        where their first dimension is the batch's, or of rows, ``[rows, channels]``, a multiple of it.
+        where their first dimension is the batch's, or of rows, ``[rows, channels]``, a multiple of it. Of ``[positions, samples, …]`` with
+        as many of either, positions are taken for samples: nothing tells them apart.
         """
         samples, sums = self._batches[-1]
         first = x.shape[0] if x.dim() > 1 else 1

@@ -65,6 +65,10 @@ class Observer(TorchFunctionMode):
             for name in self.names[key]
         }
 
+    def first_with_nan(self) -> str | None:
+        """The name of the first weight, in the order of the calls, whose activation has held NaN."""
+        return next((self.names[key][0] for key, rows in self.seen.items() if bool(rows.least.isnan().any())), None)
+
     def _see(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
         activation, weight, dim, out = CONTRACTIONS[func]
         x = args[activation] if len(args) > activation else kwargs.get("input")

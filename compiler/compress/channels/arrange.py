@@ -36,7 +36,7 @@ def arrange(gm: GraphModule, names: Mapping[Node, str], values: Mapping[Node, Te
     groups, _ = find_groups(coupling, sites, lambda name: False)  # what is not to be pruned is the same in any order
     scores = _Scores(sites, values, options)
     moves: dict[int, int] = {}
-    notes = []
+    notes = [tied for group in groups if scores.axes(group) and (tied := _tied(group))]
     for group in _alike(coupling, groups):
         found = scores.order(group)
         if found is not None:
@@ -65,20 +65,23 @@ class _Scores:
 
     def order(self, group: Group) -> tuple[Tensor, float] | None:
         """Which unit stands at each place, and by how much more blocks keep; None where that is nothing."""
-        pattern = self.options.chosen
-        axes = [
-            axis
-            for axis in group.axes
-            if axis.site.name in self.known and (pattern.columns if axis.reads else pattern.rows) > 1
-        ]
+        axes = self.axes(group)
         if not axes:
             return None
-        size = max(pattern.columns if axis.reads else pattern.rows for axis in axes)
+        size = max(self._size(axis) for axis in axes)
         features = torch.cat([self._features(axis) for axis in axes], 1)
         order = grouped(features, size, self.options.share)
         before, after = (sum(self._kept(axis, o) for axis in axes) for o in (torch.arange(len(order)), order))
         gain = after / max(before, 1e-30) - 1
         return (order, gain) if gain > _LEAST_GAIN else None
+
+    def axes(self, group: Group) -> list[Axis]:
+        """Those along which blocks hold several of its channels."""
+        return [axis for axis in group.axes if axis.site.name in self.known and self._size(axis) > 1]
+
+    def _size(self, axis: Axis) -> int:
+        """Of a block."""
+        return self.options.chosen.columns if axis.reads else self.options.chosen.rows
 
     def _features(self, axis: Axis) -> Tensor:
         """``[units, items]``: items are what a unit shares with its neighbours in a block."""
@@ -122,6 +125,19 @@ def _alike(coupling: Coupling, groups: Sequence[Group]) -> Iterator[Group]:
             axes = [_part(axis, units) for axis in group.axes]
             if len(units) > 1 and all(int((axis.units >= 0).sum()) == len(units) for axis in axes):
                 yield Group(group.name, [group.roots[unit] for unit in units], axes)
+
+
+def _tied(group: Group) -> str:
+    """Why its channels stay as they are, for the report; ``""`` where each may move alone."""
+    units = len(group.roots)
+    widths = {axis.site.name: int((axis.units >= 0).sum()) // units for axis in group.axes}
+    name = max(widths, key=widths.__getitem__)
+    if widths[name] <= 1:
+        return ""
+    return (
+        f"{group.name} keeps the order of its channels: {widths[name]} of {name} would move together, "
+        "as a head, a group of a convolution or a window laid flat"
+    )
 
 
 def _part(axis: Axis, units: Sequence[int]) -> Axis:

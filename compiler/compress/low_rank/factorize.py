@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effc.compiler.compress.form import Form
-from effc.compiler.compress.inputs import Inputs, sensitivity_of
+from effc.compiler.compress.inputs import Inputs, check_fit, sensitivity_of
 from effc.compiler.compress.low_rank.convolution import ConvolutionSpectrum
 from effc.compiler.compress.low_rank.layer import Layer
 from effc.compiler.compress.low_rank.ranks import MULTIPLE, Ranks, allocate
@@ -69,11 +69,7 @@ class Spectra:
         if statistics is None:
             return None
         layer = self.layers[name]
-        channels = layer.groups * layer.weight.shape[1]
-        if len(statistics.least) != channels:
-            raise InputError(
-                f"{name}: its calibration has {len(statistics.least)} channels and the weight {channels}: calibrate this model"
-            )
+        check_fit(statistics, name, len(layer.weight), layer.groups * layer.weight.shape[1])
         return Inputs.of(statistics, name)
 
 

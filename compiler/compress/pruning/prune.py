@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from effc.compiler.compress.compensation import Compensation
-from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.inputs import Inputs, check_fit
 from effc.compiler.compress.pruning.magnitude import magnitude
 from effc.compiler.compress.pruning.masks import laid_back, laid_out
 from effc.compiler.compress.pruning.sparsegpt import sparsegpt
@@ -79,9 +79,5 @@ def inputs_of(weights: Mapping[str, Tensor], method: str, statistics: Statistics
             f"{names}: {method} needs to know the activations: give a calibration that these layers ran in (effc.calibrate)"
         )
     for name, weight in weights.items():
-        if weight.shape[1] != len(statistics.least):
-            raise InputError(
-                f"{name}: its calibration has {len(statistics.least)} channels and the weight {weight.shape[1]}: "
-                "calibrate this model, and leave out convolutions in groups"
-            )
+        check_fit(statistics, name, *weight.shape[:2])
     return Inputs.of(statistics, names)

@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 
 from effc.compiler.compress.by_options import ByOptions
 from effc.compiler.compress.compressor import Groups
-from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.inputs import Inputs, check_fit
 from effc.compiler.compress.sites import WeightSite, left_out
 from effc.compiler.compress.stored import StoredWeight, sampled_digest
 from effc.compiler.compress.thresholds.form import Thresholded
@@ -95,6 +95,7 @@ class BySparsity(ByOptions[SparsifyActivations]):
         """Of the activation that the weight met in calibration."""
         statistics = self.options.statistics(site.name)
         assert statistics is not None, "refused otherwise"
+        check_fit(statistics, site.name, site.rows, site.width)
         return Inputs.of(statistics, site.name).sample
 
     def _by_input(self, product: Node) -> bool:

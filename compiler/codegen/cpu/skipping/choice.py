@@ -49,7 +49,8 @@ def worth(form: Form, width: int, target: Target) -> bool:
     if near:
         remaining *= (WIDENING if form.dtype == "bf16" else 1) * (SUMMING if form.method == "outputs" else 1)
     else:
-        remaining *= target.gaps if form.method == "inputs" else target.restarts
+        # A gap costs the same however short the rows are.
+        remaining *= 1 + (target.gaps - 1) * 4 / form.item if form.method == "inputs" else target.restarts
     entries = (1 - form.share) * rows * ENTRY_CYCLES * (runs if form.method == "inputs" else 1)
     return rows / lanes * LIST_CYCLES + runs * RUN_CYCLES + entries + remaining < dense
 
