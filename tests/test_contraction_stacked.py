@@ -1,0 +1,89 @@
+"""Depthwise convolutions whose lanes hold several taps of a channel: bytes to the last bit, bf16 within the rounding of their sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from contraction_cases import Case, Runner
+from kernels import HOST
+
+from effc.compiler.codegen.cpu.contraction.cast import cast
+from effc.compiler.codegen.cpu.target import Target
+
+needs_bytes = pytest.mark.skipif(not HOST.has("avx512_vnni"), reason="this CPU has no AVX512-VNNI")
+needs_pairs = pytest.mark.skipif(not HOST.sums_pairs, reason="this CPU does not sum pairs of bf16 by vectors")
+KINDS = [pytest.param("i8", 0, marks=needs_bytes), pytest.param("i8", 1, marks=needs_bytes), pytest.param("bf16", None, marks=needs_pairs)]
+
+
+def depthwise(
+    dtype: str,
+    unsigned: int | None,
+    window: tuple[int, int] = (3, 3),
+    channels: int = 16,
+    stride: int = 1,
+    dilation: int = 1,
+    size: tuple[int, int] = (4, 9),
+) -> Case:
+    """An image that lies channels last, as wide as the window needs; the result in i32 or bf16."""
+    (height, width), (down, along) = size, window
+    row = ((width - 1) * stride + (along - 1) * dilation + 1) * channels
+    lhs = (row * stride, channels * stride, 1, row * dilation, channels * dilation)
+    rhs, out = (0, 0, 1, along * channels, channels), (width * channels, channels, 1)
+    result = "i32" if dtype == "i8" else dtype
+    return Case((height, width, channels, down, along), 2, lhs, rhs, out, dtype=dtype, result=result, unsigned=unsigned)
+
+
+def taps_of_lanes(runner: Runner, target: Target = HOST) -> int:
+    nest = cast(runner.kernel.spec, target)
+    assert not isinstance(nest, str), nest
+    return nest.stacked
+
+
+@pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
+@pytest.mark.parametrize("window", [(3, 3), (5, 5), (7, 7), (2, 2), (4, 3), (3, 4), (6, 1 + 1)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_windows(dtype: str, unsigned: int | None, window: tuple[int, int], stride: int) -> None:
+    runner = Runner(depthwise(dtype, unsigned, window, channels=33, stride=stride), 1)
+    assert taps_of_lanes(runner) == (2 if dtype == "bf16" else 4)
+    for threads in (1, 2):
+        runner.check(threads)
+
+
+@pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
+@pytest.mark.parametrize("channels", [8, 15, 16, 17, 47, 64, 130])
+@pytest.mark.parametrize("size", [(1, 1), (1, 14), (2, 15), (9, 2), (3, 31)])
+def test_sizes(dtype: str, unsigned: int | None, channels: int, size: tuple[int, int]) -> None:
+    Runner(depthwise(dtype, unsigned, channels=channels, size=size), 1).check(2)
+
+
+@pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_dilated(dtype: str, unsigned: int | None, stride: int) -> None:
+    Runner(depthwise(dtype, unsigned, channels=20, stride=stride, dilation=2), 1).check(2)
+
+
+@pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
+def test_not_where_weights_are_unknown_or_the_window_is_a_line(dtype: str, unsigned: int | None) -> None:
+    case = depthwise(dtype, unsigned)
+    assert taps_of_lanes(Runner(case)) == 0
+    Runner(case).check(2)
+    for window in ((1, 5), (5, 1)):
+        runner = Runner(depthwise(dtype, unsigned, window), 1)
+        assert taps_of_lanes(runner) == 0
+        runner.check(2)
+
+
+def test_not_without_the_instruction() -> None:
+    lesser = replace(HOST, features=HOST.features - {"avx512_vnni", "avx512_bf16"})
+    for target in (lesser, Target.named("avx2"), Target.named("x86-64")):
+        for dtype, unsigned in (("i8", 0), ("bf16", None)):
+            runner = Runner(depthwise(dtype, unsigned), 1, target)
+            assert taps_of_lanes(runner, target) == 0
+            runner.check(2)
+
+
+def test_two_signed_factors_are_not_stacked() -> None:
+    runner = Runner(depthwise("i8", None), 1)
+    assert taps_of_lanes(runner) == 0
+    runner.check(2)
