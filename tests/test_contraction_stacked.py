@@ -5,15 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from contraction_cases import Case, Runner
 from kernels import HOST
+from quantized_cases import Weight, fake
+from torch import Tensor
+from torch.nn import functional as F
 
 from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.target import Target
 
 needs_bytes = pytest.mark.skipif(not HOST.has("avx512_vnni"), reason="this CPU has no AVX512-VNNI")
 needs_pairs = pytest.mark.skipif(not HOST.sums_pairs, reason="this CPU does not sum pairs of bf16 by vectors")
-KINDS = [pytest.param("i8", 0, marks=needs_bytes), pytest.param("i8", 1, marks=needs_bytes), pytest.param("bf16", None, marks=needs_pairs)]
+KINDS = [
+    pytest.param("i8", 0, marks=needs_bytes),
+    pytest.param("i8", 1, marks=needs_bytes),
+    pytest.param("bf16", None, marks=needs_pairs),
+]
 
 
 def depthwise(
@@ -87,3 +95,28 @@ def test_two_signed_factors_are_not_stacked() -> None:
     runner = Runner(depthwise("i8", None), 1)
     assert taps_of_lanes(runner) == 0
     runner.check(2)
+
+
+@pytest.mark.parametrize("point", [0, 3])
+@pytest.mark.parametrize(
+    ("kernel", "keywords"),
+    [(3, {"padding": 1}), (3, {"padding": 1, "stride": 2}), (5, {"padding": 2}), (3, {"padding": 4})],
+)
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (2, 30)])
+def test_bytes_under_a_border(kernel: int, keywords: dict[str, int], size: tuple[int, int], point: int) -> None:
+    """A border of byte 0 is left out by the tiles, any other lies in memory."""
+    torch._dynamo.reset()
+    torch.manual_seed(7)
+    weight, before = Weight(37, 1, kernel, kernel), Weight(37, 8, 1, 1)
+
+    def function(x: Tensor) -> Tensor:
+        y = fake(F.relu(F.conv2d(fake(x, 0.02, 40, torch.uint8), before())), 0.02, point, torch.uint8)
+        return F.conv2d(y, weight(), groups=37, **keywords)
+
+    x = torch.rand(2, 8, *size) * 5 - 0.5
+    with torch.no_grad():
+        got = torch.compile(function, backend="effc", options={"fallback": "error"})(x)
+    expected = function(x)
+    step = 0.02 * 128 * float(weight.scales.max())  # of one byte of the image, where the rounding of sums decides a tie
+    assert (got - expected).abs().max() <= 1.01 * step
+    assert ((got - expected).abs() > 1e-4 * expected.abs() + 1e-4).float().mean() < 1e-2

@@ -280,7 +280,9 @@ def repacked(spec: KernelSpec, schedule: Schedule, target: Target) -> KernelSpec
 
 
 def _summed(spec: KernelSpec, nest: Nest, load: int) -> list[tuple[Expr, Expr | None]]:
-    """Size and stride of each reduction dimension as the spec has them, in the kernel's order: it may have merged some that the source cannot."""
+    """Size and stride of each reduction dimension as the spec has them, in the kernel's order: it may have merged some that the source
+    cannot.
+    """
     plain = drop_units(_grouped(spec))
     address = plain.body[load]["address"]
     found = [(d.size, address.coefficient(f"d{i}")) for i, d in enumerate(plain.dims) if d.kind == "reduction"]

@@ -48,7 +48,8 @@ ALIKE, BROADCAST = 1.05, 0.4
 #: Steps of K for which a tile of codes reads and writes its sums, and cycles that a vector of their block takes from L2, where the
 #: block and the sums fill L1: 128 x 4096 x 4096 in 4 bits ran at 206 GFLOP/s by 8x48, 197 by 11x32, 192 by 6x64 and 4x96, 190 by 5x80.
 CHAIN, BLOCK_CYCLES = 128, 2
-#: Of rows of an image that are interleaved: registers and instructions that this takes, and registers of weights; more are read as they are used.
+#: Of rows of an image that are interleaved: registers and instructions that this takes, and registers of weights, of which more are read
+#: as they are used.
 STACKING_REGISTERS, STACKING, STACKED_WEIGHTS = 4, 4, 12
 #: Steps of K a loop body holds: the loop's own instructions then cost a few percent at most.
 UNROLL = 4
@@ -77,7 +78,9 @@ def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
     if nest.channels:  # LLVM keeps the places in registers too, beside the taps of one channel along a row
         return [(mr, 1) for mr in tallest if mr + len(places_of(nest, mr)) + taps_of(nest) <= registers] or [(1, 1)]
     if nest.stacked:  # beside the sums: weights of a channel, and rows of the image
-        return [(mr, 1) for mr in tallest if mr + STACKING_REGISTERS + min(weights_of(nest), STACKED_WEIGHTS) <= registers] or [(1, 1)]
+        return [
+            (mr, 1) for mr in tallest if mr + STACKING_REGISTERS + min(weights_of(nest), STACKED_WEIGHTS) <= registers
+        ] or [(1, 1)]
     lanes = lanes_of(nest, target)
     widest = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // lanes)
     return [

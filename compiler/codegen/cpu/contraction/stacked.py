@@ -55,7 +55,10 @@ class StackedTile(Tile):
         inside = self._inside()
         for j in range(self.vectors):
             columns = [
-                [self._column(self._at(right, b.add(b.mul(along, tap), b.mul(down, g)), self._right_element), j) for g in groups]
+                [
+                    self._column(self._at(right, b.add(b.mul(along, tap), b.mul(down, g)), self._right_element), j)
+                    for g in groups
+                ]
                 for tap in range(self.sizes[0].constant or 0)
             ]
             for place, products in places(step.nest, self.rows, step.nest.reduction[0]).items():
