@@ -104,3 +104,7 @@ def test_what_is_no_sum_of_integers_keeps_its_roundings() -> None:
     summed += [scale, Instr("arith.mulf", (4, 5), "f32"), Instr("arith.addf", (6, 5), "f32")]
     assert find(summed, 7) == Scaled(4, 5, 5)
     assert find(summed, 6) is None
+    for widened, expected in ((True, Scaled(2, 3, 3)), (False, None)):
+        factor = Instr("arith.extf", (0,), "f32") if widened else scale
+        body = [load, factor, Instr("contract", (1, 1), "f32"), scale, Instr("arith.mulf", (2, 3), "f32")]
+        assert find([*body, Instr("arith.addf", (4, 3), "f32")], 5) == expected

@@ -77,17 +77,16 @@ def tiles(nest: Nest, target: Target) -> list[tuple[int, int]]:
     ]
     if nest.channels:  # LLVM keeps the places in registers too, beside the taps of one channel along a row
         return [(mr, 1) for mr in tallest if mr + len(places_of(nest, mr)) + taps_of(nest) <= registers] or [(1, 1)]
-    if nest.stacked:  # beside the sums: weights of a channel, and rows of the image
-        return [
-            (mr, 1) for mr in tallest if mr + STACKING_REGISTERS + min(weights_of(nest), STACKED_WEIGHTS) <= registers
-        ] or [(1, 1)]
     lanes = lanes_of(nest, target)
     widest = 1 if nest.column is None else -(-_count(nest.size(nest.column)) // lanes)
+    beside = [vectors + 1 for vectors in range(1, min(widest, 8) + 1)]
+    if nest.stacked:  # weights of a vector of channels, and rows of the image
+        beside = [STACKING_REGISTERS + min(weights_of(nest), STACKED_WEIGHTS)] * len(beside)
     return [
         (mr, vectors)
-        for vectors in range(1, min(widest, 8) + 1)
+        for vectors, others in enumerate(beside, 1)
         for mr in tallest
-        if mr * vectors + vectors + 1 <= registers
+        if mr * vectors + others <= registers
     ]
 
 
@@ -201,7 +200,7 @@ def _step(nest: Nest, mr: int, vectors: int) -> float:
     if nest.stacked:  # each place is interleaved once for all taps along the row
         along = nest.reduction[0]
         each = (mr + STACKING * len(places(nest, mr, along)) / _count(nest.size(along))) / FMAS
-        cycles = max(LATENCY, each)
+        cycles = max(LATENCY, each * vectors)
     return cycles * (1 + (CROWDED if _crowded(nest) else 0.01) * max(0, mr - EASY_ROWS))
 
 
