@@ -17,11 +17,7 @@ from effc.compiler.codegen.cpu.target import Target
 
 needs_bytes = pytest.mark.skipif(not HOST.has("avx512_vnni"), reason="this CPU has no AVX512-VNNI")
 needs_pairs = pytest.mark.skipif(not HOST.sums_pairs, reason="this CPU does not sum pairs of bf16 by vectors")
-KINDS = [
-    pytest.param("i8", 0, marks=needs_bytes),
-    pytest.param("i8", 1, marks=needs_bytes),
-    pytest.param("bf16", None, marks=needs_pairs),
-]
+KINDS = [pytest.param("i8", 0, marks=needs_bytes), pytest.param("bf16", None, marks=needs_pairs)]
 
 
 def depthwise(
@@ -49,8 +45,8 @@ def taps_of_lanes(runner: Runner, target: Target = HOST) -> int:
 
 
 @pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
-@pytest.mark.parametrize("window", [(3, 3), (5, 5), (7, 7), (2, 2), (4, 3), (3, 4), (6, 1 + 1)])
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("window", [(3, 3), (5, 5), (7, 7), (2, 2), (4, 3), (6, 2)])
+@pytest.mark.parametrize("stride", [1, 3])
 def test_windows(dtype: str, unsigned: int | None, window: tuple[int, int], stride: int) -> None:
     runner = Runner(depthwise(dtype, unsigned, window, channels=33, stride=stride), 1)
     assert taps_of_lanes(runner) == (2 if dtype == "bf16" else 4)
@@ -59,10 +55,17 @@ def test_windows(dtype: str, unsigned: int | None, window: tuple[int, int], stri
 
 
 @pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
-@pytest.mark.parametrize("channels", [8, 15, 16, 17, 47, 64, 130])
-@pytest.mark.parametrize("size", [(1, 1), (1, 14), (2, 15), (9, 2), (3, 31)])
+@pytest.mark.parametrize("channels", [9, 16, 33, 130])
+@pytest.mark.parametrize("size", [(1, 1), (2, 15), (9, 2)])
 def test_sizes(dtype: str, unsigned: int | None, channels: int, size: tuple[int, int]) -> None:
     Runner(depthwise(dtype, unsigned, channels=channels, size=size), 1).check(2)
+
+
+@needs_bytes
+def test_the_weights_may_be_the_unsigned_bytes() -> None:
+    runner = Runner(depthwise("i8", 1, channels=33), 1)
+    assert taps_of_lanes(runner) == 4
+    runner.check(2)
 
 
 @pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
@@ -102,7 +105,7 @@ def test_two_signed_factors_are_not_stacked() -> None:
     ("kernel", "keywords"),
     [(3, {"padding": 1}), (3, {"padding": 1, "stride": 2}), (5, {"padding": 2}), (3, {"padding": 4})],
 )
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (2, 30)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 23)])
 def test_bytes_under_a_border(kernel: int, keywords: dict[str, int], size: tuple[int, int], point: int) -> None:
     """A border of byte 0 is left out by the tiles, any other lies in memory."""
     torch._dynamo.reset()

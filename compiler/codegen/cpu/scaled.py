@@ -1,8 +1,8 @@
 """Sums of integers, as floats again, and of 16-bit floats: ``sum * scale + bias`` rounds once instead of twice, and with a factor behind it
 instead of three times.
 
-Eager's sum of such integers is one of floats, rounded many times, and of 16-bit floats it rounds all that follows to 16 bits; what is neither
-is computed as the model says.
+Eager's sum of such integers is one of floats, rounded many times, and of 16-bit floats it rounds all that follows to 16 bits; what is
+neither is computed as the model says.
 """
 
 from __future__ import annotations
