@@ -9,7 +9,7 @@ import torch
 from kernels import HOST
 from low_bit_cases import Data, Linear, Runner, random_data, weight
 
-from effc.compiler.codegen.cpu.contraction.cast import sums_bytes
+from effc.compiler.codegen.cpu.contraction.byte_factors import sums_bytes
 from effc.compiler.ir.formats import INT4, NF4, UINT2, UINT4, Format
 
 pytestmark = pytest.mark.skipif(not sums_bytes(HOST), reason="this CPU has no AVX512-VNNI")

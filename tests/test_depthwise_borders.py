@@ -78,11 +78,12 @@ def test_lesser_targets(case: str, name: str, monkeypatch: pytest.MonkeyPatch) -
         assert_exact(module, (torch.randn(1, 8, 9, 15),), torch.compile(module, backend="effc"))
 
 
-@pytest.mark.parametrize("case", ["3x3", "strided"])
-def test_bfloat16(case: str) -> None:
+@pytest.mark.parametrize("size", [(13, 15), (4, 31)])
+@pytest.mark.parametrize("case", CASES)
+def test_bfloat16(case: str, size: tuple[int, int]) -> None:
     module = Between(*CASES[case]).bfloat16()
     with torch.no_grad():
-        assert_exact(module, (torch.randn(1, 8, 13, 15).bfloat16(),), torch.compile(module, backend="effc"))
+        assert_exact(module, (torch.randn(1, 8, *size).bfloat16(),), torch.compile(module, backend="effc"))
 
 
 def test_dynamic_sizes() -> None:

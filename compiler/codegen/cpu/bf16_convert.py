@@ -1,7 +1,7 @@
 """AVX512_BF16's rounding of f32 to bf16 (``VCVTNEPS2BF16``): to nearest even, a quarter of the instructions that integers take (`lowp`).
 
-It takes subnormal numbers for zeros, whatever MXCSR says, so it is for kernels whose sums do so too: those of tile registers. Eager rounds
-by it there as well.
+It takes subnormal numbers for zeros, whatever MXCSR says, so it is for kernels whose sums do so too: those of tile registers and of
+``vdpbf16ps``. Eager rounds by it there as well.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from effc.compiler.codegen.cpu import saturation
+from effc.compiler.codegen.cpu import saturation, scaled
 from effc.compiler.codegen.cpu.access import Access, as_index, pattern_of
 from effc.compiler.codegen.cpu.addresses import expr_value, lanewise
 from effc.compiler.codegen.cpu.ops import OpEmitter
@@ -138,9 +138,9 @@ class Body:
             case "reduce" | "contract":
                 raise LoweringError(f"instruction {i} ({instr.op}) is used before its loop has ended")
         lanes = scope.lanes if self.varies(i, scope) else 1
-        saturated = self._saturated(i, scope, lanes)
-        if saturated is not None:
-            return saturated
+        found = self._saturated(i, scope, lanes) or self._scaled(i, scope, lanes)
+        if found is not None:
+            return found
         args = [self.b.broadcast(self.value(a, scope), lanes) for a in instr.args]
         return self.ops.emit(instr, args, [self.spec.body[a].dtype for a in instr.args])
 
@@ -149,10 +149,24 @@ class Body:
         found = saturation.find(self.spec.body, i)
         if found is None:
             return None
-        y = self.b.broadcast(self.value(found.value, scope), lanes)
-        if found.factor is not None:
-            y = self.b.op("arith.mulf", y, self.b.broadcast(self.value(found.factor, scope), lanes))
+        factor = None if found.factor is None else self.b.broadcast(self.value(found.factor, scope), lanes)
+        y = self._scaled(found.value, scope, lanes, factor)
+        if y is None:
+            y = self.b.broadcast(self.value(found.value, scope), lanes)
+            y = y if factor is None else self.b.op("arith.mulf", y, factor)
         return saturation.emit(self.b, self.ops.target, found, y)
+
+    def _scaled(self, i: int, scope: Scope, lanes: int, factor: Value | None = None) -> Value | None:
+        """Instruction ``i``, times ``factor``, where it is a scaled sum of integers, and there is an instruction for it."""
+        found = scaled.find(self.spec.body, i) if self.ops.target.has("fma") else None
+        if found is None:
+            return None
+        value, scale, bias = (
+            self.b.broadcast(self.value(k, scope), lanes) for k in (found.value, found.scale, found.bias)
+        )
+        if factor is not None:  # of columns alone: LLVM multiplies them once for all rows
+            scale, bias = (self.b.op("arith.mulf", x, factor) for x in (scale, bias))
+        return self.b.op("math.fma", value, scale, bias)
 
     def access(self, i: int, scope: Scope, mask: Value | None, lanes: int) -> Access:
         instr = self.spec.body[i]

@@ -172,13 +172,14 @@ class Builder:
         to = vector_type(lanes, element)
         return self.emit(f"vector.broadcast {value.name} : {element} to {to}", to)
 
-    def shuffle(self, value: Value, lanes: Sequence[int]) -> Value:
-        """The chosen lanes of a vector; one lane is a scalar."""
+    def shuffle(self, value: Value, lanes: Sequence[int], other: Value | None = None) -> Value:
+        """The chosen lanes of a vector, behind which those of ``other`` are numbered; one lane is a scalar."""
         if len(lanes) == 1:
             return self.extract(value, lanes[0])
+        other = value if other is None else other
         to = f"vector<{len(lanes)}x{split_type(value.type)[1]}>"
         picked = ", ".join(map(str, lanes))
-        return self.emit(f"vector.shuffle {value.name}, {value.name} [{picked}] : {value.type}, {value.type}", to)
+        return self.emit(f"vector.shuffle {value.name}, {other.name} [{picked}] : {value.type}, {other.type}", to)
 
     def extract(self, value: Value, lane: int) -> Value:
         """One lane of a vector."""

@@ -56,7 +56,7 @@ def packs_tiles(nest: Nest, target: Target) -> bool:
     if nest.right.packed or not target.has("amx_bf16") or not _known(nest) or len(nest.reduction) != 1:
         return False
     right = [nest.stride(nest.right.load, dim).constant for dim in (nest.column, nest.reduction[0])]
-    return 1 in right and _is_bf16(nest) and pays(nest)
+    return 1 in right and is_bf16(nest) and pays(nest)
 
 
 def in_blocks(nest: Nest) -> bool:
@@ -146,7 +146,7 @@ def _unit_rows(nest: Nest) -> int:
 
 def _fits(nest: Nest) -> bool:
     """Whether the right factor is packed, K is contiguous in the rows, and both are bf16 whose sums are f32, or bytes."""
-    return nest.right.packed and _known(nest) and (is_bytes(nest) or _is_bf16(nest))
+    return nest.right.packed and _known(nest) and (is_bytes(nest) or is_bf16(nest))
 
 
 def _known(nest: Nest) -> bool:
@@ -156,7 +156,8 @@ def _known(nest: Nest) -> bool:
     return nest.stride(nest.left.load, nest.reduction[-1]).constant == 1
 
 
-def _is_bf16(nest: Nest) -> bool:
+def is_bf16(nest: Nest) -> bool:
+    """Whether both factors are bf16, widened and summed in f32."""
     spec, sides = nest.spec, (nest.left, nest.right)
     bf16 = all(spec.operands[side.operand].dtype == "bf16" for side in sides)
     plain = all(spec.body[i].op == "arith.extf" for side in sides for i in side.chain)

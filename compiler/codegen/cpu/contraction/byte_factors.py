@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.sides import Side
+from effc.compiler.codegen.cpu.target import Target
 
 
 def is_bytes(nest: Nest) -> bool:
@@ -18,3 +19,8 @@ def is_bytes(nest: Nest) -> bool:
 def is_unsigned(nest: Nest, side: Side) -> bool:
     """Whether the elements of a factor are widened as unsigned integers."""
     return any(nest.spec.body[i].op == "arith.extui" for i in side.chain)
+
+
+def sums_bytes(target: Target) -> bool:
+    """Whether ``vpdpbusd`` sums the products of four bytes in each of 16 lanes."""
+    return target.vector_bytes == 64 and target.has("avx512_vnni")

@@ -48,11 +48,11 @@ def in_halves(nest: Nest, target: Target) -> bool:
 
 def packed_group(nest: Nest) -> int:
     """Neighbours of K that lie together in a packed right factor: as many as one instruction sums, a pair of bf16 (``vdpbf16ps``) or four
-    bytes, one factor's unsigned and the other's signed (``vpdpbusd``), or the low-bit codes of 32 bits; but where both factors are read by
-    vectors: there the left one has no such neighbours.
+    bytes, one factor's unsigned and the other's signed (``vpdpbusd``), or the low-bit codes of 32 bits; where both factors are read by
+    vectors, those that `stacked` puts into a lane, or none.
     """
     if nest.wise:
-        return 1
+        return nest.stacked or 1
     if nest.right.format is not None:
         return nest.right.format.codes_a_word
     if is_bytes(nest):

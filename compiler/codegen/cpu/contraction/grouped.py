@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from effc.compiler.codegen.cpu.contraction.form import lanes_of
+from effc.compiler.codegen.cpu.contraction.places import places
 from effc.compiler.codegen.cpu.contraction.roles import Nest, rename
 from effc.compiler.codegen.cpu.contraction.tile import Accumulators, Tile
 from effc.compiler.codegen.cpu.target import Target
@@ -78,14 +79,7 @@ def taps_of(nest: Nest) -> int:
 
 def places_of(nest: Nest, rows: int) -> dict[int, list[tuple[int, int]]]:
     """``(row, tap)`` of all that a tile of ``rows`` reads, by the offset of the place in the left factor."""
-    across = nest.stride(nest.left.load, nest.row).constant or 0
-    taps = taps_of(nest)
-    reach = nest.stride(nest.left.load, nest.reduction[-2]).constant or 0 if taps > 1 else 0
-    places: dict[int, list[tuple[int, int]]] = {}
-    for row in range(rows):
-        for tap in range(taps):
-            places.setdefault(row * across + tap * reach, []).append((row, tap))
-    return places
+    return places(nest, rows, nest.reduction[-2] if len(nest.reduction) > 1 else None)
 
 
 def _one_column(nest: Nest, group: int, column: int, channels: int) -> bool:
@@ -111,7 +105,7 @@ class GroupedTile(Tile):
     def _window(self, left: Value, right: Value, total: Accumulators) -> Accumulators:
         """All taps along the row, channel by channel, and for each of these place by place."""
         b, nest = self.b, self.step.nest
-        taps, places = taps_of(nest), places_of(nest, self.rows)
+        taps, found = taps_of(nest), places_of(nest, self.rows)
         along = self.right_strides[-2].constant or 0 if taps > 1 else 0
         inside = self._value(self.right_strides[-1])
         for c in range(nest.channels):
@@ -119,12 +113,12 @@ class GroupedTile(Tile):
             starts = [self._at(at, b.index(tap * along), self._right_element) for tap in range(taps)]
             columns = [[self._column(start, j) for j in range(self.vectors)] for start in starts]
             order = self._lanes(c)
-            for place in sorted(places):
+            for place, products in found.items():
                 for j in range(self.vectors):
                     start = self._at(left, b.index(place + j * self.step.lanes), self._left_element)
                     loaded = self.step.left(start, 1, b.index(0), self.masks[j] if self.masks else None)
                     picked = [b.shuffle(value, order) for value in loaded]
-                    for row, tap in places[place]:
+                    for row, tap in products:
                         k = row * self.vectors + j
                         total[k] = self.step.accumulate(total[k], picked, columns[tap][j])
         return total

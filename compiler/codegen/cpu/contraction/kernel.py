@@ -22,6 +22,7 @@ from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import by_height, heights, place
 from effc.compiler.codegen.cpu.contraction.shape import Shape
 from effc.compiler.codegen.cpu.contraction.sides import Side
+from effc.compiler.codegen.cpu.contraction.stacked import StackedTile
 from effc.compiler.codegen.cpu.contraction.tile import Tile
 from effc.compiler.codegen.cpu.contraction.touch import touch
 from effc.compiler.codegen.cpu.ops import OpEmitter
@@ -38,8 +39,6 @@ class Kernel:
 
     #: Whether the tile reads a copy of the right factor made by the kernel.
     turned = False
-    #: Whether the sums take subnormal numbers for zeros, so that what follows them may too.
-    flushes = False
 
     def __init__(self, nest: Nest, shape: Shape, target: Target, builder: Builder | None = None) -> None:
         """``builder``: of the module that the code is a part of, where it is not one of its own."""
@@ -47,6 +46,11 @@ class Kernel:
         self.b = builder or Builder()
         self.sizes = [nest.spec.dims[k].size for k in nest.reduction]
         self.accumulator = nest.spec.body[nest.contract].dtype
+
+    @property
+    def flushes(self) -> bool:
+        """Whether the sums take subnormal numbers for zeros, so that what follows them may too: those of pairs of bf16 do."""
+        return self.shape.dot and self.shape.group == 2
 
     def text(self) -> str:
         nest, shape = self.nest, self.shape
@@ -184,7 +188,7 @@ class Kernel:
             start[f"d{nest.column}"] = column
         right = self._right(outer, panel, start)
         whole = self._tile_of(
-            GroupedTile if nest.channels else Tile,
+            GroupedTile if nest.channels else StackedTile if nest.stacked else Tile,
             rows,
             unroll=shape.unroll,
             masks=masks if nest.wise or not nest.right.packed else None,

@@ -103,7 +103,7 @@ def _pack(
     if isinstance(nest, str):
         return nest
     assert nest.column is not None, "roles.find packs no factor without columns"
-    view = _view(nest, loads[0], _summed(spec, loads[0]))
+    view = _view(nest, loads[0], _summed(spec, nest, loads[0]))
     groups = nest.groups
     along = [] if groups is None else [groups]
     coarse = [_view(nest, load, [(nest.size(k), nest.stride(load, k)) for k in along]) for load in loads[1:]]
@@ -279,18 +279,21 @@ def repacked(spec: KernelSpec, schedule: Schedule, target: Target) -> KernelSpec
     return replace(plain, operands=operands, schedule=schedule)
 
 
-def _summed(spec: KernelSpec, load: int) -> list[tuple[Expr, Expr | None]]:
-    """Size and stride of each reduction dimension as the spec has them: the kernel may have merged some that the source cannot."""
+def _summed(spec: KernelSpec, nest: Nest, load: int) -> list[tuple[Expr, Expr | None]]:
+    """Size and stride of each reduction dimension as the spec has them, in the kernel's order: it may have merged some that the source
+    cannot.
+    """
     plain = drop_units(_grouped(spec))
     address = plain.body[load]["address"]
-    return [(d.size, address.coefficient(f"d{i}")) for i, d in enumerate(plain.dims) if d.kind == "reduction"]
+    found = [(d.size, address.coefficient(f"d{i}")) for i, d in enumerate(plain.dims) if d.kind == "reduction"]
+    return found[::-1] if nest.stacked else found
 
 
 def _inner_count(spec: KernelSpec, nest: Nest) -> int:
     """How many of the spec's reduction dimensions make up the kernel's innermost one."""
     sizes = [d.size for d in drop_units(_grouped(spec)).dims if d.kind == "reduction"]
-    if not sizes:
-        return 0
+    if not sizes or nest.stacked:
+        return min(len(sizes), 1)
     target = nest.spec.dims[nest.reduction[-1]].size
     total = const(1)
     for count, size in enumerate(reversed(sizes), 1):

@@ -32,7 +32,8 @@ class Nest:
     product has no such dimension. ``outer`` are the remaining parallel dimensions; ``batch`` those of them that ``right``
     depends on, in the order of its packed layout. ``wise``: there is no N dimension and ``column`` is a batch dimension, so
     ``left`` too is read by vectors (depthwise convolution). ``borders``: where ``left`` is zero. ``channels``: of each group, where
-    columns are those of several (`grouped`), else 0. ``lines``: how many of the first dimensions were kept apart (`find`).
+    columns are those of several (`grouped`), else 0. ``stacked``: how many taps of a channel a lane holds (`stacked`), else 0. ``lines``:
+    how many of the first dimensions were kept apart (`find`).
     """
 
     spec: KernelSpec
@@ -47,6 +48,7 @@ class Nest:
     wise: bool
     borders: tuple[Border, ...] = ()
     channels: int = 0
+    stacked: int = 0
     lines: int = 0
 
     def address(self, instr: int) -> Expr:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from effc.compiler.codegen.cpu.byte_dots import dot_bytes
 from effc.compiler.codegen.cpu.contraction.ahead import DISTANCE, LINE
-from effc.compiler.codegen.cpu.contraction.cast import sums_bytes
+from effc.compiler.codegen.cpu.contraction.byte_factors import sums_bytes
 from effc.compiler.codegen.cpu.contraction.codes_tile import Codes
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.sides import Grain

@@ -1,0 +1,125 @@
+"""Depthwise convolutions whose lanes hold several taps of a channel: bytes to the last bit, bf16 within the rounding of their sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from contraction_cases import Case, Runner
+from kernels import HOST
+from quantized_cases import Weight, fake
+from torch import Tensor
+from torch.nn import functional as F
+
+from effc.compiler.codegen.cpu.contraction.cast import cast
+from effc.compiler.codegen.cpu.target import Target
+
+needs_bytes = pytest.mark.skipif(not HOST.has("avx512_vnni"), reason="this CPU has no AVX512-VNNI")
+needs_pairs = pytest.mark.skipif(not HOST.sums_pairs, reason="this CPU does not sum pairs of bf16 by vectors")
+KINDS = [pytest.param("i8", 0, marks=needs_bytes), pytest.param("bf16", None, marks=needs_pairs)]
+
+
+def depthwise(
+    dtype: str,
+    unsigned: int | None,
+    window: tuple[int, int] = (3, 3),
+    channels: int = 16,
+    stride: int = 1,
+    dilation: int = 1,
+    size: tuple[int, int] = (4, 9),
+) -> Case:
+    """An image that lies channels last, as wide as the window needs; the result in i32 or bf16."""
+    (height, width), (down, along) = size, window
+    row = ((width - 1) * stride + (along - 1) * dilation + 1) * channels
+    lhs = (row * stride, channels * stride, 1, row * dilation, channels * dilation)
+    rhs, out = (0, 0, 1, along * channels, channels), (width * channels, channels, 1)
+    result = "i32" if dtype == "i8" else dtype
+    return Case((height, width, channels, down, along), 2, lhs, rhs, out, dtype=dtype, result=result, unsigned=unsigned)
+
+
+def taps_of_lanes(runner: Runner, target: Target = HOST) -> int:
+    nest = cast(runner.kernel.spec, target)
+    assert not isinstance(nest, str), nest
+    return nest.stacked
+
+
+@pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
+@pytest.mark.parametrize("window", [(3, 3), (5, 5), (7, 7), (2, 2), (4, 3), (6, 2)])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_windows(dtype: str, unsigned: int | None, window: tuple[int, int], stride: int) -> None:
+    runner = Runner(depthwise(dtype, unsigned, window, channels=33, stride=stride), 1)
+    assert taps_of_lanes(runner) == (2 if dtype == "bf16" else 4)
+    for threads in (1, 2):
+        runner.check(threads)
+
+
+@pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
+@pytest.mark.parametrize("channels", [9, 16, 33, 130])
+@pytest.mark.parametrize("size", [(1, 1), (2, 15), (9, 2)])
+def test_sizes(dtype: str, unsigned: int | None, channels: int, size: tuple[int, int]) -> None:
+    Runner(depthwise(dtype, unsigned, channels=channels, size=size), 1).check(2)
+
+
+@needs_bytes
+def test_the_weights_may_be_the_unsigned_bytes() -> None:
+    runner = Runner(depthwise("i8", 1, channels=33), 1)
+    assert taps_of_lanes(runner) == 4
+    runner.check(2)
+
+
+@pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_dilated(dtype: str, unsigned: int | None, stride: int) -> None:
+    Runner(depthwise(dtype, unsigned, channels=20, stride=stride, dilation=2), 1).check(2)
+
+
+@pytest.mark.parametrize(("dtype", "unsigned"), KINDS)
+def test_not_where_weights_are_unknown_or_the_window_is_a_line(dtype: str, unsigned: int | None) -> None:
+    case = depthwise(dtype, unsigned)
+    assert taps_of_lanes(Runner(case)) == 0
+    Runner(case).check(2)
+    for window in ((1, 5), (5, 1)):
+        runner = Runner(depthwise(dtype, unsigned, window), 1)
+        assert taps_of_lanes(runner) == 0
+        runner.check(2)
+
+
+def test_not_without_the_instruction() -> None:
+    lesser = replace(HOST, features=HOST.features - {"avx512_vnni", "avx512_bf16"})
+    for target in (lesser, Target.named("avx2"), Target.named("x86-64")):
+        for dtype, unsigned in (("i8", 0), ("bf16", None)):
+            runner = Runner(depthwise(dtype, unsigned), 1, target)
+            assert taps_of_lanes(runner, target) == 0
+            runner.check(2)
+
+
+def test_two_signed_factors_are_not_stacked() -> None:
+    runner = Runner(depthwise("i8", None), 1)
+    assert taps_of_lanes(runner) == 0
+    runner.check(2)
+
+
+@pytest.mark.parametrize("point", [0, 3])
+@pytest.mark.parametrize(
+    ("kernel", "keywords"),
+    [(3, {"padding": 1}), (3, {"padding": 1, "stride": 2}), (5, {"padding": 2}), (3, {"padding": 4})],
+)
+@pytest.mark.parametrize("size", [(1, 1), (5, 23)])
+def test_bytes_under_a_border(kernel: int, keywords: dict[str, int], size: tuple[int, int], point: int) -> None:
+    """A border of byte 0 is left out by the tiles, any other lies in memory."""
+    torch._dynamo.reset()
+    torch.manual_seed(7)
+    weight, before = Weight(37, 1, kernel, kernel), Weight(37, 8, 1, 1)
+
+    def function(x: Tensor) -> Tensor:
+        y = fake(F.relu(F.conv2d(fake(x, 0.02, 40, torch.uint8), before())), 0.02, point, torch.uint8)
+        return F.conv2d(y, weight(), groups=37, **keywords)
+
+    x = torch.rand(2, 8, *size) * 5 - 0.5
+    with torch.no_grad():
+        got = torch.compile(function, backend="effc", options={"fallback": "error"})(x)
+    expected = function(x)
+    step = 0.02 * 128 * float(weight.scales.max())  # of one byte of the image, where the rounding of sums decides a tie
+    assert (got - expected).abs().max() <= 1.01 * step
+    assert ((got - expected).abs() > 1e-4 * expected.abs() + 1e-4).float().mean() < 1e-2
