@@ -17,9 +17,10 @@ import torch
 
 from effc.compiler.build import BuildReport, cached_artifact, digest, lowered, machine_code, toolchain_key
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.codegen.gpu.hardware import OLDEST
 from effc.compiler.codegen.gpu.host import host_code
 from effc.compiler.codegen.gpu.installed import reads_descriptors, triton_reason, triton_version
-from effc.compiler.codegen.gpu.target import OLDEST, GpuTarget
+from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.gpu_choice import AtenOp, Verdict, judged
 from effc.compiler.ir.errors import DeviceError, LoweringError
 from effc.compiler.ir.expr import as_expr
