@@ -92,10 +92,19 @@ class GpuBuilder:
         """As executables see it."""
         return _device(name, host_functions(toolchain(), self._cache).launch)
 
-    def kernel(self, spec: KernelSpec, name: torch.device) -> SpecCode:
-        """A kernel alone, for operands at aligned addresses."""
+    def kernels(self, specs: Sequence[KernelSpec], name: torch.device, *, descriptors: bool = True) -> list[SpecCode]:
+        """Kernels without a program, for operands at aligned addresses, all compiled at once. ``descriptors``: they may copy by them, where
+        GPU and triton have them. LoweringError: the first that is refused.
+        """
         kernels = _Kernels.on(self.device(name), self._cache, toolchain())
-        return _read(json.loads(kernels.code([(spec, True)])[spec, True]))
+        if not descriptors:
+            kernels = replace(kernels, target=replace(kernels.target, descriptors=False))
+        code = kernels.code([(spec, True) for spec in specs])
+        return [read_code(json.loads(code[spec, True])) for spec in specs]
+
+    def unchanged(self) -> Unchanged:
+        """The native comparison that executables take."""
+        return host_functions(toolchain(), self._cache).unchanged
 
 
 @lru_cache
@@ -210,7 +219,7 @@ def _artifact(program: Program, kernels: _Kernels, host: HostCode) -> Artifact:
 
 def _executable(artifact: Artifact, device: Device, host: HostCode) -> GpuExecutable:
     prepare = _executable(artifact.prepare, device, host) if artifact.prepare is not None else None
-    code = [_read(json.loads(data)) for data in artifact.objects]
+    code = [read_code(json.loads(data)) for data in artifact.objects]
     return GpuExecutable(artifact.program, code, device, host.unchanged, prepare)
 
 
@@ -265,7 +274,8 @@ class _Kernels:
         return found
 
 
-def _read(reply: Mapping[str, Any]) -> SpecCode:
+def read_code(reply: Mapping[str, Any]) -> SpecCode:
+    """What a toolchain process replied of a kernel."""
     launches = tuple(
         KernelCode(name, base64.b64decode(image), as_expr(grid), threads, shared, parameters, own)
         for name, image, grid, threads, shared, parameters, own in reply["launches"]

@@ -17,13 +17,13 @@ from effc.compiler.build import digest
 from effc.compiler.codegen.gpu.rival import Work, counted
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import DeviceError
-from effc.compiler.ir.expr import const
-from effc.compiler.ir.program import Call, Input, Output, Pointer, Program, TensorSpec
+from effc.compiler.ir.program import Call
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
 from effc.runtime.cache import Cache
 from effc.runtime.dtypes import TORCH_DTYPES
 from effc.runtime.gpu.device import Device
 from effc.runtime.gpu.executable import GpuExecutable
+from effc.runtime.gpu.single import single
 
 #: Times by which one is ahead in the count, from which on it is not measured.
 _FAR_AHEAD = 4.0
@@ -106,26 +106,10 @@ def _work(spec: KernelSpec, call: Call, alone: bool, target: GpuTarget) -> Work:
 def _alone(executable: GpuExecutable, call: Call) -> Callable[[], object]:
     """The kernel, called on tensors of its own."""
     spec, device = executable.program.kernels[call.kernel], executable.device
-    placed = [TensorSpec(o.dtype, (o.size,), (const(1),)) for o in spec.operands]
-    read = [i for i, o in enumerate(spec.operands) if o.role == "read"]
-    written = [i for i, o in enumerate(spec.operands) if o.role == "write"]
-    pointers = tuple(
-        Pointer("input", read.index(i), const(0)) if i in read else Pointer("output", written.index(i), const(0))
-        for i in range(len(placed))
-    )
-    program = Program(
-        (),
-        tuple(Input(placed[i]) for i in read),
-        tuple(Output(placed[i]) for i in written),
-        (),
-        (spec,),
-        (Call(0, pointers, (), call.name, call.location),),
-        const(0),
-    )
-    alone = GpuExecutable(program, [executable.code[call.kernel]], device, executable.unchanged)
-    sizes = [placed[i].sizes[0].evaluate({}) for i in read]
+    code = executable.code[call.kernel]
+    alone = single(spec, code, device, executable.unchanged, call.name, call.location)
     tensors = [
-        filled(device, (size,), (1,), TORCH_DTYPES[placed[i].dtype]) for i, size in zip(read, sizes, strict=True)
+        filled(device, (o.size.evaluate({}),), (1,), TORCH_DTYPES[o.dtype]) for o in spec.operands if o.role == "read"
     ]
     return lambda: alone((), tensors)
 
