@@ -6,15 +6,17 @@ import re
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from contraction_cases import Case
 from gpu_cases import CASES, GpuCase, linear
-from gpu_interpreted import SM80, SM90, SM100, TMA, Kernel
+from gpu_interpreted import SM80, SM90, SM100, TMA, Kernel, roles_of
 from triton_here import needs_triton
 
 from effc.compiler.codegen.gpu.compile import TENSOR_MEMORY, Compiled, compile_launch, info_of, resources
+from effc.compiler.codegen.gpu.contraction.schedule import candidates, chosen, shared_bytes
 from effc.compiler.codegen.gpu.fitting import compile_fitting
 from effc.compiler.codegen.gpu.hardware import CAPABILITIES
 from effc.compiler.codegen.gpu.installed import reads_descriptors
@@ -120,6 +122,21 @@ def test_descriptors_are_the_hardwares() -> None:
         assert "wgmma.mma_async" in kernel.ptx
         assert not re.search(r"cp\.async\.c[ag]", kernel.ptx)
         assert (kernel.frame, kernel.own) == (0, 256)
+        assert kernel.shared <= TMA.shared_bytes
+
+
+@needs_triton
+@needs_descriptors
+@pytest.mark.parametrize("result", ["f16", "f32"])
+def test_programs_that_take_tile_after_tile_have_the_shared_memory_that_is_counted(result: str) -> None:
+    """The next tile's factors are on their way while results go to memory through it too."""
+    spec = linear(4096, 4096, 4096, "f16", result)
+    offered = [s for s in candidates(roles_of(spec), TMA, 1000) if s["persistent"]]
+    assert offered
+    for schedule in {(s["bm"], s["bn"]): s for s in reversed(offered[:4])}.values():
+        roles = roles_of(replace(spec, schedule=schedule))
+        kernel, *_ = compiled(replace(CASES[0], spec=roles.spec), TMA)
+        assert kernel.shared <= shared_bytes(roles, chosen(roles, TMA)) + 128, "barriers and the tile's number"
         assert kernel.shared <= TMA.shared_bytes
 
 
