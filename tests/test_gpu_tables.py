@@ -14,7 +14,9 @@ import pytest
 import test_gpu_on_device as on_device
 import torch
 from gpu_cases import CASES, GpuCase
+from gpu_interpreted import operands_of, sized
 from gpu_programs import InterpretingGpu, code_of, host, watched
+from gpu_reference import expectations
 
 from effc.bench import models
 from effc.bench.systems import ON
@@ -149,9 +151,23 @@ def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", CASES[::4], ids=lambda case: case.name)
 def test_kernels_of_the_tests_on_a_device(case: GpuCase, monkeypatch: pytest.MonkeyPatch) -> None:
     small = GpuCase(case.name, case.small, case.small)
-    monkeypatch.setattr(on_device, "compiled_cases", lambda: on_device.compiled([on_device.sized(case.small)]))
+    monkeypatch.setattr(on_device, "compiled_cases", lambda: on_device.compiled([sized(case.small)]))
     with watched(_Interpreting.gpu):
         on_device.test_kernels_give_what_float64_gives(small)
+
+
+@pytest.mark.parametrize("name", ["linear f16 1000x1001x999", "conv 3x3 f16 64 to 64", "mlp f16 50176x96x384x96"])
+def test_what_kernels_of_many_points_are_held_to(name: str) -> None:
+    """Their first results and their last ones: each element of these is what a kernel of fewer points gives."""
+    spec = sized(next(case.spec for case in CASES if case.name == name))
+    first, last = expectations(spec, operands_of(spec))
+    for operand, found in first.items():
+        starts, ends = (~one[operand].isnan() for one in (first, last))
+        assert starts[0]
+        assert ends[-1]
+        assert 0 < starts.count_nonzero() < found.numel() > ends.count_nonzero() > 0
+        both = starts & ends
+        torch.testing.assert_close(found[both], last[operand][both], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("_interpreted")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effc.compiler.ir.expr import const
+from effc.compiler.ir.expr import const, var
 from effc.compiler.ir.program import Call, Input, Output, Pointer, Program, TensorSpec
 from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.gpu.code import SpecCode
@@ -14,8 +14,8 @@ from effc.runtime.guard import Unchanged
 def single(
     spec: KernelSpec, code: SpecCode, device: Device, unchanged: Unchanged, name: str = "kernel", location: str = ""
 ) -> GpuExecutable:
-    """Of a kernel without symbols: takes a tensor for each operand that it does not only write, in order, and gives the others, flat.
-    ``name`` and ``location``: for errors.
+    """Takes a value for each symbol of ``spec`` and a tensor for each operand that it does not only write, in order, and gives the others,
+    flat. ``name`` and ``location``: for errors.
     """
     placed = [TensorSpec(o.dtype, (o.size,), (const(1),)) for o in spec.operands]
     written = [i for i, o in enumerate(spec.operands) if o.role == "write"]
@@ -25,12 +25,12 @@ def single(
         for i in range(len(placed))
     )
     program = Program(
-        (),
+        spec.symbols,
         tuple(Input(placed[i]) for i in given),
         tuple(Output(placed[i]) for i in written),
         (),
         (spec,),
-        (Call(0, pointers, (), name, location),),
+        (Call(0, pointers, tuple(map(var, spec.symbols)), name, location),),
         const(0),
     )
     return GpuExecutable(program, [code], device, unchanged)
