@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
-from effc.compiler.ir.expr import const
-from effc.compiler.ir.program import Call, Input, Output, Pointer, Program, TensorSpec
 from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.dtypes import TORCH_DTYPES
 from effc.runtime.gpu.code import SpecCode
 from effc.runtime.gpu.device import Device
-from effc.runtime.gpu.executable import GpuExecutable
+from effc.runtime.gpu.single import single
 from effc.runtime.guard import Unchanged
 
 
-def alone(spec: KernelSpec, code: SpecCode, device: Device, unchanged: Unchanged) -> Callable[[], object]:
-    """A call of a kernel without symbols. RuntimeError, DeviceError: there is no memory for its operands, or the driver refuses it."""
-    placed = [TensorSpec(o.dtype, (o.size,), (const(1),)) for o in spec.operands]
-    read = [i for i, o in enumerate(spec.operands) if o.role == "read"]
-    written = [i for i, o in enumerate(spec.operands) if o.role == "write"]
-    pointers = tuple(
-        Pointer("input", read.index(i), const(0)) if i in read else Pointer("output", written.index(i), const(0))
-        for i in range(len(placed))
-    )
-    program = Program(
-        (),
-        tuple(Input(placed[i]) for i in read),
-        tuple(Output(placed[i]) for i in written),
-        (),
-        (spec,),
-        (Call(0, pointers, ()),),
-        const(0),
-    )
-    executable = GpuExecutable(program, [code], device, unchanged)
-    sizes = [placed[i].sizes[0].evaluate({}) for i in read]
+def alone(
+    spec: KernelSpec, code: SpecCode, device: Device, unchanged: Unchanged, values: Mapping[str, int] | None = None
+) -> Callable[[], object]:
+    """A call of a kernel. ``values``: of its symbols. RuntimeError, DeviceError: there is no memory for its operands, or the driver
+    refuses it.
+    """
+    kernel, values = single(spec, code, device, unchanged), values or {}
     tensors = [
-        filled(device, (size,), (1,), TORCH_DTYPES[placed[i].dtype]) for i, size in zip(read, sizes, strict=True)
+        filled(device, (o.size.evaluate(values),), (1,), TORCH_DTYPES[o.dtype])
+        for o in spec.operands
+        if o.role != "write"
     ]
-    return lambda: executable((), tensors)
+    return lambda: kernel([*values.values()], tensors)
 
 
 def filled(device: Device, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -17,9 +17,10 @@ import torch
 
 from effc.compiler.build import BuildReport, cached_artifact, digest, lowered, machine_code, toolchain_key
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.codegen.gpu.hardware import OLDEST
 from effc.compiler.codegen.gpu.host import host_code
 from effc.compiler.codegen.gpu.installed import reads_descriptors, triton_reason, triton_version
-from effc.compiler.codegen.gpu.target import OLDEST, GpuTarget
+from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.gpu_choice import AtenOp, Verdict, judged
 from effc.compiler.ir.errors import DeviceError, LoweringError
 from effc.compiler.ir.expr import as_expr
@@ -91,10 +92,19 @@ class GpuBuilder:
         """As executables see it."""
         return _device(name, host_functions(toolchain(), self._cache).launch)
 
-    def kernel(self, spec: KernelSpec, name: torch.device) -> SpecCode:
-        """A kernel alone, for operands at aligned addresses."""
+    def kernels(self, specs: Sequence[KernelSpec], name: torch.device, *, descriptors: bool = True) -> list[SpecCode]:
+        """Kernels without a program, for operands at aligned addresses, all compiled at once. ``descriptors``: they may copy by them, where
+        GPU and triton have them. LoweringError: the first that is refused.
+        """
         kernels = _Kernels.on(self.device(name), self._cache, toolchain())
-        return code_of(json.loads(kernels.code([(spec, True)])[spec, True]))
+        if not descriptors:
+            kernels = replace(kernels, target=replace(kernels.target, descriptors=False))
+        code = kernels.code([(spec, True) for spec in specs])
+        return [read_code(json.loads(code[spec, True])) for spec in specs]
+
+    def unchanged(self) -> Unchanged:
+        """The native comparison that executables take."""
+        return host_functions(toolchain(), self._cache).unchanged
 
 
 @lru_cache
@@ -209,7 +219,7 @@ def _artifact(program: Program, kernels: _Kernels, host: HostCode) -> Artifact:
 
 def _executable(artifact: Artifact, device: Device, host: HostCode) -> GpuExecutable:
     prepare = _executable(artifact.prepare, device, host) if artifact.prepare is not None else None
-    code = [code_of(json.loads(data)) for data in artifact.objects]
+    code = [read_code(json.loads(data)) for data in artifact.objects]
     return GpuExecutable(artifact.program, code, device, host.unchanged, prepare)
 
 
@@ -264,8 +274,8 @@ class _Kernels:
         return found
 
 
-def code_of(reply: Mapping[str, Any]) -> SpecCode:
-    """What a toolchain process replied about a kernel."""
+def read_code(reply: Mapping[str, Any]) -> SpecCode:
+    """What a toolchain process replied of a kernel."""
     launches = tuple(
         KernelCode(name, base64.b64decode(image), as_expr(grid), threads, shared, parameters, own)
         for name, image, grid, threads, shared, parameters, own in reply["launches"]

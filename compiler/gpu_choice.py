@@ -1,14 +1,14 @@
-"""Which runs a product on a GPU: the kernel that effc compiled, or ATen's op, cuBLAS's or cuDNN's.
+"""Which runs a product or attention on a GPU: the kernel that effc compiled, or ATen's op, cuBLAS's, cuDNN's or a flash kernel.
 
 Both are timed, once a GPU, shape and version, unless a count of what they do says that one is far ahead; so what was measured wins over
-what was predicted. Where nothing can be measured (a CUDA graph is being captured, there is no memory for it, ATen's op fails) the count
-decides.
+what was predicted. Sizes that change are timed as they are in the first call. Where nothing can be measured (a CUDA graph is being
+captured, there is no memory for it, ATen's op fails) the count decides.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,18 +53,19 @@ class Verdict:
 @dataclass(frozen=True)
 class AtenOp:
     """``run(device)`` gives a function of no arguments that computes the op on tensors of that device. ``key``: text that ops share which
-    are the same to ATen; ``alone``: effc's kernel computes nothing else.
+    are the same to ATen; ``alone``: effc's kernel computes nothing else. ``sizes``: of the program's symbols, those of the first call.
     """
 
     key: str
     run: Callable[[Device], Callable[[], torch.Tensor]]
     alone: bool
+    sizes: Mapping[str, int]
 
 
 def judged(executable: GpuExecutable, call: Call, op: AtenOp, target: GpuTarget, cache: Cache | None) -> Verdict:
-    """For a kernel without symbols that ``executable`` calls, a product of floats, and the op that is the same."""
+    """For a kernel that ``executable`` calls, a product of floats or attention, and the op that is the same."""
     device, spec = executable.device, executable.program.kernels[call.kernel]
-    ours, theirs = counted(_work(spec, call, op.alone, target), target)
+    ours, theirs = counted(_work(spec, call, op, target), target)
     guess = Verdict(ours, theirs, False, device.model)
     if max(ours, theirs) < _LEAST or max(ours / theirs, theirs / ours) > _FAR_AHEAD:
         return guess
@@ -89,19 +90,26 @@ def _seconds(executable: GpuExecutable, call: Call, op: AtenOp) -> list[float] |
     if device.is_capturing():  # all that is launched, operands too, would be part of the graph
         return None
     try:
-        return device.elapsed(
-            [alone(spec, executable.code[call.kernel], device, executable.unchanged), _followed(op, device)]
+        kernel = alone(
+            spec, executable.code[call.kernel], device, executable.unchanged, _values(spec, call, op)
         )
+        return device.elapsed([kernel, _followed(op, device)])
     except (RuntimeError, DeviceError):  # no memory for operands, or a library or the driver refuses
         return None
 
 
-def _work(spec: KernelSpec, call: Call, alone: bool, target: GpuTarget) -> Work:
-    sizes = [(o.role, ITEM_SIZE[o.dtype] * (o.size.constant or 0)) for o in spec.operands]
+def _work(spec: KernelSpec, call: Call, op: AtenOp, target: GpuTarget) -> Work:
+    values = _values(spec, call, op)
+    sizes = [(o.role, ITEM_SIZE[o.dtype] * o.size.evaluate(values)) for o in spec.operands]
     written = sum(size for role, size in sizes if role == "write")
-    dtype = next(i.dtype for i in spec.body if i.op == "load")
+    dtype = next((i.dtype for i in spec.body if i.op == "load"), spec.operands[0].dtype)
     dtype = "tf32" if dtype == "f32" and target.rounds(spec) else dtype
-    return Work(call.flops.evaluate({}), sum(size for _, size in sizes), 0 if alone else written, dtype)
+    return Work(call.flops.evaluate(op.sizes), sum(size for _, size in sizes), 0 if op.alone else written, dtype)
+
+
+def _values(spec: KernelSpec, call: Call, op: AtenOp) -> dict[str, int]:
+    """Of the kernel's symbols."""
+    return dict(zip(spec.symbols, (e.evaluate(op.sizes) for e in call.symbols), strict=True))
 
 
 def _followed(op: AtenOp, device: Device) -> Callable[[], object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from effc.compiler.codegen.gpu.contraction.roles import Roles, find
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.launch import Emitted
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.ir.expr import Expr
+from effc.compiler.ir.expr import Expr, const
 from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.dtypes import TORCH_DTYPES
 
@@ -56,18 +57,25 @@ class Kernel:
         return int(error[0])
 
 
-def operands_of(spec: KernelSpec) -> list[torch.Tensor]:
-    """Random memory for each operand of a spec without symbols, 1-D, just large enough; what is written is NaN or 77."""
+def sized(spec: KernelSpec) -> KernelSpec:
+    """A spec without symbols, of whose operands the sizes are those that it reads and writes: of packed codes their number."""
     places: list[tuple[int, int]] = []
     for part in spec.stages or (spec,):
         last = {f"d{i}": (d.size.constant or 1) - 1 for i, d in enumerate(part.dims)}
         addresses = [(i["operand"], i["address"]) for i in part.body if i.op in ("load", "store")]
         addresses += [(n, e) for n, name in enumerate(("q", "k", "v", "out")) if (e := part.get(name)) is not None]
         places += [(n, e.evaluate(last)) for n, e in addresses]
+    sizes = {n: 1 + max(place for m, place in places if m == n) for n, _ in places}
+    sizes |= {n: 1 for n, operand in enumerate(spec.operands) if operand.role == "scratch"}
+    operands = (replace(o, size=const(sizes[n])) if n in sizes else o for n, o in enumerate(spec.operands))
+    return replace(spec, operands=tuple(operands))
+
+
+def operands_of(spec: KernelSpec) -> list[torch.Tensor]:
+    """Random memory for each operand of a spec without symbols, 1-D, just large enough; what is written is NaN or 77."""
     found = []
-    for number, operand in enumerate(spec.operands):
-        size = 1 if operand.role == "scratch" else 1 + max(place for n, place in places if n == number)
-        dtype = TORCH_DTYPES[operand.dtype]
+    for operand in sized(spec).operands:
+        size, dtype = operand.size.evaluate({}), TORCH_DTYPES[operand.dtype]
         if operand.role == "write":
             found.append(torch.full((size,), float("nan") if dtype.is_floating_point else 77, dtype=dtype))
         elif dtype.is_floating_point:

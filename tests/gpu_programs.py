@@ -8,6 +8,7 @@ import json
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -21,11 +22,12 @@ from effc.compiler.build import Built
 from effc.compiler.capture.backend import compile_with
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.gpu_build import GpuBuilt, HostCode, build_gpu, host_functions
+from effc.compiler.gpu_build import GpuBuilt, HostCode, build_gpu, host_functions, read_code
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.toolchain import Toolchain
 from effc.compiler.worker import HANDLERS
+from effc.runtime.gpu.code import SpecCode
 from effc.runtime.gpu.device import Device
 from effc.runtime.gpu.driver import LAUNCH_WORDS, Refusal
 from effc.runtime.gpu.executable import GpuExecutable
@@ -45,6 +47,11 @@ def _text(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _image(parameters: int, text: str) -> str:
     return base64.b64encode(f"{parameters}\n{text}".encode()).decode()
+
+
+def code_of(spec: KernelSpec, target: GpuTarget) -> SpecCode:
+    """What `InterpretingGpu` runs of a kernel at aligned addresses."""
+    return read_code(_text({"spec": spec.to_json(), "target": astuple(target), "aligned": True}))
 
 
 class TextTools:

@@ -25,7 +25,8 @@ class StubCuda:
     images: list[bytes] = field(default_factory=list)
     unloaded: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    shared: list[int] = field(default_factory=list)
+    attributes: list[tuple[int, int]] = field(default_factory=list)  # that were set, and their values
+    used: list[int] = field(default_factory=list)  # kernels that were asked about
     launches: list[dict[str, Any]] = field(default_factory=list)
     parameters: int = 0
     contexts: threading.local = field(default_factory=threading.local)  # a thread has none before it is given one
@@ -39,7 +40,8 @@ class StubCuda:
         self.cuModuleLoadData = c.CFUNCTYPE(c.c_int, _POINTER, c.c_char_p)(self._load)
         self.cuModuleUnload = c.CFUNCTYPE(c.c_int, c.c_void_p)(self._unload)
         self.cuModuleGetFunction = c.CFUNCTYPE(c.c_int, _POINTER, c.c_void_p, c.c_char_p)(self._function)
-        self.cuFuncSetAttribute = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int, c.c_int)(self._attribute)
+        self.cuFuncSetAttribute = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int, c.c_int)(self._set_attribute)
+        self.cuFuncGetAttribute = c.CFUNCTYPE(c.c_int, c.POINTER(c.c_int), c.c_int, c.c_void_p)(self._attribute)
         self.cuDriverGetVersion = c.CFUNCTYPE(c.c_int, c.POINTER(c.c_int))(self._version)
         self.cuGetErrorString = c.CFUNCTYPE(c.c_int, c.c_int, c.POINTER(c.c_char_p))(self._words)
         sizes = [c.c_uint] * 7
@@ -78,9 +80,14 @@ class StubCuda:
         function[0] = 0x20 + len(self.names)
         return self.answer
 
-    def _attribute(self, function: int, attribute: int, value: int) -> int:
-        assert (function, attribute) == (0x20 + len(self.names), 8)
-        self.shared.append(value)
+    def _set_attribute(self, function: int, attribute: int, value: int) -> int:
+        assert function == 0x20 + len(self.names)
+        self.attributes.append((attribute, value))
+        return self.answer
+
+    def _attribute(self, value: Any, attribute: int, function: int) -> int:
+        self.used.append(function)
+        value[0] = 32
         return self.answer
 
     def _version(self, number: Any) -> int:

@@ -109,11 +109,42 @@ def test_a_measurement_is_kept(tmp_path: Path) -> None:
     assert other.timed == 2, "another shape"
 
 
-@pytest.mark.parametrize("dynamic", [True, False])
-def test_sizes_that_change_are_not_timed(dynamic: bool) -> None:
-    gpus = Timed([1e-3, 1e-4])
-    Traced(nn.Linear(16, 8), [(torch.randn(20, 16), "cuda:0")], gpus, dynamic=dynamic)
-    assert gpus.timed == (0 if dynamic else 1)
+@pytest.mark.parametrize("theirs", [1e-4, 1e-3])
+def test_sizes_that_change_are_timed_as_the_first_call_has_them(theirs: float, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    for rows, timed in ((20, 1), (20, 0), (33, 1)):
+        gpus = Timed([1e-3, theirs], cache)
+        traced = Traced(nn.Linear(16, 8), [(torch.randn(rows, 16), "cuda:0")], gpus, dynamic=True)
+        assert gpus.timed == timed
+        (told,) = [*reasons(traced).values(), *(n for n in traced.recording.notes if "µs" in n)]
+        assert f"aten.addmm.default of [{rows}, 16] x [16, 8], the first call's sizes, at" in told
+        assert told.startswith("ATen is faster" if theirs < 1e-3 else "effc's kernel is kept")
+
+
+class Attends(nn.Module):
+    """As ``scaled_dot_product_attention`` becomes on a GPU, of which this process has no kernels."""
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        op = torch.ops.aten._scaled_dot_product_efficient_attention
+        found: torch.Tensor = op(q, k, v, None, False, 0.0, True)[0]
+        return found * 2
+
+
+@pytest.mark.parametrize("theirs", [5e-4, 1e-3])
+def test_attention_is_timed_too(theirs: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus, q = Timed([1e-3, theirs]), torch.randn(2, 3, 17, 16)
+
+    def ours_alone(calls: Sequence[Callable[[], object]]) -> list[float]:
+        gpus.timed += 1
+        calls[0]()
+        return [1e-3, theirs]
+
+    monkeypatch.setattr(gpus, "_elapsed", ours_alone)
+    traced = Traced(Attends(), [(q, "cuda:0")] * 3, gpus)
+    assert gpus.timed == 1
+    told = [*reasons(traced).values(), *traced.recording.notes]
+    assert any("_scaled_dot_product_efficient_attention.default of [2, 3, 17, 16] x [2, 3, 17, 16]" in t for t in told)
+    assert ("aten._scaled_dot_product_efficient_attention.default" in reasons(traced)) == (theirs < 9e-4)
 
 
 def test_whoever_refuses_fallbacks_gets_effcs_kernels() -> None:

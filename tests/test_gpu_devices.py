@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,11 +86,24 @@ class Traced:
         return compile_graph
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """``inputs`` in the order in which the graph takes them, where Dynamo puts them between the parameters."""
         (call,) = self.calls
-        parameters = [p.detach() for p in self.model.parameters()]
+        parameters = {_placeholder(name): p.detach() for name, p in self.model.named_parameters()}
+        rest = iter(inputs)
+        given = [parameters[name] if name in parameters else next(rest) for name in map(_without_root, self.names)]
         with torch.no_grad():
-            results: list[Tensor] = call(*parameters, *inputs)
+            results: list[Tensor] = call(*given)
         return results
+
+
+def _placeholder(parameter: str) -> str:
+    """Dynamo's name of ``layer.0.weight``, without that of the model."""
+    *modules, name = parameter.split(".")
+    return "".join(f"modules_{m}_" for m in modules) + f"parameters_{name}_"
+
+
+def _without_root(placeholder: str) -> str:
+    return re.sub(r"^L_(self|fn)_", "", placeholder)
 
 
 CUDA, OTHER = torch.device("cuda:0"), torch.device("cuda:1")
@@ -114,6 +128,16 @@ def test_inputs_on_a_gpu_choose_it() -> None:
     gpus, x = Gpus(), torch.randn(5, 16)
     traced = Traced(nn.Sequential(nn.Linear(16, 8), nn.Softmax(-1)), [(x, "cuda:0")], gpus, fallback="error")
     assert [device for device, _ in gpus.built] == [CUDA]
+    agrees(traced, x)
+
+
+def test_layers_of_one_shape_keep_their_own_parameters() -> None:
+    """Dynamo lists the input between the first layer's parameters and the next one's."""
+    gpus, x = Gpus(), torch.randn(5, 16)
+    nested = nn.Sequential(nn.Linear(16, 16), nn.Tanh())
+    model = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nested, nn.Linear(16, 16, bias=False), nn.LayerNorm(16))
+    traced = Traced(model, [(x, "cuda:0")], gpus, fallback="error")
+    assert traced.names.index("L_args_0_") == 2 < len(traced.names) - 1
     agrees(traced, x)
 
 

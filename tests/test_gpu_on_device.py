@@ -9,24 +9,33 @@ first seen here.
 from __future__ import annotations
 
 import copy
+import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from contraction_cases import Case
 from exactness import assert_exact
-from gpu_cases import CASES, GpuCase, attended
-from gpu_interpreted import operands_of
+from gpu_cases import CASES, GpuCase
+from gpu_interpreted import operands_of, roles_of, sized
+from gpu_reference import assert_as_float64, assert_same
+from sparse_cases import pruned, sparsity, with_sparsity
 from test_gpu_models import Block, Lookup, Nibbles, Quantized, Residual, made
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import effc
-from effc.compiler.capture.kernel_reference import evaluate
-from effc.compiler.gpu_build import GpuBuilder
-from effc.compiler.ir.spec import KernelSpec
+from effc.compiler.codegen.gpu.contraction.schedule import candidates
+from effc.compiler.codegen.gpu.sparse.choice import derivations, schedules, sparse_spec
+from effc.compiler.codegen.gpu.sparse.form import Form, find
+from effc.compiler.gpu_build import GpuBuilder, target_of
+from effc.compiler.ir.spec import KernelSpec, Schedule
+from effc.runtime.derive import derive
+from effc.runtime.gpu.code import SpecCode
+from effc.runtime.gpu.single import single
 from effc.runtime.nibbles import pack_nibbles
 
 pytestmark = pytest.mark.gpu
@@ -62,51 +71,72 @@ def exact(model: nn.Module, *inputs: Any, dynamic: bool = False) -> None:
 
 
 # -- kernels ----------------------------------------------------------------------------------------------------------
-_BOUNDS = {"f64": 1e-12, "f32": 1e-5, "bf16": 1.6e-2, "f16": 4e-3}
+
+
+DEVICE = torch.device("cuda:0")
+
+
+@functools.cache
+def compiled_cases() -> dict[KernelSpec, SpecCode]:
+    """All kernels of `CASES`, compiled at once: that takes the GPU's machine a fraction of the time."""
+    return compiled([sized(spec) for case in CASES for spec in (case.small, case.spec)])
+
+
+def compiled(specs: Sequence[KernelSpec]) -> dict[KernelSpec, SpecCode]:
+    return dict(zip(specs, GpuBuilder({}, None).kernels(specs, DEVICE), strict=True))
+
+
+def run(spec: KernelSpec, code: SpecCode, tensors: list[Tensor]) -> list[Tensor]:
+    """What a kernel writes, in the host's memory; ``tensors``: all other operands."""
+    builder = GpuBuilder({}, None)
+    return [
+        t.cpu()
+        for t in single(spec, code, builder.device(DEVICE), builder.unchanged())((), [t.cuda() for t in tensors])
+    ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_kernels_give_what_float64_gives(case: GpuCase) -> None:
     """At small sizes, borders included, and at those for which the schedules are chosen."""
-    for spec in (case.small, case.spec):
+    for spec in map(sized, (case.small, case.spec)):
         tensors = operands_of(spec)
-        written = next(i for i, o in enumerate(spec.operands) if o.role == "write")
-        expected = evaluate(spec, [t.clone() for t in tensors], (), wide=True) or {written: attended(spec, tensors)}
+        written = [i for i, o in enumerate(spec.operands) if o.role == "write"]
         packed = {i for i, o in enumerate(spec.operands) if o.role == "packed"}
-        buffers = [(pack_nibbles(t, 0, t.numel()) if i in packed else t).cuda() for i, t in enumerate(tensors)]
-        launch(spec, buffers)
-        for operand, want in expected.items():
-            got = buffers[operand].cpu()
-            if not got.is_floating_point():
-                assert torch.equal(got, want.to(got.dtype))
-                continue
-            bound = _BOUNDS[spec.operands[operand].dtype]
-            error = float((got.double() - want.double()).norm() / want.double().norm())
-            assert error < bound, f"relative L2 error {error:.2g}"
+        given = [pack_nibbles(t, 0, t.numel()) if i in packed else t for i, t in enumerate(tensors) if i not in written]
+        results = run(spec, compiled_cases()[spec], given)
+        assert_as_float64(spec, tensors, dict(zip(written, results, strict=True)))
 
 
-def launch(spec: KernelSpec, buffers: list[Tensor]) -> None:
-    """One call of a kernel without symbols."""
-    device = torch.device("cuda:0")
-    builder = GpuBuilder({}, None)
-    gpu = builder.device(device)
-    code = builder.kernel(spec, device)
-    scratch = torch.empty(max(code.scratch.evaluate({}), 1), device=device)
-    error = torch.zeros(1, dtype=torch.int32, device=device)
-    addresses = [t.data_ptr() for t in (*buffers, scratch, error)]
-    with gpu.current():
-        for one in code.launches:
-            values = np.zeros(one.parameters, np.uint64)
-            grid = one.grid.evaluate({})
-            own = torch.empty(max(one.own * grid, 1), dtype=torch.uint8, device=device)
-            values[: len(addresses)] = addresses
-            values[len(addresses)] = own.data_ptr()
-            pointers = values.ctypes.data + 8 * np.arange(one.parameters, dtype=np.uint64)
-            handle = gpu.load(one.image, one.name, one.shared)
-            table = np.array([handle, grid, one.threads, one.shared, pointers.ctypes.data], np.uint64)
-            assert gpu.launch(int(table.ctypes.data), 1) is None
-    gpu.wait()
-    assert int(error) == 0
+@pytest.mark.parametrize("sizes", [(1500, 3000, 2048), (1500, 3001, 2047), (16, 3000, 8192)], ids=str)
+def test_every_tiling_of_a_product(sizes: tuple[int, int, int]) -> None:
+    """With pointers and descriptors, tile after tile, in parts of the sum, a last wave in parts; the same bits twice."""
+    m, n, k = sizes
+    spec = sized(Case(sizes, 1, (k, 0, 1), (0, k, 1), (n, 1, 0), "f16", "f32", (0, 1, 0), True).spec())
+    target = target_of(GpuBuilder({}, None).device(DEVICE))
+    kinds = dict[tuple[Any, ...], Schedule]()
+    for schedule in candidates(roles_of(spec), target, 1000):
+        kinds.setdefault(tuple(schedule[name] for name in ("split", "descriptors", "persistent", "tail")), schedule)
+    x, w, bias = torch.randn(m, k).half(), torch.randn(n, k).half(), torch.randn(n)
+    want = (x.cuda().double() @ w.cuda().double().T + bias.cuda()).relu().cpu().flatten()
+    for tiled, code in compiled([replace(spec, schedule=schedule) for schedule in kinds.values()]).items():
+        first, again = (run(tiled, code, [x.flatten(), w.flatten(), bias])[0] for _ in range(2))
+        assert_same(first, want)
+        assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("pattern", [(1, 1), (16, 1), (1, 16), (32, 32)], ids=str)
+def test_products_that_leave_out_zeros(pattern: tuple[int, int]) -> None:
+    m, n, k = 19, 300, 500
+    weight = pruned(n, k, *pattern, 0.4).half()
+    dense = sized(Case((m, n, k), 1, (k, 0, 1), (0, k, 1), (n, 1, 0), "f16", "f32").spec())
+    form = find(with_sparsity(dense, sparsity(weight, *pattern)))
+    assert isinstance(form, Form), form
+    lists = [derive(name, weight, given).flatten() for name, given in derivations(form)]
+    x = torch.randn(m, k).half()
+    for schedule in {s["sparse"]: s for s in schedules(form)}.values():
+        spec = sparse_spec(form.spec, schedule, form.weight)
+        (got,) = run(spec, compiled([spec])[spec], [x.flatten(), *lists])
+        assert_same(got, (x.double() @ weight.double().T).flatten())
 
 
 # -- models -----------------------------------------------------------------------------------------------------------

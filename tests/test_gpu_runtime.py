@@ -30,7 +30,7 @@ def test_native_code_hands_over_every_parameter_of_every_launch() -> None:
     cuda = StubCuda(parameters=3)
     gpu = StubGpu(cuda)
     kernel = gpu.load(b"image", "k", 1 << 10)
-    assert (cuda.images, cuda.names, cuda.shared) == ([b"image"], ["k"], [])
+    assert (cuda.images, cuda.names, cuda.attributes) == ([b"image"], ["k"], [])
     values = (ctypes.c_uint64 * 6)(0x7F0000001000, 5, 0, 1, 2, 3)
     start = ctypes.addressof(values)
     pointers = (ctypes.c_void_p * 6)(*(start + 8 * i for i in range(6)))
@@ -92,9 +92,16 @@ def test_a_thread_that_has_no_context_gets_torchs() -> None:
 
 
 def test_more_shared_memory_than_usual_is_asked_for() -> None:
+    """And as much of a processor's for it as there can be, so that it holds several blocks."""
     cuda = StubCuda()
     CudaDriver(cuda).load(b"image", "k", 100 << 10)
-    assert cuda.shared == [100 << 10]
+    assert cuda.attributes == [(8, 100 << 10), (9, 100)]
+
+
+def test_a_kernel_is_on_the_gpu_once_it_is_loaded() -> None:
+    """The driver may put that off until a kernel's first use, which must not be the launch in a capture."""
+    cuda = StubCuda()
+    assert cuda.used == [CudaDriver(cuda).load(b"image", "k", 0)]
 
 
 def test_the_drivers_refusal_is_an_error_with_its_words() -> None:
@@ -180,6 +187,26 @@ def test_retired_kernels_are_unloaded_when_others_are_loaded_and_all_has_ended(m
     gpu.retire([second])
     gpu.load(b"f", "f", 0)
     assert cuda.unloaded == [0x11, 0x12]
+
+
+@pytest.mark.usefixtures("_torchs_names")
+def test_where_nobody_may_wait_kernels_stay_until_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while another thread captures a graph."""
+    cuda, refused = StubCuda(), [True]
+    gpu = CudaDevice(torch.device("cpu", 0), CudaDriver(cuda), host().launch)
+
+    def wait() -> None:
+        if refused[0]:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(gpu, "wait", wait)
+    monkeypatch.setattr(gpu, "is_capturing", lambda: False)
+    gpu.retire([gpu.load(b"a", "a", 0)])
+    gpu.load(b"b", "b", 0)
+    assert cuda.unloaded == []
+    refused[0] = False
+    gpu.load(b"c", "c", 0)
+    assert cuda.unloaded == [0x11]
 
 
 @pytest.mark.usefixtures("_torchs_names")

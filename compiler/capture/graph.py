@@ -252,7 +252,7 @@ class _Compilation:
         if group.device is not None and group.device.type != "cpu":
             guard_convolutions(group.nodes)
             if self.owner.options.fallback == "eager":
-                self._give_up_slower(group, cast("GpuBuilt", built))
+                self._give_up_slower(group, cast("GpuBuilt", built), _hints(region))
         program, hints = built.executable.program, _hints(region)
         self.programs.append((program, hints))
         kernels = [_kernel_facts(program, call, hints) for call in program.calls]
@@ -288,18 +288,18 @@ class _Compilation:
                 self.facts.phases[phase] = self.facts.phases.get(phase, 0.0) + seconds
         return self.built[key]
 
-    def _give_up_slower(self, group: Group, built: GpuBuilt) -> None:
-        """Exclude the products that ATen runs faster."""
+    def _give_up_slower(self, group: Group, built: GpuBuilt, sizes: Mapping[str, int]) -> None:
+        """Exclude the products and the attention that ATen runs faster."""
         from effc.compiler.capture.rivals import aten_op, products, sentence
 
-        for node, call in products(group, built.executable.program):
+        for node, call in products(group, built.executable.program, sizes):
             with unset_fake_temporarily():
-                verdict = self.owner.devices.judged(built, call, aten_op(node, call))
+                verdict = self.owner.devices.judged(built, call, aten_op(node, call, sizes))
             if not verdict.is_ours:
-                reason = f"ATen is faster: {sentence(node, verdict)}"
+                reason = f"ATen is faster: {sentence(node, verdict, sizes)}"
                 self.excluded.update((n, reason) for n in group.nodes if alike(n) == alike(node))
             elif verdict.measured:
-                self.kept.append(f"effc's kernel is kept: {sentence(node, verdict)}")
+                self.kept.append(f"effc's kernel is kept: {sentence(node, verdict, sizes)}")
 
     def _must_validate(self, region: Region) -> bool:
         """Whether an input's strides may differ from FakeTensor's: ATen made it, now or in the forward graph."""

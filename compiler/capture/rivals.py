@@ -1,14 +1,15 @@
-"""Products on GPUs that ATen's libraries run faster than effc's kernels: found after a region is built, and left to ATen."""
+"""Products and attention on GPUs that ATen's libraries run faster than effc's kernels: found after a region is built, and left to ATen."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.fx import Node
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.fx.experimental.symbolic_shapes import optimization_hint
+from torch.utils._pytree import tree_map
 
 from effc.compiler.capture.culprit import alike
 from effc.compiler.capture.flops import flops_of
@@ -26,62 +27,75 @@ _PRODUCTS = (
 )  # fmt: skip
 #: Of these, the ones whose first operand is added to the product of the next two.
 _ADDING = (_aten.addmm.default, _aten.baddbmm.default)
+_ATTENTION = (
+    _aten._scaled_dot_product_flash_attention.default, _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+)  # fmt: skip
+#: Template of the kernel that computes an op.
+_TEMPLATES: dict[Any, str] = dict.fromkeys(_PRODUCTS, "contraction") | dict.fromkeys(_ATTENTION, "attention")
 _FLOATS = frozenset({"f32", "f16", "bf16"})
 
 
-def products(group: Group, program: Program) -> Iterator[tuple[Node, Call]]:
-    """Nodes of known sizes, each with the one call that computes it, by place and arithmetic. One of many that are alike stands for all.
+def products(group: Group, program: Program, sizes: Mapping[str, int]) -> Iterator[tuple[Node, Call]]:
+    """Nodes, each with the one call that computes it, by place and arithmetic. One of many that are alike stands for all. ``sizes``: of the
+    program's symbols in the first call.
 
     Products that effc joins, or whose factors are codes, are no call of theirs: ATen would have to compute more.
     """
     free = [c for c in program.calls if _is_plain(program.kernels[c.kernel])]
     seen = set[Any]()
     for node in group.nodes:
-        if node.target not in _PRODUCTS or not _is_static(node) or alike(node) in seen:
+        template = _TEMPLATES.get(node.target)
+        if template is None or not _reads_tensors(node) or alike(node) in seen:
             continue
         place, flops = source_of(node), flops_of([node])
-        mine = (c for c in free if c.flops.evaluate({}) == flops and (not place.file or c.location == str(place)))
-        call = next(mine, None)
+        mine = (c for c in free if program.kernels[c.kernel].template == template)
+        there = (c for c in mine if c.flops.evaluate(sizes) == flops and (not place.file or c.location == str(place)))
+        call = next(there, None)
         if call is not None:
             free.remove(call)
             seen.add(alike(node))
             yield node, call
 
 
-def aten_op(node: Node, call: Call) -> AtenOp:
+def aten_op(node: Node, call: Call, sizes: Mapping[str, int]) -> AtenOp:
     """``node`` on random tensors of its own."""
-    key = f"{op_name(node)} {alike(node)[1]}"
+    known = [_sizes(n) for n in node.all_input_nodes]
     after = call.name.split("+")[1:]
-    added = node.target not in (_aten.mm.default, _aten.bmm.default) and all(a is not None for a in node.args[:3])
-    return AtenOp(key, functools.partial(_runnable, node), not after or (added and after == ["addf"]))
+    added = node.target in (*_ADDING, _aten.convolution.default) and all(a is not None for a in node.args[:3])
+    key = f"{op_name(node)} {alike(node)[1]}{f' of {known}' if sizes else ''}"
+    return AtenOp(key, functools.partial(_runnable, node), not after or (added and after == ["addf"]), sizes)
 
 
 def _runnable(node: Node, device: Device) -> Any:
     def given(value: Any) -> Any:
-        if isinstance(value, Node):
-            meta = value.meta["val"]
-            return filled(device, tuple(meta.shape), meta.stride(), meta.dtype)
-        return value
+        return filled(device, *_sizes(value), value.meta["val"].dtype) if isinstance(value, Node) else value
 
     args, kwargs = tree_map(given, (node.args, node.kwargs))
     op: Any = node.target
     return functools.partial(op, *args, **kwargs)
 
 
+def _sizes(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape and strides of a tensor in the first call."""
+    meta = node.meta["val"]
+    shape, stride = (tuple(optimization_hint(s, fallback=1) for s in given) for given in (meta.shape, meta.stride()))
+    return shape, stride
+
+
 def _is_plain(spec: KernelSpec) -> bool:
-    """Whether a kernel is a product of floats that lie in memory as they are, of sizes known now."""
-    known = not spec.symbols and all(o.size.constant is not None for o in spec.operands)
+    """Whether a kernel is a product or attention of floats that lie in memory as they are."""
     plain = all(o.role in ("read", "write") and o.dtype in _FLOATS for o in spec.operands)
-    return known and plain and spec.template == "contraction"
+    return plain and spec.template in _TEMPLATES.values()
 
 
-def _is_static(node: Node) -> bool:
-    values = tree_leaves([node.meta.get("val"), *(n.meta.get("val") for n in node.all_input_nodes)])
-    return all(isinstance(v, torch.Tensor) and all(isinstance(s, int) for s in (*v.shape, *v.stride())) for v in values)
+def _reads_tensors(node: Node) -> bool:
+    return all(isinstance(n.meta.get("val"), torch.Tensor) for n in node.all_input_nodes)
 
 
-def sentence(node: Node, verdict: Verdict) -> str:
+def sentence(node: Node, verdict: Verdict, sizes: Mapping[str, int]) -> str:
     """For the report."""
     factors = node.args[1:3] if node.target in _ADDING else node.args[:2]
-    shapes = " x ".join(str(list(n.meta["val"].shape)) for n in factors if isinstance(n, Node))
-    return f"{op_name(node)} of {shapes} at {source_of(node)}: {verdict}"
+    shapes = " x ".join(str(list(_sizes(n)[0])) for n in factors if isinstance(n, Node))
+    first = ", the first call's sizes," if sizes else ""
+    return f"{op_name(node)} of {shapes}{first} at {source_of(node)}: {verdict}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from effc.collecting.gpu import Reply
 from effc.compiler.gpu_alone import alone
-from effc.compiler.gpu_build import code_of
+from effc.compiler.gpu_build import read_code
 from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.gpu.device import Device
@@ -20,7 +20,7 @@ class GpuClock:
     def seconds(self, spec: KernelSpec, reply: Reply) -> float | None:
         """Of one call; None: there is no memory for its operands, or the driver refuses it."""
         try:
-            times = self._device.elapsed([alone(spec, code_of(reply), self._device, self._unchanged)])
+            times = self._device.elapsed([alone(spec, read_code(reply), self._device, self._unchanged)])
         except (RuntimeError, DeviceError):
             return None
         return times[0] if times is not None else None

@@ -1,4 +1,5 @@
 // RUN: effc-opt %s --emit code --target sm_90 | filecheck %s
+// RUN: effc-opt %s --emit code --target sm_89 | filecheck %s
 
 // One row meets a matrix: no tensor cores, but sums along the rows of the weight.
 // CHECK: "tt.func"

@@ -128,14 +128,18 @@ class CudaDevice:
         """What is retired, unless a graph is being captured, in which nobody may wait."""
         if not self._retired or self.is_capturing():
             return
-        taken = list[
-            int
-        ]()  # before it waits: those that come meanwhile may still run, and another thread may do the same
+        taken = list[int]()  # before it waits: those that come meanwhile may still run; another thread may do the same
         with suppress(IndexError):
             while True:
                 taken.append(self._retired.popleft())
-        if taken:
-            self.wait()
+        try:
+            if taken:
+                self.wait()
+        except (
+            RuntimeError
+        ):  # nobody may, as another thread captures a graph; or a kernel failed, which the next launch says
+            self._retired.extend(taken)
+            return
         for kernel in taken:
             self._driver.unload(kernel)
 

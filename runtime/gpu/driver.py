@@ -14,7 +14,9 @@ from typing import Any
 
 from effc.compiler.ir.errors import DeviceError
 
-_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+#: Attributes of a kernel: CU_FUNC_ATTRIBUTE_NUM_REGS, …_MAX_DYNAMIC_SHARED_SIZE_BYTES, …_PREFERRED_SHARED_MEMORY_CARVEOUT.
+_REGISTERS, _MAX_DYNAMIC_SHARED, _CARVEOUT = 4, 8, 9
+_MOST_SHARED = 100  # per cent of what shared memory and L1 have together
 _PLAIN_SHARED = 48 << 10  # more must be asked for
 #: Errors of kernels that have run, which whatever is called next is told: addresses, time, assertions, instructions.
 _OF_EARLIER = frozenset({700, 702, 710, *range(714, 720)})
@@ -69,8 +71,13 @@ class CudaDriver:
         found = self._library.cuModuleGetFunction(ctypes.byref(function), module, name.encode())
         self._check(found, f"find the kernel {name} in its cubin")
         if shared > _PLAIN_SHARED:
-            asked = self._library.cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, shared)
-            self._check(asked, f"give the kernel {name} {shared} bytes of shared memory")
+            for attribute, value in ((_MAX_DYNAMIC_SHARED, shared), (_CARVEOUT, _MOST_SHARED)):
+                asked = self._library.cuFuncSetAttribute(function, attribute, value)
+                self._check(asked, f"give the kernel {name} {shared} bytes of shared memory")
+        # A module's code may wait for its first use to go to the GPU, which in a capture is refused: a question is a use.
+        registers = ctypes.c_int()
+        asked = self._library.cuFuncGetAttribute(ctypes.byref(registers), _REGISTERS, function)
+        self._check(asked, f"bring the kernel {name} to the GPU")
         assert function.value is not None, "the driver gave no function, and no error"
         self._modules[function.value] = module.value or 0
         return function.value

@@ -21,6 +21,8 @@ from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.errors import LoweringError
 from effc.runtime.gpu.code import OWN_ALIGNMENT
 
+#: Columns of tensor memory that a processor has, where it has any: PTX ISA, "Tensor Memory Addressing".
+TENSOR_MEMORY = 512
 _EM_CUDA = 190
 #: Attributes of .nv.info whose value is a symbol and a number: EIATTR_FRAME_SIZE, EIATTR_REGCOUNT.
 _FRAME_SIZE, _REGISTERS = 0x11, 0x2F
@@ -51,7 +53,7 @@ class Compiled:
 
 def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
     """The code of a launch. LoweringError: no triton, or it refuses the kernel (its message is part of the text), or the kernel needs more
-    shared memory than ``target`` has, or memory for triton's own profiles.
+    shared or tensor memory than ``target`` has, or memory for triton's own profiles.
     """
     reason = triton_reason()
     if reason is not None:
@@ -72,6 +74,11 @@ def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
         raise LoweringError(
             f"{launch.name} needs {made.metadata.shared} bytes of shared memory, and a block of an sm_{target.capability} has at most "
             f"{target.shared_bytes}"
+        )
+    columns = getattr(made.metadata, "tmem_size", None) or 0
+    if columns > TENSOR_MEMORY:
+        raise LoweringError(
+            f"{launch.name} needs {columns} columns of tensor memory, and a processor of an sm_{target.capability} has {TENSOR_MEMORY}"
         )
     own = getattr(made.metadata, "global_scratch_size", 0)
     aligned = not own or made.metadata.global_scratch_align <= OWN_ALIGNMENT
@@ -107,8 +114,22 @@ def resources(cubin: bytes, name: str) -> tuple[int, int]:
     sections = dict(_sections(cubin))
     if f".text.{name}" not in sections or ".nv.info" not in sections:
         raise ValueError(f"the cubin has no kernel {name}")
-    data = sections[".nv.info"]
-    return max(_attribute(data, _REGISTERS), default=0), max(_attribute(data, _FRAME_SIZE), default=0)
+    pairs = [(attribute, struct.unpack("<II", v)[1]) for attribute, v in info_of(cubin, ".nv.info") if len(v) == 8]
+    registers, frame = (
+        max((n for attribute, n in pairs if attribute == a), default=0) for a in (_REGISTERS, _FRAME_SIZE)
+    )
+    return registers, frame
+
+
+def info_of(cubin: bytes, section: str) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a section ``.nv.info`` or ``.nv.info.KERNEL`` that have a value of several bytes: EIATTR number and value."""
+    data, at = dict(_sections(cubin))[section], 0
+    while at + 4 <= len(data):
+        form, attribute, size = struct.unpack_from("<BBH", data, at)
+        at += 4
+        if form == 4:  # a value of so many bytes follows
+            yield attribute, data[at : at + size]
+            at += size
 
 
 def _sections(image: bytes) -> Iterator[tuple[str, bytes]]:
@@ -121,16 +142,3 @@ def _sections(image: bytes) -> Iterator[tuple[str, bytes]]:
         end = image.index(b"\0", table + name)
         content = b"" if kind == 8 else image[offset : offset + length]  # 8: a section without content
         yield image[table + name : end].decode(), content
-
-
-def _attribute(data: bytes, wanted: int) -> list[int]:
-    """The numbers of all attributes ``wanted`` of a ``.nv.info`` section, whose values are a symbol and a number."""
-    found, at = [], 0
-    while at + 4 <= len(data):
-        form, attribute, value = struct.unpack_from("<BBH", data, at)
-        at += 4
-        if form == 4:  # a value of so many bytes follows
-            if attribute == wanted and value == 8:
-                found.append(struct.unpack_from("<I", data, at + 4)[0])
-            at += value
-    return found

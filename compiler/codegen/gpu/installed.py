@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import PackageNotFoundError, version
 
-from effc.compiler.codegen.gpu.target import FIRST_DESCRIBED
+from effc.compiler.codegen.gpu.hardware import FIRST_DESCRIBED
 
 #: The oldest triton whose compiler reads what is written here.
 OLDEST = (3, 3)

@@ -1,13 +1,10 @@
 """How many blocks of threads a processor holds at once, by NVIDIA's published limits: what a kernel's registers and shared memory cost it.
 
-Limits are those of the CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; how registers and shared memory are
-handed out, those of NVIDIA's occupancy calculator: registers to warps in units of 256, to four warps at a time, and shared memory in units
-of 128 bytes, of which the system takes 1 KiB a block.
+How registers and shared memory are handed out is as NVIDIA's occupancy calculator has it: registers to warps in units of 256, to four warps
+at a time, and shared memory in units of 128 bytes, of which the system takes 1 KiB a block.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from effc.compiler.codegen.gpu.target import GpuTarget
 
@@ -16,42 +13,18 @@ _SHARED_UNIT, _SYSTEM_SHARED = 128, 1024
 _WARP = 32
 
 
-@dataclass(frozen=True)
-class _Processor:
-    """Of one: ``warps`` and ``blocks`` at most, bytes of shared memory."""
-
-    warps: int
-    blocks: int
-    shared: int
-
-
-#: By compute capability.
-_PROCESSORS = {
-    80: _Processor(64, 32, 164 << 10),
-    86: _Processor(48, 16, 100 << 10),
-    87: _Processor(48, 16, 164 << 10),
-    89: _Processor(48, 24, 100 << 10),
-    90: _Processor(64, 32, 228 << 10),
-    100: _Processor(64, 32, 228 << 10),
-    103: _Processor(64, 32, 228 << 10),
-    120: _Processor(48, 24, 100 << 10),
-}
-#: What every capability has.
-_LEAST = _Processor(48, 16, 100 << 10)
-
-
 def resident_blocks(target: GpuTarget, warps: int, registers: int, shared: int) -> int:
     """Blocks of ``warps`` warps, each thread with ``registers``, each block with ``shared`` bytes, that one processor holds at once; 0:
     none fits.
     """
-    limits = _PROCESSORS.get(target.capability, _LEAST)
+    limits = target.hardware
     if shared > target.shared_bytes:
         return 0
     found = min(limits.blocks, limits.warps // warps)
     if registers:
         each = _up(registers * _WARP, _REGISTER_UNIT)
         found = min(found, _REGISTERS // each // _WARP_UNIT * _WARP_UNIT // warps)
-    return min(found, limits.shared // _up(shared + _SYSTEM_SHARED, _SHARED_UNIT))
+    return min(found, (limits.shared << 10) // _up(shared + _SYSTEM_SHARED, _SHARED_UNIT))
 
 
 def _up(size: int, unit: int) -> int:

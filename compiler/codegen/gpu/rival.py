@@ -10,17 +10,8 @@ from dataclasses import dataclass
 
 from effc.compiler.codegen.gpu.target import GpuTarget
 
-#: Multiply-adds a cycle of one processor, by capability (data sheets: dense rates; a newer one counts as the last), for the factors'
-#: dtype; of float32 as TF32.
-_RATES = {
-    80: {"f32": 64, "tf32": 512, "f16": 1024, "bf16": 1024},
-    86: {"f32": 128, "tf32": 128, "f16": 256, "bf16": 256},
-    90: {"f32": 128, "tf32": 1024, "f16": 2048, "bf16": 2048},
-    100: {"f32": 128, "tf32": 2048, "f16": 4096, "bf16": 4096},
-    120: {"f32": 128, "tf32": 128, "f16": 256, "bf16": 256},
-}
-#: The share of these rates that a library's large products reach, and of those effc's with Triton's code. Assumed, not measured: level
-#: before Hopper, and the least that effc means to reach from there on (docs/gpu.md).
+#: The share of the hardware's rates that a library's large products reach, and of those effc's with Triton's code. Assumed, not measured:
+#: level before Hopper, and the least that effc means to reach from there on (docs/gpu.md).
 _LIBRARY, _OURS, _OURS_FROM_HOPPER = 0.8, 1.0, 0.8
 #: Bytes a cycle that a processor gets from memory, cycles a second, and seconds of one more launch.
 _FAR_BYTES, _CLOCK, _LAUNCH = 12.0, 1.5e9, 2e-6
@@ -41,8 +32,7 @@ class Work:
 
 def counted(work: Work, target: GpuTarget) -> tuple[float, float]:
     """Seconds of effc's kernel, and of a library's product with the kernel that must follow it."""
-    rates = _RATES[max(c for c in _RATES if c <= target.capability)]
-    rate = rates[work.dtype]
+    rate = target.hardware.rate(work.dtype)
     per_second = target.processors * _CLOCK
     multiplying = work.flops / (2 * rate * _LIBRARY * per_second)
     share = _OURS if target.capability < 90 else _OURS_FROM_HOPPER

@@ -5,14 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from effc.compiler.codegen.gpu.hardware import CAPABILITIES, FIRST_DESCRIBED, OLDEST, Hardware, hardware
 from effc.compiler.ir.spec import CONVOLUTION, KernelSpec
-
-#: Compute capability → bytes of shared memory that one block may have (CUDA C++ Programming Guide, "Technical Specifications").
-_SHARED = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}
-#: The oldest compute capability that code is made for.
-OLDEST = 80
-#: The oldest whose hardware copies by descriptors.
-FIRST_DESCRIBED = 90
 
 
 @dataclass(frozen=True)
@@ -38,11 +32,11 @@ class GpuTarget:
         found = re.fullmatch(r"sm_(\d+)(\+tma)?", name)
         capability = int(found[1]) if found else 0
         if capability < OLDEST:
-            raise ValueError(f"unknown GPU target {name!r}: known are sm_{OLDEST} and newer")
+            known = ", ".join(f"sm_{c}" for c in CAPABILITIES)
+            raise ValueError(f"unknown GPU target {name!r}: there are sm_{OLDEST} and newer ({known})")
         if found and found[2] and capability < FIRST_DESCRIBED:
             raise ValueError(f"GPU target {name!r}: copies by descriptors (TMA) begin with sm_{FIRST_DESCRIBED}")
-        processors = {80: 108, 86: 84, 89: 142, 90: 132, 100: 148}.get(capability, 128)
-        return GpuTarget(capability, processors, descriptors=bool(found and found[2]))
+        return GpuTarget(capability, hardware(capability).processors, descriptors=bool(found and found[2]))
 
     @property
     def name(self) -> str:
@@ -50,14 +44,19 @@ class GpuTarget:
         return f"sm_{self.capability}{'+tma' if self.descriptors else ''}"
 
     @property
+    def hardware(self) -> Hardware:
+        """What such GPUs have."""
+        return hardware(self.capability)
+
+    @property
     def shared_bytes(self) -> int:
-        """Shared memory that one block of threads may have; of an unknown capability the least of all known."""
-        return 1024 * _SHARED.get(self.capability, min(_SHARED.values()))
+        """Shared memory that one block of threads may have."""
+        return self.hardware.block_shared << 10
 
     @property
     def has_wgmma(self) -> bool:
         """Whether four warps multiply together, from shared memory."""
-        return self.capability == 90
+        return self.hardware.tensor_cores == "wgmma"
 
     @property
     def key(self) -> str:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from . import convfirst, language, sequence, unet, vision, vision_transformers
@@ -25,9 +27,17 @@ ENTRIES: dict[str, Entry] = {
     )
     for entry in group
 }
+
+
+def _llama_1b(name: str, build: Callable[[bool, language.LlamaSize, str], Case]) -> Entry:
+    return Entry(name, lambda small: build(small, language.LLAMA_1B, name))
+
+
 #: More sizes of the same architectures, which only measurements need.
 SIZES: dict[str, Entry] = {
     "resnet50_b8": Entry("resnet50_b8", lambda small: vision.resnet50(small, batch=8)),
+    "llama_1b_prefill": _llama_1b("llama_1b_prefill", language.llama_prefill),
+    "llama_1b_decode": _llama_1b("llama_1b_decode", language.llama_decode),
     "vit_small": Entry("vit_small", lambda small: vision_transformers.vit(small, 384, 6)),
 }
 #: What ``effc bench`` measures unless told otherwise.

@@ -1,8 +1,10 @@
-"""Language models in plain torch: BERT, MiniLM, GPT-2 and a 135M Llama, the last two for a prompt and for one decoded
-token.
+"""Language models in plain torch: BERT, MiniLM, GPT-2 and Llamas of 135M and 1B, the last two for a prompt and for one
+decoded token.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -235,34 +237,54 @@ def gpt2_decode(small: bool) -> Case:
     return Case("gpt2_decode", settle(_scaled_embeddings(net)), inputs)
 
 
-def _llama(small: bool) -> tuple[Llama, int, int, int, int]:
-    """The model, its vocabulary, depth, kv heads and head size: SmolLM2-135M's figures."""
-    if small:
-        return Llama(211, 36, 2, 6, 2, 48), 211, 2, 2, 6
-    return Llama(49152, 576, 30, 9, 3, 1536), 49152, 30, 3, 64
+@dataclass(frozen=True)
+class LlamaSize:
+    """``prompt``: tokens of a prefill; ``capacity``: of the cache of a decode step, which is half full."""
+
+    vocabulary: int
+    dim: int
+    depth: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    prompt: int
+    capacity: int
+
+    @property
+    def head(self) -> int:
+        return self.dim // self.heads
+
+    def net(self) -> nn.Module:
+        made = Llama(self.vocabulary, self.dim, self.depth, self.heads, self.kv_heads, self.hidden)
+        return settle(_scaled_embeddings(made))
 
 
-def llama_prefill(small: bool) -> Case:
-    net, vocabulary, *_ = _llama(small)
+_TINY = LlamaSize(211, 36, 2, 6, 2, 48, prompt=11, capacity=16)
+#: SmolLM2-135M's figures, and those of Llama-3.2-1B with Llama 2's vocabulary.
+SMOLLM2 = LlamaSize(49152, 576, 30, 9, 3, 1536, prompt=128, capacity=256)
+LLAMA_1B = LlamaSize(32000, 2048, 16, 32, 8, 8192, prompt=2048, capacity=4096)
+
+
+def llama_prefill(small: bool, size: LlamaSize = SMOLLM2, name: str = "llama_prefill") -> Case:
+    size = _TINY if small else size
 
     def inputs(seed: int, step: int) -> Inputs:
-        length = (11 if small else 128) + step
-        return tokens(seed, vocabulary, 1, length), torch.arange(length)
+        length = size.prompt + step
+        return tokens(seed, size.vocabulary, 1, length), torch.arange(length)
 
-    return Case("llama_prefill", settle(_scaled_embeddings(net)), inputs)
+    return Case(name, size.net(), inputs)
 
 
-def llama_decode(small: bool) -> Case:
+def llama_decode(small: bool, size: LlamaSize = SMOLLM2, name: str = "llama_decode") -> Case:
     """One token into a static cache, in place; ``step`` moves the position and the capacity."""
-    net, vocabulary, depth, kv_heads, head = _llama(small)
-    capacity = 16 if small else 256
+    size = _TINY if small else size
 
     def inputs(seed: int, step: int) -> Inputs:
-        shape = (1, kv_heads, capacity + step, head)
-        cache = tuple((normal(seed + 2 * i + 1, *shape), normal(seed + 2 * i + 2, *shape)) for i in range(depth))
-        return tokens(seed, vocabulary, 1, 1), torch.tensor([capacity // 2 + step]), cache
+        shape = (1, size.kv_heads, size.capacity + step, size.head)
+        cache = tuple((normal(seed + 2 * i + 1, *shape), normal(seed + 2 * i + 2, *shape)) for i in range(size.depth))
+        return tokens(seed, size.vocabulary, 1, 1), torch.tensor([size.capacity // 2 + step]), cache
 
-    return Case("llama_decode", settle(_scaled_embeddings(net)), inputs)
+    return Case(name, size.net(), inputs)
 
 
 ENTRIES = (

@@ -80,9 +80,19 @@ def candidates(roles: Roles, target: GpuTarget, most: int = 16) -> list[Schedule
 
 
 def shared_bytes(roles: Roles, tiling: Tiling) -> int:
-    """Shared memory of the tiles in flight."""
+    """Shared memory of the tiles in flight, and, beside those of the next tile, of the results on their way to memory."""
     size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
-    return (tiling.bm + tiling.bn) * tiling.bk * size * tiling.stages
+    in_flight = (tiling.bm + tiling.bn) * tiling.bk * size * tiling.stages
+    return in_flight + (tiling.bm * tiling.bn * _result_bytes(roles) if tiling.persistent else 0)
+
+
+def _result_bytes(roles: Roles) -> int:
+    """Of one result in shared memory: Triton brings half of a large tile of 16 bits there at a time, and all of one of 32 (measured by
+    compiling tiles of 64 x 256 to 256 x 128, with triton 3.6).
+    """
+    spec = roles.spec
+    stored = max(ITEM_SIZE[spec.operands[i["operand"]].dtype] for i in spec.body if i.op == "store")
+    return stored if stored >= 4 else 1
 
 
 def together(roles: Roles, target: GpuTarget, tiling: Tiling) -> int:
@@ -157,10 +167,7 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
                 warps = 8 if bm * bn >= 128 * 128 else 4
                 if single and (bm + bn) * bk > _SINGLE_ELEMENTS * 32 * warps and bk > least:
                     continue
-                for stages in (4, 3, 2):
-                    tiling = Tiling(bm, bn, bk, stages=stages, warps=warps)
-                    if shared_bytes(roles, tiling) <= target.shared_bytes:
-                        break
+                tiling = _staged(roles, target, Tiling(bm, bn, bk, warps=warps))
                 parts = [
                     1,
                     *(p for p in (2, 4, 8, _MOST_PARTS) if k // p >= _LEAST_PART and roles.accumulator == "f32"),
@@ -173,10 +180,18 @@ def _tilings(roles: Roles, target: GpuTarget) -> Iterator[Tiling]:
                         found[replace(plain, tail=cut)] = None
                     if described and max(bm, bn, bk) <= MOST_SIDE:
                         found[replace(plain, descriptors=1)] = None
-                        if split == 1 and not roles.batch:
-                            found[replace(plain, descriptors=1, persistent=1)] = None
-                            found[replace(plain, descriptors=1, persistent=1, tail=cut)] = None
+                        going_on = _staged(roles, target, replace(plain, descriptors=1, persistent=1))
+                        fits = shared_bytes(roles, going_on) <= target.shared_bytes
+                        if split == 1 and not roles.batch and fits:
+                            found[going_on] = None
+                            found[replace(going_on, tail=cut)] = None
     return iter(found)
+
+
+def _staged(roles: Roles, target: GpuTarget, tiling: Tiling) -> Tiling:
+    """With as many loads in flight as fit; two where not even those do."""
+    offered = (replace(tiling, stages=stages) for stages in (4, 3, 2))
+    return next((t for t in offered if shared_bytes(roles, t) <= target.shared_bytes), replace(tiling, stages=2))
 
 
 def _tail(roles: Roles, target: GpuTarget, tiling: Tiling) -> int:
