@@ -74,7 +74,15 @@ def line(chosen: Subject, ground: Groundwork, name: str, given: dict[str, Any]) 
     error = "–" if plan.measured is None else f"{plan.measured:.2g}"
     margin = "–" if plan.margin is None else f"{plan.margin:.1g}"
     size = 1e-6 * (plan.size or 0)
-    cells = (name, error, margin, f"{statistics.fmean(of_batch):.2g}", f"{max(of_batch):.2g}", f"{size:.3g}", f"{spent:.0f}")
+    cells = (
+        name,
+        error,
+        margin,
+        f"{statistics.fmean(of_batch):.2g}",
+        f"{max(of_batch):.2g}",
+        f"{size:.3g}",
+        f"{spent:.0f}",
+    )
     return f"| {chosen.name} | {' | '.join(cells)} |"
 
 
