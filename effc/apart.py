@@ -32,7 +32,6 @@ def compiled_apart(
 
     ``builder(options)`` makes executables of regions, by default the backend's.
     """
-
     owner = owner_of(original(model))
 
     def compile_graph(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 
-#: Rounds after which a verdict is looked for, and after which there is none.
-_FIRST, _MOST = 15, 45
+#: Rounds after which a verdict is first looked for, how many more until the next look, and after which there is none. Six are the fewest
+#: whose range is an interval of `_CONFIDENCE`.
+_FIRST, _MORE, _MOST = 6, 5, 45
 #: That the interval of a median holds the true one.
 _CONFIDENCE = 0.95
 
@@ -60,6 +61,7 @@ def in_turn(seconds: Callable[[], Sequence[float]], settled: Callable[[Turns], b
     rounds: list[tuple[float, ...]] = []
     while len(rounds) < _MOST:
         rounds.append(tuple(seconds()))
-        if len(rounds) >= _FIRST and len(rounds) % 5 == 0 and settled(Turns(tuple(rounds))):
+        looked = len(rounds) >= _FIRST and (len(rounds) - _FIRST) % _MORE == 0
+        if looked and settled(Turns(tuple(rounds))):
             break
     return Turns(tuple(rounds))

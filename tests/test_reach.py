@@ -1,4 +1,4 @@
-"""What a plan knows before it makes candidates: what factors lose at least, and what the model shows of an error, also of layers between."""
+"""What a plan knows before it makes candidates: what factors lose at least, and what the model shows of an error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def seen(layer: nn.Module, shape: tuple[int, ...], mixed: float) -> Calibration:
 
 
 @pytest.mark.parametrize("method", ["svd", "output"])
-@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "")
+@pytest.mark.parametrize(
+    ("layer", "shape"), LAYERS, ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else ""
+)
 def test_no_factors_lose_less(layer: nn.Module, shape: tuple[int, ...], method: str) -> None:
     for ratio, mixed in ((0.25, 0.3), (0.5, 0.0)):
         calibration = seen(layer, shape, mixed)

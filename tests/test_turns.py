@@ -37,7 +37,7 @@ def test_ratios_are_those_within_rounds() -> None:
 def test_rounds_end_when_there_is_a_verdict_and_the_first_does_not_count() -> None:
     rounds = iter([(100.0, 100.0)] + [(1.0, 2.0)] * 100)
     found = in_turn(lambda: next(rounds), lambda turns: turns.ratio(0, 1).high < 1)
-    assert found.rounds == ((1.0, 2.0),) * 15
+    assert found.rounds == ((1.0, 2.0),) * 6
     assert (found.median(0), found.median(1)) == (1.0, 2.0)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from compressed_speed import passes_of
 from plan_subjects import Subject
+from torch import nn
 
 import effc
 from effc.apart import compiled_apart
@@ -22,6 +23,7 @@ from effc.bench.systems.system import Setting, tensors
 from effc.calibrating.calibration import call_of, cloned
 from effc.cli.timing import race
 from effc.compiler.ir.errors import EffcError
+from effc.compiler.ir.pattern import Pattern
 from effc.metrics import metric_of
 from effc.planning.search import groundwork, plan_on
 
@@ -72,6 +74,12 @@ class Line:
         return self.errors[self.metric] > self.budget
 
 
+def _undivided(model: nn.Module, pattern: str) -> list[str]:
+    """Weights that the pattern does not divide, which a pass would refuse."""
+    parsed = Pattern.parse(pattern)
+    return [name for name, p in model.named_parameters() if p.dim() > 1 and parsed.misfit(name, p.shape)]
+
+
 class Comparison:
     """Rivals of one model."""
 
@@ -110,7 +118,10 @@ class Comparison:
         return Line(**{**known, "metric": metric, "budget": budget, "measured": plan.measured, "margin": plan.margin})
 
     def _single(self, text: str) -> Callable[..., Any]:
-        return compiled_apart(self.subject.model, effc.Options(passes=passes_of(text, self.calibration)))
+        passes = passes_of(text, self.calibration)
+        if "sparsity" in passes:
+            passes["sparsity"]["skip"] = _undivided(self.subject.model, passes["sparsity"]["pattern"])
+        return compiled_apart(self.subject.model, effc.Options(passes=passes))
 
     def _openvino(self, dtype: str) -> Callable[..., Any]:
         system, setting = OpenVino(), Setting(dtype=dtype, threads=self.threads)

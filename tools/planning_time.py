@@ -24,8 +24,8 @@ import effc
 from effc.costmodel.planner import Planner
 from effc.planning.groundwork import Groundwork
 from effc.planning.offers import _Offering
-from effc.planning.sensitivity import Sensitivity
 from effc.planning.search import groundwork, plan_on
+from effc.planning.sensitivity import Sensitivity
 from effc.planning.trial import Trial
 
 #: What is timed: the owner of a function, its name, and the stage.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -68,12 +69,12 @@ def owner_of(model: object) -> Owner | None:
 
 def running() -> Owner | None:
     """Of the module whose compiled call is running in this thread, the innermost one; None where that is a function's."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = _compiled(frame.f_locals.get("self"), frame.f_code.co_name)
         if module is not None:
             return Owner(module)
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None
 
 

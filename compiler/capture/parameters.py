@@ -118,7 +118,7 @@ class Static:
 
 def statics_of(graph: Graph, names: dict[int, str]) -> dict[Node, Static]:
     """Parameters and buffers among the inputs of an AOTAutograd graph that it does not overwrite."""
-    overwritten = {n.args[0] for n in graph.nodes if n.op == "call_function" and _writes_first_argument(n)}
+    overwritten = {n.args[0] for n in graph.nodes if n.op == "call_function" and writes_first_argument(n)}
     found: dict[Node, Static] = {}
     for node in graph.nodes:
         if node.op == "placeholder" and node not in overwritten:
@@ -132,7 +132,8 @@ def statics_of(graph: Graph, names: dict[int, str]) -> dict[Node, Static]:
     return found
 
 
-def _writes_first_argument(node: Node) -> bool:
+def writes_first_argument(node: Node) -> bool:
+    """Whether the op is one that changes a tensor in its place."""
     schema = getattr(node.target, "_schema", None)
     arguments = [] if schema is None else list(schema.arguments)
     return bool(arguments) and arguments[0].alias_info is not None and arguments[0].alias_info.is_write

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,16 +21,20 @@ from effc.compiler.capture.parameters import statics_of
 from effc.compiler.capture.planned import code_options
 from effc.compiler.capture.recording import Recording, record
 from effc.compiler.codegen.cpu.target import Target
+from effc.compiler.compress.channels.by_channel import Removal
 from effc.compiler.compress.compressor import Compressed
 from effc.compiler.compress.forms import steps_of
 from effc.compiler.compress.sites import WeightSite, find_sites
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
 from effc.compiler.toolchain import toolchain
+from effc.planning.excerpt import excerpt
 from effc.runtime.artifact import Artifact
 from effc.runtime.executable import Executable
 
 Builder = Callable[[Options], Build]
+#: One weight of so many is few: what is around it is a part of the graph.
+_FEW = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,23 @@ class _Graph:
 
     def compiler(self, options: Options, build: Build) -> GraphCompiler:
         return GraphCompiler(self.layer.names, options, build, self.layer.weights, steps_of(options))
+
+    def sites(self) -> Iterator[tuple[WeightSite, torch.Tensor]]:
+        """The weights that can have other forms."""
+        statics = {n: s for n, s in statics_of(self.gm.graph, self.layer.names).items() if not s.attributes}
+        for site in find_sites({node: s.name for node, s in statics.items()})[0]:
+            yield site, self.layer.weights[statics[site.param].position]
+
+    @property
+    def masks(self) -> bool:
+        """Whether some weights are products of parameters."""
+        known = statics_of(self.gm.graph, self.layer.names).keys()
+        return any(len(read := {*node.all_input_nodes}) > 1 and read <= known for node in self.gm.graph.nodes)
+
+    def part(self, weights: Collection[str]) -> GraphModule | None:
+        """What is around these, as far as it holds some."""
+        nodes = {use.node for site, _ in self.sites() if site.name in weights for use in site.uses}
+        return excerpt(self.gm, nodes) if nodes else None
 
 
 class Captured:
@@ -73,13 +94,24 @@ class Captured:
         return call
 
     def lowered(self, options: Options) -> Recording:
-        """What compiling all graphs by ``options`` would record: their programs, without code. Threads may call this at once: while one
-        waits for the toolchain, another rewrites graphs.
+        """What compiling all graphs by ``options`` would record: their programs, without code; where these change few weights, of what is
+        around them. Threads may call this at once: while one waits for the toolchain, another rewrites graphs.
         """
         with torch.no_grad(), record() as recording, self._lock:
+            few = self._few(options)
             for graph in self._graphs:
-                graph.compiler(options, self._lowering(options)).assembled(copied(graph.gm), graph.kind, graph.inputs)
+                part = copied(graph.gm) if few is None else graph.part(few)
+                if part is not None:
+                    graph.compiler(options, self._lowering(options)).assembled(part, graph.kind, graph.inputs)
         return recording
+
+    def _few(self, options: Options) -> set[str] | None:
+        """The weights that the first step of ``options`` changes, where these are few among all."""
+        steps, sites = steps_of(options), self.sites()
+        if not steps or isinstance(steps[0], Removal) or any(graph.masks for graph in self._graphs):
+            return None
+        changed = {name for name, (site, weight) in sites.items() if not steps[0].refusal(site, weight)}
+        return changed if _FEW * len(changed) <= len(sites) else None
 
     def compressed(self, options: Options) -> list[Compressed]:
         """What ``options`` make of the weights of all graphs, where they make something."""
@@ -93,11 +125,8 @@ class Captured:
         """The weights of all graphs that can have other forms, by name."""
         found: dict[str, tuple[WeightSite, torch.Tensor]] = {}
         for graph in self._graphs:
-            statics = statics_of(graph.gm.graph, graph.layer.names)
-            values = {s.name: graph.layer.weights[s.position] for s in statics.values() if not s.attributes}
-            sites, _ = find_sites({node: s.name for node, s in statics.items() if not s.attributes})
-            for site in sites:
-                found.setdefault(site.name, (site, values[site.name]))
+            for site, weight in graph.sites():
+                found.setdefault(site.name, (site, weight))
         return found
 
     def _lowering(self, options: Options) -> Build:

@@ -120,7 +120,7 @@ class _Offering:
             self.candidates[unit.site].append(candidate)
 
     def within(self, variants: Sequence[Compression], most: float) -> list[Compression]:
-        """Those that may gain something, of the weights at which they may have an error of at most ``most``, as far as their drafts tell."""
+        """Those that may gain something, at the weights where they may have an error of at most ``most``, as far as drafts tell."""
         if most == math.inf:
             return list(variants)
         found: list[Compression] = []

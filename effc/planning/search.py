@@ -43,6 +43,8 @@ from effc.turns import Turns, in_turn
 
 #: How much slower than the exact model a plan may surely not be, as a ratio of times.
 _SLOWER = 1.05
+#: Rounds of calls by which a time is compared with a budget.
+_ROUNDS = 15
 #: Plans whose compiled model is kept.
 _KEPT = 3
 
@@ -144,7 +146,7 @@ class _Planning:
             verify=self._verify,
             seconds=math.nan
             if self.budgets.latency is None
-            else in_turn(lambda: self.trial.seconds(self._plain), lambda turns: True).median(0),
+            else in_turn(lambda: self.trial.seconds(self._plain), _well_known).median(0),
             size=model_size(self.trial.model),
         )
         candidates = {
@@ -222,7 +224,9 @@ class _Planning:
             sites = self._offers.timed(plan, compiled)
         error = self.trial.error(compiled, self.metric)
         timed = self.budgets.latency is not None
-        seconds = self._times(compiled, self._plain).median(0) if timed else math.nan
+        seconds = math.nan
+        if timed:
+            seconds = in_turn(lambda: self.trial.seconds(compiled, self._plain), _well_known).median(0)
         return Verified(error.value, seconds, error.margin, sites)
 
     def _tuned(self, plan: ir.Plan) -> ir.Plan:
@@ -266,6 +270,11 @@ class _Planning:
             size=model_size(self.trial.model),
             seconds=(turns.median(1), turns.median(1)),
         )
+
+
+def _well_known(turns: Turns) -> bool:
+    """Whether medians are, for a budget of time."""
+    return len(turns.rounds) >= _ROUNDS
 
 
 def _settled(turns: Turns) -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from effc.calibrating.calibration import cloned
-from effc.compiler.compress.nearest import nearest
 from effc.compiler.compress.clipping import by_max
+from effc.compiler.compress.nearest import nearest
 from effc.compiler.compress.sites import WeightSite
 from effc.compiler.ir.quantization import Scheme
 from effc.metrics import relative_l2

@@ -84,8 +84,8 @@ class Trial:
         return Compiled(call, other, recording, clock, tuple(sites_of(recording.programs)))
 
     def lower(self, options: Sequence[Options]) -> list[Recording | None]:
-        """What `compile` would record of each, without making code; after the first `compile`. None where they refuse what PyTorch would
-        have to run.
+        """What `compile` would record of each, without making code; of what changes few weights, only what is around these. After the first
+        `compile`. None where they refuse what PyTorch would have to run.
         """
         with ThreadPoolExecutor(_AT_ONCE, "lower", torch.set_num_threads, (torch.get_num_threads(),)) as threads:
             return list(threads.map(self._lowered, options))

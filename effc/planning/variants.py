@@ -99,7 +99,7 @@ def _by_patterns(trial: Trial, wanted: Sequence[tuple[str, float | None]], like:
 
 
 def draft(variant: Compression) -> Compression:
-    """Of the same kernels, or nearly, by algorithms that look at nothing but the weights; itself where there is none, or it takes no long time."""
+    """Of the same kernels, or nearly, by algorithms that look at nothing but the weights; itself where it takes no long time."""
     if isinstance(variant, Quantize) and variant.rounding == "gptq":
         return replace(variant, rounding="nearest", smoothing="none")
     if isinstance(variant, Sparsify) and variant.method == "sparsegpt":

@@ -32,7 +32,7 @@ class Energies:
         self._groups = [_Group(part.reshape(len(part), width, -1), known) for part in layer.weight.chunk(layer.groups)]
 
     def least(self, ranks: Ranks, enough: float = math.inf) -> float:
-        """The least relative L2 error of outputs by factors of ``ranks``, or what is less; from ``enough`` on it is not looked at closely."""
+        """The least relative L2 error of outputs by factors of ``ranks``, or less; from ``enough`` on it is not looked at closely."""
         whole = sum(group.squares for group in self._groups)
         if not whole > 0:
             return 0.0
@@ -85,18 +85,22 @@ class _Group:
 
     @cached_property
     def _outs(self) -> Tensor:
-        return torch.linalg.eigvalsh(self._by_out)
+        found: Tensor = torch.linalg.eigvalsh(self._by_out)
+        return found
 
     @cached_property
     def _ins(self) -> Tensor:
         """Of the squares that white inputs give."""
         rows = self.weight.transpose(1, 2).flatten(0, 1)
         squares = rows.T @ rows
-        if self.covariance is None:
-            return torch.linalg.eigvalsh(squares)
-        damping = _DAMPING * float(self.covariance.diagonal().mean()) or 1.0
-        root, failed = torch.linalg.cholesky_ex(self.covariance + damping * torch.eye(len(squares)))
-        return torch.zeros(0) if failed else torch.linalg.eigvalsh(root.T @ squares @ root)
+        if self.covariance is not None:
+            damping = _DAMPING * float(self.covariance.diagonal().mean()) or 1.0
+            root, failed = torch.linalg.cholesky_ex(self.covariance + damping * torch.eye(len(squares)))
+            if failed:
+                return squares.new_zeros(0)
+            squares = root.T @ squares @ root
+        found: Tensor = torch.linalg.eigvalsh(squares)
+        return found
 
 
 def _tail(rising: Tensor, kept: int) -> float:
