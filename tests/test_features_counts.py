@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from kernels import HOST, Kernel, LoopsBuilder
 from test_attention_kernel import attention_spec
+from test_contraction_conv import conv_case
 from test_costmodel import gemm
 from trace_cases import MACHINE
 
@@ -43,6 +44,11 @@ def tiled(spec: KernelSpec, mr: int, nr: int, order: str = "panels") -> KernelSp
     return spec.with_schedule(mr=mr, nr=nr, order=order, touch=0, unroll=4)
 
 
+def windows(channels: int) -> KernelSpec:
+    """Of a depthwise convolution, 3 x 3."""
+    return packed(conv_case(1, channels, channels, (30, 30), (3, 3), groups=channels).spec())
+
+
 def pointwise(columns: int, op: str = "math.exp") -> KernelSpec:
     k = LoopsBuilder(
         [(96, "parallel"), (columns, "parallel")], [("f32", role, 96 * columns) for role in ("read", "write")]
@@ -70,6 +76,20 @@ def test_masked_vectors_of_two_bytes_are_picked_up_on_avx2() -> None:
     assert ragged > 2 * whole
     whole, ragged = (counted(tiled(gemm(64, n, 128, "bf16"), 4, 32)) for n in (256, 257))
     assert ragged < 1.3 * whole  # AVX-512 has masks
+
+
+def test_converted_pairs_take_registers_on_avx2() -> None:
+    def step(dtype: str, nr: int) -> float:
+        return row(tiled(packed(gemm(96, 192, 512, dtype)), 4, nr), AVX2)["step_cycles"]
+
+    assert step("bf16", 24) / step("bf16", 16) > 24 / 16 > step("f32", 24) / step("f32", 16)
+
+
+def test_vectors_of_half_a_line_leave_the_other_half_to_a_later_panel() -> None:
+    spec = windows(64)
+    narrow, whole = (counted(tiled(spec, 4, nr), AVX2) for nr in (8, 16))
+    assert narrow > 1.05 * whole
+    assert counted(tiled(spec, 4, 16)) == pytest.approx(counted(tiled(spec, 4, 32)), rel=0.2)  # whole lines of AVX-512
 
 
 def test_functions_take_longer_on_avx2() -> None:

@@ -49,11 +49,10 @@ def written(instr: Instr, kind: str) -> float:
 def columns(n: Numbers) -> dict[str, Array]:
     """`COLUMNS`."""
     low = np.maximum(np.floor(n["height"]), 1)
-    steps, after = np.zeros_like(low), np.zeros_like(low)
-    tiles = _tile_codes(n, low)
-    for height, copies in ((low, tiles), (low + 1, np.ceil(n["taller"]))):
-        made, follows = tile_code.instructions(n, height)
-        steps, after = steps + copies * made, after + copies * follows
+    tiles, taller = _tile_codes(n, low), np.ceil(n["taller"])
+    steps, after, written = tile_code.instructions(n, low)
+    more, further, _ = tile_code.instructions(n, low + 1)
+    steps, after = tiles * steps + taller * more, tiles * after + taller * further
     product = n["contracts"] > 0
     steps = np.where(product, steps, 0.0)
     after = np.where(product, after, np.where(n["is_attention"] > 0, _attention(n), strips.instructions(n)))
@@ -69,7 +68,7 @@ def columns(n: Numbers) -> dict[str, Array]:
         "code_body": n["body"],
         "log_turns": n["loop_turns"],
         "log_outer_sums": n["sums"] / np.maximum(n["taps"], 1),
-        "written": tile_code.steps(n, low),
+        "written": written,
         "tile_codes": tiles,
         "cut": (n["sums"] > n["chain"]).astype(float),
         "parallel_code": parallel.astype(float),

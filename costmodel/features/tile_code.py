@@ -80,10 +80,14 @@ class _Written:
 
     def looped(self, turns: Array, step: Array, join: Array) -> _Written:
         """In a loop. ``step``, ``join``: LLVM's instructions of a step, and of adding a chain's sums."""
+        if (turns == 1).all():
+            return self
         size = self.steps * step + self.joined * join + self.loops * _STAYS
         times = whole(size, turns)
         stays = (turns > 1) & (times == 1)
-        again = np.where(stays & ~self.holds, repeated(size, turns), 1.0)
+        innermost = np.flatnonzero(stays & ~self.holds)
+        again = np.ones_like(size)
+        again[innermost] = repeated(size[innermost], turns[innermost])
         return _Written(
             self.steps * times,
             self.copies * times * again,
@@ -93,15 +97,15 @@ class _Written:
         )
 
 
-def instructions(n: Numbers, height: Array) -> tuple[Array, Array]:
-    """Of the steps of a tile of ``height`` rows, and of what follows them."""
-    wise = n["wise"] > 0
-    found = terms(n, height)
+def instructions(n: Numbers, height: Array) -> tuple[Array, Array, Array]:
+    """Of the steps of a tile of ``height`` rows, and of what follows them; and how many steps the code has."""
+    wise, written = n["wise"] > 0, _written(n, height)
+    found = terms(n, height, written)
     steps, after = (
         sum(np.where(wise, _WISE.get(name, 0.0), _PRODUCT.get(name, 0.0)) * found[name] for name in names)
         for names in (_IN_STEPS, _AFTER)
     )
-    return np.asarray(steps), np.asarray(after)
+    return np.asarray(steps), np.asarray(after), written.copies
 
 
 _IN_STEPS = (
@@ -111,17 +115,11 @@ _IN_STEPS = (
 _AFTER = ("tile", "after", "point", "line", "mask")
 
 
-def steps(n: Numbers, height: Array) -> Array:
-    """Of the sum, that the code of a tile has."""
-    return _written(n, height).copies
-
-
-def terms(n: Numbers, height: Array) -> dict[str, Array]:
+def terms(n: Numbers, height: Array, written: _Written) -> dict[str, Array]:
     """What a tile of ``height`` rows has of each kind: in its steps (`_IN_STEPS`) and after them (`_AFTER`)."""
     wise, vectors = n["wise"] > 0, n["vectors"]
     points, elements = height * vectors, np.where(wise, 0.0, height)
     pairs, converts = n["step_rate"] > 1, n["converts"] * ~wise
-    written = _written(n, height)
     steps = written.copies
     return {
         "product": steps * points,

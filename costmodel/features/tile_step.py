@@ -46,6 +46,8 @@ _CONVERTING = 0.5
 #: Loads that start in a cycle, of a vector as wide as the core's units; and how many of them one counts for: of the right factor, of a
 #: depthwise one.
 _LOADS, _RIGHT, _WISE = 2, 1.35, 1.03
+#: Share by which a depthwise step takes longer whose vectors of half a cache line do not fill lines.
+_HALF_LINE = 0.14
 #: Cycles of a depthwise step for each vector that has no register.
 _SPILL_WISE = 0.25
 #: Share by which a step of a packed factor takes longer for each sum that a tile holds: the more there are, the fewer steps a core has in
@@ -74,12 +76,16 @@ def tile_step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
         vectors = halves * np.where(wise, _WISE * (left + right), _RIGHT * right)
         ports = vectors + np.where(wise, 0.0, np.where(pairs, _BROADCAST_PAIR, pace.broadcast) * height)
         # of a window LLVM keeps the rows that its taps share; masks are vectors where there are no registers for them
-        kept = np.where(wise, places * n["taps"], 1 + masked * (core.registers == 16)) * n["vectors"]
+        # and both halves of pairs that are converted
+        halves_kept = n["converts"] * (n["packed"] > 0)
+        kept = np.where(wise, places * n["taps"], 1 + masked * (core.registers == 16) + halves_kept) * n["vectors"]
         spilled = np.maximum(sums + kept + 1 - core.registers, 0) / np.where(wise, n["taps"], 1)
         flow = np.maximum(multiplies / core.starts, ports / _LOADS) + np.where(wise, _SPILL_WISE, pace.spill) * spilled
         alone = n["converts"] * (pace.converting * height + (pace.converted + pace.picked * masked) * n["vectors"])
         alone = np.where(wise, 0.0, alone)
         flow = np.maximum(flow, alone) + pace.together * np.minimum(flow, alone)
+        odd = (core.item_lanes == 8) & (n["vectors"] % 2 == 1)  # half a cache line is left to another panel
+        flow = flow * np.where(wise & odd, 1 + _HALF_LINE, 1.0)
         flow = flow * np.where(wise | (n["packed"] == 0), 1.0, 1 + _FULL * sums)
         beside = 1 + _AHEAD / ((multiplies + left + right) * np.maximum(n["chain"], 1))
         late_cycles = np.where(pairs, _LATE_PAIRS, LATENCY / beside)

@@ -15,6 +15,9 @@ Array = NDArray[np.float64]
 #: Zen 4's scheduling model); of a loop's own counter and branch. Repeats where no divisor is small enough, at most.
 _WHOLE, _REPEATED, _LOOP, _MOST = 300, 108, 2, 8
 
+#: That a loop of one instruction a turn beside its own can have.
+_COPIES = np.arange(2, _REPEATED // 2)
+
 
 def whole(size: Array, turns: Array) -> Array:
     """Copies in the first place of a body of ``size`` instructions: all ``turns``, or one, which a loop then holds."""
@@ -24,8 +27,7 @@ def whole(size: Array, turns: Array) -> Array:
 def repeated(size: Array, turns: Array) -> Array:
     """Copies later, with those for what is left of the turns."""
     most = np.floor((_REPEATED - _LOOP) / np.maximum(size - _LOOP, 1))
-    found = np.ones_like(size)
-    for copies in range(2, (_REPEATED - _LOOP) // 2 + 1):
-        found = np.where((copies <= most) & (turns % copies == 0), copies, found)
+    fits = (_COPIES[:, None] <= most) & (turns % _COPIES[:, None] == 0)
+    found = np.max(np.where(fits, _COPIES[:, None], 1), axis=0)
     power = 2.0 ** np.floor(np.log2(np.clip(np.minimum(most, turns), 1, _MOST)))
     return np.where(found > 1, found, power + turns % power)

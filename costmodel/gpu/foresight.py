@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.resources import files as resources
 
 from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.gpu.machine import Gpu
 from effc.costmodel.gpu.predictor import CodePredictor, load
-from effc.costmodel.model.shipped import shipped
-
-#: Name of the model among those shipped.
-_NAME = "gpu-code"
 
 
 def expected_to_fail(kernels: Sequence[KernelSpec], gpu: Gpu) -> list[bool]:
@@ -27,8 +24,7 @@ def expected_to_fail(kernels: Sequence[KernelSpec], gpu: Gpu) -> list[bool]:
 
 @lru_cache(maxsize=1)
 def _model() -> CodePredictor | None:
-    place = shipped().get(_NAME)
     try:
-        return load(place)[0] if place is not None else None
+        return load(resources("effc.costmodel.gpu") / "shipped")[0]
     except ArtifactError:
-        return None  # of another version
+        return None  # there is none, or it is of another version

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from effc.costmodel.gpu.dataset import GpuData
     from effc.costmodel.gpu.machine import Gpu
 
-#: Of the card of such a model.
-KIND = "gpu"
+
+def is_one(place: Traversable) -> bool:
+    """Whether a model is of GPU code."""
+    from effc.costmodel.gpu.predictor import KIND
+    from effc.costmodel.model.folder import card_of
+
+    return card_of(place).get("kind") == KIND
 
 
 def takes(places: list[Path]) -> bool:

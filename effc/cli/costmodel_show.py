@@ -24,11 +24,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _show(args: argparse.Namespace) -> int:
     from effc.costmodel.model import files
-    from effc.costmodel.model.folder import card_of
     from effc.costmodel.model.shipped import named
 
     place = named(args.model)
-    if card_of(place).get("kind") == costmodel_gpu.KIND:
+    if costmodel_gpu.is_one(place):
         return costmodel_gpu.show(place)
     model = files.load(place)
     card, forests = model.card, model.predictor.forests

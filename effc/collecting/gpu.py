@@ -98,22 +98,24 @@ def collect(
             try:
                 found = list(products(subject, request.target, tools))
             except Exception as error:  # also what a user's model raises: the other subjects are compiled all the same
-                outcome.lost[f"{subject.name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"] += 1
+                first, _, _ = str(error).partition("\n")
+                outcome.lost[f"{subject.name}: {type(error).__name__}: {first}"] += 1
                 continue
+            lost = sum(outcome.lost.values())
             for op, spec in found:
                 chosen = _sampled(spec, request, tools)
                 new = [one for one in chosen if json.dumps(one.to_json()) not in known]
                 outcome.known += len(chosen) - len(new)
-                for one, reply in zip(
-                    new, threads.map(lambda s: _compiled(s, request.target, tools), new), strict=True
-                ):
+                known.update(json.dumps(one.to_json()) for one in new)
+                replies = threads.map(lambda one: _compiled(one, request.target, tools), new)
+                for one, reply in zip(new, replies, strict=True):
                     if isinstance(reply, EffcError) and not isinstance(reply, LoweringError):
-                        outcome.lost[f"{type(reply).__name__}"] += 1
+                        outcome.lost[type(reply).__name__] += 1
                         continue
                     sink.add(_trace(subject, op, one, one is chosen[0], reply, request))
-                    known.add(json.dumps(one.to_json()))
                     outcome.records += 1
-            sink.finished.append(name)
+            if sum(outcome.lost.values()) == lost:
+                sink.finished.append(name)
     return outcome
 
 
