@@ -32,8 +32,8 @@ def lanes_of(nest: Nest, target: Target) -> int:
 
 
 def in_halves(nest: Nest, target: Target) -> bool:
-    """Whether columns come in half vectors: where two cost no more than a whole one, few columns fill them better (24 are three, and would be
-    two whole ones).
+    """Whether columns come in half vectors: where two of them cost no more than a whole one, few columns fill them better (24 are
+    three, and would be two whole ones).
     """
     columns, lanes = nest.size(nest.column).constant or 0, target.lanes(ITEM_SIZE["f32"])
     if 2 * -(-columns // lanes) <= WASTED * -(-columns // (lanes // 2)) or not target.pairs_halves:
