@@ -46,9 +46,7 @@ def test_whole_vectors_before_a_function() -> None:
     """Of the vector math library, whose functions of whole ones are the faster."""
     spec = product(196, 24, 96).spec()
     *body, store = spec.body
-    longer = replace(
-        spec, body=(*body, Instr("math.exp", (len(body) - 1,), "f32"), replace(store, args=(len(body),)))
-    )
+    longer = replace(spec, body=(*body, Instr("math.exp", (len(body) - 1,), "f32"), replace(store, args=(len(body),))))
     assert columns(longer, HALVING) % 16 == 0
 
 

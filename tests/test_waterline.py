@@ -225,6 +225,16 @@ def test_without_blocks_nothing_is_gained() -> None:
     assert water.layers == water.blocks
 
 
+@pytest.mark.parametrize("blocks", [None, [], [(0, 2)], [(1, 4)], [(0, 4)]])
+def test_no_blocks_gain_more_than_one_kernel_of_all_layers(blocks: list[tuple[int, int]] | None) -> None:
+    """It reads x and writes the result, 800 bytes from memory and 400 of them twice."""
+    water = analyze(residual(), ROOF, blocks)
+    assert water.least == 120.0
+    assert water.limit == water.apart / 120.0
+    assert water.ceiling <= water.limit
+    assert f"120000000.0 all as one: {water.limit:.2f}" in str(water)
+
+
 def test_blocks_are_found_by_their_shortcuts() -> None:
     assert residual_blocks(residual()) == [(0, 3)]
     assert residual_blocks(chain()) == []
@@ -291,7 +301,7 @@ def test_the_table_and_the_picture_name_kernels_levels_and_the_ceiling(tmp_path:
 @pytest.mark.parametrize("layers", [[], [Layer("nothing", "", 0, 0, 1.0, 0, ())]])
 def test_nothing_to_do_is_shown_too(layers: list[Layer], tmp_path: Path) -> None:
     water = analyze(layers, ROOF)
-    assert (water.apart, water.fused, water.ceiling) == (0.0, 0.0, 1.0)
+    assert (water.apart, water.fused, water.least, water.ceiling, water.limit) == (0.0, 0.0, 0.0, 1.0, 1.0)
     assert "ceiling 1.00" in str(water)
     water.to_svg(tmp_path / "water.svg")
     assert "ceiling 1.00" in texts(tmp_path / "water.svg")

@@ -102,8 +102,8 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Waterline:
-    """``layers``: each kernel; ``blocks``: the same with some of them together; ``least``: seconds at least of all as one kernel. ``str`` is
-    a table.
+    """``layers``: each kernel; ``blocks``: the same with some of them together; ``least``: seconds at least of all as one kernel. ``str``
+    is a table.
     """
 
     roof: Roof

@@ -122,7 +122,7 @@ class Target:
 
     @property
     def pairs_halves(self) -> bool:
-        """Whether two multiply-adds of 256 bits take no longer than one of 512: `halves_vectors`, but not Zen 5, which has AVX-VNNI beside."""
+        """Whether two multiply-adds of 256 bits take no longer than one of 512: on Zen 4, but not on Zen 5, which has AVX-VNNI beside."""
         return self.halves_vectors and not self.has("avx_vnni")
 
     @property

@@ -14,7 +14,7 @@ from math import prod
 from effc.compiler.codegen.cpu.contraction.amx_form import UNIT_ROWS, vectors_of
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes
 from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, UNPACKING, bytes_each, few_rows, rows_as_bytes
-from effc.compiler.codegen.cpu.contraction.form import in_halves, form, is_codes, lanes_of, packed_group
+from effc.compiler.codegen.cpu.contraction.form import form, in_halves, is_codes, lanes_of, packed_group
 from effc.compiler.codegen.cpu.contraction.grouped import places_of, taps_of
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
 from effc.compiler.codegen.cpu.contraction.places import places
