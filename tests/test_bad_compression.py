@@ -114,12 +114,11 @@ def test_thresholds_by_a_calibration_of_another_model() -> None:
 @pytest.mark.parametrize("passes", [{"low_rank": {"rank": 8}}, {"sparsity": {"pattern": "2:4"}}], ids=str)
 def test_a_weight_of_zeros_or_with_nan(kind: str, passes: dict[str, dict[str, Any]]) -> None:
     x = rows(kind)
-    for value, zeros in ((0.0, "0|zeros only"), (float("nan"), "NaN")):
+    zeros = "the weight holds zeros only" if "low_rank" in passes else "all of the weight is 0"
+    for value, why in ((0.0, zeros), (float("nan"), "the weight holds NaN")):
         model = Layers(kind).eval()
         nn.init.constant_(model.get_parameter("second.weight"), value)
-        found = refused(model, x, passes, None)
-        assert "second.weight: " in found
-        assert any(text in found for text in zeros.split("|"))
+        assert f"second.weight: {why}" in refused(model, x, passes, None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
