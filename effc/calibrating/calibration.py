@@ -156,7 +156,7 @@ def _check(what: str, value: Any, inputs: bool, watching: Observer | None = None
         if inputs and tensor.numel() == 0:
             raise InputError(f"{what} holds a tensor without elements, of shape {list(tensor.shape)}")
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
-            layer = watching and watching.first_with_nan()
+            layer = None if watching is None else watching.first_with_nan()
             first = f"; {layer} is the first weight that meets NaN" if layer else ""
             raise InputError(f"{what} holds NaN: nothing can be compared with it{first}")
 
