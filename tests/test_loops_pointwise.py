@@ -13,7 +13,7 @@ from kernels import Kernel, LoopsBuilder
 from torch import Tensor
 
 from effc.compiler.ir.expr import as_expr
-from effc.runtime.dtypes import DTYPE_NAMES
+from effc.runtime.dtypes import DTYPE_NAMES, TORCH_DTYPES
 
 TARGETS = ["host", "avx2", "x86-64"]
 
@@ -89,6 +89,19 @@ def test_strided_and_reversed_reads(stride: int, target: str) -> None:
     x, out = torch.randn(n * abs(stride)), nans(n)
     Kernel(k.spec(), target)([x, out])
     assert torch.equal(out, x[::stride] if stride > 0 else x.flip(0))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["i8", "bf16", "i16", "i1"])
+def test_strided_stores_of_bytes_and_words(dtype: str, target: str) -> None:
+    k = LoopsBuilder([(3, "parallel"), (50, "parallel")], [(dtype, "read", 150), (dtype, "write", 350)])
+    k.store(1, "d0 + 7*d1", k.load(0, "50*d0 + d1"))
+    kind = TORCH_DTYPES[dtype]
+    x = torch.randn(3, 50).to(kind) if kind.is_floating_point else torch.randint(0, 2, (3, 50)).to(kind)
+    out = torch.full((50, 7), 3).to(kind)
+    Kernel(k.spec(), target)([x, out])
+    assert torch.equal(out[:, :3], x.T)
+    assert torch.equal(out[:, 3:], torch.full((50, 4), 3).to(kind))
 
 
 @pytest.mark.parametrize("target", TARGETS)

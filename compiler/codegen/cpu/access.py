@@ -104,11 +104,22 @@ class Access:
             types = f"{value.type}, {mask.type} into {PTR}"
             self.b.line(f"llvm.intr.masked.store {value.name}, {pointer.name}, {mask.name} {align} : {types}")
             return
+        step = self.pattern.stride.constant
+        if self.pattern.kind == "strided" and step is not None and self.mask is None and element_bytes(element) < 4:
+            self._store_each(value, step, element)
+            return
         pointers, mask = self._pointers(element), self._mask(lanes)
         types = f"{value.type}, {mask.type} into {pointers.type}"
         self.b.line(f"llvm.intr.masked.scatter {value.name}, {pointers.name}, {mask.name} {align} : {types}")
 
     # -- internals -----------------------------------------------------------------------------------------------------
+    def _store_each(self, value: Value, step: int, element: str) -> None:
+        """Lane by lane, ``step`` elements apart: no instruction scatters bytes or words; LLVM would compute addresses in vectors."""
+        first = self._first(element)
+        for lane in range(self.lanes):
+            at = self.b.element_pointer(first, self.b.index(lane * step), element)
+            self.b.store(self.b.extract(value, lane), at)
+
     def _load_scalar(self, element: str, fill: Value) -> Value:
         if self.mask is None:
             return self.b.load(self._first(element), element)

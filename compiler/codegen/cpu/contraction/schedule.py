@@ -221,7 +221,9 @@ def _crowded(nest: Nest) -> bool:
 
 
 def steps_of(nest: Nest) -> int:
-    """Of K, as `estimate` counts them: of bytes, four at a time."""
+    """Of K, as `estimate` counts them: of bytes, four at a time; of stacked taps, those that a lane holds."""
+    if nest.stacked:
+        return weights_of(nest)
     points = prod(_count(nest.spec.dims[k].size) for k in nest.reduction)
     return -(-points // packed_group(nest)) if nest.right.packed and is_bytes(nest) else points
 
