@@ -45,6 +45,12 @@ def test_rows_are_kept_and_not_measured_again(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "tables.md").read_text() == text
 
 
+def test_a_table_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tables.main([str(tmp_path), "--only", "products,modles"])
+    assert "--only: there are tests, products, epilogues," in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("piece", rows.PIECES)
 def test_kernels_compute_what_they_are_compared_with(piece: str) -> None:
     """The first and the last of each table, at the size of a dry run."""
