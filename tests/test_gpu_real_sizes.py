@@ -54,15 +54,14 @@ def test_products(sizes: tuple[int, int, int], kind: str, target: GpuTarget) -> 
     assert torch.equal(first, again), "parts are added in one order"
 
 
-@pytest.mark.parametrize("processors", [5, 12])
-def test_tile_after_tile_and_a_last_wave_in_parts(processors: int) -> None:
+def test_tile_after_tile_and_a_last_wave_in_parts() -> None:
     """Of as few processors as make waves of these sizes: the schedule is the one that is counted fastest of its kind."""
-    spec, target = linear(580, 1030, 1032), replace(TMA, processors=processors)
+    spec, target = linear(300, 520, 520), replace(TMA, processors=4)
     found = next(s for s in tilings(roles_of(spec), target, 1000) if s["persistent"] and s["tail"] != 1)
     tiled = replace(spec, schedule=found)
     kernel = Kernel(tiled, target)
     first, *rest = kernel.emitted.launches
-    assert (first.grid.constant, len(rest)) == (processors, 2)
+    assert (first.grid.constant, len(rest)) == (4, 2)
     tensors = operands_of(spec)
     result = tensors[-1].clone()
     assert kernel([*tensors[:-1], result]) == 0

@@ -135,6 +135,13 @@ def test_where_leaving_out_zeros_pays(target: GpuTarget) -> None:
     assert _chosen(2048, 4096, 4096, (128, 32), 0.1, target) == "tiles"
 
 
+def test_more_elements_than_32_bits_number_stay_dense() -> None:
+    weight = torch.empty(1 << 17, 1 << 17, device="meta")
+    for stored, taken in (((1 << 31) // 16 - 1, True), ((1 << 31) // 16, False)):
+        found = chosen(linear(1, weight, Sparsity(16, 1, stored), "f16"), SM80)
+        assert (found is not None) == taken
+
+
 def test_two_of_four_and_other_groups_stay_dense() -> None:
     weight = torch.zeros(4096, 4096)
     assert chosen(linear(1, weight, Sparsity.of_each(2, 4, weight.numel()), "f16"), SM80) is None

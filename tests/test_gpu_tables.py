@@ -45,6 +45,12 @@ def test_rows_are_kept_and_not_measured_again(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "tables.md").read_text() == text
 
 
+def test_a_table_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tables.main([str(tmp_path), "--only", "products,modles"])
+    assert "--only: there are tests, products, epilogues," in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("piece", rows.PIECES)
 def test_kernels_compute_what_they_are_compared_with(piece: str) -> None:
     """The first and the last of each table, at the size of a dry run."""
@@ -157,8 +163,9 @@ def test_kernels_of_the_tests_on_a_device(case: GpuCase, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", ["linear f16 1000x1001x999", "conv 3x3 f16 64 to 64", "mlp f16 50176x96x384x96"])
-def test_what_kernels_of_many_points_are_held_to(name: str) -> None:
-    """Their first results and their last ones: each element of these is what a kernel of fewer points gives."""
+def test_what_kernels_of_many_points_are_held_to(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their first results and their last ones, and the same where these meet."""
+    monkeypatch.setattr("gpu_reference._MOST_POINTS", 1 << 18)
     spec = sized(next(case.spec for case in CASES if case.name == name))
     first, last = expectations(spec, operands_of(spec))
     for operand, found in first.items():

@@ -188,8 +188,11 @@ def _pairs(scale: Scale) -> Iterator[Row]:
     for name, case in (
         ("factors f16 8192x4096x256x4096", PairCase(scale(8192), scale(4096), scale(256), scale(4096), "f16")),
         ("factors f16 8192x1024x64x1024", PairCase(scale(8192), scale(1024), scale(64), scale(1024), "f16")),
-        ("mlp f16 50176x96x384x96", PairCase(scale(50176), 96, 384, 96, "f16", "math.erf")),
-        ("mlp and its norm f16 50176x96x384x96", PairCase(scale(50176), 96, 384, 96, "f16", "math.erf", norm=True)),
+        ("mlp f16 50176x96x384x96", PairCase(scale(scale(50176)), 96, 384, 96, "f16", "math.erf")),
+        (
+            "mlp and its norm f16 50176x96x384x96",
+            PairCase(scale(scale(50176)), 96, 384, 96, "f16", "math.erf", norm=True),
+        ),
     ):
         yield _pair(name, case)
 

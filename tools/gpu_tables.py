@@ -98,15 +98,18 @@ def _ended(command: list[str], kept: Kept, until: float, patience: float, log: P
     with log.open("a") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, env=_environment())
     lines, heard, allowed = kept.lines, time.monotonic(), _START
-    while process.poll() is None:
-        time.sleep(_WATCH)
-        if kept.lines > lines:
-            lines, heard, allowed = kept.lines, time.monotonic(), patience
-        over = time.monotonic() > until
-        if over or time.monotonic() - heard > allowed:
-            os.killpg(process.pid, signal.SIGKILL)
+    try:
+        while process.poll() is None:
+            time.sleep(_WATCH)
+            if kept.lines > lines:
+                lines, heard, allowed = kept.lines, time.monotonic(), patience
+            over = time.monotonic() > until
+            if over or time.monotonic() - heard > allowed:
+                return None if over else f"nothing was heard of it for {allowed:.0f} s"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
             process.wait()
-            return None if over else f"nothing was heard of it for {allowed:.0f} s"
     return None if process.returncode == 0 else f"its process ended with {process.returncode}"
 
 
@@ -129,7 +132,10 @@ def main(arguments: list[str]) -> int:
     known = tables(given.dry_run)
     if given.table:
         return measure(next(t for t in known if t.name == given.table), given.folder, given.dry_run)
-    chosen = [t for t in known if not given.only or t.name in given.only.split(",")]
+    names = [name for name in given.only.split(",") if name]
+    if not set(names) <= {t.name for t in known}:
+        parser.error(f"--only: there are {', '.join(t.name for t in known)}")
+    chosen = [t for t in known if not names or t.name in names]
     given.folder.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * given.minutes
     for one in chosen:

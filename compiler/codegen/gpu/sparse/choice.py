@@ -13,6 +13,7 @@ from typing import Any
 from effc.compiler.codegen.gpu.body import flat_size
 from effc.compiler.codegen.gpu.contraction import roles
 from effc.compiler.codegen.gpu.contraction import schedule as dense
+from effc.compiler.codegen.gpu.indices import MOST_I32
 from effc.compiler.codegen.gpu.launch import power_of_two
 from effc.compiler.codegen.gpu.sparse.form import Form, find
 from effc.compiler.codegen.gpu.target import GpuTarget
@@ -36,8 +37,8 @@ _NUMBER = 4
 def chosen(spec: KernelSpec, target: GpuTarget) -> Schedule | None:
     """How ``spec``, one of whose operands has a known ``sparsity``, leaves out zeros; None: it does not."""
     form = find(spec)
-    if isinstance(form, str) or not _cut_evenly(form):
-        return None
+    if isinstance(form, str) or not _cut_evenly(form) or form.sparsity.elements > MOST_I32:
+        return None  # elements are numbered by 32 bits
     best = min(schedules(form), key=lambda s: cost(form, target, s))
     return best if cost(form, target, best) < MARGIN * dense_cost(form, target) else None
 
