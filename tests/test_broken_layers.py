@@ -131,9 +131,9 @@ def test_names_begin_at_the_module_that_is_compiled(in_place: bool) -> None:
     inner, x = Model(2).eval(), torch.randn(7, 64)
     if in_place:
         inner.compile(backend="effc")
-        whole = nn.Sequential(inner, nn.Tanh())
-    else:
-        whole = nn.Sequential(torch.compile(inner, backend="effc"), nn.Tanh())
+    wrapped = inner if in_place else torch.compile(inner, backend="effc")
+    assert isinstance(wrapped, nn.Module)
+    whole = nn.Sequential(wrapped, nn.Tanh())
     with torch.no_grad(), record() as recording:
         whole(x)
     assert {site.param for site in sites_of(recording.programs)} >= {"blocks.0.up.weight", "blocks.0.down.weight"}

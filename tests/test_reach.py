@@ -51,8 +51,8 @@ def test_no_factors_lose_less(layer: nn.Module, shape: tuple[int, ...], method: 
     for ratio, mixed in ((0.25, 0.3), (0.5, 0.0)):
         calibration = seen(layer, shape, mixed)
         weight = layer.get_parameter("weight").detach()
-        convolution = isinstance(layer, nn.Conv1d | nn.Conv2d)
-        one = Layer(weight, (1,) * (weight.dim() - 2), (1,) * (weight.dim() - 2), layer.groups if convolution else 1)
+        ones, groups = (1,) * (weight.dim() - 2), layer.groups if isinstance(layer, nn.Conv1d | nn.Conv2d) else 1
+        one = Layer(weight, ones, ones, groups)
         options = LowRank(rank_ratio=ratio, method=method, calibration=calibration)  # type: ignore[arg-type]
         choice = asked_ranks("weight", one, options)
         if choice is None:

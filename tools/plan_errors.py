@@ -71,12 +71,12 @@ def line(chosen: Subject, ground: Groundwork, name: str, given: dict[str, Any]) 
         metric_of(metric)([reference], [output], [(*args, *kwargs.values())])
         for reference, output, (args, kwargs) in zip(chosen.outputs(chosen.model), outputs, calls, strict=True)
     ]
-    error = "–" if plan.measured is None else f"{plan.measured:.2g}"
+    measured = "–" if plan.measured is None else f"{plan.measured:.2g}"
     margin = "–" if plan.margin is None else f"{plan.margin:.1g}"
     size = 1e-6 * (plan.size or 0)
     cells = (
         name,
-        error,
+        measured,
         margin,
         f"{statistics.fmean(of_batch):.2g}",
         f"{max(of_batch):.2g}",

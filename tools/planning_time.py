@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +47,7 @@ class Stages:
     """``seconds`` and ``calls`` by stage, each second counted in the innermost one."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
         self._inside: list[str] = []
         self._since = 0.0
@@ -100,7 +100,7 @@ def main() -> None:
         plan = stages.of("else", plan_on)(ground, accuracy_budget=args.budget)
         spent = time.perf_counter() - dense
         print(f"{name}: {spent:.1f} s; calibrated in {calibrated - started:.1f} s, dense in {dense - calibrated:.1f} s")
-        for stage, seconds in stages.seconds.most_common():
+        for stage, seconds in sorted(stages.seconds.items(), key=lambda found: -found[1]):
             print(f"  {stage:16} {seconds:6.1f} s, {stages.calls[stage]} times")
         print("\n".join(plan.summary()), flush=True)
 
