@@ -221,7 +221,7 @@ class Fixed:
     model = "a gpu"
 
     def seconds(self, spec: KernelSpec, reply: Reply) -> float | None:
-        return 1e-5 * reply["facts"][0][0]
+        return 1e-5 * float(reply["facts"][0][0])
 
 
 def subjects() -> Iterator[Subject]:
@@ -252,7 +252,7 @@ def test_products_are_compiled_once_under_some_tilings(tmp_path: Path) -> None:
 def test_where_there_is_a_gpu_its_times_are_kept(tmp_path: Path) -> None:
     gathered(tmp_path, Fixed())
     for trace in read(files([tmp_path])[0]).traces:
-        assert trace.median == (1e-5 * trace.facts.registers if trace.facts else None)
+        assert trace.median == (1e-5 * float(trace.facts.registers) if trace.facts else None)
 
 
 # -- the commands -----------------------------------------------------------------------------------------------------

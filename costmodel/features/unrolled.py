@@ -30,4 +30,5 @@ def repeated(size: Array, turns: Array) -> Array:
     fits = (_COPIES[:, None] <= most) & (turns % _COPIES[:, None] == 0)
     found = np.max(np.where(fits, _COPIES[:, None], 1), axis=0)
     power = 2.0 ** np.floor(np.log2(np.clip(np.minimum(most, turns), 1, _MOST)))
-    return np.where(found > 1, found, power + turns % power)
+    repeats: Array = np.where(found > 1, found, power + turns % power)
+    return repeats

@@ -78,7 +78,9 @@ def _collect(args: argparse.Namespace) -> int:
 
 def _on_cpu(args: argparse.Namespace) -> int:
     threads = _threads(args.threads)
-    from effc.collecting.collector import Request
+    from effc.collecting.cluster import spread_out
+    from effc.collecting.collector import Request, collect
+    from effc.collecting.host import HostBench
     from effc.collecting.shapes import FAMILIES
     from effc.compiler.codegen.cpu.target import CHOICE, Target
     from effc.costmodel.parquet import arrow
@@ -89,10 +91,6 @@ def _on_cpu(args: argparse.Namespace) -> int:
         Target.host()  # what this CPU has not is an error now
 
     arrow()  # without pyarrow, nothing is worth measuring
-    from effc.collecting.cluster import spread_out
-    from effc.collecting.collector import collect
-    from effc.collecting.host import HostBench
-
     assignments = _assignments(args, tuple(FAMILIES))
     args.out.mkdir(parents=True, exist_ok=True)
     request = Request(args.out, threads, args.schedules, args.seed, _seconds(args))
