@@ -76,6 +76,15 @@ def test_a_calibration_of_a_layer_of_another_width(kind: str, passes: dict[str, 
     assert "second.weight: its calibration has 48 channels and the weight 64: calibrate this model" in found
 
 
+def test_a_calibration_of_a_convolution_in_groups_of_another_width() -> None:
+    def layers(width: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(32, width, 1), nn.Conv2d(width, 96, 3, groups=4)).eval()
+
+    x = torch.randn(2, 32, 6, 5)
+    found = refused(layers(64), x, _BYTES, effc.calibrate(layers(48), [x]))
+    assert "1.weight: its calibration has 48 channels and the weight 64: calibrate this model" in found
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_a_layer_of_another_width(kind: str) -> None:
     x, model, other = rows(kind), Layers(kind).eval(), Layers(kind, width=48).eval()

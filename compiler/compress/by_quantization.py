@@ -10,7 +10,7 @@ import torch
 from effc.compiler.compress.activations import ActivationRange
 from effc.compiler.compress.by_options import ByOptions
 from effc.compiler.compress.compressor import Groups
-from effc.compiler.compress.inputs import Inputs
+from effc.compiler.compress.inputs import Inputs, check_fit
 from effc.compiler.compress.quantized import QuantizedWeight
 from effc.compiler.compress.quantized_rewrite import QuantizedRewriter
 from effc.compiler.compress.recipe import quantize
@@ -84,5 +84,8 @@ class ByQuantization(ByOptions[Quantize]):
         statistics = self.options.statistics(site.name) if self.options.scheme.activations == "tensor" else None
         if statistics is None:
             return None
+        if site.in_groups:  # of all groups, which `quantize` is not told
+            channels = site.uses[0].activation.meta["val"].shape[site.uses[0].channels]
+            check_fit(statistics, site.name, site.rows, channels)
         smoothed = Inputs.of(statistics, site.name).over(weight.factors(len(statistics.least)))
         return ActivationRange.of(smoothed.least, smoothed.greatest)
