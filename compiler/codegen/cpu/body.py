@@ -157,7 +157,7 @@ class Body:
         return saturation.emit(self.b, self.ops.target, found, y)
 
     def _scaled(self, i: int, scope: Scope, lanes: int, factor: Value | None = None) -> Value | None:
-        """Instruction ``i``, times ``factor``, where it is a scaled sum of integers, and there is an instruction for it."""
+        """Instruction ``i``, times ``factor``, where it is a scaled sum (`scaled`), and there is an instruction for it."""
         found = scaled.find(self.spec.body, i) if self.ops.target.has("fma") else None
         if found is None:
             return None

@@ -22,7 +22,7 @@ from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import by_height, heights, place
 from effc.compiler.codegen.cpu.contraction.shape import Shape
 from effc.compiler.codegen.cpu.contraction.sides import Side
-from effc.compiler.codegen.cpu.contraction.stacked import StackedTile
+from effc.compiler.codegen.cpu.contraction.stacked import StackedTile, instructions
 from effc.compiler.codegen.cpu.contraction.tile import Tile
 from effc.compiler.codegen.cpu.contraction.touch import touch
 from effc.compiler.codegen.cpu.ops import OpEmitter
@@ -78,6 +78,8 @@ class Kernel:
 
     def unit_cycles(self) -> Expr:
         """An estimate of all steps of K of a unit."""
+        if self.nest.stacked:
+            return const(self.shape.vectors * instructions(self.nest, self.shape.mr))
         return self.shape.steps(product(self.sizes)) * (
             self.shape.cycles_per_step * self._rows_of_unit() // self.shape.mr
         )

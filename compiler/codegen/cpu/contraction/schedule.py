@@ -17,10 +17,9 @@ from effc.compiler.codegen.cpu.contraction.code_rows import DECODING, UNPACKING,
 from effc.compiler.codegen.cpu.contraction.form import form, in_halves, is_codes, lanes_of, packed_group
 from effc.compiler.codegen.cpu.contraction.grouped import places_of, taps_of
 from effc.compiler.codegen.cpu.contraction.order import L2_SHARE, order
-from effc.compiler.codegen.cpu.contraction.places import places
 from effc.compiler.codegen.cpu.contraction.roles import Nest
 from effc.compiler.codegen.cpu.contraction.rows import split
-from effc.compiler.codegen.cpu.contraction.stacked import weights_of
+from effc.compiler.codegen.cpu.contraction.stacked import instructions, weights_of
 from effc.compiler.codegen.cpu.contraction.touch import streams
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import Expr
@@ -50,9 +49,8 @@ ALIKE, BROADCAST = 1.05, 0.4
 #: Steps of K for which a tile of codes reads and writes its sums, and cycles that a vector of their block takes from L2, where the
 #: block and the sums fill L1: 128 x 4096 x 4096 in 4 bits ran at 206 GFLOP/s by 8x48, 197 by 11x32, 192 by 6x64 and 4x96, 190 by 5x80.
 CHAIN, BLOCK_CYCLES = 128, 2
-#: Of rows of an image that are interleaved: registers and instructions that this takes, and registers of weights, of which more are read
-#: as they are used.
-STACKING_REGISTERS, STACKING, STACKED_WEIGHTS = 4, 4, 12
+#: Of rows of an image that are interleaved: registers that this takes, and registers of weights, of which more are read as they are used.
+STACKING_REGISTERS, STACKED_WEIGHTS = 4, 12
 #: Steps of K a loop body holds: the loop's own instructions then cost a few percent at most.
 UNROLL = 4
 
@@ -206,10 +204,8 @@ def _step(nest: Nest, mr: int, vectors: int) -> float:
     cycles = max(LATENCY, mr * vectors / FMAS, loads / LOADS)
     if nest.channels:  # each place is permuted once for all taps
         cycles = max(LATENCY, (mr + len(places_of(nest, mr)) / taps_of(nest)) / FMAS)
-    if nest.stacked:  # each place is interleaved once for all taps along the row
-        along = nest.reduction[0]
-        each = (mr + STACKING * len(places(nest, mr, along)) / _count(nest.size(along))) / FMAS
-        cycles = max(LATENCY, each * vectors)
+    if nest.stacked:
+        cycles = max(LATENCY, vectors * instructions(nest, mr) / steps_of(nest) / FMAS)
     return cycles * (1 + (CROWDED if _crowded(nest) else 0.01) * max(0, mr - EASY_ROWS))
 
 

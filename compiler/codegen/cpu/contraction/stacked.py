@@ -19,6 +19,8 @@ from effc.compiler.codegen.cpu.text import Value, split_type, vector_type
 
 #: Vectors of weights for each vector of channels: all products are written out.
 _MOST_WEIGHTS = 28
+#: Instructions that load and interleave the rows of one place.
+_INTERLEAVING = 4
 
 
 def stacked(nest: Nest, target: Target) -> Nest | None:
@@ -43,6 +45,13 @@ def weights_of(nest: Nest) -> int:
     """Vectors of weights of a nest of `stacked`, for each vector of channels."""
     along, down = (nest.size(k).constant or 0 for k in nest.reduction)
     return along * -(-down // nest.stacked)
+
+
+def instructions(nest: Nest, rows: int) -> int:
+    """Vector instructions of a tile of ``rows`` and one vector of channels: products, and what interleaves their factors."""
+    along, down = (nest.size(k).constant or 0 for k in nest.reduction)
+    read = len(places(nest, rows, nest.reduction[0]))
+    return -(-down // nest.stacked) * (along * rows + _INTERLEAVING * read)
 
 
 class StackedTile(Tile):
