@@ -90,9 +90,7 @@ def _seconds(executable: GpuExecutable, call: Call, op: AtenOp) -> list[float] |
     if device.is_capturing():  # all that is launched, operands too, would be part of the graph
         return None
     try:
-        kernel = alone(
-            spec, executable.code[call.kernel], device, executable.unchanged, _values(spec, call, op)
-        )
+        kernel = alone(spec, executable.code[call.kernel], device, executable.unchanged, _values(spec, call, op))
         return device.elapsed([kernel, _followed(op, device)])
     except (RuntimeError, DeviceError):  # no memory for operands, or a library or the driver refuses
         return None
