@@ -180,7 +180,8 @@ def test_a_metric_of_the_users_own(planned: tuple[Net, effc.Calibration, Plan]) 
         return float((reference - output).abs().max())
 
     plan = effc.plan(model, calibration, metric=worst)
-    assert seen == [torch.Size([3, 3, 9, 9])] * 2
+    assert set(seen) == {torch.Size([3, 3, 9, 9])}
+    assert len(seen) % 2 == 0, "two batches are held out; a plan that timing drops is followed by another"
     assert plan.metric.endswith("worst")
     assert any("rounding" in note for note in plan.notes) == (plan.measured is not None and plan.measured > 0)
 
