@@ -19,8 +19,8 @@ _POINTER = ctypes.POINTER(ctypes.c_void_p)
 
 @dataclass
 class StubCuda:
-    """The part of libcuda that is called, with its C types. ``answer``: what every function returns; ``refused``: attributes of kernels that
-    cannot be set, and names of kernels that are not found.
+    """The part of libcuda that is called, with its C types. ``answer``: what every function returns; ``refused``: attributes that cannot be
+    set, and names of kernels that are not found.
     """
 
     answer: int = 0

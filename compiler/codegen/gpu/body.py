@@ -146,8 +146,8 @@ class Body:
         byte = self._plain_load(
             replace(instr, attributes=(("address", floordiv(address, const(2))), ("operand", instr["operand"])))
         )
-        number = mod(address, const(2))
-        odd = self.frame.indices.value(number, address_dtype(self.spec, instr["operand"], number))
+        half = mod(address, const(2))
+        odd = self.frame.indices.value(half, address_dtype(self.spec, instr["operand"], half))
         shift = b.op("arith.muli", odd, b.constant(4, dtype_of(odd)))
         return b.op("arith.shrui", byte, widened(b, shift, "i8"))
 

@@ -122,7 +122,7 @@ def evaluated(b: Builder, e: Expr, values: Mapping[str, ir.Value], dtype: str = 
 
 
 def address_dtype(spec: KernelSpec, operand: int, address: Expr) -> str:
-    """i32 where it holds the number of each element of an operand, and all that is divided or compared in an ``address`` there; else i64."""
+    """i32 where it holds the number of each element of an operand, and all that an ``address`` there divides or compares; else i64."""
     size = spec.operands[operand].size.constant
     if size is None or size > MOST_I32:
         return "i64"
