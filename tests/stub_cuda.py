@@ -19,9 +19,12 @@ _POINTER = ctypes.POINTER(ctypes.c_void_p)
 
 @dataclass
 class StubCuda:
-    """The part of libcuda that is called, with its C types. ``answer``: what every function returns."""
+    """The part of libcuda that is called, with its C types. ``answer``: what every function returns; ``refused``: attributes that cannot be
+    set, and names of kernels that are not found.
+    """
 
     answer: int = 0
+    refused: frozenset[int | str] = frozenset()
     images: list[bytes] = field(default_factory=list)
     unloaded: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -78,12 +81,12 @@ class StubCuda:
         assert module == 0x10 + len(self.images)
         self.names.append(name.decode())
         function[0] = 0x20 + len(self.names)
-        return self.answer
+        return self.answer or int(name.decode() in self.refused)
 
     def _set_attribute(self, function: int, attribute: int, value: int) -> int:
         assert function == 0x20 + len(self.names)
         self.attributes.append((attribute, value))
-        return self.answer
+        return self.answer or int(attribute in self.refused)
 
     def _attribute(self, value: Any, attribute: int, function: int) -> int:
         self.used.append(function)

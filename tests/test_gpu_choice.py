@@ -61,7 +61,7 @@ def _small_products_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 8)).eval()
+    return nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 8)).eval()
 
 
 def single() -> nn.Module:
@@ -96,6 +96,66 @@ def test_what_is_alike_is_timed_once_and_goes_together() -> None:
     assert gpus.timed == 2
     (found,) = traced.recording.graphs
     assert [f.op for f in found.fallbacks] == ["aten.addmm.default"] * 3
+
+
+def test_products_are_told_apart_by_what_their_kernels_compute_behind_them() -> None:
+    """The first is the op alone, which ATen gains by; the second would need a kernel of its own behind ATen's."""
+    x = torch.randn(20, 32)
+
+    class Chosen(Timed):
+        def judged(self, built: GpuBuilt, call: Call, op: AtenOp) -> Verdict:
+            self.timed += 1
+            return Verdict(1e-3, 1e-4 if op.alone else 1e-3, True, "a clock")
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.plain, self.followed = nn.Linear(32, 32), nn.Linear(32, 32)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.plain(x), self.followed(x).tanh()
+
+    gpus = Chosen(None)
+    traced = Traced(Two().eval(), [(x, "cuda:0")], gpus)
+    (found,) = traced.recording.graphs
+    assert [f.op for f in found.fallbacks] == ["aten.addmm.default"]
+    assert sum("effc's kernel is kept" in note for note in traced.recording.notes) == 1
+
+
+class Residual(nn.Module):
+    def __init__(self, layer: nn.Module, more: int) -> None:
+        super().__init__()
+        self.layer, self.more = layer, more
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(x)
+        for _ in range(self.more):
+            found = found + x
+        return found
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(32, 32), (20, 32)),
+        (nn.Linear(32, 32, bias=False), (20, 32)),
+        (nn.Conv2d(16, 16, 3, padding=1), (2, 16, 9, 9)),
+    ],
+    ids=["linear", "without bias", "convolution"],
+)
+def test_a_kernel_that_adds_more_than_the_op_is_not_it_alone(
+    layer: nn.Module, shape: tuple[int, ...], more: int
+) -> None:
+    alone: list[bool] = []
+
+    class Seen(Timed):
+        def judged(self, built: GpuBuilt, call: Call, op: AtenOp) -> Verdict:
+            alone.append(op.alone)
+            return Verdict(1e-3, 1e-3, True, "a clock")
+
+    Traced(Residual(layer, more).eval(), [(torch.randn(shape), "cuda:0")], Seen(None))
+    assert alone == [more == 0]
 
 
 def test_a_measurement_is_kept(tmp_path: Path) -> None:

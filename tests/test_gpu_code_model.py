@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gpu_cases import linear
+from gpu_cases import linear, softmax
 from gpu_interpreted import SM80
 from torch import nn
 
@@ -26,7 +26,7 @@ from effc.compiler.codegen.gpu.contraction.schedule import candidates
 from effc.compiler.codegen.gpu.launch import Launch
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.gpu_described import described
-from effc.compiler.ir.errors import ArtifactError, LoweringError, OptionError
+from effc.compiler.ir.errors import ArtifactError, LoweringError, OptionError, ToolchainCrash
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.worker import HANDLERS
 from effc.costmodel.gpu import features, predictor, training
@@ -63,9 +63,13 @@ def record(spec: KernelSpec, family: str = "linear") -> GpuTrace:
     facts = law(spec)
     key = "x".join(str(d.size) for d in spec.dims)
     return GpuTrace(
-        computation=key, family=family, subject=key, op="linear", spec=json.dumps(spec.to_json()), own_choice=False,
+        computation=key, family=family, subject=key, op="linear", spec=text_of(spec), own_choice=False,
         facts=facts, refusal="" if facts else "too much shared memory",
     )  # fmt: skip
+
+
+def text_of(spec: KernelSpec) -> str:
+    return json.dumps(spec.to_json())
 
 
 @lru_cache(maxsize=1)
@@ -103,6 +107,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"median": float("inf")}, "an absurd time"),
         ({"spec": "{}"}, "no spec"),
         ({"spec": "[1"}, "no spec"),
+        ({"spec": text_of(softmax(8, 8).with_schedule(rows=1, columns=8, warps=1))}, "no product of known sizes"),
+        ({"spec": text_of(linear(64, 64, 64, "f16"))}, "no whole tiling"),
+        ({"spec": text_of(linear(64, 64, 64, "f16").with_schedule(bm=64))}, "no whole tiling"),
     ],
 )
 def test_absurd_records_are_skipped_and_counted(tmp_path: Path, change: dict[str, Any], fault: str) -> None:
@@ -169,6 +176,28 @@ def test_a_model_is_saved_and_read(tmp_path: Path) -> None:
         predictor.load(tmp_path / "m")
 
 
+@pytest.mark.parametrize("missing", ["gpus", "records", "families", "errors"])
+def test_a_card_that_says_too_little_is_one_clear_error(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictor.save(tmp_path, trained(), data(), {"errors": {}})
+    card = json.loads((tmp_path / CARD).read_text())
+    (tmp_path / CARD).write_text(json.dumps({name: value for name, value in card.items() if name != missing}))
+    assert cli.main(["costmodel", "show", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert missing in told
+    assert "train it again" in told
+
+
+def test_a_model_without_one_of_the_facts_is_refused(tmp_path: Path) -> None:
+    predictor.save(tmp_path, trained(), data(), {"errors": {}})
+    card = json.loads((tmp_path / CARD).read_text())
+    del card["texts"]["spills"]
+    (tmp_path / CARD).write_text(json.dumps(card))
+    with pytest.raises(ArtifactError, match="not for registers, shared, instructions, spills, refused"):
+        predictor.load(tmp_path)
+
+
 # -- compiling --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("failing", "compiled"), [((), 1), ((0,), 1), ((0, 1, 2, 3), 1)])
 def test_what_is_expected_to_fail_is_not_compiled(
@@ -196,16 +225,46 @@ def test_what_is_expected_to_fail_is_not_compiled(
     assert (emitted.launches[0].text == plain.launches[0].text) == (failing != (0,))
 
 
+@pytest.mark.parametrize(
+    ("says", "taken", "compiled"), [((None, 0), 1, 2), ((16, 8, 0), 2, 3), ((16, 16, 32, 16), 0, 4)]
+)
+def test_where_what_was_expected_to_fit_does_not_the_others_are_compiled(
+    says: tuple[int | None, ...], taken: int, compiled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first tiling alone is expected to: of each that is compiled the bytes that it spills are told, None where it is refused."""
+    tried: list[str] = []
+
+    def compile_launch(launch: Launch, target: GpuTarget) -> Compiled:
+        if launch.name.endswith("_sum"):
+            return Compiled(b"", "", launch.name, launch.warps, 0, 32, 0, ())
+        tried.append(launch.text)
+        frame = says[len(tried) - 1]
+        if frame is None:
+            raise LoweringError("too much shared memory")
+        return Compiled(b"", "", launch.name, launch.warps, 0, 32, frame, ())
+
+    def foresight(kernels: Sequence[KernelSpec]) -> list[bool]:
+        return [i > 0 for i in range(len(kernels))]
+
+    monkeypatch.setattr(fitting, "compile_launch", compile_launch)
+    emitted, _ = fitting.compile_fitting(linear(512, 512, 512, "f16"), SM80, aligned=True, foresight=foresight)
+    assert (tried.index(emitted.launches[0].text), len(tried)) == (taken, compiled)
+
+
 # -- collecting -------------------------------------------------------------------------------------------------------
 class Tools:
     """Toolchain processes of the invented compiler, in this one."""
 
     size = 2
 
-    def __init__(self) -> None:
+    def __init__(self, crashes: str = "") -> None:
         self.compiled: list[str] = []
+        self.crashes = crashes
 
     def request(self, kind: str, payload: Mapping[str, Any]) -> Any:
+        if kind == self.crashes:
+            self.crashes = ""
+            raise ToolchainCrash("the toolchain process ended")
         if kind != "gpu":
             return json.loads(json.dumps(HANDLERS[kind](payload)))
         spec = KernelSpec.from_json(payload["spec"])
@@ -229,8 +288,8 @@ def subjects() -> Iterator[Subject]:
     yield Subject("none", "pointwise", lambda: (nn.ReLU(), (torch.randn(8, 8),)))
 
 
-def gathered(folder: Path, clock: Clock | None = None) -> tuple[Tools, Any]:
-    tools = Tools()
+def gathered(folder: Path, clock: Clock | None = None, crashes: str = "") -> tuple[Tools, Any]:
+    tools = Tools(crashes)
     request = GpuRequest(folder, replace(SM80, processors=20), 6, 0, clock=clock)
     return tools, collect(subjects(), request, tools)  # type: ignore[arg-type]
 
@@ -247,6 +306,16 @@ def test_products_are_compiled_once_under_some_tilings(tmp_path: Path) -> None:
     again, outcome = gathered(tmp_path)
     assert not again.compiled
     assert outcome.records == 0
+
+
+@pytest.mark.parametrize(("crashes", "records"), [("gpu", 5), ("gpu_tilings", 0)])
+def test_a_toolchain_process_that_ends_is_counted_and_what_it_cost_is_compiled_next_time(
+    crashes: str, records: int, tmp_path: Path
+) -> None:
+    _, outcome = gathered(tmp_path, crashes=crashes)
+    assert (outcome.records, outcome.lost) == (records, {"ToolchainCrash": 1})
+    assert not any("ended" in trace.refusal for path in files([tmp_path]) for trace in read(path).traces)
+    assert gathered(tmp_path)[1].records == 6 - records
 
 
 def test_where_there_is_a_gpu_its_times_are_kept(tmp_path: Path) -> None:
@@ -283,6 +352,33 @@ def test_options_that_do_not_go_together(
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [["--rounds", "0"], ["--rounds", "-3"], ["--workers", "0"]], ids=str)
+@pytest.mark.parametrize("action", ["train", "eval"])
+def test_no_trees_and_no_threads_are_one_clear_error(
+    action: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, part())
+    out = ["--out", str(tmp_path / "m")] if action == "train" else []
+    assert cli.main(["costmodel", action, "--traces", str(tmp_path), *out, *options]) == 1
+    assert "--workers and --rounds must be at least 1" in capsys.readouterr().err
+
+
+def test_traces_of_both_kinds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trace_cases import MACHINE, TRACE
+
+    from effc.costmodel.traces import Part
+    from effc.costmodel.traces import write as write_cpu
+
+    write(tmp_path, part())
+    other = write_cpu(tmp_path, Part(MACHINE, (TRACE,)))
+    assert cli.main(["costmodel", "train", "--traces", str(tmp_path), "--out", str(tmp_path / "m")]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "traces of GPU kernels and others" in told
+    assert other.name in told
+
+
 def test_too_few_records_are_one_clear_error() -> None:
-    with pytest.raises(OptionError, match="too few to learn from"):
-        training.train(data().only(np.arange(len(data())) < 10))
+    few = np.arange(len(data())) < 10
+    for chosen in (few, few | data().refused, data().refused):
+        with pytest.raises(OptionError, match="too few to learn from"):
+            training.train(data().only(chosen))

@@ -1,4 +1,6 @@
-"""Tensors beyond 2**31 elements: kernels of a few points that lie so far apart compute what they do where all is near."""
+"""Beyond 2**31: kernels of a few points that lie so far apart compute what they do where all is near; so do those that divide such numbers
+on their way to an operand or a size that is small.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from contraction_cases import Case
-from gpu_interpreted import SM80, TMA, Kernel, memory_of, operands_of, sized
+from gpu_interpreted import SM80, TMA, Kernel, agrees, memory_of, operands_of, sized
 from kernels import LoopsBuilder
 from test_attention_kernel import attention_spec
 from tt_interpreter import Memory, Region, run
@@ -87,3 +89,34 @@ def test_kernels_of_tensors_beyond_32_bits(spec: KernelSpec, target: GpuTarget) 
     launch(Kernel(apart(spec), target), far)
     for ours, same in zip(far, near, strict=True):
         torch.testing.assert_close(ours, same, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", ["9", "s0"])
+def test_what_an_address_divides_may_be_beyond_32_bits(size: str) -> None:
+    """As where a vector is expanded to more elements than 2**31, and the result reshaped."""
+    inner = f"{1 << 29}*d0 + d1"
+    k = LoopsBuilder([(size, "parallel"), (100, "parallel")], [("f32", "read", 4), ("f32", "write", f"100*{size}")])
+    x = k.load(0, f"({inner}) // {3 << 29}")
+    y = k.load(0, f"(({inner}) % {(1 << 32) + 1}) // {1 << 31}")
+    k.store(1, "100*d0 + d1", k.op("arith.addf", x, y))
+    symbols = [9] if size == "s0" else []
+    agrees(k.spec(symbols=("s0",) if symbols else ()), [torch.randn(4), torch.full((900,), float("nan"))], symbols)
+
+
+def test_what_a_size_divides_may_be_beyond_32_bits() -> None:
+    """The product of two sizes known at a call only."""
+    rows = f"(s0*s1 + 5) // {1 << 30} + s2"
+    k = LoopsBuilder([(rows, "parallel"), (7, "reduction")], [("f32", "read", f"7*({rows})"), ("f32", "write", rows)])
+    k.store(1, "d0", k.reduce("add", k.load(0, "7*d0 + d1")))
+    agrees(k.spec(symbols=("s0", "s1", "s2")), [torch.randn(42), torch.full((6,), float("nan"))], [1 << 16, 1 << 16, 2])
+
+
+def test_codes_two_in_a_byte_found_by_what_is_beyond_32_bits() -> None:
+    address = f"({1 << 29}*d0 + d1) // {3 << 29}"
+    k = LoopsBuilder([(9, "parallel"), (5, "parallel")], [("i8", "packed", 2), ("f32", "write", 45)])
+    code = k.op("decode", k.load(0, address), bits=4, codebook=(), signed=0)
+    k.store(1, "5*d0 + d1", code)
+    codes, out = torch.tensor([0x21, 0x43], dtype=torch.int8), torch.full((45,), float("nan"))
+    assert Kernel(k.spec())([codes, out]) == 0
+    expected = torch.tensor([1.0 + (i << 29) // (3 << 29) for i in range(9)])
+    assert torch.equal(out.view(9, 5), expected[:, None].expand(9, 5))

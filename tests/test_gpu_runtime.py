@@ -98,6 +98,34 @@ def test_more_shared_memory_than_usual_is_asked_for() -> None:
     assert cuda.attributes == [(8, 100 << 10), (9, 100)]
 
 
+def test_where_the_share_of_shared_memory_is_refused_the_kernel_is_loaded_all_the_same() -> None:
+    """It is a hint; the size is none."""
+    assert CudaDriver(StubCuda(refused=frozenset({9}))).load(b"image", "k", 100 << 10)
+    with pytest.raises(DeviceError, match="does not give the kernel k 102400 bytes"):
+        CudaDriver(StubCuda(refused=frozenset({8}))).load(b"image", "k", 100 << 10)
+
+
+def test_the_code_of_a_kernel_that_is_refused_is_given_back() -> None:
+    cuda = StubCuda(refused=frozenset({"k"}))
+    driver = CudaDriver(cuda)
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="does not find the kernel k in its cubin"):
+            driver.load(b"image", "k", 0)
+    assert cuda.unloaded == [0x11, 0x12]
+
+
+def test_kernels_that_were_loaded_before_one_that_is_refused_are_retired() -> None:
+    text = graph_of(nn.Sequential(nn.Softmax(-1), nn.Linear(7, 5)), torch.randn(5, 7))
+    built = built_on(StubGpu(StubCuda()), text).executable
+    names = [one.name for each in built.code for one in each.launches]
+    assert len(names) > 1
+    gpu = StubGpu(StubCuda(refused=frozenset(names[-1:])))
+    with pytest.raises(DeviceError, match="does not find the kernel"):
+        GpuExecutable(built.program, built.code, gpu, host().unchanged)
+    gc.collect()
+    assert gpu.retired == [0x21 + i for i in range(len(names) - 1)]
+
+
 def test_a_kernel_is_on_the_gpu_once_it_is_loaded() -> None:
     """The driver may put that off until a kernel's first use, which must not be the launch in a capture."""
     cuda = StubCuda()

@@ -45,6 +45,18 @@ def test_rows_are_kept_and_not_measured_again(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "tables.md").read_text() == text
 
 
+def test_a_line_cut_short_costs_itself_alone(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    known = kept.Kept(path)
+    known.begin("a")
+    with path.open("a") as file:
+        file.write('["b", "beg')  # the process was killed here
+    known.fail_begun("its process ended")
+    assert known.failed() == {"a": "its process ended"}
+    assert known.rest(["a", "b"]) == ["b"]
+    assert known.lines == 2
+
+
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tables.main([str(tmp_path), "--only", "products,modles"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,25 @@ class Kept:
         return {row: what for row, (state, what) in self._last().items() if state == "failed"}
 
     def _add(self, row: str, state: str, what: object) -> None:
+        text = self._text()
+        start = "\n" if text and not text.endswith("\n") else ""
         with self.path.open("a") as file:
-            file.write(json.dumps([row, state, what]) + "\n")
+            file.write(f"{start}{json.dumps([row, state, what])}\n")
 
     def _last(self) -> dict[str, tuple[str, Any]]:
-        return {row: (state, what) for row, state, what in map(json.loads, self._lines())}
+        return {row: (state, what) for row, state, what in self._lines()}
 
-    def _lines(self) -> list[str]:
-        """Whole ones: a process may have ended within the last."""
-        text = self.path.read_text() if self.path.exists() else ""
-        return text.split("\n")[:-1]
+    def _lines(self) -> list[tuple[str, str, Any]]:
+        """Whole ones: a process may have ended within one."""
+        found = []
+        for line in self._text().split("\n"):
+            with suppress(json.JSONDecodeError):
+                row, state, what = json.loads(line)
+                found.append((row, state, what))
+        return found
+
+    def _text(self) -> str:
+        return self.path.read_text() if self.path.exists() else ""
 
 
 def table(title: str, kept: Kept, rows: Sequence[str]) -> str:

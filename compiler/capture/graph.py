@@ -292,14 +292,14 @@ class _Compilation:
         """Exclude the products and the attention that ATen runs faster."""
         from effc.compiler.capture.rivals import aten_op, products, sentence
 
-        for node, call in products(group, built.executable.program, sizes):
+        for product in products(group, built.executable.program, sizes):
             with unset_fake_temporarily():
-                verdict = self.owner.devices.judged(built, call, aten_op(node, call, sizes))
+                verdict = self.owner.devices.judged(built, product.call, aten_op(product, sizes))
+            told = sentence(product.nodes[0], verdict, sizes)
             if not verdict.is_ours:
-                reason = f"ATen is faster: {sentence(node, verdict, sizes)}"
-                self.excluded.update((n, reason) for n in group.nodes if alike(n) == alike(node))
+                self.excluded.update(dict.fromkeys(product.nodes, f"ATen is faster: {told}"))
             elif verdict.measured:
-                self.kept.append(f"effc's kernel is kept: {sentence(node, verdict, sizes)}")
+                self.kept.append(f"effc's kernel is kept: {told}")
 
     def _must_validate(self, region: Region) -> bool:
         """Whether an input's strides may differ from FakeTensor's: ATen made it, now or in the forward graph."""

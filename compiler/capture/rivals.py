@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from effc.compiler.gpu_alone import filled
 from effc.compiler.gpu_choice import AtenOp, Verdict
 from effc.compiler.ir.program import Call, Program
 from effc.compiler.ir.spec import KernelSpec
+from effc.runtime.dtypes import TORCH_DTYPES
 from effc.runtime.gpu.device import Device
 
 _aten = torch.ops.aten
@@ -34,19 +36,29 @@ _ATTENTION = (
 #: Template of the kernel that computes an op.
 _TEMPLATES: dict[Any, str] = dict.fromkeys(_PRODUCTS, "contraction") | dict.fromkeys(_ATTENTION, "attention")
 _FLOATS = frozenset({"f32", "f16", "bf16"})
+#: Of a body, what computes nothing on values.
+_MOVES = frozenset({"load", "store", "constant", "index", "contract", "arith.extf", "arith.truncf"})
 
 
-def products(group: Group, program: Program, sizes: Mapping[str, int]) -> Iterator[tuple[Node, Call]]:
-    """Nodes, each with the one call that computes it, by place and arithmetic. One of many that are alike stands for all. ``sizes``: of the
-    program's symbols in the first call.
+@dataclass(frozen=True)
+class Product:
+    """``nodes`` that are alike and that one kernel, ``spec``, computes, each in a call of its own; ``call``: of the first."""
+
+    nodes: list[Node]
+    call: Call
+    spec: KernelSpec
+
+
+def products(group: Group, program: Program, sizes: Mapping[str, int]) -> Iterable[Product]:
+    """Nodes with the calls that compute them, by place and arithmetic. ``sizes``: of the program's symbols in the first call.
 
     Products that effc joins, or whose factors are codes, are no call of theirs: ATen would have to compute more.
     """
     free = [c for c in program.calls if _is_plain(program.kernels[c.kernel])]
-    seen = set[Any]()
+    found = dict[Any, Product]()
     for node in group.nodes:
         template = _TEMPLATES.get(node.target)
-        if template is None or not _reads_tensors(node) or alike(node) in seen:
+        if template is None or not _reads_tensors(node):
             continue
         place, flops = source_of(node), flops_of([node])
         mine = (c for c in free if program.kernels[c.kernel].template == template)
@@ -54,17 +66,29 @@ def products(group: Group, program: Program, sizes: Mapping[str, int]) -> Iterat
         call = next(there, None)
         if call is not None:
             free.remove(call)
-            seen.add(alike(node))
-            yield node, call
+            new = Product([], call, program.kernels[call.kernel])
+            found.setdefault((alike(node), new.spec), new).nodes.append(node)
+    return found.values()
 
 
-def aten_op(node: Node, call: Call, sizes: Mapping[str, int]) -> AtenOp:
-    """``node`` on random tensors of its own."""
+def aten_op(product: Product, sizes: Mapping[str, int]) -> AtenOp:
+    """The first of its nodes on random tensors of its own."""
+    node = product.nodes[0]
     known = [_sizes(n) for n in node.all_input_nodes]
-    after = call.name.split("+")[1:]
-    added = node.target in (*_ADDING, _aten.convolution.default) and all(a is not None for a in node.args[:3])
     key = f"{op_name(node)} {alike(node)[1]}{f' of {known}' if sizes else ''}"
-    return AtenOp(key, functools.partial(_runnable, node), not after or (added and after == ["addf"]), sizes)
+    return AtenOp(key, functools.partial(_runnable, node), _is_alone(node, product.spec), sizes)
+
+
+def _is_alone(node: Node, spec: KernelSpec) -> bool:
+    """Whether a kernel computes what ``node`` does, and no more."""
+    result = node.meta["val"][0] if isinstance(node.meta["val"], tuple | list) else node.meta["val"]
+    written = [TORCH_DTYPES[o.dtype] for o in spec.operands if o.role == "write"]
+    if written[0] != result.dtype:
+        return False
+    work = [i.op for i in spec.body if i.op not in _MOVES and i.dtype in _FLOATS]
+    adds = node.target in (*_ADDING, _aten.convolution.default) and all(a is not None for a in node.args[:3])
+    stores = sum(i.op == "store" for i in spec.body)
+    return stores <= 1 and (not work or (adds and work == ["arith.addf"]))
 
 
 def _runnable(node: Node, device: Device) -> Any:

@@ -12,7 +12,7 @@ from effc.compiler.ir.errors import OptionError
 from effc.costmodel.gpu.dataset import GpuData
 from effc.costmodel.gpu.machine import Gpu
 from effc.costmodel.gpu.predictor import CHANCES, COUNTED, Array, counted
-from effc.costmodel.gpu.training import learned, train
+from effc.costmodel.gpu.training import ROUNDS, learned, train
 from effc.costmodel.model.figures import Figures, mean
 from effc.costmodel.model.ranking import auroc
 
@@ -43,10 +43,11 @@ def held_out(
     seeds: Sequence[int],
     resident: Resident,
     workers: int = 1,
+    rounds: int = ROUNDS,
     watch: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, GpuErrors]]:
     """By family, and ``all``, then by who predicts, ``model`` or ``count``: kernels of about one size are held out together, the mean over
-    ``seeds``. OptionError: there are not two sizes.
+    ``seeds``. OptionError: there are not two sizes, or too few records.
     """
     names, number = np.unique(data.shapes, return_inverse=True)
     if len(names) < 2:
@@ -60,7 +61,7 @@ def held_out(
             watch(f"seed {seed}, without a part of the shapes")
             test = parts == part
             rest = data.only(~test & ~np.isin(data.sites, data.sites[test]))
-            for name, values in train(rest, seed, workers).facts(data.rows[test]).items():
+            for name, values in train(rest, seed, workers, rounds).facts(data.rows[test]).items():
                 model[name][test] = values
         count = {name: counted(data.rows, name) for name in COUNTED}
         everything = np.ones(len(data), bool)

@@ -21,12 +21,12 @@ from effc.costmodel.gpu.machine import Gpu
 VERSION = 1
 
 #: Of a schedule (`codegen.gpu.contraction.schedule`).
-_TILING = ("bm", "bn", "bk", "group", "split", "stages", "warps", "descriptors", "persistent", "tail")
+TILING = ("bm", "bn", "bk", "group", "split", "stages", "warps", "descriptors", "persistent", "tail")
 COLUMNS: tuple[str, ...] = (
     *("capability", "log_rows", "log_columns", "log_sums", "log_batches"),
     *("left_item", "right_item", "quantized", "window", "masked", "exact"),
     *("loads", "before", "functions", "after", "stores", "written_item"),
-    *_TILING,
+    *TILING,
     *("log_shared", "log_registers", "log_instructions"),
     *("sums_each", "loads_each", "products_each", "shared_share", "row_waste", "column_waste", "whole_step"),
 )
@@ -50,7 +50,7 @@ def matrix(kernels: Iterable[KernelSpec], gpu: Gpu) -> NDArray[np.float32]:
 
 def _row(spec: KernelSpec, gpu: Gpu) -> list[float]:
     sizes = Sizes.of(spec, {})
-    tiling = {name: int(spec.schedule[name]) for name in _TILING}
+    tiling = {name: int(spec.schedule[name]) for name in TILING}
     bm, bn, bk = tiling["bm"], tiling["bn"], tiling["bk"]
     at = next(i for i, instr in enumerate(spec.body) if instr.op == "contract")
     rounds = gpu.tf32_convolutions if spec.get(CONVOLUTION) else gpu.tf32
@@ -74,7 +74,7 @@ def _row(spec: KernelSpec, gpu: Gpu) -> list[float]:
         *(float(n) for n in (sizes.rows, sizes.columns, sizes.sums, sizes.batches)),
         *(float(n) for n in (*sizes.items, sizes.quantized, sizes.window, sizes.masked, exact)),
         *(float(n) for n in (counts.loads, counts.before, counts.functions, counts.after, counts.stores, counts.item)),
-        *(float(tiling[name]) for name in _TILING),
+        *(float(tiling[name]) for name in TILING),
         *(float(shared), registers, instructions),
         *(sums_each, loads_each, products, shared / gpu.shared_bytes),
         *(-sizes.rows % bm / max(sizes.rows, 1), -sizes.columns % bn / max(sizes.columns, 1)),

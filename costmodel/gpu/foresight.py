@@ -1,4 +1,4 @@
-"""Which tilings of a GPU kernel need not be compiled, by the model of GPU code that comes with effc."""
+"""Which tilings of a GPU kernel are best compiled last, by the model of GPU code in ``shipped``; none comes with effc yet."""
 
 from __future__ import annotations
 

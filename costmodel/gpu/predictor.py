@@ -34,33 +34,37 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CodePredictor:
-    """``texts``: LightGBM's of each fact; ``forests``: read from them. A chance of which nothing was learned has none."""
+    """``texts``: LightGBM's of each fact, `COUNTED` and `CHANCES`; ``forests``: read from them."""
 
     texts: Mapping[str, str]
     forests: Mapping[str, Forest]
 
     @staticmethod
     def of(texts: Mapping[str, str]) -> CodePredictor:
-        """ValueError: a text is not one of trees over our features, or of another fact."""
+        """ValueError: a text is not one of trees over our features, or those of a fact are not there."""
+        if texts.keys() != {*COUNTED, *CHANCES}:
+            raise ValueError(
+                f"trees for {', '.join(texts) or 'nothing'}, and not for {', '.join((*COUNTED, *CHANCES))}"
+            )
         forests = {name: Forest.parse(text) for name, text in texts.items()}
         for name, forest in forests.items():
-            if name not in (*COUNTED, *CHANCES) or forest.features != features.COLUMNS:
-                raise ValueError(f"{name}: trees for another fact, or of other features")
+            if forest.features != features.COLUMNS:
+                raise ValueError(f"{name}: trees of other features")
         return CodePredictor(texts, forests)
 
     def facts(self, rows: NDArray[np.float32]) -> dict[str, Array]:
         """Of each row of features: ``registers``, ``shared``, ``instructions``; the chances of ``spills``, and of being ``refused``."""
         found = {name: forest.predict(rows) for name, forest in self.forests.items()}
-        for name in found.keys() & set(COUNTED):
+        for name in COUNTED:
             found[name] = counted(rows, name) * np.exp2(found[name])
-        for name in found.keys() & set(CHANCES):
+        for name in CHANCES:
             found[name] = 1 / (1 + np.exp(-found[name]))
         return found
 
     def expected_to_fail(self, kernels: Iterable[KernelSpec], gpu: Gpu) -> list[bool]:
         """Whether each is all but certain to spill registers, or to be refused. ``kernels``: as `features.matrix` takes them."""
         found = self.facts(features.matrix(kernels, gpu))
-        chance = np.max([found[name] for name in CHANCES if name in found], axis=0)
+        chance = np.max([found[name] for name in CHANCES], axis=0)
         return [bool(c >= _EXPECTED) for c in chance]
 
 
@@ -84,11 +88,18 @@ def save(place: Path, predictor: CodePredictor, data: GpuData, told: Mapping[str
 
 
 def load(place: Traversable) -> tuple[CodePredictor, Mapping[str, Any]]:
-    """The model in ``place``, and its card. ArtifactError: it is not there, of another version, of other features, or was changed."""
+    """The model in ``place``, and its card, which says of what records it was made. ArtifactError: it is not there, of another version, of
+    other features, incomplete, or was changed.
+    """
     card = folder.card_of(place)
     if {name: card.get(name) for name in _identity()} != _identity():
         raise ArtifactError(f"the model in {place} is none of GPU code, or was made for other features: train it again")
     try:
+        for gpu in card["gpus"]:
+            Gpu.from_json(gpu)
+        for name, kind in (("records", int), ("families", dict), ("errors", dict)):
+            if not isinstance(card[name], kind):
+                raise TypeError(f"{name}: {card[name]!r}")
         return CodePredictor.of(folder.texts_of(place, card)), card
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise folder.no_card(place, error) from error

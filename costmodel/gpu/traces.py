@@ -13,6 +13,7 @@ from typing import Any
 
 from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.spec import KernelSpec
+from effc.costmodel.gpu.features import TILING
 from effc.costmodel.gpu.machine import Gpu
 from effc.costmodel.parquet import Form, arrow
 
@@ -72,9 +73,14 @@ class GpuTrace:
         if self.median is not None and not (0 < self.median < math.inf):
             return "an absurd time"
         try:
-            return "" if self.kernel.schedule.parameters else "no schedule"
+            spec = self.kernel
+            tiling = dict(spec.schedule.parameters)
+            whole = all(isinstance(tiling.get(name), int) for name in TILING)
         except (AttributeError, KeyError, TypeError, ValueError):
             return "no spec"
+        if spec.template != "contraction" or spec.symbols or not any(instr.op == "contract" for instr in spec.body):
+            return "no product of known sizes"
+        return "" if whole else "no whole tiling"
 
 
 @dataclass(frozen=True)

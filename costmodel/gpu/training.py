@@ -47,16 +47,17 @@ def train(
     rounds: int = ROUNDS,
     watch: Callable[[str], None] = lambda name: None,
 ) -> CodePredictor:
-    """A model of all records; ``watch(name)`` is told which fact begins. OptionError: there are too few records."""
-    if len(data) < FEWEST:
-        raise OptionError(f"{len(data)} records are too few to learn from: collect {FEWEST} at least")
+    """A model of all records; ``watch(name)`` is told which fact begins. OptionError: too few records, refused ones aside."""
+    made = len(data) - int(data.refused.sum())
+    if made < FEWEST:
+        raise OptionError(
+            f"{made} records of code are too few to learn from: collect {FEWEST} at least that were not refused"
+        )
     lightgbm = library()
     texts = {}
     for name, objective in _OBJECTIVES.items():
         values = learned(data, name)
         known = ~np.isnan(values)
-        if known.sum() < FEWEST:
-            continue
         watch(name)
         table = lightgbm.Dataset(data.rows[known], values[known], feature_name=list(features.COLUMNS))
         parameters = {**_PARAMETERS, **objective, "seed": seed, "num_threads": workers}

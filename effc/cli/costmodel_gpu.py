@@ -27,11 +27,15 @@ def is_one(place: Traversable) -> bool:
 
 
 def takes(places: list[Path]) -> bool:
-    """Whether the trace files are of GPU kernels."""
+    """Whether the trace files are of GPU kernels. OptionError: some are, and some are not."""
     from effc.costmodel.gpu.traces import KEY
     from effc.costmodel.parquet import files, holds
 
-    return holds(files(places)[0], KEY)
+    found = {path: holds(path, KEY) for path in files(places)}
+    if any(found.values()) and not all(found.values()):
+        other = next(path for path, gpu in found.items() if not gpu)
+        raise OptionError(f"traces of GPU kernels and others, as {other}: learn from one kind at a time")
+    return all(found.values())
 
 
 def request_of(args: argparse.Namespace, seconds: float) -> GpuRequest:
@@ -80,7 +84,7 @@ def train(args: argparse.Namespace) -> int:
         raise OptionError("--from adapts models of times: one of GPU code is trained anew")
     data = _data(args)
     with tables.progress() as watch:
-        errors = _errors(data, (args.seed,), args.workers, watch)
+        errors = _errors(data, (args.seed,), args, watch)
         trained = training.train(data, args.seed, args.workers, args.rounds or training.ROUNDS, watch)
     save(args.out, trained, data, {"errors": errors})
     print(f"{args.out}: a model of the code of {len(data)} GPU kernels")
@@ -91,7 +95,7 @@ def train(args: argparse.Namespace) -> int:
 def judge(args: argparse.Namespace) -> int:
     data = _data(args)
     with tables.progress() as watch:
-        errors = _errors(data, range(args.seeds), args.workers, watch)
+        errors = _errors(data, range(args.seeds), args, watch)
     _told(data, errors)
     if args.json is not None:
         args.json.write_text(json.dumps({"gpu_code": errors}, indent=1), encoding="utf-8")
@@ -119,10 +123,11 @@ def _data(args: argparse.Namespace) -> GpuData:
     return dataset(map(read, files(args.traces)))
 
 
-def _errors(data: GpuData, seeds: Sequence[int], workers: int, watch: Any) -> dict[str, dict[str, Any]]:
+def _errors(data: GpuData, seeds: Sequence[int], args: argparse.Namespace, watch: Any) -> dict[str, dict[str, Any]]:
     from effc.costmodel.gpu.evaluation import held_out
+    from effc.costmodel.gpu.training import ROUNDS
 
-    found = held_out(data, seeds, _resident, workers, watch)
+    found = held_out(data, seeds, _resident, args.workers, args.rounds or ROUNDS, watch)
     return {family: {who: e.to_json() for who, e in by.items()} for family, by in found.items()}
 
 

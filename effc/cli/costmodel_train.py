@@ -53,6 +53,7 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.samples is not None and args.base is None:
         raise OptionError("--samples is for adapting a model: give --from too")
+    _check(args)
     if costmodel_gpu.takes(args.traces):
         return costmodel_gpu.train(args)
     data = dataset(_parts(args))
@@ -124,6 +125,7 @@ def _eval(args: argparse.Namespace) -> int:
 
     if args.seeds < 1:
         raise OptionError("--seeds must be at least 1")
+    _check(args)
     if costmodel_gpu.takes(args.traces):
         return costmodel_gpu.judge(args)
     parts = list(_parts(args))
@@ -166,9 +168,12 @@ def _parts(args: argparse.Namespace) -> Iterator[Part]:
 
     if args.rounds is None:
         args.rounds = ROUNDS
-    if min(args.workers, args.rounds) < 1:
-        raise OptionError("--workers and --rounds must be at least 1")
     return map(read, files(args.traces))
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.workers < 1 or (args.rounds is not None and args.rounds < 1):
+        raise OptionError("--workers and --rounds must be at least 1")
 
 
 def _skipped(reasons: Mapping[str, int]) -> None:

@@ -29,7 +29,7 @@ from effc.compiler.codegen.gpu.occupancy import resident_blocks
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.gpu_described import described
 from effc.compiler.ir.equality import computation
-from effc.compiler.ir.errors import ArtifactError, EffcError, LoweringError
+from effc.compiler.ir.errors import ArtifactError, EffcError, LoweringError, ToolchainCrash
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import KernelSpec
@@ -103,13 +103,19 @@ def collect(
                 continue
             lost = sum(outcome.lost.values())
             for op, spec in found:
-                chosen = _sampled(spec, request, tools)
+                try:
+                    chosen = _sampled(spec, request, tools)
+                except EffcError as error:
+                    outcome.lost[type(error).__name__] += 1
+                    continue
                 new = [one for one in chosen if json.dumps(one.to_json()) not in known]
                 outcome.known += len(chosen) - len(new)
                 known.update(json.dumps(one.to_json()) for one in new)
                 replies = threads.map(lambda one: _compiled(one, request.target, tools), new)
                 for one, reply in zip(new, replies, strict=True):
-                    if isinstance(reply, EffcError) and not isinstance(reply, LoweringError):
+                    if isinstance(reply, EffcError) and (
+                        isinstance(reply, ToolchainCrash) or not isinstance(reply, LoweringError)
+                    ):
                         outcome.lost[type(reply).__name__] += 1
                         continue
                     sink.add(_trace(subject, op, one, one is chosen[0], reply, request))

@@ -135,9 +135,7 @@ class CudaDevice:
         try:
             if taken:
                 self.wait()
-        except (
-            RuntimeError
-        ):  # nobody may, as another thread captures a graph; or a kernel failed, which the next launch says
+        except RuntimeError:  # nobody may: another thread captures a graph, or a kernel failed, as the next launch says
             self._retired.extend(taken)
             return
         for kernel in taken:

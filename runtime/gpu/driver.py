@@ -66,20 +66,30 @@ class CudaDriver:
 
     def load(self, image: bytes, name: str, shared: int) -> int:
         """A handle of the kernel ``name`` of a cubin in the current context, with leave to use ``shared`` bytes."""
-        module, function = ctypes.c_void_p(), ctypes.c_void_p()
+        module = ctypes.c_void_p()
         self._check(self._library.cuModuleLoadData(ctypes.byref(module), image), f"load the kernel {name}")
+        try:
+            function = self._function(module, name, shared)
+        except DeviceError:
+            self._library.cuModuleUnload(module)
+            raise
+        self._modules[function] = module.value or 0
+        return function
+
+    def _function(self, module: ctypes.c_void_p, name: str, shared: int) -> int:
+        """The kernel ``name`` of a module, ready to be launched."""
+        function = ctypes.c_void_p()
         found = self._library.cuModuleGetFunction(ctypes.byref(function), module, name.encode())
         self._check(found, f"find the kernel {name} in its cubin")
         if shared > _PLAIN_SHARED:
-            for attribute, value in ((_MAX_DYNAMIC_SHARED, shared), (_CARVEOUT, _MOST_SHARED)):
-                asked = self._library.cuFuncSetAttribute(function, attribute, value)
-                self._check(asked, f"give the kernel {name} {shared} bytes of shared memory")
+            asked = self._library.cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, shared)
+            self._check(asked, f"give the kernel {name} {shared} bytes of shared memory")
+            self._library.cuFuncSetAttribute(function, _CARVEOUT, _MOST_SHARED)  # a hint, which may be refused
         # A module's code may wait for its first use to go to the GPU, which in a capture is refused: a question is a use.
         registers = ctypes.c_int()
         asked = self._library.cuFuncGetAttribute(ctypes.byref(registers), _REGISTERS, function)
         self._check(asked, f"bring the kernel {name} to the GPU")
         assert function.value is not None, "the driver gave no function, and no error"
-        self._modules[function.value] = module.value or 0
         return function.value
 
     def unload(self, kernel: int) -> None:

@@ -48,10 +48,14 @@ class GpuExecutable:
         self.layout = Layout.of(program)
         checks = any(i.op == "check" for spec in program.kernels for i in spec.body)
         self._cells = ErrorCells(program, device) if checks else None
+        handles: list[list[int]] = [[] for _ in code]
+        loaded = list[int]()  # grows until all are: what is refused releases those before it
+        self._release = weakref.finalize(self, device.retire, loaded)
         with device.current():
-            handles = [[device.load(c.image, c.name, c.shared) for c in spec.launches] for spec in code]
-        retired = [handle for each in handles for handle in each]
-        self._release = weakref.finalize(self, device.retire, retired)
+            for each, spec in zip(handles, code, strict=True):
+                for one in spec.launches:
+                    each.append(device.load(one.image, one.name, one.shared))
+                    loaded.append(each[-1])
         cells = self._cells.address if self._cells is not None else 0
         self._launches = Launches(program, code, handles, self.layout, cells)
         self._tables: dict[tuple[int, ...], Table] = {}

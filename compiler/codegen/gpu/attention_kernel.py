@@ -12,7 +12,7 @@ from effc.compiler.codegen.gpu.attention import Plan
 from effc.compiler.codegen.gpu.attention_parts import places
 from effc.compiler.codegen.gpu.body import Axis, Frame, combiner
 from effc.compiler.codegen.gpu.builder import Builder, Shape
-from effc.compiler.codegen.gpu.indices import MOST_I32, Step, evaluated
+from effc.compiler.codegen.gpu.indices import Step, address_dtype, evaluated
 from effc.compiler.codegen.gpu.launch import Arguments, blocks
 from effc.compiler.codegen.gpu.ops import Ops
 from effc.compiler.codegen.gpu.target import GpuTarget
@@ -141,10 +141,9 @@ class Attention:
         return Frame(self.b, self.spec, (first, second), scalars)
 
     def _pointers(self, name: str, frame: Frame) -> ir.Value:
-        size = self.spec.operands[self.operand[name]].size.constant
-        dtype = "i64" if size is None or size > MOST_I32 else "i32"
-        base = self.given.operands[self.operand[name]]
-        moving, still = frame.indices.split(self.spec.get(name), dtype)
+        operand, address = self.operand[name], self.spec.get(name)
+        base = self.given.operands[operand]
+        moving, still = frame.indices.split(address, address_dtype(self.spec, operand, address))
         return self.b.pointers(base if moving is None else self.b.pointers(base, moving), still)
 
     def _load(self, name: str, first: Axis, second: Axis, shape: Shape) -> ir.Value:

@@ -9,7 +9,7 @@ from torch_mlir import ir
 
 from effc.compiler.codegen.gpu.builder import Builder, Shape, common_shape, dtype_of
 from effc.compiler.codegen.gpu.dialect import MOST_ELEMENTS, shape_of
-from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step, evaluated, widened
+from effc.compiler.codegen.gpu.indices import MOST_I32, Indices, Step, address_dtype, evaluated, widened
 from effc.compiler.codegen.gpu.ops import Ops
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.expr import Expr, const, floordiv, mod, var
@@ -131,9 +131,7 @@ class Body:
         return e
 
     def _pointers(self, instr: Instr) -> ir.Value:
-        operand = self.spec.operands[instr["operand"]]
-        size = operand.size.constant
-        dtype = "i64" if size is None or size > MOST_I32 else "i32"
+        dtype = address_dtype(self.spec, instr["operand"], instr["address"])
         base = self.pointers[instr["operand"]]
         moving, still = self.frame.indices.split(self._resolved(instr["address"]), dtype)
         return self.b.pointers(base if moving is None else self.b.pointers(base, moving), still)
@@ -148,8 +146,9 @@ class Body:
         byte = self._plain_load(
             replace(instr, attributes=(("address", floordiv(address, const(2))), ("operand", instr["operand"])))
         )
-        odd = self.frame.indices.value(mod(address, const(2)))
-        shift = b.op("arith.muli", odd, b.constant(4, "i32"))
+        half = mod(address, const(2))
+        odd = self.frame.indices.value(half, address_dtype(self.spec, instr["operand"], half))
+        shift = b.op("arith.muli", odd, b.constant(4, dtype_of(odd)))
         return b.op("arith.shrui", byte, widened(b, shift, "i8"))
 
     def _two_nibbles(self, instr: Instr, number: int, pairs: Axis, address: Expr) -> ir.Value:

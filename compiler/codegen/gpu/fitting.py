@@ -31,7 +31,8 @@ def compile_fitting(
     spec: KernelSpec, target: GpuTarget, *, aligned: bool, foresight: Foresight | None = None
 ) -> tuple[Emitted, list[Compiled]]:
     """The launches of ``spec`` and their code: of the tilings that are tried the one that spills least, then the one of the lowest count. A
-    schedule of the spec's own is kept. Those that ``foresight`` expects to fail are not compiled, unless it expects so of all.
+    schedule of the spec's own is kept. Those that ``foresight`` expects to fail come last, and only where none of the others fits and does
+    not spill.
 
     LoweringError: no emitter or triton takes it, or none of the tilings fits; of a pair of products also where all of them spill, as each
     product alone need not.
@@ -40,7 +41,9 @@ def compile_fitting(
         target = replace(target, descriptors=False)
     best: tuple[tuple[int, float], Emitted, list[Compiled]] | None = None
     refusal: LoweringError | None = None
-    for tried in _scheduled(spec, target, foresight):
+    for tried, failing in _scheduled(spec, target, foresight):
+        if failing and best is not None and not best[0][0]:
+            break
         emitted = emit(tried, target, aligned=aligned)
         try:
             made = [compile_launch(launch, target) for launch in emitted.launches]
@@ -79,14 +82,13 @@ def _recounted(spec: KernelSpec, target: GpuTarget, made: list[Compiled]) -> tup
     return contraction.cost(roles, target, tiling, held), held >= contraction.together(roles, target, tiling)
 
 
-def _scheduled(spec: KernelSpec, target: GpuTarget, foresight: Foresight | None) -> list[KernelSpec]:
-    """``spec`` as it is, and products on tensor cores with other tilings too."""
+def _scheduled(spec: KernelSpec, target: GpuTarget, foresight: Foresight | None) -> list[tuple[KernelSpec, bool]]:
+    """``spec`` as it is, and products on tensor cores with other tilings too; those that are expected to fail, as is said of each, last."""
     offered = [replace(spec, schedule=schedule) for schedule in _offered(spec, target)]
     tried = [spec, *offered[1:]]
     if foresight is None or spec.template != "contraction" or len(offered) < 2:
-        return tried
-    failing = foresight(offered)
-    return [one for one, fails in zip(tried, failing, strict=True) if not fails] or tried
+        return [(one, False) for one in tried]
+    return sorted(zip(tried, foresight(offered), strict=True), key=lambda one: one[1])
 
 
 def _offered(spec: KernelSpec, target: GpuTarget) -> list[Schedule]:

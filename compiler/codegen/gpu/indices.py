@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch_mlir import ir
 from effc.compiler.codegen.gpu.builder import Builder, dtype_of
 from effc.compiler.codegen.gpu.dialect import shape_of
 from effc.compiler.ir.expr import Atom, Call, Expr, Var
+from effc.compiler.ir.spec import KernelSpec
 
 #: Above this many elements an address does not fit i32.
 MOST_I32 = (1 << 31) - 1
@@ -108,8 +110,38 @@ class Indices:
 
 
 def evaluated(b: Builder, e: Expr, values: Mapping[str, ir.Value], dtype: str = "i32") -> ir.Value:
-    """``e`` where the builder stands; ``values``, none of them negative, of its variables."""
-    return Indices(b, dict(values), frozenset(values), {}).value(e, dtype)
+    """``e`` where the builder stands; ``values``, none of them negative, of its variables. What is divided or compared on the way may be
+    larger than ``e`` is: such terms are computed in i64.
+    """
+    indices = Indices(b, dict(values), frozenset(values), {})
+    wide = Expr(tuple((m, c) for m, c in e.terms if any(isinstance(atom, Call) for atom in m)))
+    if dtype == "i64" or not wide.terms:
+        return indices.value(e, dtype)
+    found, rest = widened(b, indices.value(wide, "i64"), dtype), e - wide
+    return b.op("arith.addi", found, indices.value(rest, dtype)) if rest.terms else found
+
+
+def address_dtype(spec: KernelSpec, operand: int, address: Expr) -> str:
+    """i32 where it holds the number of each element of an operand, and all that an ``address`` there divides or compares; else i64."""
+    size = spec.operands[operand].size.constant
+    if size is None or size > MOST_I32:
+        return "i64"
+    most = dict.fromkeys(spec.symbols, MOST_I32)
+    most |= {f"d{i}": MOST_I32 if (n := d.size.constant) is None else max(n - 1, 0) for i, d in enumerate(spec.dims)}
+    inside = (e for m, _ in address.terms for atom in m if isinstance(atom, Call) for e in (atom.lhs, atom.rhs))
+    return "i32" if all(_most(e, most) <= MOST_I32 for e in inside) else "i64"
+
+
+def _most(e: Expr, most: Mapping[str, int]) -> int:
+    """What neither ``e`` nor anything in it exceeds in size. ``most``: of variables; nothing is known of others."""
+
+    def of_atom(atom: Atom) -> int:
+        if isinstance(atom, Var):
+            return most.get(atom.name, 1 << 63)
+        left, right = _most(atom.lhs, most), _most(atom.rhs, most)
+        return right if atom.fn == "%" and left <= MOST_I32 else max(left, right)
+
+    return sum(abs(c) * math.prod(map(of_atom, monomial)) for monomial, c in e.terms)
 
 
 def widened(b: Builder, value: ir.Value, dtype: str) -> ir.Value:
