@@ -12,10 +12,11 @@ from dataclasses import replace
 from effc.compiler.codegen.cpu.contraction.amx_form import is_bf16
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes, sums_bytes
 from effc.compiler.codegen.cpu.contraction.places import places
-from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units
 from effc.compiler.codegen.cpu.contraction.tile import Accumulators, Tile
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Value, split_type, vector_type
+from effc.compiler.ir.spec import KernelSpec
 
 #: Vectors of weights for each vector of channels: all products are written out.
 _MOST_WEIGHTS = 28
@@ -23,12 +24,15 @@ _MOST_WEIGHTS = 28
 _INTERLEAVING = 4
 
 
-def stacked(nest: Nest, target: Target) -> Nest | None:
-    """``nest`` with the sum down the window innermost, several taps a lane; None where no instruction sums its products, or it has no
-    window of two known dimensions.
+def stacked(nest: Nest, spec: KernelSpec, target: Target) -> Nest | None:
+    """``nest``, of ``spec``, with the sum down the window innermost, several taps a lane; None where no instruction sums its products, or
+    it has no window of two known dimensions. Weights are packed by the sums of ``spec`` in the opposite order, so these too must be
+    two: where two of three are one to the nest, it is not their order that is reversed.
     """
     taps = 4 if is_bytes(nest) and sums_bytes(target) else 2 if is_bf16(nest) and target.sums_pairs else 0
     if not taps or not nest.wise or nest.channels or not nest.right.packed or len(nest.reduction) != 2:
+        return None
+    if sum(dim.kind == "reduction" for dim in drop_units(spec).dims) != 2:
         return None
     down, along = nest.reduction
     numbers = [nest.size(dim).constant for dim in (down, along)]
