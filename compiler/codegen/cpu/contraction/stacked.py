@@ -66,11 +66,12 @@ class StackedTile(Tile):
         along, down = (self._value(s) for s in self.right_strides)
         groups = range(-(-self._taps_down // step.group))
         inside = self._inside()
+        kept = self._kept(inside)
         for j in range(self.vectors):
             columns = [
                 [
-                    self._column(self._at(right, b.add(b.mul(along, tap), b.mul(down, g)), self._right_element), j)
-                    for g in groups
+                    self._weights(self._at(right, b.add(b.mul(along, tap), b.mul(down, g)), self._right_element), j, keep)
+                    for g, keep in zip(groups, kept, strict=True)
                 ]
                 for tap in range(self.sizes[0].constant or 0)
             ]
@@ -97,6 +98,28 @@ class StackedTile(Tile):
             above, below = (b.compare("arith.cmpi", p, x, b.index(tap)) for p, x in (("sle", low), ("sgt", high)))
             found.append(b.broadcast(b.op("arith.andi", above, below), self.step.lanes))
         return found
+
+    def _kept(self, inside: list[Value] | None) -> list[Value | None]:
+        """For each vector of weights along the window, which of its bf16 belong to taps ``inside`` the image; None where all may stay, as
+        integers that meet zeros always may.
+        """
+        taps, lanes = self._taps_down, self.step.lanes
+        if inside is None or self.step.group != 2:
+            return [None] * -(-taps // self.step.group)
+        order = [x for lane in range(lanes) for x in (lane, lanes + lane)]
+        return [self.b.shuffle(inside[k], order, inside[min(k + 1, taps - 1)]) for k in range(0, taps, 2)]
+
+    def _weights(self, right: Value, j: int, keep: Value | None) -> list[Value]:
+        """A vector of weights; those of taps that are not kept are zero too: an infinite one times the zero that it meets would be NaN."""
+        column = self._column(right, j)
+        if keep is None:
+            return column
+        b, pairs = self.b, 2 * self.step.lanes
+        bits = vector_type(pairs, "i16")
+        (whole,) = column
+        held = b.emit(f"vector.bitcast {whole.name} : {whole.type} to {bits}", bits)
+        held = b.select(keep, held, b.constant(0, "i16", pairs))
+        return [b.emit(f"vector.bitcast {held.name} : {bits} to {whole.type}", whole.type)]
 
     def _interleaved(self, left: Value, offset: int, first: int, j: int, inside: list[Value] | None) -> Value:
         """The taps from number ``first`` on that a lane holds, of ``lanes`` channels: those beyond the window or the image are zero."""
