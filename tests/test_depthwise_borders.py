@@ -104,6 +104,42 @@ def test_special_values_reach_their_neighbours_only(value: float) -> None:
     torch.testing.assert_close(ours, eager, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "size"),
+    [(3, 1, 1, 1, (5, 9)), (3, 2, 1, 1, (14, 14)), (5, 1, 2, 1, (9, 20)), (3, 1, 2, 2, (9, 9)), (3, 1, 4, 1, (1, 1))],
+)
+def test_special_weights_stay_inside_the_image(
+    kernel: int, stride: int, padding: int, dilation: int, size: tuple[int, int]
+) -> None:
+    """An infinite weight, or NaN, that would meet the border has no part in the sum."""
+    module = Between(37, kernel, stride, padding, dilation).bfloat16()
+    weight = module.depthwise.weight.data
+    weight[3, 0, 0, 0] = weight[9, 0, kernel - 1, kernel // 2] = torch.inf
+    weight[7, 0, kernel // 2, kernel - 1], weight[5, 0, kernel - 1, 1] = -torch.inf, torch.nan
+    depthwise, image = module.depthwise, torch.randn(2, 37, *size).relu().bfloat16()
+    identity = torch.eye(37).bfloat16()[:, :, None, None]
+
+    def function(x: Tensor) -> Tensor:
+        result: Tensor = depthwise(F.conv2d(x, identity).relu())
+        return result
+
+    with torch.no_grad():
+        ours = torch.compile(function, backend="effc", options={"fallback": "error"})(image)
+        bias = module.depthwise.bias
+        assert bias is not None
+        expected = bias.double()[:, None, None].expand(ours.shape).clone()
+        for tap in range(kernel**2):
+            down, along = divmod(tap, kernel)
+            alone = torch.zeros(37, 1, kernel, kernel, dtype=torch.float64)
+            alone[:, :, down, along] = 1
+            x, inside = (
+                F.conv2d(t, alone, None, stride, padding, dilation, groups=37)
+                for t in (image.double(), torch.ones(image.shape, dtype=torch.float64))
+            )
+            expected += torch.where(inside > 0, x * weight[:, 0, down, along].double()[:, None, None], 0)
+    torch.testing.assert_close(ours.double(), expected, rtol=2.0**-7, atol=1e-2, equal_nan=True)
+
+
 def test_what_else_reads_the_padded_image_gets_it() -> None:
     """Another reader, the caller, a border of other than zeros: then it lies in memory."""
 

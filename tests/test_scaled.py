@@ -87,6 +87,33 @@ def test_as_the_operations_one_by_one(factor: float | None, exchanged: bool, nam
     assert near.float().mean() < 0.05
 
 
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    ("factor", "scale", "bias"),
+    [
+        (1e30, 1e12, 1e-29),  # scale times factor is infinite, as is all but a sum of 0
+        (torch.inf, 1e-3, -1.0),
+        (1e15, 1e20, 1e-14),
+        (1e-10, 1e-32, 5e10),  # scale times factor is 0
+        (10.0, torch.inf, 1.0),
+        (10.0, 1e-3, torch.inf),
+        (10.0, 1e-3, torch.nan),
+    ],
+)
+def test_extremes_saturate_as_the_operations_one_by_one(factor: float, scale: float, bias: float, name: str) -> None:
+    torch.manual_seed(6)
+    x, w = (
+        torch.randint(0, 256, (ROWS, SUM), dtype=torch.uint8),
+        torch.randint(-128, 128, (COLUMNS, SUM), dtype=torch.int8),
+    )
+    x[0], w[3] = 0, 0
+    kernel = Kernel(spec(factor, False), TARGETS[name])
+    out = torch.empty(ROWS, COLUMNS, dtype=torch.int8)
+    assert kernel([x.view(torch.int8), w, torch.full((COLUMNS,), scale), torch.full((COLUMNS,), bias), out]) == 0
+    wanted = ((x.long() @ w.long().T).float() * scale + bias) * factor
+    assert torch.equal(out, wanted.round().nan_to_num(0, 127, -128).clamp(-128, 127).to(torch.int8))
+
+
 def test_what_is_no_sum_of_integers_keeps_its_roundings() -> None:
     """Codes of a tensor, floats, and integers that a sum has no part in are computed as the model says."""
     load = Instr("load", (), "i32", (("address", var("d0")), ("operand", 0)))

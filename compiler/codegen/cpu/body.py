@@ -150,7 +150,7 @@ class Body:
         if found is None:
             return None
         factor = None if found.factor is None else self.b.broadcast(self.value(found.factor, scope), lanes)
-        y = self._scaled(found.value, scope, lanes, factor)
+        y = self._scaled(found.value, scope, lanes, factor) if found.times <= scaled.MOST_FACTOR else None
         if y is None:
             y = self.b.broadcast(self.value(found.value, scope), lanes)
             y = y if factor is None else self.b.op("arith.mulf", y, factor)

@@ -23,11 +23,12 @@ _CURRENT_MODE = 4
 @dataclass(frozen=True)
 class Saturation:
     """A byte is ``clamp(round(y) + zero, low, high)``; ``y`` is the body's value of that number, times ``factor`` where it is given: the
-    number of a constant.
+    number of a constant, which is ``times`` (without one 1).
     """
 
     value: int
     factor: int | None
+    times: float
     zero: float
     low: float
     high: float
@@ -64,7 +65,7 @@ def find(body: Sequence[Instr], at: int) -> Saturation | None:
         if reached > low - zero if is_low else reached < high - zero:
             break
         value = inner
-    return Saturation(value, factor, zero, low, high)
+    return Saturation(value, factor, times, zero, low, high)
 
 
 def emit(b: Builder, target: Target, found: Saturation, y: Value) -> Value | None:

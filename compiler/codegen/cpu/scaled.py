@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from effc.compiler.ir.spec import Instr
 
+#: Largest factor that scale and bias are multiplied by before the sum is known; neither overflows then where both are below 3e23.
+MOST_FACTOR = 1e15
 #: What may stand between a sum and its conversion: corrections for zero points.
 _INTEGER = frozenset({"arith.addi", "arith.subi"})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 from effc.compiler.codegen.cpu.block.cost import L1_BYTES, Cost, Counter
@@ -17,7 +16,7 @@ from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.form import filled_to, lanes_of
 from effc.compiler.codegen.cpu.contraction.packing import Packing, packing
 from effc.compiler.codegen.cpu.contraction.roles import Nest
-from effc.compiler.codegen.cpu.contraction.schedule import as_schedule, estimates, variants
+from effc.compiler.codegen.cpu.contraction.schedule import as_schedule, estimates, steps_of, variants
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.spec import ITEM_SIZE, Dim, KernelSpec, Operand, Schedule
@@ -184,7 +183,7 @@ def _by_height(stage: Stage, target: Target) -> dict[int, tuple[float, int]]:
     """The cycles of the best tile of each height, and its vectors."""
     nest = stage.nest
     assert nest is not None, "loops have no register tiles"
-    steps = prod(nest.size(k).constant or 1 for k in nest.reduction)  # none where the sum is of one product
+    steps = steps_of(nest)
     found: dict[int, tuple[float, int]] = {}
     for (mr, vectors), step in estimates(nest, target).items():
         count = (steps * step, vectors)

@@ -26,7 +26,7 @@ def cast(spec: KernelSpec, target: Target, *, lines: int = 0) -> Nest | str:
     nest = find(spec, lines=lines)
     if isinstance(nest, str):
         return nest
-    nest = across_groups(nest, target) or stacked(nest, target) or nest
+    nest = across_groups(nest, target) or stacked(nest, spec, target) or nest
     if not is_codes(nest) or nest.right.format is not None:
         return nest
     ops = [nest.spec.body[i].op for i in nest.right.chain]

@@ -12,10 +12,11 @@ from dataclasses import replace
 from effc.compiler.codegen.cpu.contraction.amx_form import is_bf16
 from effc.compiler.codegen.cpu.contraction.byte_factors import is_bytes, sums_bytes
 from effc.compiler.codegen.cpu.contraction.places import places
-from effc.compiler.codegen.cpu.contraction.roles import Nest
+from effc.compiler.codegen.cpu.contraction.roles import Nest, drop_units
 from effc.compiler.codegen.cpu.contraction.tile import Accumulators, Tile
 from effc.compiler.codegen.cpu.target import Target
 from effc.compiler.codegen.cpu.text import Value, split_type, vector_type
+from effc.compiler.ir.spec import KernelSpec
 
 #: Vectors of weights for each vector of channels: all products are written out.
 _MOST_WEIGHTS = 28
@@ -23,12 +24,15 @@ _MOST_WEIGHTS = 28
 _INTERLEAVING = 4
 
 
-def stacked(nest: Nest, target: Target) -> Nest | None:
-    """``nest`` with the sum down the window innermost, several taps a lane; None where no instruction sums its products, or it has no
-    window of two known dimensions.
+def stacked(nest: Nest, spec: KernelSpec, target: Target) -> Nest | None:
+    """``nest``, of ``spec``, with the sum down the window innermost, several taps a lane; None where no instruction sums its products, or
+    it has no window of two known dimensions. Weights are packed by the sums of ``spec`` in the opposite order, so these too must be
+    two: where two of three are one to the nest, it is not their order that is reversed.
     """
     taps = 4 if is_bytes(nest) and sums_bytes(target) else 2 if is_bf16(nest) and target.sums_pairs else 0
     if not taps or not nest.wise or nest.channels or not nest.right.packed or len(nest.reduction) != 2:
+        return None
+    if sum(dim.kind == "reduction" for dim in drop_units(spec).dims) != 2:
         return None
     down, along = nest.reduction
     numbers = [nest.size(dim).constant for dim in (down, along)]
@@ -62,11 +66,12 @@ class StackedTile(Tile):
         along, down = (self._value(s) for s in self.right_strides)
         groups = range(-(-self._taps_down // step.group))
         inside = self._inside()
+        kept = self._kept(inside)
         for j in range(self.vectors):
             columns = [
                 [
-                    self._column(self._at(right, b.add(b.mul(along, tap), b.mul(down, g)), self._right_element), j)
-                    for g in groups
+                    self._weights(self._at(right, b.add(b.mul(along, tap), b.mul(down, g)), self._right_element), j, keep)
+                    for g, keep in zip(groups, kept, strict=True)
                 ]
                 for tap in range(self.sizes[0].constant or 0)
             ]
@@ -93,6 +98,28 @@ class StackedTile(Tile):
             above, below = (b.compare("arith.cmpi", p, x, b.index(tap)) for p, x in (("sle", low), ("sgt", high)))
             found.append(b.broadcast(b.op("arith.andi", above, below), self.step.lanes))
         return found
+
+    def _kept(self, inside: list[Value] | None) -> list[Value | None]:
+        """For each vector of weights along the window, which of its bf16 belong to taps ``inside`` the image; None where all may stay, as
+        integers that meet zeros always may.
+        """
+        taps, lanes = self._taps_down, self.step.lanes
+        if inside is None or self.step.group != 2:
+            return [None] * -(-taps // self.step.group)
+        order = [x for lane in range(lanes) for x in (lane, lanes + lane)]
+        return [self.b.shuffle(inside[k], order, inside[min(k + 1, taps - 1)]) for k in range(0, taps, 2)]
+
+    def _weights(self, right: Value, j: int, keep: Value | None) -> list[Value]:
+        """A vector of weights; those of taps that are not kept are zero too: an infinite one times the zero that it meets would be NaN."""
+        column = self._column(right, j)
+        if keep is None:
+            return column
+        b, pairs = self.b, 2 * self.step.lanes
+        bits = vector_type(pairs, "i16")
+        (whole,) = column
+        held = b.emit(f"vector.bitcast {whole.name} : {whole.type} to {bits}", bits)
+        held = b.select(keep, held, b.constant(0, "i16", pairs))
+        return [b.emit(f"vector.bitcast {held.name} : {bits} to {whole.type}", whole.type)]
 
     def _interleaved(self, left: Value, offset: int, first: int, j: int, inside: list[Value] | None) -> Value:
         """The taps from number ``first`` on that a lane holds, of ``lanes`` channels: those beyond the window or the image are zero."""
