@@ -130,5 +130,15 @@ def test_places_and_what_lies_between() -> None:
     assert spread(12, 4) == [0, 4, 7, 11]
     assert between([0, 2, 3], [1.0, 4.0, 5.0], 4) == pytest.approx([1.0, 2.0, 4.0, 5.0])
     assert between([0], [2.0], 1) == [2.0]
-    assert between([0, 2], [0.0, 4.0], 3) == [0.0, 4.0, 4.0]
-    assert between([0, 2], [math.inf, 4.0], 3) == [math.inf, math.inf, 4.0]
+    assert between([0, 2], [0.0, 4.0], 3) == pytest.approx([0.0, 4.0, 4.0])
+    assert between([0, 2, 4], [0.0, 0.0, math.inf], 5) == [0.0, 0.0, 0.0, 0.0, math.inf]
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan, 0.0])
+@pytest.mark.parametrize("place", range(3))
+def test_a_place_that_shows_nothing_leaves_its_neighbours_to_the_others(bad: float, place: int) -> None:
+    values = [2.0, 2.0, 2.0]
+    values[place] = bad
+    found = between([0, 2, 4], values, 5)
+    assert found[2 * place] == bad or math.isnan(bad)
+    assert [f for i, f in enumerate(found) if i != 2 * place] == pytest.approx([2.0] * 4)

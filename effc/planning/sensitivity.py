@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -78,16 +79,13 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def between(places: Sequence[int], values: Sequence[float], count: int) -> list[float]:
-    """``values`` at their ``places``, and at the others of ``count`` what lies between, on a scale of ratios; where one is no positive
-    number there is no such scale, and the largest stands for all.
+    """``values`` at their ``places``, and at the others of ``count`` what lies between, on a scale of ratios. That has no place for zeros,
+    infinities and NaN: they stand for themselves alone. Without a positive number the others are the largest finite one, or NaN.
     """
-    if not all(value > 0 and math.isfinite(value) for value in values):
-        known = dict(zip(places, values, strict=True))
-        return [known.get(place, max(values)) for place in range(count)]
-    found = []
-    for place in range(count):
-        after = next(i for i, p in enumerate(places) if p >= place)
-        before = after if places[after] == place else after - 1
-        share = (place - places[before]) / (places[after] - places[before]) if after > before else 0.0
-        found.append(values[before] ** (1 - share) * values[after] ** share)
-    return found
+    known = dict(zip(places, values, strict=True))
+    usable = [(place, value) for place, value in known.items() if value > 0 and math.isfinite(value)]
+    if not usable:
+        other = max(filter(math.isfinite, values), default=math.nan)
+        return [known.get(place, other) for place in range(count)]
+    at, logarithms = zip(*((place, math.log(value)) for place, value in usable), strict=True)
+    return [known.get(place, math.exp(np.interp(place, at, logarithms))) for place in range(count)]
