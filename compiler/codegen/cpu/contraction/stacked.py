@@ -73,7 +73,7 @@ class StackedTile(Tile):
                     self._weights(
                         self._at(right, b.add(b.mul(along, tap), b.mul(down, g)), self._right_element), j, keep
                     )
-                    for g, keep in zip(groups, kept, strict=True)
+                    for g, keep in enumerate(kept)
                 ]
                 for tap in range(self.sizes[0].constant or 0)
             ]
