@@ -95,7 +95,8 @@ def test_volumes_are_not_stacked(
     dtype: str, unsigned: int | None, window: tuple[int, int, int], image: tuple[int, int]
 ) -> None:
     """Where the window is as high or as wide as the image, two of its sums are one to the kernel, not to the packed weights; one plane of
-    a window is two sums."""
+    a window is two sums.
+    """
     channels, depth, (deep, down, along), (height, width) = 33, 4, window, image
     row, plane = width * channels, height * width * channels
     high, wide = height - down + 1, width - along + 1
@@ -146,7 +147,9 @@ def test_two_signed_factors_are_not_stacked() -> None:
 @pytest.mark.parametrize(("kernel", "padding", "stride"), [(3, 1, 1), (3, 1, 2), (5, 2, 1), (3, 4, 1)])
 @pytest.mark.parametrize("size", [(1, 1), (5, 23)])
 def test_bytes_under_a_border(kernel: int, padding: int, stride: int, size: tuple[int, int], point: int) -> None:
-    """A border of byte 0 is left out by the tiles, any other lies in memory. All scales are 1: every sum is an integer that float32 holds."""
+    """A border of byte 0 is left out by the tiles, any other lies in memory. All scales are 1: every sum is an integer that float32
+    holds.
+    """
     torch._dynamo.reset()
     torch.manual_seed(7)
     weight, before = Weight(37, 1, kernel, kernel), Weight(37, 37, 1, 1)

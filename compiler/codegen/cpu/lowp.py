@@ -1,7 +1,7 @@
 """bf16 and f16 values: held as their bits in ``i16``, computed in f32.
 
-bf16 conversions are integer arithmetic on every target, correctly rounded: AVX512_BF16's own conversion flushes
-subnormals to zero, which eager does not.
+bf16 conversions are integer arithmetic here, correctly rounded on every target. AVX512_BF16's own one flushes subnormals to
+zero, which eager does not, except behind sums that flush them too: there it is taken (`bf16_convert`).
 """
 
 from __future__ import annotations

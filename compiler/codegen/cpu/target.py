@@ -115,14 +115,16 @@ class Target:
 
     @property
     def halves_vectors(self) -> bool:
-        """Whether a multiply-add of 512 bits takes two cycles, as far as the features tell: so on AMD's Zen 4; Zen 5, where it takes one,
-        has all of those that are asked for here.
+        """Whether a multiply-add of 512 bits takes two cycles, as far as the features tell: so on AMD's Zen 4; Zen 5 and Intel's
+        Cooper Lake, where it takes one, have all of those that are asked for here.
         """
         return self.vector_bytes == 64 and self.sums_pairs
 
     @property
     def pairs_halves(self) -> bool:
-        """Whether two multiply-adds of 256 bits take no longer than one of 512: on Zen 4, but not on Zen 5, which has AVX-VNNI beside."""
+        """Whether two multiply-adds of 256 bits take no longer than one of 512: on Zen 4, but not on Zen 5, which has AVX-VNNI
+        beside. Cooper Lake has not, and is taken for Zen 4: there two of 256 bits take twice as long.
+        """
         return self.halves_vectors and not self.has("avx_vnni")
 
     @property
@@ -143,7 +145,8 @@ class Target:
     @property
     def restarts(self) -> float:
         """The same of rows that are read one by one from end to end, as sums of single columns are made: streams begin anew in each. On
-        Zen 4 as much of 30 % of 1,536 rows left out as of none, float32 and bfloat16: nothing is gained below 40 %.
+        Zen 4 as much of 30 % of 1,536 rows left out as of none: nothing is gained below 40 %, in bfloat16 on another day below 50 %
+        (docs/activation_sparsity.md).
         """
         return 1.65 if self.halves_vectors else 1.0
 

@@ -70,8 +70,10 @@ class StackedTile(Tile):
         for j in range(self.vectors):
             columns = [
                 [
-                    self._weights(self._at(right, b.add(b.mul(along, tap), b.mul(down, g)), self._right_element), j, keep)
-                    for g, keep in zip(groups, kept, strict=True)
+                    self._weights(
+                        self._at(right, b.add(b.mul(along, tap), b.mul(down, g)), self._right_element), j, keep
+                    )
+                    for g, keep in enumerate(kept)
                 ]
                 for tap in range(self.sizes[0].constant or 0)
             ]
