@@ -42,7 +42,7 @@ class Watched:
         )
         self._unchanged = unchanged
         self._exact: Boxed | None = None
-        self._stale = False
+        self._stale = self._refused = False
         self._guard, self._request = self._guard_of(tuple(tensors)), _renewals.latest
         _ALL.add(self)
 
@@ -50,7 +50,7 @@ class Watched:
         sources = self._sources(arguments)
         if self._stale:
             self._renew(sources)
-        if self._guard.holds(sources) or self._same(sources):
+        if not self._refused and (self._guard.holds(sources) or self._same(sources)):
             return self._compressed(arguments)
         if _renewals.of(sources) > self._request and self._renew(sources):
             return self._compressed(arguments)
@@ -65,6 +65,7 @@ class Watched:
         """Compress these; whether that can be."""
         self._stale, self._request = False, _renewals.latest
         reason = self._compress(sources)
+        self._refused = bool(reason)
         if reason:
             warnings.warn(f"the new weights are not compressed, the exact model runs: {reason}", stacklevel=3)
             return False
