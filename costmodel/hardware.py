@@ -69,10 +69,14 @@ class Hardware:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Hardware:
-        """The description that ``to_json`` wrote; KeyError, TypeError or ValueError where ``data`` is not one."""
+        """The description that ``to_json`` wrote; KeyError, OverflowError, TypeError or ValueError where ``data`` is not one."""
         known = {f.name: data[f.name] for f in fields(Hardware)}
         speed, one = _speed(data["speed"]), _speed(data["one"])
         l1, l2, l3 = (_positive(float(value)) for value in data["caches"])
+        for name in ("vector_bytes", "cores"):
+            _positive(float(data[name]))
+        for name in ("l1", "l2", "l3"):
+            _positive(1 + float(data[name]))  # 0: unknown
         return Hardware(**{**known, "isa": tuple(data["isa"]), "speed": speed, "one": one, "caches": (l1, l2, l3)})
 
     def digest(self) -> str:
@@ -122,7 +126,7 @@ def _speed(data: Mapping[str, Any]) -> Speed:
 
 def _positive(value: float) -> float:
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"a speed of {value}")
+        raise ValueError(f"{value}, where a number above 0 should be")
     return value
 
 

@@ -49,7 +49,8 @@ class Form:
         pa, pq = arrow()
         try:
             table = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
+            records = table.to_pylist()
+        except (pa.ArrowException, OSError, OverflowError, ValueError) as error:  # the last two: of texts and dates
             raise ArtifactError(
                 f"{path} cannot be read as traces ({_first_line(error)}): it is cut short, damaged or no Parquet file. Move it away; "
                 f"every other file of its folder is whole by itself"
@@ -65,7 +66,7 @@ class Form:
                 f"{path} has version {version} of the traces' schema, and this effc reads version {self.version}: read it with the effc "
                 f"that wrote it, or collect again"
             )
-        return table.to_pylist(), metadata
+        return records, metadata
 
 
 def files(places: Iterable[Path]) -> list[Path]:

@@ -23,6 +23,9 @@ from effc.costmodel.parquet import Form, arrow
 #: Times of one call that can be: beyond these a record is skipped.
 SHORTEST, LONGEST = 1e-9, 1e3
 
+#: What reading a text that is no spec may raise, or looking at what it says.
+NO_SPEC = (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError)
+
 _HARDWARE_KEY, _FINISHED_KEY = "effc.hardware", "effc.finished"
 
 
@@ -76,13 +79,19 @@ class Trace(Timing):
 
     @cached_property
     def kernel(self) -> KernelSpec:
-        """KeyError, TypeError or ValueError where the text is no spec."""
+        """One of `NO_SPEC` where the text is none."""
         return KernelSpec.from_json(json.loads(self.spec))
 
     @cached_property
     def schedule(self) -> str:
-        """That of the spec, as text that equal ones share."""
-        return schedule_text(json.loads(self.spec))
+        """That of the spec, as text that equal ones share; one of `NO_SPEC` where the text is none."""
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> tuple[str, int]:
+        """Of the spec: its schedule, and how many symbols it has."""
+        spec = json.loads(self.spec)
+        return schedule_text(spec), len(spec["symbols"])
 
     @property
     def spread(self) -> float:
@@ -99,9 +108,11 @@ class Trace(Timing):
         if min(self.rounds, self.calls, self.threads) < 1 or self.contaminated < 0:
             return "a count below 1"
         try:
-            return "" if self.schedule else "no spec"
-        except (KeyError, TypeError, ValueError):
+            count = self._read[1]
+        except NO_SPEC:
             return "no spec"
+        sizes = len(self.symbols) == count and all(value is not None and value >= 0 for value in self.symbols)
+        return "" if sizes else "no sizes for its spec"
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ def read(path: Path) -> Part:
     try:
         hardware = Hardware.from_json(json.loads(metadata[_HARDWARE_KEY]))
         finished = tuple(map(str, json.loads(metadata[_FINISHED_KEY])))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} has no description of the hardware that can be read: {error}") from error
     kept, skipped = [], Counter[str]()
     for record in records:

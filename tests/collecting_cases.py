@@ -32,7 +32,7 @@ class FakeBench:
         if subject.name == "broken":
             raise LoweringError("this subject does not compile\nat all")
         spec = KernelSpec.from_json(json.loads(TRACE.spec))
-        return [Found(f"{subject.name} {i}", "f", spec, (), {}) for i in range(2)]
+        return [Found(f"{subject.name} {i}", "f", spec, (7,), {}) for i in range(2)]
 
     def alternatives(self, spec: KernelSpec) -> list[KernelSpec]:
         return [spec, *(spec.with_schedule(mr=mr) for mr in (1, 2))]
@@ -46,7 +46,9 @@ class FakeBench:
         self.measured += [(found.computation, str(s.schedule.parameters), threads) for s in chosen]
         if "noisy" in subject.name:
             return [TooNoisy(2, 20)] * len(chosen)
-        common = replace(TRACE, computation=found.computation, symbols=(), threads=threads, when=datetime.now(UTC))
+        common = replace(
+            TRACE, computation=found.computation, symbols=found.symbols, threads=threads, when=datetime.now(UTC)
+        )
         own = found.spec.schedule
         return [replace(common, spec=json.dumps(s.to_json()), own_choice=s.schedule == own) for s in chosen]
 

@@ -119,7 +119,7 @@ def test_new_weights_of_one_layer_run_exact_until_they_are_refreshed() -> None:
     assert isinstance(block, Block)
     with torch.no_grad():
         block.up.weight.add_(1.0)
-    with pytest.warns(UserWarning, match="weights have changed"):
+    with pytest.warns(UserWarning, match="not the weights that effc compressed"):
         off(fast, model, x)
     effc.refresh(model)
     assert 0.1 * before < off(fast, model, x) < 10 * before
@@ -148,4 +148,89 @@ def test_tied_weights_have_one_name() -> None:
     calibration = calibrated(model)
     plan = effc.plan(model, calibration, accuracy_budget=BUDGET, options={"passes": CODES})
     assert plan.weights.keys() == weights(model)  # named once by torch too
+    assert 1e-5 < off(compiled(model, plan=plan), model, x) <= 2 * BUDGET
+
+
+class Gate(nn.Module):
+    """Reads a bias of as many elements as a codebook may have, and positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.gate, self.back = nn.Embedding(32, 64), nn.Linear(64, 16), nn.Linear(16, 64)
+        self.register_buffer("positions", torch.arange(32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        y = x + self.table(self.positions[: x.shape[0]])
+        z: Tensor = x + self.back(torch.sigmoid(self.gate(y)))
+        return z
+
+
+def test_layers_with_small_biases_and_integers() -> None:
+    model, x = nn.Sequential(Gate(), Gate()).eval(), torch.randn(7, 64)
+    with record() as recording:
+        assert 1e-6 < off(compiled(model, passes={"quantize": {}}), model, x) <= BUDGET
+    compressed = {s.name for c in recording.compressed for stage in c.stages for s in stage.sites}
+    assert compressed >= {f"{i}.{layer}.weight" for i in range(2) for layer in ("gate", "back")}
+    torch._dynamo.reset()
+    plan = effc.plan(model, calibrated(model), accuracy_budget=BUDGET, options={"passes": CODES})
+    assert plan.measured is not None
+    assert off(compiled(model, plan=plan), model, x) <= 2 * BUDGET
+
+
+class Nested(nn.Module):
+    """Holds one of its own kind: Dynamo's names are right for the outermost."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.layer, self.child = nn.Linear(64, 64), Nested(depth - 1) if depth else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.layer(x))
+        torch._dynamo.graph_break()
+        return y if self.child is None else self.child(y)
+
+
+def test_a_module_within_one_of_its_kind() -> None:
+    model, x = Nested(2).eval(), torch.randn(7, 64)
+    with warnings.catch_warnings(), record() as recording:
+        warnings.simplefilter("error")
+        assert 1e-5 < off(compiled(model, passes={"quantize": {}}), model, x) <= BUDGET
+    assert {s.name for c in recording.compressed for stage in c.stages for s in stage.sites} == weights(model)
+    torch._dynamo.reset()
+    plan = effc.plan(model, calibrated(model), accuracy_budget=BUDGET, options={"passes": CODES})
+    assert plan.weights.keys() == weights(model)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_assigned_weights_are_compressed_when_they_are_refreshed(broken: bool) -> None:
+    model = Model().eval() if broken else nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)).eval()
+    x, fast = torch.randn(7, 64), compiled(model, passes={"quantize": {}})
+    off(fast, model, x)
+    model.load_state_dict({name: torch.randn_like(p) / 8 for name, p in model.state_dict().items()}, assign=True)
+    with pytest.warns(UserWarning, match="not the weights that effc compressed"):
+        assert off(fast, model, x) < 1e-5
+    effc.refresh(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 1e-5 < off(fast, model, x) <= BUDGET
+
+
+class Unregistered(nn.Module):
+    """Holds a layer in a plain list, so that it is no module of the model's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.others = nn.Linear(64, 64), [nn.Linear(64, 64)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.others[0](torch.relu(self.own(x)))
+        return y
+
+
+def test_a_plan_leaves_weights_of_modules_that_are_not_registered() -> None:
+    model, x = Unregistered().eval(), torch.randn(7, 64)
+    plan = effc.plan(model, calibrated(model), accuracy_budget=BUDGET, options={"passes": CODES})
+    assert plan.weights.keys() == {"own.weight"}
+    assert any("others.0.weight" in note and "not registered" in note for note in plan.notes)
     assert 1e-5 < off(compiled(model, plan=plan), model, x) <= 2 * BUDGET

@@ -164,3 +164,11 @@ def test_absurd_descriptions(speed: dict[str, float]) -> None:
         Hardware.from_json({**MACHINE.to_json(), "speed": speed})
     with pytest.raises((ValueError, KeyError)):
         Hardware.from_json({**MACHINE.to_json(), "one": speed})
+
+
+@pytest.mark.parametrize(
+    "change", [{"cores": 0}, {"vector_bytes": -64}, {"l1": -1}, {"l3": float("inf")}, {"cores": float("nan")}]
+)
+def test_absurd_sizes(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="a number above 0"):
+        Hardware.from_json({**MACHINE.to_json(), **change})

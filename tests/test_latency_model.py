@@ -137,6 +137,16 @@ def test_what_teaches_nothing_is_left_out_and_counted() -> None:
         dataset([Part(MACHINE, (broken,))])
 
 
+@pytest.mark.parametrize("dims", [[["x", "rows"]], [[None, "rows"]], []])
+def test_a_record_that_has_no_features_costs_no_other(dims: list[object]) -> None:
+    """Its text is JSON, and its kernel one that cannot be."""
+    good = part().traces[0]
+    broken = replace(part().traces[1], spec=json.dumps({**json.loads(part().traces[1].spec), "dims": dims}))
+    found = dataset([Part(MACHINE, (good, broken))])
+    assert found.skipped == {"no spec": 1}
+    assert found.seconds.tolist() == [good.median]
+
+
 # -- training and judging ---------------------------------------------------------------------------------------------
 def test_it_learns_what_it_was_shown() -> None:
     low, median, high = predictor().seconds(data().rows)
@@ -286,6 +296,9 @@ def test_a_text_cut_short_is_refused(saved: Path) -> None:
     [
         ({"version": 99}, "made for other features"),
         ({"widening": -1}, "no card of a cost model"),
+        ({"widening": 10**400}, "no card of a cost model"),
+        ({"texts": {"latency.median": {"bytes": math.inf, "sha256": ""}}}, "no card of a cost model"),
+        ({"machines": [{**MACHINE.to_json(), "cores": -1}]}, "no card of a cost model"),
         ({"machines": [{}]}, "no card of a cost model"),
         ({"features": {"version": 99, "columns": []}}, "made for other features"),
         ({"texts": {}}, "no card of a cost model"),

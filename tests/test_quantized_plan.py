@@ -179,13 +179,26 @@ def test_refresh_cannot_follow_a_plan(planned: Planned) -> None:
     with torch.no_grad():
         fast(tokens)
         model.get_parameter("out.weight").mul_(2)
-        with pytest.warns(UserWarning, match="weights have changed"):
+        with pytest.warns(UserWarning, match="not the weights that effc compressed"):
             fast(tokens)
         effc.refresh(model)
         with pytest.warns(
             UserWarning, match="not compressed, the exact model runs: the plan was made for another weight"
         ):
             assert off(fast(tokens), model, tokens) < 1e-5
+
+
+def test_what_refresh_refuses_runs_exact_where_torch_saw_no_change(planned: Planned) -> None:
+    model, tokens, _, plan = planned
+    model = copy.deepcopy(model)
+    fast = compiled(model, plan=plan)
+    with torch.no_grad():
+        fast(tokens)
+        model.get_parameter("out.weight").data.mul_(2)
+        effc.refresh(model)
+        with pytest.warns(UserWarning, match="not compressed, the exact model runs"):
+            assert off(fast(tokens), model, tokens) < 1e-5
+        assert off(fast(tokens), model, tokens) < 1e-5
 
 
 def test_a_plan_and_a_pass_that_compresses_exclude_each_other(planned: Planned) -> None:

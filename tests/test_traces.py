@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trace_cases import MACHINE, TRACE
@@ -18,7 +19,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    part = Part(MACHINE, (TRACE, replace(TRACE, symbols=(), code=None)), ("linear/1x2x3 float32",))
+    part = Part(MACHINE, (TRACE, replace(TRACE, symbols=(9,), code=None)), ("linear/1x2x3 float32",))
     path = write(tmp_path, part)
     assert read(path) == part
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "no temporary file is left"
@@ -66,7 +67,9 @@ def test_a_parquet_file_of_something_else_holds_no_traces(tmp_path: Path) -> Non
         read(other)
 
 
-@pytest.mark.parametrize("text", [b"{", b"{}", json.dumps({**MACHINE.to_json(), "caches": [1, 2]}).encode()])
+@pytest.mark.parametrize(
+    "text", [b"{", b"{}", b"[" * 100_000, b"[]", json.dumps({**MACHINE.to_json(), "caches": [1, 2]}).encode()]
+)
 def test_an_edited_description_of_the_hardware_is_refused(tmp_path: Path, text: bytes) -> None:
     table = pq.read_table(write(tmp_path, Part(MACHINE, (TRACE,))))
     other = tmp_path / "other.parquet"
@@ -88,6 +91,12 @@ def test_an_edited_description_of_the_hardware_is_refused(tmp_path: Path, text: 
         ({"contaminated": -1}, "a count below 1"),
         ({"spec": "{}"}, "no spec"),
         ({"spec": "[1"}, "no spec"),
+        ({"spec": "[" * 100_000}, "no spec"),
+        ({"spec": '"schedule"'}, "no spec"),
+        ({"symbols": ()}, "no sizes for its spec"),
+        ({"symbols": (1, 2)}, "no sizes for its spec"),
+        ({"symbols": (-1,)}, "no sizes for its spec"),
+        ({"symbols": (None,)}, "no sizes for its spec"),
     ],
 )
 def test_absurd_records_are_skipped_and_counted(tmp_path: Path, change: dict[str, object], fault: str) -> None:
@@ -95,6 +104,21 @@ def test_absurd_records_are_skipped_and_counted(tmp_path: Path, change: dict[str
     found = read(write(tmp_path, Part(MACHINE, (absurd, TRACE, absurd))))
     assert found.traces == (TRACE,)
     assert found.skipped == {fault: 2}
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([2**62, 0], pa.int64()).cast(pa.timestamp("us", tz="UTC")), pa.array([b"\xff", b"a"])]
+)
+def test_a_file_with_values_that_cannot_be_is_refused(tmp_path: Path, column: Any) -> None:
+    """A date beyond the calendar, and a text that is none."""
+    table = pq.read_table(write(tmp_path, Part(MACHINE, (TRACE, TRACE))))
+    name = "op" if column.type == pa.binary() else "when"
+    if name == "op":
+        column = pa.Array.from_buffers(pa.string(), 2, column.buffers())
+    place, other = table.schema.get_field_index(name), tmp_path / "other.parquet"
+    pq.write_table(table.set_column(place, table.schema.field(place), column), other)
+    with pytest.raises(ArtifactError, match="cannot be read as traces"):
+        read(other)
 
 
 def test_a_place_without_traces_is_one_clear_error(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ SPEC = json.dumps(
         "dims": [],
         "operands": [],
         "body": [],
-        "symbols": [],
+        "symbols": ["n"],
         "attributes": {},
         "schedule": {"mr": 6},
     }

@@ -88,10 +88,14 @@ class GraphCompiler:
     def _take(self, layer: Layer) -> None:
         self.layer = layer
         self.names, self.weights = layer.names, layer.weights
-        self.ranges, self.tables = integer_ranges(self.names, self.weights), small_tables(self.names, self.weights)
+        with unset_fake_temporarily():  # values are read, which AOTAutograd does not expect while it compiles
+            self.ranges = integer_ranges(self.names, self.weights)
+            self.tables = small_tables(self.names, self.weights)
 
     def _of(self, layer: Layer) -> GraphCompiler:
         """The same for another layer."""
+        if layer is self.layer:
+            return self
         found = copy.copy(self)
         found._take(layer)
         return found

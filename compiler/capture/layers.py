@@ -69,7 +69,7 @@ class Layers:
             given = dict(zip(self._places.values(), tensors, strict=True))
             weights = [given.get(i, weight) for i, weight in enumerate(self._first.weights)]
             self._named[key] = self._make(Layer({**self._first.names, **names}, weights))
-            self._functions[tuple(map(id, tensors))] = self._named[key]
+        self._functions[tuple(map(id, tensors))] = self._named[key]
         return self._named[key]
 
     def _key(self, names: Mapping[int, str]) -> tuple[str, ...]:

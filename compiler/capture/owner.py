@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -42,14 +42,23 @@ class Names:
         for name, tensor in tensors.items():
             self._names.setdefault(id(tensor), name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
     def of(self, tensor: object, found: str = "") -> str | None:
         """``found``, where that is one of the tensor's names, else the first of these; None where it has none."""
         return found if found and self._tensors.get(found) is tensor else self._names.get(id(tensor))
 
+    def recur(self, names: Collection[str]) -> bool:
+        """Whether an inner module has tensors by all of these names too, as one has that is of the outer one's kind."""
+        first = next(iter(names), None)
+        inner = (n.removesuffix(first) for n in self._tensors if n.endswith(f".{first}")) if first else ()
+        return any(all(f"{prefix}{name}" in self._tensors for name in names) for prefix in inner)
+
 
 def owned_names(gm: GraphModule, inputs: Sequence[Any], owner: Owner | None) -> tuple[dict[int, str], Owner | None]:
-    """`static_names`, as the owner of these ``inputs`` has them; and the owner, where Dynamo has other names for them: then the graph is
-    that of an inner module, and of all that are alike.
+    """`static_names`, as the owner of these ``inputs`` has them; and the owner, where other modules of it may run the graph too: where
+    Dynamo has other names for them, as the graph is that of an inner module then, and where an inner module has the same names.
     """
     names = static_names(gm)
     if owner is None:
@@ -59,7 +68,8 @@ def owned_names(gm: GraphModule, inputs: Sequence[Any], owner: Owner | None) -> 
     for position, name in names.items():
         found = known.of(inputs[position], name) if position < len(inputs) else None
         own[position] = name if found is None or found in own.values() else found
-    return own, None if own == names else owner
+    owned = [name for position, name in own.items() if position < len(inputs) and known.of(inputs[position])]
+    return own, owner if own != names or known.recur(owned) else None
 
 
 def owner_of(model: object) -> Owner | None:

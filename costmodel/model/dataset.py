@@ -13,7 +13,7 @@ from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import features, roofline
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.traces import Part, Trace
+from effc.costmodel.traces import NO_SPEC, Part, Trace
 
 #: A record whose quartiles are further apart than this share of its median teaches nothing.
 NOISY = 0.5
@@ -78,10 +78,11 @@ def dataset(parts: Iterable[Part]) -> Dataset:
             key = (machine, *site_key(trace), trace.schedule)
             if key not in best or trace.median < best[key][0].median:
                 best[key] = trace, spec
-    if not best:
+    found = _arrays(best, machines, skipped) if best else None
+    if found is None or not len(found):
         told = ", ".join(f"{count} with {reason}" for reason, count in skipped.items())
         raise OptionError(f"the traces hold no record to learn from{f' ({told})' if told else ''}: collect first")
-    return _arrays(best, machines, skipped)
+    return found
 
 
 def site_key(trace: Trace) -> tuple[str, str, str]:
@@ -110,7 +111,7 @@ def counted_instructions(rows: NDArray[np.float32]) -> NDArray[np.float64]:
 def _spec(trace: Trace) -> KernelSpec | None:
     try:
         return trace.kernel
-    except (KeyError, TypeError, ValueError):
+    except NO_SPEC:
         return None
 
 
@@ -123,10 +124,15 @@ def _arrays(
     rows: list[NDArray[np.float32]] = []
     listed: list[tuple[tuple[str, ...], Trace]] = []
     for (machine, threads), records in groups.items():
-        kernels = [(spec, trace.symbols) for _, trace, spec in records]
-        rows.append(features.matrix(kernels, machines[machine], threads))
-        listed += [(key, trace) for key, trace, _ in records]
-    whole = np.concatenate(rows)
+        found = _rows([(spec, trace.symbols) for _, trace, spec in records], machines[machine], threads)
+        for (key, trace, _), row in zip(records, found, strict=True):
+            reason = "no spec" if row is None else "" if _is_known(row) else "features that are no numbers"
+            if reason or row is None:
+                skipped[reason] += 1
+            else:
+                rows.append(row)
+                listed.append((key, trace))
+    whole = np.stack(rows) if rows else np.zeros((0, len(features.COLUMNS)), np.float32)
     traces: Sequence[Trace] = [trace for _, trace in listed]
     families = np.array([t.subject if t.subject.startswith(_MODEL) else t.family for t in traces])
     classes = np.round(np.nan_to_num(whole[:, _SIZES]) / _OCTAVES).astype(int)
@@ -144,6 +150,22 @@ def _arrays(
         skipped=skipped,
         machines=tuple(machines.values()),
     )
+
+
+def _rows(kernels: Sequence[features.Kernel], machine: Hardware, threads: int) -> list[NDArray[np.float32] | None]:
+    """Features of each; None of those that none can be told of, whose specs say what cannot be."""
+    try:
+        return list(features.matrix(kernels, machine, threads))
+    except NO_SPEC:
+        if len(kernels) == 1:
+            return [None]
+    half = len(kernels) // 2
+    return [*_rows(kernels[:half], machine, threads), *_rows(kernels[half:], machine, threads)]
+
+
+def _is_known(row: NDArray[np.float32]) -> bool:
+    """Whether a model can learn from it: NaN says that a feature has no meaning, and what times are relative to always has one."""
+    return not np.isinf(row).any() and bool(np.isfinite(row[[_ROOF, _COUNTED]]).all())
 
 
 def _code(trace: Trace) -> list[float]:

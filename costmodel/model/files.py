@@ -54,7 +54,7 @@ def load(folder: Traversable) -> Model:
         if not 0 < widening < float("inf") or not QUANTILES.keys() <= card["texts"].keys() <= {*TARGETS, CORRECTION}:
             raise ValueError("no texts of a model's targets")
         texts = folders.texts_of(folder, card)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except folders.NOT_SAID as error:
         raise folders.no_card(folder, error) from error
     try:
         return Model(Predictor.of(texts, widening), card, machines)
@@ -68,7 +68,7 @@ def read_card(folder: Traversable) -> tuple[Mapping[str, Any], tuple[Hardware, .
     try:
         version, known = card["version"], card["features"]
         machines = tuple(Hardware.from_json(m) for m in card["machines"]) if version == VERSION else ()
-    except (KeyError, TypeError, ValueError) as error:
+    except folders.NOT_SAID as error:
         raise folders.no_card(folder, error) from error
     if version != VERSION or known != {"version": features.VERSION, "columns": list(features.COLUMNS)}:
         made = known.get("version") if isinstance(known, dict) else None

@@ -15,6 +15,8 @@ from typing import Any
 from effc.compiler.ir.errors import ArtifactError
 
 CARD = "card.json"
+#: What reading a card that does not say what it should may raise.
+NOT_SAID = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 #: Bytes of a text at most: tens of times what training makes; and of a card.
 _LARGEST, _LARGEST_CARD = 64 << 20, 4 << 20
 
@@ -44,15 +46,13 @@ def card_of(folder: Traversable) -> dict[str, Any]:
             raise ValueError("no object")
     except OSError as error:
         raise ArtifactError(f"there is no cost model in {folder}: {error.strerror}") from error
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise no_card(folder, error) from error
     return card
 
 
 def texts_of(folder: Traversable, card: Mapping[str, Any]) -> dict[str, str]:
-    """The texts that ``card`` names. ArtifactError: one is not there, or not what was named. KeyError, TypeError or ValueError: it names
-    none.
-    """
+    """The texts that ``card`` names. ArtifactError: one is not there, or not what was named. One of `NOT_SAID`: it names none."""
     named = {str(name): (int(t["bytes"]), str(t["sha256"])) for name, t in card["texts"].items()}
     return {name: _text(folder / _file(name), size, digest) for name, (size, digest) in named.items()}
 

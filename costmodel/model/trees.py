@@ -134,7 +134,7 @@ class _Tree:
             children = np.stack(sides, axis=1)
             children = np.where(children < 0, splits + ~children, children)
             depth = _depth(children, splits, leaves)
-        except (KeyError, ValueError) as error:
+        except (KeyError, OverflowError, ValueError) as error:
             raise ValueError(f"tree {number}: {error}") from error
         as_nan = np.where(kinds & _LEFT, 1, 2)
         variant = np.where((kinds & _MISSING) == _NAN, as_nan, 0)

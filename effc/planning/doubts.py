@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from effc.compiler.ir.plan import Plan
+
+
+def unregistered(names: Sequence[str]) -> list[str]:
+    """A note where the model reads weights, found by these ``names``, that are not its own."""
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: of modules that the model has not registered, as those in a plain list; they stay exact. A nn.ModuleList "
+        f"registers them"
+    ]
 
 
 def doubts(plan: Plan, held_out: int) -> list[str]:

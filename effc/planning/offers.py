@@ -207,6 +207,8 @@ class _Offering:
                 if len(variant) > 1 and len(one.layers) == 1:
                     continue  # the candidate of a single pass
                 first = one.first
+                if first.name not in self.trial.names:
+                    continue
                 shown = self.sensitivity.of(first.site, first.matrix)
                 errors[first.name] = one.error(self.sensitivity.calibration) * shown
                 weights[first.name, pairs] = one.weights

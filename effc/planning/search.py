@@ -29,7 +29,7 @@ from effc.costmodel.planner import Goal, Planner, Verified
 from effc.metrics import UserMetric, metric_name
 from effc.on_cpu import require_cpu
 from effc.planning.autotune import Tuner
-from effc.planning.doubts import doubts
+from effc.planning.doubts import doubts, unregistered
 from effc.planning.groundwork import Groundwork
 from effc.planning.offers import Offers
 from effc.planning.plans import Plan, plan_of
@@ -160,7 +160,8 @@ class _Planning:
             found = self._tuned(found)
         if found.weights or found.schedules():
             found = self._timed(found)
-        return plan_of(replace(found, notes=(*found.notes, *doubts(found, calibration.held_out))))
+        told = *unregistered(self.trial.unregistered()), *doubts(found, calibration.held_out)
+        return plan_of(replace(found, notes=(*found.notes, *told)))
 
     # -- what there is ------------------------------------------------------------------------------------------------
     @property

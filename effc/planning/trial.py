@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from effc.calibrating.calibration import cloned
+from effc.compiler.capture.owner import Names, Owner
 from effc.compiler.capture.recording import Recording, record
 from effc.compiler.compress.compressor import Compressed
 from effc.compiler.compress.sites import WeightSite
@@ -95,8 +96,19 @@ class Trial:
         return self._first.compressed(options)
 
     def sites(self) -> dict[str, tuple[WeightSite, torch.Tensor]]:
-        """The weights of which there may be other forms, by name, in the order of the graphs; after the first `compile`."""
-        return self._first.sites()
+        """The weights of which there may be other forms, by name, in the order of the graphs; after the first `compile`. Without those of
+        modules that are not registered: a plan has no names for them.
+        """
+        return {name: found for name, found in self._first.sites().items() if name in self.names}
+
+    def unregistered(self) -> list[str]:
+        """The names by which Dynamo found weights that `sites` leaves out."""
+        return [name for name in self._first.sites() if name not in self.names]
+
+    @cached_property
+    def names(self) -> Names:
+        """Of the model's parameters and buffers."""
+        return Owner(self.model).names()
 
     def _lowered(self, options: Options) -> Recording | None:
         try:
