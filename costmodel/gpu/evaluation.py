@@ -8,16 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from effc.compiler.ir.errors import OptionError
 from effc.costmodel.gpu.dataset import GpuData
 from effc.costmodel.gpu.machine import Gpu
 from effc.costmodel.gpu.predictor import CHANCES, COUNTED, Array, counted
 from effc.costmodel.gpu.training import ROUNDS, learned, train
+from effc.costmodel.model.evaluation import parts_of, without
 from effc.costmodel.model.figures import Figures, mean
 from effc.costmodel.model.ranking import auroc
-
-#: Parts into which shapes are divided, each held out in turn.
-_PARTS = 5
 
 #: Blocks that a processor of a GPU holds at once, by warps, registers and shared memory.
 Resident = Callable[[Gpu, int, int, int], int]
@@ -49,19 +46,15 @@ def held_out(
     """By family, and ``all``, then by who predicts, ``model`` or ``count``: kernels of about one size are held out together, the mean over
     ``seeds``. OptionError: there are not two sizes, or too few records.
     """
-    names, number = np.unique(data.shapes, return_inverse=True)
-    if len(names) < 2:
-        raise OptionError(f"the traces hold {names[0]} alone: holding out a shape needs another one")
     families = sorted(set(map(str, data.families)))
     runs = []
     for seed in seeds:
-        parts = np.random.default_rng(seed).permutation(len(names))[number] % _PARTS
+        parts = parts_of(data, "shape", seed)
         model = {name: np.full(len(data), np.nan) for name in (*COUNTED, *CHANCES)}
         for part in np.unique(parts):
             watch(f"seed {seed}, without a part of the shapes")
-            test = parts == part
-            rest = data.only(~test & ~np.isin(data.sites, data.sites[test]))
-            for name, values in train(rest, seed, workers, rounds).facts(data.rows[test]).items():
+            test, rest = without(data, parts, part)
+            for name, values in train(data.only(rest), seed, workers, rounds).facts(data.rows[test]).items():
                 model[name][test] = values
         count = {name: counted(data.rows, name) for name in COUNTED}
         everything = np.ones(len(data), bool)

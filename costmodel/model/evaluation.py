@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +95,18 @@ def held_out(
     return Judged(errors_of, wide, found["model"][1])
 
 
-def parts_of(data: Dataset, by: str, seed: int) -> NDArray[np.intp]:
+class Divisible(Protocol):
+    """Records with the family, shape and kernel of each."""
+
+    @property
+    def families(self) -> NDArray[np.str_]: ...
+    @property
+    def shapes(self) -> NDArray[np.str_]: ...
+    @property
+    def sites(self) -> NDArray[np.str_]: ...
+
+
+def parts_of(data: Divisible, by: str, seed: int) -> NDArray[np.intp]:
     """Of each record the number of the part that it is held out with."""
     names, number = np.unique(data.families if by == "family" else data.shapes, return_inverse=True)
     if len(names) < 2:
@@ -105,7 +117,7 @@ def parts_of(data: Dataset, by: str, seed: int) -> NDArray[np.intp]:
     return found
 
 
-def without(data: Dataset, parts: NDArray[np.intp], part: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def without(data: Divisible, parts: NDArray[np.intp], part: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which records are the part's, and which are trained on: no kernel of the part is among them."""
     test = parts == part
     return test, ~test & ~np.isin(data.sites, data.sites[test])
