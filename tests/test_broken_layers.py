@@ -154,6 +154,8 @@ def test_tied_weights_have_one_name() -> None:
 class Gate(nn.Module):
     """Reads a bias of as many elements as a codebook may have, and positions."""
 
+    positions: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.table, self.gate, self.back = nn.Embedding(32, 64), nn.Linear(64, 16), nn.Linear(16, 64)
