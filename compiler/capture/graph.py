@@ -7,12 +7,9 @@ the message does not name it, and goes to ATen as a whole after that; the report
 from __future__ import annotations
 
 import copy
-import itertools
 import operator
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,10 +17,12 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import optimization_hint
 
-from effc.compiler.capture.assemble import Assembled, Boxed, CompiledGroup, RegionCall, assemble, from_aten
+from effc.compiler.capture.assemble import Assembled, Boxed, CompiledGroup, assemble, from_aten
+from effc.compiler.capture.calls import caller, waiting
 from effc.compiler.capture.check import checked
 from effc.compiler.capture.culprit import alike, smallest_refused
 from effc.compiler.capture.devices import Build, BuildOnGpus, Devices, gpu_builder
+from effc.compiler.capture.dump import Dump
 from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.importer import Region, import_region, supported
 from effc.compiler.capture.layers import Layer, Layers, copied
@@ -48,13 +47,11 @@ if TYPE_CHECKING:
     from effc.compiler.build import Built
     from effc.compiler.gpu_build import GpuBuilt
     from effc.runtime.executable import Executable
-    from effc.runtime.gpu.executable import GpuExecutable
 
 #: How often a graph is searched for the op that a refusal does not name, before a refused region goes to ATen whole.
 _SEARCHES = 4
 _HANG = "did not answer within"  # a stage that hangs costs minutes a trial: nothing is searched for
 _NOTHING_TO_COMPUTE = "moves data only, or has no elements: nothing for effc to compute"
-_dumps = itertools.count()
 
 
 class GraphCompiler:
@@ -175,7 +172,7 @@ class _Compilation:
             if n.op == "placeholder" or n.target is torch.ops.aten.sym_size.int
             if isinstance(n.meta.get("val"), torch.SymInt)
         ]
-        self.dump = _Dump(facts.kind)
+        self.dump = Dump(facts.kind)
 
     def compress(self) -> None:
         """Put compressed forms in the place of weights."""
@@ -263,11 +260,11 @@ class _Compilation:
         ops = sum(1 for n in group.nodes if not is_view(n))
         self.facts.regions.append(RegionFacts(name, ops, flops_of(group.nodes), kernels, built.report.from_cache))
         validates = self._must_validate(region)
-        call = _caller(built.executable, validates)
+        call = caller(built.executable, validates)
         if self.owner.options.check:
             on_cpu = group.device is None or group.device.type == "cpu"
             stepwise = cast("Executable", built.executable) if on_cpu else None
-            call = checked(call if on_cpu else _waiting(call, built.executable), stepwise, name, group, region)
+            call = checked(call if on_cpu else waiting(call, built.executable), stepwise, name, group, region)
         return CompiledGroup(group, region, built, call, validates)
 
     def _import(self, name: str, group: Group) -> Region:
@@ -353,28 +350,6 @@ def _refuse(fallbacks: Sequence[Fallback]) -> None:
     )
 
 
-def _caller(executable: Executable | GpuExecutable, validate: bool) -> RegionCall:
-    if not validate:
-        return executable
-
-    def call(symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        return executable(symbols, tensors, validate=True)
-
-    return call
-
-
-def _waiting(call: RegionCall, executable: Executable | GpuExecutable) -> RegionCall:
-    """``call`` on a GPU, which raises at once what its bounds checks find."""
-    on_gpu = cast("GpuExecutable", executable)
-
-    def waiting(symbols: Sequence[int], tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        results = call(symbols, tensors)
-        on_gpu.raise_failed()
-        return results
-
-    return waiting
-
-
 def _is_empty(node: Node) -> bool:
     """Whether the op reads or makes a tensor without elements, whatever the symbolic sizes."""
     values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
@@ -393,16 +368,3 @@ def _kernel_facts(program: Program, call: Call, hints: Mapping[str, int]) -> Ker
 def _hint(node: Node, dim: int | None) -> int:
     value = node.meta["val"] if dim is None else node.meta["val"].shape[dim]
     return optimization_hint(value, fallback=1)
-
-
-class _Dump:
-    """Writes intermediate forms into the folder that the environment variable ``EFFC_DUMP`` names, if it is set."""
-
-    def __init__(self, kind: str) -> None:
-        root = os.environ.get("EFFC_DUMP")
-        self.folder = Path(root) / f"{next(_dumps):03d}_{kind}" if root else None
-
-    def write(self, name: str, text: Callable[[], str]) -> None:
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / name).write_text(text())
