@@ -60,7 +60,7 @@ def expected(
     ("low", "high", "zeros"),
     [(0.0, 255.0, (None, 0.0, 3.0, 255.0)), (-128.0, 127.0, (None, -128.0, -5.0, 127.0)), (-127.0, 127.0, (None,))],
 )
-@pytest.mark.parametrize("factor", [None, 0.37, 42.5])
+@pytest.mark.parametrize("factor", [None, 0.37, 42.5, 3e38])
 @pytest.mark.parametrize("within", [None, (0.0, 6.0), (-1.0, 1.0), (-1e9, 1e9)])
 def test_bytes_are_those_of_the_graph(
     low: float, high: float, zeros: tuple[float | None, ...], factor: float | None, within: tuple[float, float] | None,

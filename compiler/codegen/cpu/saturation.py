@@ -7,7 +7,7 @@ whose byte is then 0, as in eager; so the upper limit is taken before. Limits ma
 
 from __future__ import annotations
 
-import struct
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -122,6 +122,5 @@ def _constant(body: Sequence[Instr], at: int) -> float | None:
 
 
 def _single(number: float) -> float:
-    """Rounded to float32."""
-    found: float = struct.unpack("<f", struct.pack("<f", number))[0]
-    return found
+    """Rounded to float32; infinite where that holds no such number."""
+    return ctypes.c_float(number).value
