@@ -133,7 +133,7 @@ class _Compiler:
 
     def compile(self, program: Program) -> Artifact:
         """Code for a program and for the one that prepares its weights."""
-        programs = [program] if program.prepare is None else [program, program.prepare]
+        programs = program.parts
         specs = {spec.digest(): spec for p in programs for spec in p.kernels}
         requests = [("driver", {"program": p.to_json(), "target": self.target.plain}) for p in programs]
         with self.report.phase("emit"), ThreadPoolExecutor(1) as beside:

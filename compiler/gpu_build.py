@@ -194,20 +194,15 @@ def _compiled(
     try:
         return emit(program)
     except LoweringError as error:
-        if not any(spec.template == "block" for part in _parts(program) for spec in part.kernels):
+        if not any(spec.template == "block" for part in program.parts for spec in part.kernels):
             raise
         note = f"products that would share a kernel have one each, as a kernel was refused: {error}"
     apart = lower({**options, "pairs": False})
     return emit(replace(apart, notes=(*apart.notes, note)))
 
 
-def _parts(program: Program) -> list[Program]:
-    """And the program that prepares its weights."""
-    return [program] if program.prepare is None else [program, program.prepare]
-
-
 def _artifact(program: Program, kernels: _Kernels, host: HostCode) -> Artifact:
-    parts = _parts(program)
+    parts = program.parts
     wanted = [kernels_of(part) for part in parts]
     code = kernels.code([w for each in wanted for w in each])
     made: Artifact | None = None

@@ -7,15 +7,19 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from effc.compiler.ir.errors import ArtifactError, OptionError
 
 SUFFIX = ".parquet"
+#: What reading a text that is no spec may raise, or looking at what it says; and one that describes no machine.
+NO_SPEC = (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError)
+NO_MACHINE = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,23 @@ class Form:
                 f"that wrote it, or collect again"
             )
         return records, metadata
+
+
+class Record(Protocol):
+    """What a file holds many of."""
+
+    def fault(self) -> str:
+        """Why this cannot be one, or ``""``."""
+        ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+def without_faults(records: Iterable[R]) -> tuple[tuple[R, ...], Counter[str]]:
+    """Those without a fault, and how many have which."""
+    faults = [(record, record.fault()) for record in records]
+    return tuple(record for record, fault in faults if not fault), Counter(fault for _, fault in faults if fault)
 
 
 def files(places: Iterable[Path]) -> list[Path]:

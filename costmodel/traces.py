@@ -18,13 +18,10 @@ from typing import Any
 from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.parquet import Form, arrow
+from effc.costmodel.parquet import NO_MACHINE, NO_SPEC, Form, arrow, without_faults
 
 #: Times of one call that can be: beyond these a record is skipped.
 SHORTEST, LONGEST = 1e-9, 1e3
-
-#: What reading a text that is no spec may raise, or looking at what it says.
-NO_SPEC = (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError)
 
 _HARDWARE_KEY, _FINISHED_KEY = "effc.hardware", "effc.finished"
 
@@ -137,17 +134,10 @@ def read(path: Path) -> Part:
     try:
         hardware = Hardware.from_json(json.loads(metadata[_HARDWARE_KEY]))
         finished = tuple(map(str, json.loads(metadata[_FINISHED_KEY])))
-    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
+    except NO_MACHINE as error:
         raise ArtifactError(f"{path} has no description of the hardware that can be read: {error}") from error
-    kept, skipped = [], Counter[str]()
-    for record in records:
-        trace = _trace(record)
-        fault = trace.fault()
-        if fault:
-            skipped[fault] += 1
-        else:
-            kept.append(trace)
-    return Part(hardware, tuple(kept), finished, skipped)
+    kept, skipped = without_faults(map(_trace, records))
+    return Part(hardware, kept, finished, skipped)
 
 
 def schedule_text(spec: Mapping[str, Any]) -> str:

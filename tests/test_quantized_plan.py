@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +172,19 @@ def test_other_weights_of_the_same_names_stay_exact(planned: Planned) -> None:
     assert any("the plan was made for another weight of this name" in note for note in recording.notes)
 
 
-def test_refresh_cannot_follow_a_plan(planned: Planned) -> None:
+def a_copy(planned: Planned) -> tuple[nn.Module, torch.Tensor, Callable[..., Any]]:
+    """The model, its input, and its compiled form, which has run."""
     model, tokens, _, plan = planned
     model = copy.deepcopy(model)
     fast = compiled(model, plan=plan)
     with torch.no_grad():
         fast(tokens)
+    return model, tokens, fast
+
+
+def test_refresh_cannot_follow_a_plan(planned: Planned) -> None:
+    model, tokens, fast = a_copy(planned)
+    with torch.no_grad():
         model.get_parameter("out.weight").mul_(2)
         with pytest.warns(UserWarning, match="not the weights that effc compressed"):
             fast(tokens)
@@ -189,11 +196,8 @@ def test_refresh_cannot_follow_a_plan(planned: Planned) -> None:
 
 
 def test_what_refresh_refuses_runs_exact_where_torch_saw_no_change(planned: Planned) -> None:
-    model, tokens, _, plan = planned
-    model = copy.deepcopy(model)
-    fast = compiled(model, plan=plan)
+    model, tokens, fast = a_copy(planned)
     with torch.no_grad():
-        fast(tokens)
         model.get_parameter("out.weight").data.mul_(2)
         effc.refresh(model)
         with pytest.warns(UserWarning, match="not compressed, the exact model runs"):

@@ -114,6 +114,11 @@ class Program:
     notes: tuple[str, ...] = ()
     joined: tuple[Joined, ...] = ()
 
+    @property
+    def parts(self) -> list[Program]:
+        """Itself, and the program that prepares its weights."""
+        return [self] if self.prepare is None else [self, self.prepare]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "symbols": list(self.symbols),

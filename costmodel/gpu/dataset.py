@@ -14,6 +14,7 @@ from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.gpu import features
 from effc.costmodel.gpu.machine import Gpu
 from effc.costmodel.gpu.traces import Facts, GpuPart, GpuTrace
+from effc.costmodel.model.dataset import shape_names
 
 #: Facts, as columns of numbers.
 FACTS = tuple(f.name for f in fields(Facts))
@@ -70,14 +71,13 @@ def dataset(parts: Iterable[GpuPart]) -> GpuData:
         raise OptionError("the traces hold no record to learn from: collect first")
     listed = [trace for found in by_gpu.values() for trace, _ in found]
     rows = np.concatenate([features.matrix([spec for _, spec in found], gpu) for gpu, found in by_gpu.items()])
-    classes = np.round(rows[:, _SIZES] / _OCTAVES).astype(int)
     families = np.array([trace.family for trace in listed])
     return GpuData(
         rows=rows,
         facts=np.array([_facts(trace) for trace in listed]),
         gpu=np.repeat(np.arange(len(by_gpu)), [len(found) for found in by_gpu.values()]),
         families=families,
-        shapes=np.array([f"{f} {'x'.join(map(str, c))}" for f, c in zip(families, classes, strict=True)]),
+        shapes=shape_names(families, rows[:, _SIZES], _OCTAVES),
         sites=np.array([trace.computation for trace in listed]),
         skipped=skipped,
         gpus=tuple(by_gpu),

@@ -15,7 +15,7 @@ from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.gpu.features import TILING
 from effc.costmodel.gpu.machine import Gpu
-from effc.costmodel.parquet import Form, arrow
+from effc.costmodel.parquet import NO_MACHINE, NO_SPEC, Form, arrow, without_faults
 
 KEY = "effc.gpu_traces"
 _GPU_KEY, _FINISHED_KEY = "effc.gpu", "effc.finished"
@@ -61,7 +61,7 @@ class GpuTrace:
 
     @cached_property
     def kernel(self) -> KernelSpec:
-        """KeyError, TypeError or ValueError where the text is no spec."""
+        """One of `NO_SPEC` where the text is none."""
         return KernelSpec.from_json(json.loads(self.spec))
 
     def fault(self) -> str:
@@ -76,7 +76,7 @@ class GpuTrace:
             spec = self.kernel
             tiling = dict(spec.schedule.parameters)
             whole = all(isinstance(tiling.get(name), int) for name in TILING)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except NO_SPEC:
             return "no spec"
         if spec.template != "contraction" or spec.symbols or not any(instr.op == "contract" for instr in spec.body):
             return "no product of known sizes"
@@ -108,17 +108,10 @@ def read(path: Path) -> GpuPart:
     try:
         gpu = Gpu.from_json(json.loads(metadata[_GPU_KEY]))
         finished = tuple(map(str, json.loads(metadata[_FINISHED_KEY])))
-    except (KeyError, TypeError, ValueError) as error:
+    except NO_MACHINE as error:
         raise ArtifactError(f"{path} has no description of the GPU that can be read: {error}") from error
-    kept, skipped = [], Counter[str]()
-    for record in records:
-        trace = _trace(record)
-        fault = trace.fault()
-        if fault:
-            skipped[fault] += 1
-        else:
-            kept.append(trace)
-    return GpuPart(gpu, tuple(kept), finished, skipped)
+    kept, skipped = without_faults(map(_trace, records))
+    return GpuPart(gpu, kept, finished, skipped)
 
 
 def schema() -> Any:

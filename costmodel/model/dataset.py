@@ -13,7 +13,8 @@ from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import features, roofline
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.traces import NO_SPEC, Part, Trace
+from effc.costmodel.parquet import NO_SPEC
+from effc.costmodel.traces import Part, Trace
 
 #: A record whose quartiles are further apart than this share of its median teaches nothing.
 NOISY = 0.5
@@ -135,14 +136,13 @@ def _arrays(
     whole = np.stack(rows) if rows else np.zeros((0, len(features.COLUMNS)), np.float32)
     traces: Sequence[Trace] = [trace for _, trace in listed]
     families = np.array([t.subject if t.subject.startswith(_MODEL) else t.family for t in traces])
-    classes = np.round(np.nan_to_num(whole[:, _SIZES]) / _OCTAVES).astype(int)
     return Dataset(
         rows=whole,
         seconds=np.array([t.median for t in traces]),
         roof=roof_seconds(whole),
         counted=counted_seconds(whole),
         families=families,
-        shapes=np.array([f"{f} {'x'.join(map(str, c))}" for f, c in zip(families, classes, strict=True)]),
+        shapes=shape_names(families, whole[:, _SIZES], _OCTAVES),
         sites=np.array([" ".join(key[:-1]) for key, _ in listed]),
         own=np.array([t.own_choice for t in traces]),
         spread=np.array([t.spread for t in traces]),
@@ -150,6 +150,12 @@ def _arrays(
         skipped=skipped,
         machines=tuple(machines.values()),
     )
+
+
+def shape_names(families: NDArray[np.str_], sizes: NDArray[np.float32], octaves: int) -> NDArray[np.str_]:
+    """Of records of these families, with logarithms of their sizes: what those share that are of about one size, to so many octaves."""
+    classes = np.round(np.nan_to_num(sizes) / octaves).astype(int)
+    return np.array([f"{f} {'x'.join(map(str, c))}" for f, c in zip(families, classes, strict=True)])
 
 
 def _rows(kernels: Sequence[features.Kernel], machine: Hardware, threads: int) -> list[NDArray[np.float32] | None]:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 from effc.collecting.found import Found
+from effc.collecting.held import held
 from effc.collecting.shapes import Subject
 from effc.collecting.sink import Sink
 from effc.collecting.windows import TooNoisy
-from effc.compiler.ir.errors import ArtifactError, EffcError
+from effc.compiler.ir.errors import EffcError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.parquet import SUFFIX, files
 from effc.costmodel.traces import Part, Trace, read, schedule_text, write
 
 _NOISE = "too few clean windows"
@@ -162,12 +162,7 @@ def _held(folder: Path, hardware: Hardware, outcome: Outcome) -> tuple[set[str],
     """Subjects that are finished, and keys of what is measured, on this kind of machine."""
     finished: set[str] = set()
     known: set[str] = set()
-    for path in files([folder]) if any(folder.glob(f"*{SUFFIX}")) else []:
-        try:
-            part = read(path)
-        except ArtifactError as error:
-            outcome.unreadable.append(str(error))
-            continue
+    for part in held(folder, read, outcome.unreadable):
         if part.hardware.digest() == hardware.digest():
             finished.update(part.finished)
             known.update(f"{t.computation} {t.schedule} {t.symbols} {t.threads}" for t in part.traces)

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from effc.apart import compiled_apart
-from effc.collecting.collector import Outcome
+from effc.collecting.collector import Outcome, sampled
+from effc.collecting.held import held
 from effc.collecting.shapes import Subject
 from effc.collecting.sink import Sink
 from effc.compiler.build import Built, lowered
@@ -29,14 +30,12 @@ from effc.compiler.codegen.gpu.occupancy import resident_blocks
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.gpu_described import described
 from effc.compiler.ir.equality import computation
-from effc.compiler.ir.errors import ArtifactError, EffcError, LoweringError, ToolchainCrash
+from effc.compiler.ir.errors import EffcError, LoweringError, ToolchainCrash
 from effc.compiler.ir.options import Options
-from effc.compiler.ir.program import Program
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.toolchain import Toolchain
 from effc.costmodel.gpu.machine import Gpu
 from effc.costmodel.gpu.traces import Facts, GpuPart, GpuTrace, read, write
-from effc.costmodel.parquet import SUFFIX, files
 
 #: Families of the spread that are products.
 PRODUCTS = ("linear", "gemm", "conv", "low_rank")
@@ -103,26 +102,41 @@ def collect(
                 continue
             lost = sum(outcome.lost.values())
             for op, spec in found:
-                try:
-                    chosen = _sampled(spec, request, tools)
-                except EffcError as error:
-                    outcome.lost[type(error).__name__] += 1
-                    continue
-                new = [one for one in chosen if json.dumps(one.to_json()) not in known]
-                outcome.known += len(chosen) - len(new)
-                known.update(json.dumps(one.to_json()) for one in new)
-                replies = threads.map(lambda one: _compiled(one, request.target, tools), new)
-                for one, reply in zip(new, replies, strict=True):
-                    if isinstance(reply, EffcError) and (
-                        isinstance(reply, ToolchainCrash) or not isinstance(reply, LoweringError)
-                    ):
-                        outcome.lost[type(reply).__name__] += 1
-                        continue
-                    sink.add(_trace(subject, op, one, one is chosen[0], reply, request))
+                for trace in _traces(subject, op, spec, request, tools, threads, known, outcome):
+                    sink.add(trace)
                     outcome.records += 1
             if sum(outcome.lost.values()) == lost:
                 sink.finished.append(name)
     return outcome
+
+
+def _traces(
+    subject: Subject,
+    op: str,
+    spec: KernelSpec,
+    request: GpuRequest,
+    tools: Toolchain,
+    threads: ThreadPoolExecutor,
+    known: set[str],
+    outcome: Outcome,
+) -> Iterator[GpuTrace]:
+    """Of one product under the tilings that are chosen for it and not ``known``, texts of specs, yet."""
+    try:
+        chosen = {json.dumps(one.to_json()): one for one in _sampled(spec, request, tools)}
+    except EffcError as error:
+        outcome.lost[type(error).__name__] += 1
+        return
+    own = next(iter(chosen), "")
+    new = {text: one for text, one in chosen.items() if text not in known}
+    outcome.known += len(chosen) - len(new)
+    known.update(new)
+    replies = threads.map(lambda one: _compiled(one, request.target, tools), new.values())
+    for text, reply in zip(new, replies, strict=True):
+        refused = isinstance(reply, LoweringError) and not isinstance(reply, ToolchainCrash)
+        if isinstance(reply, EffcError) and not refused:
+            outcome.lost[type(reply).__name__] += 1
+        else:
+            yield _trace(subject, op, chosen[text], text, text == own, reply, request)
 
 
 def products(subject: Subject, target: GpuTarget, tools: Toolchain) -> Iterator[tuple[str, KernelSpec]]:
@@ -145,7 +159,7 @@ def products(subject: Subject, target: GpuTarget, tools: Toolchain) -> Iterator[
         compiled_apart(model, options, builder)(*inputs)
     seen: set[str] = set()
     for text in texts:
-        for program in _parts(lowered(text, options.of_code(), astuple(target), tools)):
+        for program in lowered(text, options.of_code(), astuple(target), tools).parts:
             names = {call.kernel: call.name for call in program.calls}
             for number, spec in enumerate(program.kernels):
                 if spec.template != "contraction" or spec.symbols or spec.schedule.parameters:
@@ -169,18 +183,13 @@ def narrowed(
     return model.to(dtype), tuple(map(cast, inputs))
 
 
-def _parts(program: Program) -> list[Program]:
-    return [program] if program.prepare is None else [program, program.prepare]
-
-
 def _sampled(spec: KernelSpec, request: GpuRequest, tools: Toolchain) -> list[KernelSpec]:
     """``spec`` with the template's own tiling, and with others at random; none where there is no choice."""
     offered = tools.request("gpu_tilings", {"spec": spec.to_json(), "target": astuple(request.target)})
     if not offered:
         return []
     draw = random.Random(f"{request.seed} {computation(spec)}")
-    rest = draw.sample(offered[1:], min(request.schedules, len(offered)) - 1)
-    return [spec.with_schedule(**tiling) for tiling in (offered[0], *rest)]
+    return sampled([spec.with_schedule(**tiling) for tiling in offered], request.schedules, draw)
 
 
 def _compiled(spec: KernelSpec, target: GpuTarget, tools: Toolchain) -> Reply | EffcError:
@@ -192,14 +201,15 @@ def _compiled(spec: KernelSpec, target: GpuTarget, tools: Toolchain) -> Reply | 
 
 
 def _trace(
-    subject: Subject, op: str, spec: KernelSpec, own: bool, reply: Reply | EffcError, request: GpuRequest
+    subject: Subject, op: str, spec: KernelSpec, text: str, own: bool, reply: Reply | EffcError, request: GpuRequest
 ) -> GpuTrace:
+    """``text``: the spec's."""
     trace = GpuTrace(
         computation=computation(spec),
         family=subject.family,
         subject=subject.name,
         op=op,
-        spec=json.dumps(spec.to_json()),
+        spec=text,
         own_choice=own,
     )
     if isinstance(reply, EffcError):
@@ -220,12 +230,7 @@ def _held(request: GpuRequest, outcome: Outcome) -> tuple[set[str], set[str]]:
     """Subjects that are finished, and specs that are known, for this GPU."""
     finished: set[str] = set()
     known: set[str] = set()
-    for path in files([request.folder]) if any(request.folder.glob(f"*{SUFFIX}")) else []:
-        try:
-            part = read(path)
-        except ArtifactError as error:
-            outcome.unreadable.append(str(error))
-            continue
+    for part in held(request.folder, read, outcome.unreadable):
         if part.gpu == request.gpu:
             finished.update(part.finished)
             known.update(trace.spec for trace in part.traces)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -49,13 +50,14 @@ class _Graph:
     def compiler(self, options: Options, build: Build) -> GraphCompiler:
         return GraphCompiler(self.layer.names, options, build, self.layer.weights, steps_of(options))
 
-    def sites(self) -> Iterator[tuple[WeightSite, torch.Tensor]]:
+    @cached_property
+    def sites(self) -> list[tuple[WeightSite, torch.Tensor]]:
         """The weights that can have other forms."""
         statics = {n: s for n, s in statics_of(self.gm.graph, self.layer.names).items() if not s.attributes}
-        for site in find_sites({node: s.name for node, s in statics.items()})[0]:
-            yield site, self.layer.weights[statics[site.param].position]
+        found, _ = find_sites({node: s.name for node, s in statics.items()})
+        return [(site, self.layer.weights[statics[site.param].position]) for site in found]
 
-    @property
+    @cached_property
     def masks(self) -> bool:
         """Whether some weights are products of parameters."""
         known = statics_of(self.gm.graph, self.layer.names).keys()
@@ -63,7 +65,7 @@ class _Graph:
 
     def part(self, weights: Collection[str]) -> GraphModule | None:
         """What is around these, as far as it holds some."""
-        nodes = {use.node for site, _ in self.sites() if site.name in weights for use in site.uses}
+        nodes = {use.node for site, _ in self.sites if site.name in weights for use in site.uses}
         return excerpt(self.gm, nodes) if nodes else None
 
 
@@ -125,7 +127,7 @@ class Captured:
         """The weights of all graphs that can have other forms, by name."""
         found: dict[str, tuple[WeightSite, torch.Tensor]] = {}
         for graph in self._graphs:
-            for site, weight in graph.sites():
+            for site, weight in graph.sites:
                 found.setdefault(site.name, (site, weight))
         return found
 
