@@ -104,7 +104,7 @@ def _gpu_tilings(payload: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _foresight(target: Any) -> Callable[[Sequence[Any]], Sequence[bool]]:
     """Which of a kernel's schedules are expected to spill or to be refused on ``target``."""
-    from effc.compiler.gpu_described import described
+    from effc.compiler.gpu.described import described
     from effc.costmodel.gpu.foresight import expected_to_fail
 
     gpu = described(target)

@@ -22,7 +22,7 @@ from effc.compiler.build import Built
 from effc.compiler.capture.backend import compile_with
 from effc.compiler.codegen.gpu.emit import emit
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.gpu_build import GpuBuilt, HostCode, build_gpu, host_functions, read_code
+from effc.compiler.gpu.build import GpuBuilt, HostCode, build_gpu, host_functions, read_code
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.toolchain import Toolchain

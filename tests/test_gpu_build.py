@@ -16,9 +16,9 @@ from stub_cuda import StubCuda, StubGpu
 from torch import nn
 from triton_here import needs_triton
 
-from effc.compiler import gpu_build
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.gpu_build import build_gpu
+from effc.compiler.gpu import build as gpu_build
+from effc.compiler.gpu.build import build_gpu
 from effc.compiler.toolchain import Toolchain, toolchain
 from effc.runtime.cache import Cache
 
@@ -97,7 +97,7 @@ def test_torchs_setting_of_tf32_is_part_of_the_key(setting: str, tmp_path: Path)
 
 
 def test_building_for_a_gpu_imports_neither_mlir_nor_triton() -> None:
-    code = "import sys, effc.compiler.gpu_build; sys.exit(any(m.split('.')[0] in ('torch_mlir', 'triton') for m in sys.modules))"
+    code = "import sys, effc.compiler.gpu.build; sys.exit(any(m.split('.')[0] in ('torch_mlir', 'triton') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 

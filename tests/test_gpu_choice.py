@@ -14,13 +14,14 @@ from stub_cuda import StubCuda
 from test_gpu_devices import CUDA, Gpus, Traced, agrees, reasons
 from torch import nn
 
-from effc.compiler import gpu_alone, gpu_choice
 from effc.compiler.capture import graph
 from effc.compiler.codegen.gpu.rival import Work, counted
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.gpu_alone import filled
-from effc.compiler.gpu_build import GpuBuilt
-from effc.compiler.gpu_choice import AtenOp, Verdict, judged
+from effc.compiler.gpu import alone as gpu_alone
+from effc.compiler.gpu import choice as gpu_choice
+from effc.compiler.gpu.alone import filled
+from effc.compiler.gpu.build import GpuBuilt
+from effc.compiler.gpu.choice import AtenOp, Verdict, judged
 from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.program import Call
 from effc.runtime.cache import Cache

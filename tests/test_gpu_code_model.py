@@ -25,7 +25,7 @@ from effc.compiler.codegen.gpu.contraction.roles import Roles, find
 from effc.compiler.codegen.gpu.contraction.schedule import candidates
 from effc.compiler.codegen.gpu.launch import Launch
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.gpu_described import described
+from effc.compiler.gpu.described import described
 from effc.compiler.ir.errors import ArtifactError, LoweringError, OptionError, ToolchainCrash
 from effc.compiler.ir.spec import KernelSpec
 from effc.compiler.worker import HANDLERS

@@ -18,13 +18,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import effc
-from effc.compiler import gpu_build
 from effc.compiler.capture import backend
 from effc.compiler.capture.partition import Group
 from effc.compiler.capture.recording import record
 from effc.compiler.capture.reference import evaluate
-from effc.compiler.gpu_build import GpuBuilder, GpuBuilt
-from effc.compiler.gpu_choice import AtenOp, Verdict
+from effc.compiler.gpu import build as gpu_build
+from effc.compiler.gpu.build import GpuBuilder, GpuBuilt
+from effc.compiler.gpu.choice import AtenOp, Verdict
 from effc.compiler.ir.errors import InputError, OptionError, VerificationError
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.program import Call

@@ -31,7 +31,7 @@ import effc
 from effc.compiler.codegen.gpu.contraction.schedule import candidates
 from effc.compiler.codegen.gpu.sparse.choice import derivations, schedules, sparse_spec
 from effc.compiler.codegen.gpu.sparse.form import Form, find
-from effc.compiler.gpu_build import GpuBuilder, target_of
+from effc.compiler.gpu.build import GpuBuilder, target_of
 from effc.compiler.ir.spec import KernelSpec, Schedule
 from effc.runtime.derive import derive
 from effc.runtime.gpu.code import SpecCode

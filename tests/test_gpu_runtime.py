@@ -16,7 +16,7 @@ from gpu_programs import InterpretingGpu, built_on, compiled_for_gpu, graph_of, 
 from stub_cuda import StubCuda, StubGpu
 from torch import nn
 
-from effc.compiler.gpu_build import kernels_of
+from effc.compiler.gpu.build import kernels_of
 from effc.compiler.ir.errors import DeviceError, LoweringError
 from effc.compiler.ir.expr import const
 from effc.compiler.ir.program import Program

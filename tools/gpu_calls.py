@@ -22,7 +22,7 @@ from effc.compiler.build import Built
 from effc.compiler.capture.backend import compile_with
 from effc.compiler.codegen.cpu.objects import compile_object
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.gpu_build import build_gpu
+from effc.compiler.gpu.build import build_gpu
 from effc.compiler.ir.options import Options
 from effc.compiler.toolchain import Toolchain
 from effc.runtime import elf

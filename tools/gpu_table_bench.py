@@ -13,7 +13,7 @@ from gpu_programs import InterpretingGpu, code_of, host, watched
 from torch import Tensor
 
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.gpu_build import GpuBuilder
+from effc.compiler.gpu.build import GpuBuilder
 from effc.compiler.ir.errors import LoweringError
 from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.cache import Cache

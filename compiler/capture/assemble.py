@@ -23,7 +23,7 @@ from effc.compiler.capture.partition import Group, Partition, is_scalar, is_view
 
 if TYPE_CHECKING:
     from effc.compiler.build import Built
-    from effc.compiler.gpu_build import GpuBuilt
+    from effc.compiler.gpu.build import GpuBuilt
 
 #: ``call(symbols, tensors)`` gives the region's results less those that are mutations.
 RegionCall = Callable[[Sequence[int], Sequence[torch.Tensor]], Sequence[torch.Tensor]]

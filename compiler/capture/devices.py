@@ -16,15 +16,15 @@ from effc.compiler.ir.program import Call
 
 if TYPE_CHECKING:
     from effc.compiler.build import Built
-    from effc.compiler.gpu_build import GpuBuilt
-    from effc.compiler.gpu_choice import AtenOp, Verdict
+    from effc.compiler.gpu.build import GpuBuilt
+    from effc.compiler.gpu.choice import AtenOp, Verdict
 
 #: ``build(text)`` gives the executable of a region's graph IR for the CPU, or raises LoweringError or UnsupportedError.
 Build = Callable[[str], "Built"]
 
 
 class BuildOnGpus(Protocol):
-    """A ``gpu_build.GpuBuilder``."""
+    """A ``compiler.gpu.build.GpuBuilder``."""
 
     def unusable(self, device: torch.device) -> str | None: ...
 
@@ -35,7 +35,7 @@ class BuildOnGpus(Protocol):
 
 def gpu_builder(options: Options) -> BuildOnGpus:
     """effc's own, through the caches."""
-    from effc.compiler.gpu_build import GpuBuilder
+    from effc.compiler.gpu.build import GpuBuilder
     from effc.runtime.cache import Cache
 
     plain = {**options.of_code(), "schedules": {}}  # a plan's are for a CPU

@@ -45,7 +45,7 @@ from effc.compiler.ir.program import Call, Program
 
 if TYPE_CHECKING:
     from effc.compiler.build import Built
-    from effc.compiler.gpu_build import GpuBuilt
+    from effc.compiler.gpu.build import GpuBuilt
     from effc.runtime.executable import Executable
 
 #: How often a graph is searched for the op that a refusal does not name, before a refused region goes to ATen whole.

@@ -16,8 +16,8 @@ from effc.compiler.capture.culprit import alike
 from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.partition import Group
 from effc.compiler.capture.source import op_name, source_of
-from effc.compiler.gpu_alone import filled
-from effc.compiler.gpu_choice import AtenOp, Verdict
+from effc.compiler.gpu.alone import filled
+from effc.compiler.gpu.choice import AtenOp, Verdict
 from effc.compiler.ir.program import Call, Program
 from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.dtypes import TORCH_DTYPES

@@ -62,7 +62,7 @@ def _here(args: argparse.Namespace, seconds: float) -> GpuRequest:
 
     from effc.collecting.gpu import GpuRequest
     from effc.collecting.gpu_clock import GpuClock
-    from effc.compiler.gpu_build import GpuBuilder, host_functions, target_of
+    from effc.compiler.gpu.build import GpuBuilder, host_functions, target_of
     from effc.compiler.toolchain import toolchain
     from effc.runtime.cache import Cache
 

@@ -28,7 +28,7 @@ from effc.compiler.capture import backend
 from effc.compiler.capture.devices import Build
 from effc.compiler.codegen.gpu.occupancy import resident_blocks
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.gpu_described import described
+from effc.compiler.gpu.described import described
 from effc.compiler.ir.equality import computation
 from effc.compiler.ir.errors import EffcError, LoweringError, ToolchainCrash
 from effc.compiler.ir.options import Options

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from effc.collecting.gpu import Reply
-from effc.compiler.gpu_alone import alone
-from effc.compiler.gpu_build import read_code
+from effc.compiler.gpu.alone import alone
+from effc.compiler.gpu.build import read_code
 from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.spec import KernelSpec
 from effc.runtime.gpu.device import Device

@@ -16,7 +16,7 @@ import torch
 from effc.compiler.build import digest
 from effc.compiler.codegen.gpu.rival import Work, counted
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.gpu_alone import alone
+from effc.compiler.gpu.alone import alone
 from effc.compiler.ir.errors import DeviceError
 from effc.compiler.ir.program import Call
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec

@@ -21,7 +21,7 @@ from effc.compiler.codegen.gpu.hardware import OLDEST
 from effc.compiler.codegen.gpu.host import host_code
 from effc.compiler.codegen.gpu.installed import reads_descriptors, triton_reason, triton_version
 from effc.compiler.codegen.gpu.target import GpuTarget
-from effc.compiler.gpu_choice import AtenOp, Verdict, judged
+from effc.compiler.gpu.choice import AtenOp, Verdict, judged
 from effc.compiler.ir.errors import DeviceError, LoweringError
 from effc.compiler.ir.expr import as_expr
 from effc.compiler.ir.program import Call, Program
