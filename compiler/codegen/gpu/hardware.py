@@ -12,13 +12,14 @@ from typing import Literal
 #: (``tcgen05.mma``).
 TensorCores = Literal["mma", "wgmma", "tcgen05"]
 
-#: Multiply-adds a cycle of one processor by dtype of the factors (data sheets: dense rates), of float32 as TF32 by ``"tf32"``.
+#: Multiply-adds a cycle of one processor by dtype of the factors (data sheets: dense rates, sums of 32 bits), of float32 as TF32 by
+#: ``"tf32"``; that of ``"f32"`` is without tensor cores.
 Rates = tuple[tuple[str, int], ...]
-_A100: Rates = (("f32", 64), ("tf32", 512), ("f16", 1024), ("bf16", 1024))
-_H100: Rates = (("f32", 128), ("tf32", 1024), ("f16", 2048), ("bf16", 2048))
-_B200: Rates = (("f32", 128), ("tf32", 2048), ("f16", 4096), ("bf16", 4096))
+_A100: Rates = (("f32", 64), ("tf32", 512), ("f16", 1024), ("bf16", 1024), ("i8", 2048))
+_H100: Rates = (("f32", 128), ("tf32", 1024), ("f16", 2048), ("bf16", 2048), ("i8", 4096))
+_B200: Rates = (("f32", 128), ("tf32", 2048), ("f16", 4096), ("bf16", 4096), ("i8", 8192))
 #: Of GPUs that are not made for data centres.
-_NARROW: Rates = (("f32", 128), ("tf32", 128), ("f16", 256), ("bf16", 256))
+_NARROW: Rates = (("f32", 128), ("tf32", 128), ("f16", 256), ("bf16", 256), ("i8", 1024))
 
 
 @dataclass(frozen=True)

@@ -68,3 +68,7 @@ class GpuTarget:
     def rounds(self, spec: KernelSpec) -> bool:
         """Whether factors of float32 in ``spec`` may be rounded to TF32."""
         return self.tf32_convolutions if spec.get(CONVOLUTION) else self.tf32
+
+    def arithmetic(self, spec: KernelSpec, dtype: str) -> str:
+        """As what factors of ``dtype`` in ``spec`` are multiplied (`Hardware.rate`)."""
+        return "tf32" if dtype == "f32" and self.rounds(spec) else dtype

@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass, replace
 from effc.compiler.codegen.gpu.body import flat_size
 from effc.compiler.codegen.gpu.contraction.descriptors import MOST_SIDE, both_described
 from effc.compiler.codegen.gpu.contraction.roles import Roles, needed
+from effc.compiler.codegen.gpu.hardware import hardware
 from effc.compiler.codegen.gpu.launch import power_of_two
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.expr import Expr
@@ -25,12 +26,12 @@ _NAMES = ("bm", "bn", "bk", "group", "split", "stages", "warps", "descriptors", 
 _UNKNOWN = 1024
 #: The least part of a sum that is worth a program of its own.
 _LEAST_PART, _MOST_PARTS = 256, 16
-#: Multiply-adds a cycle of one processor by dtype of the factors, and bytes a cycle that it gets from L2 and from memory, of an A100
-#: (NVIDIA's white paper). Only their ratios choose a tile.
-_RATE = {"f32": 64, "bf16": 1024, "f16": 1024, "i8": 2048}
+#: Bytes a cycle that one processor gets from L2 and from memory, of an A100 (NVIDIA's white paper). Of other GPUs these are not known as
+#: well, and only ratios choose a tile: so the rates are an A100's too.
 NEAR_BYTES, FAR_BYTES = 64, 10
+_COUNTED = hardware(80)
 #: Multiply-adds a cycle of one processor without tensor cores, in f32.
-SINGLE_RATE = _RATE["f32"]
+SINGLE_RATE = _COUNTED.rate("f32")
 #: Rows below which Hopper's processors multiply by single warps, and the share of the rate that is left to them.
 _WIDE_ROWS, _NARROW = 64, 0.6
 #: Programs of one processor beyond which no more of the overhead is hidden.
@@ -126,15 +127,16 @@ def cost(roles: Roles, target: GpuTarget, tiling: Tiling, held: int | None = Non
 def step(roles: Roles, target: GpuTarget, bm: int, bn: int, bk: int, beside: int = STEP) -> float:
     """Cycles of one step along the sum: the larger of multiplications and loads, and what it costs ``beside``."""
     size = max(ITEM_SIZE[f.dtype] for f in (roles.left, roles.right))
-    multiply = bm * bn * bk * roles.left.pieces * roles.right.pieces / rate(roles.left.dtype, target, bm, bn)
+    pieces = roles.left.pieces * roles.right.pieces
+    multiply = bm * bn * bk * pieces / rate(target.arithmetic(roles.spec, roles.left.dtype), target, bm, bn)
     return max(multiply, (bm + bn) * bk * size / NEAR_BYTES) + beside
 
 
 def rate(dtype: str, target: GpuTarget, bm: int, bn: int) -> float:
-    """Multiply-adds a cycle of one processor on a tile of ``bm`` x ``bn`` results. A small tile keeps tensor cores waiting: its factors are
-    loaded into registers more often than they are used.
+    """Multiply-adds a cycle of one processor on a tile of ``bm`` x ``bn`` results; ``dtype``: `GpuTarget.arithmetic`. A small tile keeps
+    tensor cores waiting: its factors are loaded into registers more often than they are used.
     """
-    found = _RATE[dtype] * min(1.0, math.sqrt(bm * bn / (128 * 128)))
+    found = _COUNTED.rate(dtype) * min(1.0, math.sqrt(bm * bn / (128 * 128)))
     return found * _NARROW if target.has_wgmma and bm < _WIDE_ROWS else found
 
 

@@ -96,7 +96,8 @@ def cost(form: Form, target: GpuTarget, schedule: Schedule) -> float:
     gathered = bm * bk * size if _along_rows(form) else bm * blocks * max(s.columns * size, _SECTOR)
     loaded = (listed + gathered) / dense.NEAR_BYTES
     if schedule["sparse"] == "tiles":
-        each = max(loaded, bm * s.rows * bk / dense.rate(form.dtype, target, bm, s.rows)) + dense.STEP + _LATENCY
+        rate = dense.rate(target.arithmetic(form.spec, form.dtype), target, bm, s.rows)
+        each = max(loaded, bm * s.rows * bk / rate) + dense.STEP + _LATENCY
     else:
         each = max(loaded, bk * s.rows / dense.SINGLE_RATE) + dense.STEP
     resident = target.processors * (1 if schedule["sparse"] == "tiles" else _PROGRAMS)
