@@ -12,7 +12,7 @@ import torch
 from gpu_programs import InterpretingGpu, watched
 from stub_cuda import StubCuda
 from test_gpu_devices import CUDA, Gpus, Traced, agrees, reasons
-from torch import nn
+from torch import Tensor, nn
 
 from effc.compiler.capture import graph
 from effc.compiler.codegen.gpu.rival import Work, counted
@@ -184,18 +184,34 @@ def test_sizes_that_change_are_timed_as_the_first_call_has_them(theirs: float, t
         assert told.startswith("ATen is faster" if theirs < 1e-3 else "effc's kernel is kept")
 
 
+def added(mask: Tensor) -> Tensor:
+    """To scores, of a mask that is true where something is seen."""
+    return torch.where(mask, 0.0, -torch.inf)
+
+
 class Attends(nn.Module):
     """As ``scaled_dot_product_attention`` becomes on a GPU, of which this process has no kernels."""
 
-    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         op = torch.ops.aten._scaled_dot_product_efficient_attention
-        found: torch.Tensor = op(q, k, v, None, False, 0.0, True)[0]
+        bias = None if mask is None else added(mask).expand(2, 3, 16, 24)
+        found: Tensor = op(q, k, v, bias, False, 0.0, True)[0]
         return found * 2
 
 
+class WritesOut(nn.Module):
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        scores = q @ k.mT / 4
+        scores = scores if mask is None else scores + added(mask)
+        return scores.softmax(-1) @ v * 2
+
+
 @pytest.mark.parametrize("theirs", [5e-4, 1e-3])
-def test_attention_is_timed_too(theirs: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus, q = Timed([1e-3, theirs]), torch.randn(2, 3, 17, 16)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("model", [Attends(), WritesOut()], ids=["op", "written out"])
+def test_attention_is_timed_too(model: nn.Module, masked: bool, theirs: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus, q = Timed([1e-3, theirs]), torch.randn(2, 3, 16, 16)
+    k, v, mask = torch.randn(2, 3, 24, 16), torch.randn(2, 3, 24, 16), torch.rand(16, 24) < 0.8
 
     def ours_alone(calls: Sequence[Callable[[], object]]) -> list[float]:
         gpus.timed += 1
@@ -203,11 +219,12 @@ def test_attention_is_timed_too(theirs: float, monkeypatch: pytest.MonkeyPatch) 
         return [1e-3, theirs]
 
     monkeypatch.setattr(gpus, "_elapsed", ours_alone)
-    traced = Traced(Attends(), [(q, "cuda:0")] * 3, gpus)
+    traced = Traced(model, [(x, "cuda:0") for x in (q, k, v, *[mask][:masked])], gpus)
     assert gpus.timed == 1
     told = [*reasons(traced).values(), *traced.recording.notes]
-    assert any("_scaled_dot_product_efficient_attention.default of [2, 3, 17, 16] x [2, 3, 17, 16]" in t for t in told)
-    assert ("aten._scaled_dot_product_efficient_attention.default" in reasons(traced)) == (theirs < 9e-4)
+    name = "_scaled_dot_product_efficient_attention" if isinstance(model, Attends) else "effc.attention"
+    assert any(name in t and "of [2, 3, 16, 16] x [2, 3, 24, 16]" in t for t in told), told
+    assert any(name in op for op in reasons(traced)) == (theirs < 9e-4)
 
 
 def test_whoever_refuses_fallbacks_gets_effcs_kernels() -> None:

@@ -48,6 +48,10 @@ def attention(
     return scores.softmax(-1, dtype=wide).to(value.dtype) @ value
 
 
+#: The op, of which ATen runs the formula.
+WRITTEN_OUT = torch.ops.effc.attention.default
+
+
 @register_flop_formula(torch.ops.effc.attention)
 def _flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
     """Of the two products, from the shapes."""
@@ -218,7 +222,7 @@ def _replace(graph: Graph, product: Node, found: _Found) -> None:
         mask = masks[0] if masks else None
         for other in masks[1:]:
             mask = made(graph, _aten.add.Tensor, (mask, other))
-        fused = made(graph, torch.ops.effc.attention.default, (query, key, values, mask, found.scale), product)
+        fused = made(graph, WRITTEN_OUT, (query, key, values, mask, found.scale), product)
         if heads is None:
             product.replace_all_uses_with(made(graph, _aten.squeeze.dim, (fused, 1)))
         else:

@@ -12,6 +12,7 @@ from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import optimization_hint
 from torch.utils._pytree import tree_map
 
+from effc.compiler.capture.attention import WRITTEN_OUT
 from effc.compiler.capture.culprit import alike
 from effc.compiler.capture.flops import flops_of
 from effc.compiler.capture.partition import Group
@@ -31,7 +32,7 @@ _PRODUCTS = (
 _ADDING = (_aten.addmm.default, _aten.baddbmm.default)
 _ATTENTION = (
     _aten._scaled_dot_product_flash_attention.default, _aten._scaled_dot_product_efficient_attention.default,
-    _aten._scaled_dot_product_cudnn_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default, WRITTEN_OUT,
 )  # fmt: skip
 #: Template of the kernel that computes an op.
 _TEMPLATES: dict[Any, str] = dict.fromkeys(_PRODUCTS, "contraction") | dict.fromkeys(_ATTENTION, "attention")
@@ -108,8 +109,9 @@ def _sizes(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _is_plain(spec: KernelSpec) -> bool:
-    """Whether a kernel is a product or attention of floats that lie in memory as they are."""
-    plain = all(o.role in ("read", "write") and o.dtype in _FLOATS for o in spec.operands)
+    """Whether a kernel is a product or attention of floats, with masks, that lie in memory as they are."""
+    read = _FLOATS | {"i1"} if spec.template == "attention" else _FLOATS
+    plain = all(o.role in ("read", "write") and o.dtype in read for o in spec.operands)
     return plain and spec.template in _TEMPLATES.values()
 
 

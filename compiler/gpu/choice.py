@@ -101,8 +101,8 @@ def _work(spec: KernelSpec, call: Call, op: AtenOp, target: GpuTarget) -> Work:
     sizes = [(o.role, ITEM_SIZE[o.dtype] * o.size.evaluate(values)) for o in spec.operands]
     written = sum(size for role, size in sizes if role == "write")
     dtype = next((i.dtype for i in spec.body if i.op == "load"), spec.operands[0].dtype)
-    dtype = "tf32" if dtype == "f32" and target.rounds(spec) else dtype
-    return Work(call.flops.evaluate(op.sizes), sum(size for _, size in sizes), 0 if op.alone else written, dtype)
+    moved = sum(size for _, size in sizes)
+    return Work(call.flops.evaluate(op.sizes), moved, 0 if op.alone else written, target.arithmetic(spec, dtype))
 
 
 def _values(spec: KernelSpec, call: Call, op: AtenOp) -> dict[str, int]:
