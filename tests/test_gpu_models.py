@@ -92,6 +92,30 @@ def test_a_transformers_block(dtype: torch.dtype) -> None:
     exact(made(Block, dtype), torch.randn(2, 19, 64).to(dtype))
 
 
+class Windowed(nn.Module):
+    """Attention in which a position sees itself and the ``window - 1`` before it."""
+
+    def __init__(self, window: int = 7, width: int = 48, heads: int = 3) -> None:
+        super().__init__()
+        self.window, self.heads = window, heads
+        self.joined, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.joined(x).chunk(3, -1))
+        at = torch.arange(x.shape[1], device=x.device)
+        behind = at[:, None] - at
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=(behind >= 0) & (behind < self.window))
+        found: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("length", [1, 67])
+def test_attention_to_a_window(length: int, dtype: torch.dtype) -> None:
+    """Blocks of keys of which a row sees nothing add nothing to it."""
+    exact(made(Windowed, dtype), torch.randn(2, length, 48).to(dtype))
+
+
 def test_a_decode_step_writes_its_row_of_the_cache() -> None:
     keys, values = (torch.randn(1, 2, 24, 16).bfloat16() for _ in range(2))
     exact(made(Block, torch.bfloat16), torch.randn(1, 1, 64).bfloat16(), keys, values, 20)
