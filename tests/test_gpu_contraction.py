@@ -11,7 +11,7 @@ from gpu_interpreted import SM80, SM90, TMA, Kernel, roles_of
 from test_contraction_conv import conv_case
 
 from effc.compiler.codegen.gpu.contraction.descriptors import both_described
-from effc.compiler.codegen.gpu.contraction.schedule import Tiling, candidates, chosen, shared_bytes
+from effc.compiler.codegen.gpu.contraction.schedule import Tiling, candidates, chosen, cost, shared_bytes
 from effc.compiler.codegen.gpu.target import GpuTarget
 from effc.compiler.ir.spec import KernelSpec, Schedule
 
@@ -183,6 +183,14 @@ def test_tf32_is_taken_where_it_is_allowed() -> None:
     Kernel(spec, replace(SM80, tf32=True))([x, w, bias, y])
     expected = (x.view(32, 64) @ w.view(64, 32)).relu().reshape(-1)
     assert 1e-5 < (y - expected).abs().max() < 0.1, "factors have ten bits"
+
+
+def test_tf32_is_counted_by_its_own_rate() -> None:
+    """So that its tiles are those of tensor cores, which loads keep waiting sooner."""
+    roles = roles_of(matmul(4096, 4096, 4096).spec())
+    tiling = chosen(roles, SM90)
+    assert cost(roles, replace(SM90, tf32=True), tiling) < cost(roles, SM90, tiling) / 2
+    assert cost(roles, replace(SM90, tf32_convolutions=True), tiling) == cost(roles, SM90, tiling)
 
 
 def test_nan_and_infinity_reach_their_rows_alone() -> None:
