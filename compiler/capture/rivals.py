@@ -109,9 +109,8 @@ def _sizes(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _is_plain(spec: KernelSpec) -> bool:
-    """Whether a kernel is a product or attention of floats, with masks, that lie in memory as they are."""
-    read = _FLOATS | {"i1"} if spec.template == "attention" else _FLOATS
-    plain = all(o.role in ("read", "write") and o.dtype in read for o in spec.operands)
+    """Whether a kernel is a product or attention of floats that lie in memory as they are."""
+    plain = all(o.role in ("read", "write") and o.dtype in _FLOATS for o in spec.operands)
     return plain and spec.template in _TEMPLATES.values()
 
 

@@ -31,12 +31,11 @@ def alone(
 
 def filled(device: Device, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Memory with numbers in it: a GPU multiplies zeros with less power, and so at another clock. A stride of 0 repeats them.
-    They come from a generator of their own: the user's goes on as if nothing had been timed. Integers are 0, places that exist; masks let
-    all be seen.
+    They come from a generator of their own: the user's goes on as if nothing had been timed.
     """
     made = device.empty([n if step else 1 for n, step in zip(size, stride, strict=True)], stride, dtype)
     if dtype.is_floating_point:
         made.normal_(generator=torch.Generator(made.device))
     else:
-        made.fill_(dtype == torch.bool)
+        made.zero_()
     return made.expand(size)
