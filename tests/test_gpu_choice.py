@@ -227,6 +227,24 @@ def test_attention_is_timed_too(model: nn.Module, masked: bool, theirs: float, m
     assert any(name in op for op in reasons(traced)) == (theirs < 9e-4)
 
 
+def test_a_formula_of_attention_is_counted_with_its_scores() -> None:
+    """Where it cannot be timed, as it needs too much memory, it must not be taken for one kernel."""
+    seen: list[AtenOp] = []
+
+    class Seen(Timed):
+        def judged(self, built: GpuBuilt, call: Call, op: AtenOp) -> Verdict:
+            seen.append(op)
+            return Verdict(1e-3, 1e-3, True, "a clock")
+
+    q, k = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 24, 16)
+    Traced(WritesOut(), [(x, "cuda:0") for x in (q, k, k.clone())], Seen(None))
+    assert [op.between for op in seen] == [2 * 2 * 3 * 16 * 24 * 4]
+    heads, length, head = 32, 8192, 128
+    work = Work(4.0 * heads * length**2 * head, 8.0 * heads * length * head, 4.0 * heads * length**2, "f16")
+    ours, theirs = counted(work, SM90)
+    assert theirs > 2 * ours
+
+
 def test_whoever_refuses_fallbacks_gets_effcs_kernels() -> None:
     gpus, x = Timed([1e-3, 1e-6]), torch.randn(20, 32)
     traced = Traced(single(), [(x, "cuda:0")], gpus, fallback="error")

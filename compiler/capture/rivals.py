@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,15 @@ def aten_op(product: Product, sizes: Mapping[str, int]) -> AtenOp:
     node = product.nodes[0]
     known = [_sizes(n) for n in node.all_input_nodes]
     key = f"{op_name(node)} {alike(node)[1]}{f' of {known}' if sizes else ''}"
-    return AtenOp(key, functools.partial(_runnable, node), _is_alone(node, product.spec), sizes)
+    return AtenOp(key, functools.partial(_runnable, node), _is_alone(node, product.spec), sizes, _between(node))
+
+
+def _between(node: Node) -> int:
+    """Bytes between kernels of ATen's: of a formula of attention the scores and their softmax."""
+    if node.target is not WRITTEN_OUT:
+        return 0
+    (query, _), (key, _) = (_sizes(n) for n in node.args[:2] if isinstance(n, Node))
+    return 2 * math.prod(query[:3]) * key[2] * int(node.meta["val"].element_size())
 
 
 def _is_alone(node: Node, spec: KernelSpec) -> bool:

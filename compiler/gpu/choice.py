@@ -54,12 +54,14 @@ class Verdict:
 class AtenOp:
     """``run(device)`` gives a function of no arguments that computes the op on tensors of that device. ``key``: text that ops share which
     are the same to ATen; ``alone``: effc's kernel computes nothing else. ``sizes``: of the program's symbols, those of the first call.
+    ``between``: bytes that one of the op's own kernels writes and another one reads, where it has several.
     """
 
     key: str
     run: Callable[[Device], Callable[[], torch.Tensor]]
     alone: bool
     sizes: Mapping[str, int]
+    between: int = 0
 
 
 def judged(executable: GpuExecutable, call: Call, op: AtenOp, target: GpuTarget, cache: Cache | None) -> Verdict:
@@ -101,8 +103,10 @@ def _work(spec: KernelSpec, call: Call, op: AtenOp, target: GpuTarget) -> Work:
     sizes = [(o.role, ITEM_SIZE[o.dtype] * o.size.evaluate(values)) for o in spec.operands]
     written = sum(size for role, size in sizes if role == "write")
     dtype = next((i.dtype for i in spec.body if i.op == "load"), spec.operands[0].dtype)
-    moved = sum(size for _, size in sizes)
-    return Work(call.flops.evaluate(op.sizes), moved, 0 if op.alone else written, target.arithmetic(spec, dtype))
+    read_again = op.between + (0 if op.alone else written)
+    return Work(
+        call.flops.evaluate(op.sizes), sum(size for _, size in sizes), read_again, target.arithmetic(spec, dtype)
+    )
 
 
 def _values(spec: KernelSpec, call: Call, op: AtenOp) -> dict[str, int]:

@@ -19,9 +19,9 @@ _FAR_BYTES, _CLOCK, _LAUNCH = 12.0, 1.5e9, 2e-6
 
 @dataclass(frozen=True)
 class Work:
-    """A product. ``flops``: operations, two a multiply-add. ``moved``: bytes of its factors and its result. ``read_again``: bytes of the
-    result that a kernel of its own would read and write behind a library's product; 0: none follows. ``dtype``: of the factors, also
-    ``"tf32"``.
+    """A product. ``flops``: operations, two a multiply-add. ``moved``: bytes of its factors and its result. ``read_again``: bytes that a
+    library's kernels write and read again, as one of their own would the result behind a product; 0: it is one kernel. ``dtype``: of the
+    factors, also ``"tf32"``.
     """
 
     flops: float
