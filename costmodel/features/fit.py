@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from effc.costmodel.features import winograd
 from effc.costmodel.features.core import Core
 from effc.costmodel.features.schedules import METHODS, PARAMETERS, SPARSE, Numbers
 from effc.costmodel.hardware import Hardware
@@ -48,22 +49,33 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     cut = np.maximum(np.ceil(n["tall"] / mr), 1)
     height = n["tall"] / cut
     rows, panels = cut * lines, np.maximum(np.ceil(width / nr), 1)
-    units = np.maximum(rows * panels * batches, 1)
+    outside = np.where(rows <= 1, 0.0, n["rows_outside"])  # one tile of rows has the same code in either order
+    units = register_tiles = np.maximum(rows * panels * batches, 1)
     each = np.ceil(units / threads)
     unroll = np.maximum(np.nan_to_num(n["schedule_unroll"], nan=1), 1)
     panel = np.where(n["packed"] > 0, n["packed"] / (panels * batches), n["sums"] * nr * n["right_item"])
     block, left = n["sums"] * mr * n["left_item"], n["rows"] * n["sums"] * n["left_item"]
     factor = panel * panels
-    sizes = {"rows": rows, "panels": panels, "panel": panel, "block": block, "left": left, "factor": factor}
+    sizes = {"rows": rows, "panels": panels, "panel": panel, "block": block, "left": left, "factor": factor, "outside": outside}
     again = _streamed(n, sizes, hardware)
     rows_again, panels_again = (batches * n["inside"] * part for part in again)
     direct = np.where(wise, _windows(n, height, rows, hardware), rows_again + panels_again)
-    product = np.where(n["by_winograd"] > 0, _winograd(n, hardware), direct)
+    squares = winograd.fitted(n, mr, panels)
+    by_winograd = n["by_winograd"] > 0
+    product = np.where(by_winograd, winograd.streamed(n, squares, panels, nr, hardware), direct)
+    units = np.where(by_winograd, batches * squares["block_units"], units)
+    shared = {
+        "turns": np.where(by_winograd, squares["blocks"], cut),
+        "tall_rows": np.where(by_winograd, n["squares"], np.maximum(n["tall"], 1)),
+        "least_rows": np.where(by_winograd, squares["block_squares"], np.floor(n["tall"] / cut)),
+        "taller_tiles": np.where(by_winograd, 0.0, n["tall"] % cut),
+        "inner_panels": np.where(by_winograd | (outside > 0), panels, 1.0),
+    }
     return {
         **{f"by_{name}": n[f"by_{name}"] for name in METHODS},
         **{f"by_sparse_{name}": n[f"by_sparse_{name}"] for name in SPARSE},
         **{f"schedule_{name}": n[f"schedule_{name}"] for name in PARAMETERS},
-        "rows_outside": n["rows_outside"],
+        "rows_outside": outside,
         "tile_vectors": np.where(tiled, vectors, np.nan),
         "accumulators": np.where(tiled, mr * vectors, np.nan),
         "register_share": np.where(tiled, (mr * vectors + vectors + 1) / core.registers, np.nan),
@@ -89,8 +101,12 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
         "tile_rows": mr,
         "tile_columns": nr,
         "vectors": vectors,
-        "register_tiles": units,
+        "register_tiles": register_tiles,
+        "ahead": ((n["packed"] > 0) & (outside == 0) & (rows > 1)).astype(float),
         "units": units,
+        **shared,
+        "shared_rows": units / shared["inner_panels"] / shared["turns"] * shared["tall_rows"],
+        **squares,
         "streamed": np.where(n["contracts"] > 0, product, 0.0),
         "rows_again": np.where(n["by_winograd"] > 0, 0.0, rows_again),
     }
@@ -103,7 +119,7 @@ def _streamed(n: Numbers, size: Mapping[str, Array], hardware: Hardware) -> tupl
     held = _HELD * hardware.l1
     panel, block, left, factor = (size[name] for name in ("panel", "block", "left", "factor"))
     by_rows, by_panels = (size["rows"] - 1) * factor, (size["panels"] - 1) * left
-    outer = n["rows_outside"] > 0
+    outer = size["outside"] > 0
     rows = np.where(np.where(outer, block, left) + panel <= held, 0.0, by_panels)
     return rows, np.where(np.where(outer, factor, panel) <= held, 0.0, by_rows)
 
@@ -121,8 +137,3 @@ def _windows(n: Numbers, height: Array, tiles: Array, hardware: Hardware) -> Arr
     found: Array = rows + np.where(taps <= _TAPS * hardware.l1, 0.0, tiles * taps * n["inside"])
     return found
 
-
-def _winograd(n: Numbers, hardware: Hardware) -> Array:
-    """A kernel that L2 does not hold comes anew for each block of tiles."""
-    blocks = np.ceil(n["rows"] * n["batches"] / 4 / np.maximum(n["schedule_tiles"], 1))
-    return n["packed"] * np.where(n["packed"] <= _USABLE * hardware.l2, 1, blocks)

@@ -17,7 +17,7 @@ from effc.costmodel.hardware import Hardware
 NAMES: tuple[str, ...] = (
     *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
     *("stored", "block", "block_rows", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
-    *("split", "inside", "first_rows", "last_rows", "elsewhere"),
+    *("split", "inside", "first_rows", "last_rows", "elsewhere", "squares"),
     *chains.LOOPS,
     *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations"),
     *("vector_cycles", "function_cycles", "vector_asked", "body", "further_stages"),
@@ -75,6 +75,7 @@ class Facts:
                 sizes.border.first,
                 sizes.border.last,
                 sizes.border.elsewhere,
+                sizes.squares,
             ),
             *chains.loops(sizes.summed, sizes.packed, 2 if pairs and rate > 1 else 1, sizes.cut),
             *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),

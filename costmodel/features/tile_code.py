@@ -130,7 +130,7 @@ def terms(n: Numbers, height: Array, written: _Written) -> dict[str, Array]:
         "masked": steps * vectors * _masked(n),
         "row_converted": steps * elements * converts,
         "column_converted": steps * vectors * converts,
-        "ahead": steps * ((n["rows_outside"] == 0) & (n["packed"] > 0)),
+        "ahead": steps * n["ahead"],
         "joined": written.joined * points,
         "loop": written.loops,
         "tile": np.ones_like(height),

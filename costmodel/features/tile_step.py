@@ -33,23 +33,24 @@ class _Pace:
 
 
 _WIDE = _Pace(
-    broadcast=0.95, spill=0.5, masked=0.0, masked_wise=0.0, converting=1.3, converted=0.5, together=0.15, picked=0.0
+    broadcast=0.95, spill=0.5, masked=0.0, masked_wise=0.0, converting=1.3, converted=0.8, together=0.3, picked=0.0
 )
 _NARROW = _Pace(
     broadcast=1.4, spill=0.6, masked=1.2, masked_wise=0.8, converting=1.0, converted=0.5, together=0.25, picked=9.0
 )
-#: Instructions that a core looks ahead: the sums of so many run beside each other. Cycles until the sum of a pair of bf16 can be used,
-#: beside which none run; loads that its broadcast counts for.
+#: Instructions that a core looks ahead: the sums of so many run beside each other. Cycles until the sum of a pair of bf16 can be used;
+#: loads that its broadcast counts for.
 _AHEAD, _LATE_PAIRS, _BROADCAST_PAIR = 145, 5.7, 2.65
 #: Cycles of converting a vector of two bytes in a depthwise convolution.
 _CONVERTING = 0.5
 #: Loads that start in a cycle, of a vector as wide as the core's units; and how many of them one counts for: of the right factor, of a
 #: depthwise one.
-_LOADS, _RIGHT, _WISE = 2, 1.35, 1.03
+_LOADS, _RIGHT, _WISE = 2, 1.3, 1.03
 #: Share by which a depthwise step takes longer whose vectors of half a cache line do not fill lines.
 _HALF_LINE = 0.14
-#: Cycles of a depthwise step for each vector that has no register.
-_SPILL_WISE = 0.25
+#: Cycles of a depthwise step for each vector that has no register, and for each row that has none even if those of one vector of channels
+#: are kept at a time.
+_SPILL_WISE, _SPILL_ROW = 0.25, 0.1
 #: Share by which a step of a packed factor takes longer for each sum that a tile holds: the more there are, the fewer steps a core has in
 #: flight.
 _FULL = 0.0007
@@ -81,14 +82,16 @@ def tile_step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
         kept = np.where(wise, places * n["taps"], 1 + masked * (core.registers == 16) + halves_kept) * n["vectors"]
         spilled = np.maximum(sums + kept + 1 - core.registers, 0) / np.where(wise, n["taps"], 1)
         flow = np.maximum(multiplies / core.starts, ports / _LOADS) + np.where(wise, _SPILL_WISE, pace.spill) * spilled
+        rows = np.where(wise & (core.registers == 32), places * n["taps"], 0.0)
+        flow = flow + _SPILL_ROW * np.maximum(sums + rows + 1 - core.registers, 0) * wise
         alone = n["converts"] * (pace.converting * height + (pace.converted + pace.picked * masked) * n["vectors"])
         alone = np.where(wise, 0.0, alone)
         flow = np.maximum(flow, alone) + pace.together * np.minimum(flow, alone)
         odd = (core.item_lanes == 8) & (n["vectors"] % 2 == 1)  # half a cache line is left to another panel
         flow = flow * np.where(wise & odd, 1 + _HALF_LINE, 1.0)
         flow = flow * np.where(wise | (n["packed"] == 0), 1.0, 1 + _FULL * sums)
-        beside = 1 + _AHEAD / ((multiplies + left + right) * np.maximum(n["chain"], 1))
-        late_cycles = np.where(pairs, _LATE_PAIRS, LATENCY / beside)
+        beside = 1 + _AHEAD / ((multiplies + left + right) * np.maximum(n["chain"] / n["step_rate"], 1))
+        late_cycles = np.where(pairs, _LATE_PAIRS, LATENCY) / beside
         total += share * np.maximum(flow, late_cycles)
         late += share * (late_cycles > flow)
         loaded += share * (ports / _LOADS > multiplies / core.starts)

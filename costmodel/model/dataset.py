@@ -60,8 +60,8 @@ class Dataset:
 
 
 def dataset(parts: Iterable[Part]) -> Dataset:
-    """Of the records of all parts, each kernel, schedule, machine and number of threads once: the least median. OptionError: there are
-    none.
+    """Of the records of all parts, each kernel, schedule, machine and number of threads once: the least median. Schedules that no feature
+    tells apart have one code, and count as one. OptionError: there are no records.
     """
     skipped: Counter[str] = Counter()
     best: dict[tuple[str, ...], tuple[Trace, KernelSpec]] = {}
@@ -122,8 +122,7 @@ def _arrays(
     groups: dict[tuple[str, int], list[tuple[tuple[str, ...], Trace, KernelSpec]]] = defaultdict(list)
     for key, (trace, spec) in best.items():
         groups[key[0], trace.threads].append((key, trace, spec))
-    rows: list[NDArray[np.float32]] = []
-    listed: list[tuple[tuple[str, ...], Trace]] = []
+    known: dict[tuple[tuple[str, ...], bytes], tuple[Trace, NDArray[np.float32]]] = {}
     for (machine, threads), records in groups.items():
         found = _rows([(spec, trace.symbols) for _, trace, spec in records], machines[machine], threads)
         for (key, trace, _), row in zip(records, found, strict=True):
@@ -131,10 +130,10 @@ def _arrays(
             if reason or row is None:
                 skipped[reason] += 1
             else:
-                rows.append(row)
-                listed.append((key, trace))
-    whole = np.stack(rows) if rows else np.zeros((0, len(features.COLUMNS)), np.float32)
-    traces: Sequence[Trace] = [trace for _, trace in listed]
+                place = key[:-1], row.tobytes()
+                known[place] = _either(known[place][0], trace) if place in known else trace, row
+    whole = np.stack([row for _, row in known.values()]) if known else np.zeros((0, len(features.COLUMNS)), np.float32)
+    traces: Sequence[Trace] = [trace for trace, _ in known.values()]
     families = np.array([t.subject if t.subject.startswith(_MODEL) else t.family for t in traces])
     return Dataset(
         rows=whole,
@@ -143,13 +142,18 @@ def _arrays(
         counted=counted_seconds(whole),
         families=families,
         shapes=shape_names(families, whole[:, _SIZES], _OCTAVES),
-        sites=np.array([" ".join(key[:-1]) for key, _ in listed]),
+        sites=np.array([" ".join(site) for site, _ in known]),
         own=np.array([t.own_choice for t in traces]),
         spread=np.array([t.spread for t in traces]),
         code=np.array([_code(t) for t in traces]),
         skipped=skipped,
         machines=tuple(machines.values()),
     )
+
+
+def _either(a: Trace, b: Trace) -> Trace:
+    """Of two records of one code the faster one, the template's own choice where either is."""
+    return replace(min(a, b, key=lambda trace: trace.median), own_choice=a.own_choice or b.own_choice)
 
 
 def shape_names(families: NDArray[np.str_], sizes: NDArray[np.float32], octaves: int) -> NDArray[np.str_]:
