@@ -26,6 +26,8 @@ COLUMNS: tuple[str, ...] = (
 
 #: Cycles around a tile: finding its place, its first loads and last stores; of a depthwise one.
 _TILE, _SHORT_TILE = 2.5, 2.0
+#: Instructions that interleave the rows of one place of a window, as the template counts them.
+_INTERLEAVED = 4
 #: Cycles of work for which another thread is started.
 _A_THREAD = 12_000
 #: Share of the time of data that a product loses beside its arithmetic: of panels that come again from L2 (of rows none), of activations, of
@@ -116,8 +118,17 @@ def _by_kind(n: Numbers, product: float, wise: float, other: float) -> Array:
 def _asked(n: Numbers, attention: Array) -> Array:
     """Cycles by which the templates decide how many threads are worth it."""
     steps = n["sums"] / n["step_rate"]
-    product = n["register_tiles"] * (steps * n["vectors"] * np.maximum(n["tile_rows"], 4) + 64)
+    rows = np.where(n["stacked"] > 1, _stacked_rows(n), np.maximum(n["tile_rows"], 4))
+    product = n["register_tiles"] * (steps * n["vectors"] * rows + 64)
     return np.where(n["contracts"] > 0, product, np.where(n["is_attention"] > 0, attention, n["vector_asked"]))
+
+
+def _stacked_rows(n: Numbers) -> Array:
+    """Instructions of a step of a tile whose taps are stacked, as the template counts them."""
+    apart = np.where(n["stride"] > 0, n["stride"] * (n["tile_rows"] - 1) + n["taps"], n["tile_rows"] * n["taps"])
+    places = np.minimum(apart, n["tile_rows"] * n["taps"]) / np.maximum(n["taps"], 1)
+    found: Array = n["tile_rows"] + _INTERLEAVED * places
+    return found
 
 
 def _tiles(n: Numbers, core: Core, step: Array) -> Array:

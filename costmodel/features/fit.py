@@ -20,7 +20,7 @@ COLUMNS: tuple[str, ...] = (
     *(f"by_{name}" for name in METHODS),
     *(f"by_sparse_{name}" for name in SPARSE),
     *(f"schedule_{name}" for name in PARAMETERS),
-    "rows_outside",
+    *("rows_outside", "halved", "stacked"),
     *("tile_vectors", "accumulators", "register_share", "tile_height", "tile_taller"),
     *("column_waste", "unroll_waste", "vector_waste"),
     *("log_tiles", "log_panels", "log_units_per_thread", "thread_waste"),
@@ -41,10 +41,12 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     """
     tiled = ~np.isnan(n["schedule_mr"])
     mr = np.where(tiled, np.maximum(n["schedule_mr"], 1), 1)
-    nr = np.where(tiled, np.maximum(n["schedule_nr"], 1), n["lanes"])
+    halved = np.where(n["by_direct"] > 0, n["halved"], 0.0)
+    lanes = n["lanes"] * (1 + n["halved"] - halved)
+    nr = np.where(tiled, np.maximum(n["schedule_nr"], 1), lanes)
     wise = n["wise"] > 0
     width, batches = np.where(wise, n["batches"], n["columns"]), np.where(wise, 1, n["batches"])
-    vectors = np.ceil(nr / n["lanes"])
+    vectors = np.ceil(nr / lanes)
     lines = np.maximum(n["rows"], 1) / np.maximum(n["tall"], 1)
     cut = np.maximum(np.ceil(n["tall"] / mr), 1)
     height = n["tall"] / cut
@@ -83,7 +85,7 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
         "tile_taller": np.where(tiled, height % 1, np.nan),
         "column_waste": (panels * nr - width) / np.maximum(width, 1),
         "unroll_waste": -n["sums"] % unroll / np.maximum(n["sums"], 1),
-        "vector_waste": -width % n["lanes"] / np.maximum(width, 1),
+        "vector_waste": -width % lanes / np.maximum(width, 1),
         "log_tiles": rows * panels * batches,
         "log_panels": panels,
         "log_units_per_thread": each,
@@ -95,6 +97,9 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
         "ratio_left_l2": left / max(hardware.l2, 1),
         "ratio_factor_l2": factor / max(hardware.l2, 1),
         "log_streamed": product,
+        "halved": halved,
+        "stacked": n["stacked"],
+        "lanes": lanes,
         "tiled": tiled.astype(float),
         "height": height,
         "taller": height % 1,

@@ -45,7 +45,8 @@ class Sizes:
     are apart in the left factor, 0 where rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache
     line, ``split``: whether steps of the sum in the right one do; ``summed``: sizes of the summed dimensions, of which the
     templates make one of those that lie behind each other; ``cut``: whether a long sum is cut into chains. ``border``: of the left one.
-    ``squares``: of 2x2 rows, along their two innermost dimensions.
+    ``squares``: of 2x2 rows, along their two innermost dimensions; ``factors``: dtypes of the left and right one in
+    memory.
     """
 
     rows: int
@@ -74,6 +75,7 @@ class Sizes:
     block_rows: int = 1
     stage: int = 0
     squares: int = 1
+    factors: tuple[str, ...] = ()
 
     @staticmethod
     def of(spec: KernelSpec, values: Mapping[str, int]) -> Sizes:
@@ -149,6 +151,7 @@ class Sizes:
             summed=_merged(reduced, sizes, [w for w in walks if operand.role != "packed" or w != in_right]),
             cut=max(items) >= _SINGLE and product.dtype[0] == "f",
             border=Border.of(spec, left, sizes, values, across),
+            factors=(spec.operands[left["operand"]].dtype, operand.dtype),
             squares=prod([*(sizes[i] for i in rows[:-2]), *(-(-sizes[i] // 2) for i in rows[-2:])]),
             crowded=(
                 _pages(in_left.get(f"d{across}", 0) * items[0]),

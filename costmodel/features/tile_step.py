@@ -54,6 +54,8 @@ _SPILL_WISE, _SPILL_ROW = 0.25, 0.1
 #: Share by which a step of a packed factor takes longer for each sum that a tile holds: the more there are, the fewer steps a core has in
 #: flight.
 _FULL = 0.0007
+#: Instructions, beside multiply-adds, that interleave the rows of one place of a window whose taps are stacked.
+_INTERLEAVING = 2.0
 #: How many more loads are needed of vectors that cross cache lines, of rows and of the right factor.
 _CROSSING, _SPLIT = 0.68, 0.7
 
@@ -64,6 +66,8 @@ def tile_step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
     total, late, loaded = (np.zeros_like(n["rows"]) for _ in range(3))
     low, more, wise, pairs = np.floor(n["height"]), n["taller"], n["wise"] > 0, n["step_rate"] > 1
     masked = (n["column_waste"] > 0) & ((n["packed"] == 0) | wise)
+    starts = core.starts * (1 + n["halved"])
+    stacked = n["stacked"] > 1
     for height, share in ((low, 1 - more), (low + 1, more)):
         apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
         places = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)
@@ -73,16 +77,17 @@ def tile_step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
         right = n["vectors"] * (1 + _SPLIT * n["split"]) * np.where(wise, 1.0, slow)
         sums = height * n["vectors"]
         multiplies = sums + np.where(wise, left + right, 0.0) * n["converts"] * _CONVERTING
-        halves = 2 / core.starts  # a vector of 64 bytes takes two turns where units are half as wide
+        multiplies = multiplies + np.where(stacked, _INTERLEAVING * places * n["vectors"], 0.0)
+        halves = 2 / starts  # a vector of 64 bytes takes two turns where units are half as wide
         vectors = halves * np.where(wise, _WISE * (left + right), _RIGHT * right)
         ports = vectors + np.where(wise, 0.0, np.where(pairs, _BROADCAST_PAIR, pace.broadcast) * height)
         # of a window LLVM keeps the rows that its taps share; masks are vectors where there are no registers for them
         # and both halves of pairs that are converted
         halves_kept = n["converts"] * (n["packed"] > 0)
         kept = np.where(wise, places * n["taps"], 1 + masked * (core.registers == 16) + halves_kept) * n["vectors"]
-        spilled = np.maximum(sums + kept + 1 - core.registers, 0) / np.where(wise, n["taps"], 1)
-        flow = np.maximum(multiplies / core.starts, ports / _LOADS) + np.where(wise, _SPILL_WISE, pace.spill) * spilled
-        rows = np.where(wise & (core.registers == 32), places * n["taps"], 0.0)
+        spilled = np.maximum(sums + kept + 1 - core.registers, 0) / np.where(wise, n["taps"], 1) * ~stacked
+        flow = np.maximum(multiplies / starts, ports / _LOADS) + np.where(wise, _SPILL_WISE, pace.spill) * spilled
+        rows = np.where(wise & ~stacked & (core.registers == 32), places * n["taps"], 0.0)
         flow = flow + _SPILL_ROW * np.maximum(sums + rows + 1 - core.registers, 0) * wise
         alone = n["converts"] * (pace.converting * height + (pace.converted + pace.picked * masked) * n["vectors"])
         alone = np.where(wise, 0.0, alone)
@@ -94,5 +99,5 @@ def tile_step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
         late_cycles = np.where(pairs, _LATE_PAIRS, LATENCY) / beside
         total += share * np.maximum(flow, late_cycles)
         late += share * (late_cycles > flow)
-        loaded += share * (ports / _LOADS > multiplies / core.starts)
+        loaded += share * (ports / _LOADS > multiplies / starts)
     return total, (late, loaded)
