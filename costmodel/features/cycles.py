@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effc.costmodel.features import shares, sparse_step, winograd
-from effc.costmodel.features.core import LATENCY, Core
+from effc.costmodel.features.core import Core
 from effc.costmodel.features.schedules import Numbers
 from effc.costmodel.features.tile_step import tile_step
 from effc.costmodel.hardware import Hardware
@@ -30,8 +30,8 @@ _TILE, _SHORT_TILE = 2.5, 2.0
 _INTERLEAVED = 4
 #: Cycles of work for which another thread is started.
 _A_THREAD = 12_000
-#: Share of the time of data that a product loses beside its arithmetic: of panels that come again from L2 (of rows none), of activations, of
-#: weights where the panels are outside, and where the rows are. Of all data, of depthwise products, of those whose
+#: Share of the time of data that a product loses beside its arithmetic: of panels that come again from L2 (of rows none), of
+#: activations, of weights where the panels are outside, and where the rows are. Of all data, of depthwise products, of those whose
 #: arithmetic takes longer than their data on vectors of 32 bytes, and of what has none.
 _LOST_PANELS, _LOST_ACTIVATIONS, _LOST_WEIGHTS, _LOST_OUTSIDE = 0.05, 0.1, 0.27, 0.31
 _LOST_WISE, _LOST_SHORT, _LOST_LOOPS = 0.187, 0.35, 0.09
@@ -133,7 +133,8 @@ def _stacked_rows(n: Numbers) -> Array:
 
 def _tiles(n: Numbers, core: Core, step: Array) -> Array:
     """Cycles of the products of a contraction."""
-    sums = n["sums"] * np.where(n["by_skip"] > 0, n["stored"], 1.0) * n["inside"] / n["step_rate"]
+    inside = np.where(n["stacked"] > 1, np.sqrt(n["inside"]), n["inside"])  # stacked taps that are outside are zeros
+    sums = n["sums"] * np.where(n["by_skip"] > 0, n["stored"], 1.0) * inside / n["step_rate"]
     direct = n["register_tiles"] * (sums * step + np.where(n["wise"] > 0, _SHORT_TILE, _TILE))
     found = np.where(n["by_winograd"] > 0, winograd.cycles(n, core), direct)
     return np.where(n["by_sparse"] > 0, sparse_step.cycles(n, core), found)

@@ -58,7 +58,15 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     panel = np.where(n["packed"] > 0, n["packed"] / (panels * batches), n["sums"] * nr * n["right_item"])
     block, left = n["sums"] * mr * n["left_item"], n["rows"] * n["sums"] * n["left_item"]
     factor = panel * panels
-    sizes = {"rows": rows, "panels": panels, "panel": panel, "block": block, "left": left, "factor": factor, "outside": outside}
+    sizes = {
+        "rows": rows,
+        "panels": panels,
+        "panel": panel,
+        "block": block,
+        "left": left,
+        "factor": factor,
+        "outside": outside,
+    }
     again = _streamed(n, sizes, hardware)
     rows_again, panels_again = (batches * n["inside"] * part for part in again)
     direct = np.where(wise, _windows(n, height, rows, hardware), rows_again + panels_again)
@@ -141,4 +149,3 @@ def _windows(n: Numbers, height: Array, tiles: Array, hardware: Hardware) -> Arr
     rows = np.where(held + taps <= _WINDOW * hardware.l1, 0.0, tiles * reach * line * n["inside"])
     found: Array = rows + np.where(taps <= _TAPS * hardware.l1, 0.0, tiles * taps * n["inside"])
     return found
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
+from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import roofline
 from effc.costmodel.features import chains, strips
 from effc.costmodel.features.bounds import LARGEST

@@ -18,7 +18,15 @@ from effc.costmodel.hardware import Hardware
 _WASTED, _MOST_WEIGHTS = 1.1, 28
 #: What takes longer than an instruction, beside functions that are none.
 _INSTRUCTIONS = ("math.sqrt", "math.rsqrt")
-_DIVISIONS = ("arith.divsi", "arith.divui", "arith.remsi", "arith.remui", "arith.floordivsi", "arith.ceildivsi", "arith.remf")
+_DIVISIONS = (
+    "arith.divsi",
+    "arith.divui",
+    "arith.remsi",
+    "arith.remui",
+    "arith.floordivsi",
+    "arith.ceildivsi",
+    "arith.remf",
+)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ _PRODUCT: Mapping[str, float] = {
 _WISE: Mapping[str, float] = {
     "product": 1.3,
     "row": 0.25,
+    "interleaved": 4.0,
     "column": 0.3,
     "masked": 1.25,
     "loop": 15.0,
@@ -109,7 +110,7 @@ def instructions(n: Numbers, height: Array) -> tuple[Array, Array, Array]:
 
 
 _IN_STEPS = (
-    *("product", "pair", "broadcast", "row", "column", "masked", "row_converted", "column_converted"),
+    *("product", "pair", "broadcast", "row", "interleaved", "column", "masked", "row_converted", "column_converted"),
     *("ahead", "joined", "loop"),
 )
 _AFTER = ("tile", "after", "point", "line", "mask")
@@ -125,7 +126,8 @@ def terms(n: Numbers, height: Array, written: _Written) -> dict[str, Array]:
         "product": steps * points,
         "pair": steps * points * pairs,
         "broadcast": steps * elements * ((vectors > 1) | pairs),  # the only one is an operand of its product
-        "row": steps * _rows(n, height),
+        "row": steps * _rows(n, height) * (n["stacked"] <= 1),
+        "interleaved": steps * _rows(n, height) * (n["stacked"] > 1),
         "column": steps * vectors * ((height > 1) | wise),
         "masked": steps * vectors * _masked(n),
         "row_converted": steps * elements * converts,

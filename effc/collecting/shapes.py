@@ -85,7 +85,9 @@ def _narrow(draw: random.Random) -> Subject:
         m, k = _rows(draw), _channels(draw, 1024)
         make: Callable[[], nn.Module] = partial(nn.Linear, k, out)
         detail, shape = f"{m}x{k}x{out}", (m, k)
-        return _subject("narrow", detail, "float32", lambda: nn.Sequential(make(), *_activation(after)), (shape,), after)
+        return _subject(
+            "narrow", detail, "float32", lambda: nn.Sequential(make(), *_activation(after)), (shape,), after
+        )
     side, kernel, channels = draw.choice(_PLANES), draw.choice((1, 1, 1, 3)), _channels(draw, 256)
     make = partial(nn.Conv2d, channels, out, kernel, 1, kernel // 2)
     detail = f"{kernel} {channels}->{out}x{side}"
