@@ -19,7 +19,7 @@ from effc.costmodel.features.kernel import Facts
 from effc.costmodel.features.scale import scaled
 from effc.costmodel.hardware import Hardware
 
-VERSION = 5
+VERSION = 6
 
 #: Columns that a schedule leaves as they are come first.
 COLUMNS: tuple[str, ...] = (
