@@ -36,7 +36,7 @@ _PRODUCT: Mapping[str, float] = {
 _WISE: Mapping[str, float] = {
     "product": 1.3,
     "row": 0.25,
-    "interleaved": 4.0,
+    "interleaved": 2.6,
     "column": 0.3,
     "masked": 1.25,
     "loop": 15.0,

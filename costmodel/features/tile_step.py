@@ -54,8 +54,11 @@ _SPILL_WISE, _SPILL_ROW = 0.25, 0.1
 #: Share by which a step of a packed factor takes longer for each sum that a tile holds: the more there are, the fewer steps a core has in
 #: flight.
 _FULL = 0.0007
-#: Instructions, beside multiply-adds, that interleave the rows of one place of a window whose taps are stacked.
-_INTERLEAVING = 2.0
+#: Of a window whose taps are stacked, for each vector: cycles of a sum of several products, of interleaving the rows of one place, and of
+#: the weights; and by how much longer it takes where vectors are masked.
+_SUMMED, _INTERLEAVING, _WEIGHTS, _PICKED = 1.2, 0.2, 1.2, 0.15
+#: How often a tile of two half vectors loads an element of a row, once for each.
+_TWICE = 2
 #: How many more loads are needed of vectors that cross cache lines, of rows and of the right factor.
 _CROSSING, _SPLIT = 0.68, 0.7
 
@@ -77,10 +80,12 @@ def tile_step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
         right = n["vectors"] * (1 + _SPLIT * n["split"]) * np.where(wise, 1.0, slow)
         sums = height * n["vectors"]
         multiplies = sums + np.where(wise, left + right, 0.0) * n["converts"] * _CONVERTING
-        multiplies = multiplies + np.where(stacked, _INTERLEAVING * places * n["vectors"], 0.0)
+        summing = _SUMMED * sums + (_INTERLEAVING * places + _WEIGHTS) * n["vectors"]
+        multiplies = np.where(stacked, summing * (1 + _PICKED * masked), multiplies)
         halves = 2 / starts  # a vector of 64 bytes takes two turns where units are half as wide
         vectors = halves * np.where(wise, _WISE * (left + right), _RIGHT * right)
-        ports = vectors + np.where(wise, 0.0, np.where(pairs, _BROADCAST_PAIR, pace.broadcast) * height)
+        elements = height * np.where((n["halved"] > 0) & (n["vectors"] == 2), _TWICE, 1)
+        ports = vectors + np.where(wise, 0.0, np.where(pairs, _BROADCAST_PAIR, pace.broadcast) * elements)
         # of a window LLVM keeps the rows that its taps share; masks are vectors where there are no registers for them
         # and both halves of pairs that are converted
         halves_kept = n["converts"] * (n["packed"] > 0)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import features, roofline
+from effc.costmodel.features.scale import counts
 from effc.costmodel.hardware import Hardware
 from effc.costmodel.parquet import NO_SPEC
 from effc.costmodel.traces import Part, Trace
@@ -34,7 +35,7 @@ class Dataset:
     """``rows``: features; ``seconds``: median of one call; ``roof``: what the roofline says, ``counted``: what a count of cycles does.
     ``families`` as in the traces, of models each one; ``shapes``: finer ones, of kernels of one family and size. ``sites``: of each record
     the kernel, machine and threads: its schedules compete with each other; ``own``: the template's own choice among them. ``code``: `CODE`
-    of each, NaN where it is not known. ``skipped``: records that are left out, by reason.
+    of each, NaN where it is not known; ``traces``: what each is made from, a `Trace`. ``skipped``: records that are left out, by reason.
     """
 
     rows: NDArray[np.float32]
@@ -47,6 +48,7 @@ class Dataset:
     own: NDArray[np.bool_]
     spread: NDArray[np.float64]
     code: NDArray[np.float64]
+    traces: NDArray[np.object_]
     skipped: Counter[str]
     machines: tuple[Hardware, ...]
 
@@ -93,20 +95,17 @@ def site_key(trace: Trace) -> tuple[str, str, str]:
 
 def roof_seconds(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """The roofline's time of each row of features, with what a call costs."""
-    found: NDArray[np.float64] = (np.exp2(rows[:, _ROOF].astype(np.float64)) - 1) * 1e-9 + roofline.OVERHEAD
-    return found
+    return counts(rows, _ROOF) * 1e-9 + roofline.OVERHEAD
 
 
 def counted_seconds(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """The counted time of each row of features (`features.cycles`): what the model's predictions are relative to."""
-    found: NDArray[np.float64] = (np.exp2(rows[:, _COUNTED].astype(np.float64)) - 1) * 1e-9
-    return found
+    return counts(rows, _COUNTED) * 1e-9
 
 
 def counted_instructions(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """The counted instructions of the code of each row (`features.code`)."""
-    found: NDArray[np.float64] = np.exp2(rows[:, _CODE].astype(np.float64)) - 1
-    return found
+    return counts(rows, _CODE)
 
 
 def _spec(trace: Trace) -> KernelSpec | None:
@@ -133,7 +132,7 @@ def _arrays(
                 place = key[:-1], row.tobytes()
                 known[place] = _either(known[place][0], trace) if place in known else trace, row
     whole = np.stack([row for _, row in known.values()]) if known else np.zeros((0, len(features.COLUMNS)), np.float32)
-    traces: Sequence[Trace] = [trace for trace, _ in known.values()]
+    traces = [trace for trace, _ in known.values()]
     families = np.array([t.subject if t.subject.startswith(_MODEL) else t.family for t in traces])
     return Dataset(
         rows=whole,
@@ -146,6 +145,7 @@ def _arrays(
         own=np.array([t.own_choice for t in traces]),
         spread=np.array([t.spread for t in traces]),
         code=np.array([_code(t) for t in traces]),
+        traces=np.array(traces, object),
         skipped=skipped,
         machines=tuple(machines.values()),
     )
