@@ -18,7 +18,7 @@ from effc.costmodel.hardware import Hardware
 NAMES: tuple[str, ...] = (
     *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
     *("stored", "block", "block_rows", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
-    *("split", "inside", "first_rows", "last_rows", "elsewhere", "squares"),
+    *("split", "inside", "first_rows", "last_rows", "elsewhere", "squares", "pages"),
     *chains.LOOPS,
     *("contracts", "is_attention", "lanes", "halved", "stacked", "step_rate", "rate", "operations"),
     *("vector_cycles", "function_cycles", "vector_asked", "body", "further_stages"),
@@ -79,6 +79,7 @@ class Facts:
                 sizes.border.last,
                 sizes.border.elsewhere,
                 sizes.squares,
+                sizes.pages,
             ),
             *(
                 chains.written_out(vectors.steps)

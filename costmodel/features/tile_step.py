@@ -57,6 +57,8 @@ _FULL = 0.0007
 #: Of a window whose taps are stacked, for each vector: cycles of a sum of several products, of interleaving the rows of one place, and of
 #: the weights; and by how much longer it takes where vectors are masked.
 _SUMMED, _INTERLEAVING, _WEIGHTS, _PICKED = 1.2, 0.2, 1.2, 0.15
+#: Pages whose addresses a core has at hand, and how many times as long a step of a single half vector takes whose sums lie in more.
+_NEAR_PAGES, _FAR_PAGES = 64, 1.6
 #: How often a tile of two half vectors loads an element of a row, once for each.
 _TWICE = 2
 #: How many more loads are needed of vectors that cross cache lines, of rows and of the right factor.
@@ -100,6 +102,8 @@ def tile_step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
         odd = (core.item_lanes == 8) & (n["vectors"] % 2 == 1)  # half a cache line is left to another panel
         flow = flow * np.where(wise & odd, 1 + _HALF_LINE, 1.0)
         flow = flow * np.where(wise | (n["packed"] == 0), 1.0, 1 + _FULL * sums)
+        narrow = (n["halved"] > 0) & (n["vectors"] == 1) & (n["pages"] > _NEAR_PAGES)
+        flow = flow * np.where(narrow, _FAR_PAGES, 1.0)
         beside = 1 + _AHEAD / ((multiplies + left + right) * np.maximum(n["chain"] / n["step_rate"], 1))
         late_cycles = np.where(pairs, _LATE_PAIRS, LATENCY) / beside
         total += share * np.maximum(flow, late_cycles)
