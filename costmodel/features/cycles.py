@@ -14,6 +14,7 @@ from effc.costmodel.features import shares, sparse_step, winograd
 from effc.costmodel.features.core import Core
 from effc.costmodel.features.schedules import Numbers
 from effc.costmodel.features.tile_step import tile_step
+from effc.costmodel.features.window import places_of_a_tap
 from effc.costmodel.hardware import Hardware
 
 Array = NDArray[np.float64]
@@ -118,17 +119,10 @@ def _by_kind(n: Numbers, product: float, wise: float, other: float) -> Array:
 def _asked(n: Numbers, attention: Array) -> Array:
     """Cycles by which the templates decide how many threads are worth it."""
     steps = n["sums"] / n["step_rate"]
-    rows = np.where(n["stacked"] > 1, _stacked_rows(n), np.maximum(n["tile_rows"], 4))
+    stacked = n["tile_rows"] + _INTERLEAVED * places_of_a_tap(n, n["tile_rows"])
+    rows = np.where(n["stacked"] > 1, stacked, np.maximum(n["tile_rows"], 4))
     product = n["register_tiles"] * (steps * n["vectors"] * rows + 64)
     return np.where(n["contracts"] > 0, product, np.where(n["is_attention"] > 0, attention, n["vector_asked"]))
-
-
-def _stacked_rows(n: Numbers) -> Array:
-    """Instructions of a step of a tile whose taps are stacked, as the template counts them."""
-    apart = np.where(n["stride"] > 0, n["stride"] * (n["tile_rows"] - 1) + n["taps"], n["tile_rows"] * n["taps"])
-    places = np.minimum(apart, n["tile_rows"] * n["taps"]) / np.maximum(n["taps"], 1)
-    found: Array = n["tile_rows"] + _INTERLEAVED * places
-    return found
 
 
 def _tiles(n: Numbers, core: Core, step: Array) -> Array:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from effc.costmodel.features import winograd
 from effc.costmodel.features.core import Core
 from effc.costmodel.features.schedules import METHODS, PARAMETERS, SPARSE, Numbers
+from effc.costmodel.features.window import places
 from effc.costmodel.hardware import Hardware
 
 Array = NDArray[np.float64]
@@ -28,9 +29,9 @@ COLUMNS: tuple[str, ...] = (
     *("ratio_left_l2", "ratio_factor_l2", "log_streamed"),
 )
 
-#: How much of L2 a Winograd kernel may take to stay there; of L1 what a product uses again; the lines of a depthwise window, which are
-#: fetched ahead as they are read in turn, with its taps; and the taps alone.
-_USABLE, _HELD, _WINDOW, _TAPS = 0.6, 0.8, 1.9, 0.4
+#: How much of L1 what a product uses again may take to stay there; the lines of a depthwise window, which are fetched ahead as they are
+#: read in turn, with its taps; and the taps alone.
+_HELD, _WINDOW, _TAPS = 0.8, 1.9, 0.4
 
 
 def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str, Array]:
@@ -143,7 +144,7 @@ def _windows(n: Numbers, height: Array, tiles: Array, hardware: Hardware) -> Arr
     """
     line = n["batches"] * n["left_item"] * n["sums"] / n["taps"]
     apart = np.where(n["stride"] > 0, n["stride"], n["taps"])
-    reach = np.minimum(apart * (height - 1) + n["taps"], height * n["taps"])
+    reach = places(n, height)
     held = (apart * (n["tall"] - 1) + n["taps"]) * line
     taps = n["sums"] * n["batches"] * n["right_item"]
     rows = np.where(held + taps <= _WINDOW * hardware.l1, 0.0, tiles * reach * line * n["inside"])

@@ -5,6 +5,7 @@ The rules are those of the template (`compiler/codegen/cpu/contraction`, ``form.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
@@ -27,6 +28,11 @@ _DIVISIONS = (
     "arith.ceildivsi",
     "arith.remf",
 )
+#: Products that one instruction sums, and the set that has it, by dtypes of the factors and the sum.
+_TOGETHER: Mapping[tuple[str, ...], tuple[int, str]] = {
+    ("bf16", "bf16", "f32"): (2, "avx512_bf16"),
+    ("i8", "i8", "i32"): (4, "avx512_vnni"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,7 @@ def _in_halves(spec: KernelSpec, sizes: Sizes, hardware: Hardware, wise: bool, s
 
 def _stacked(spec: KernelSpec, sizes: Sizes, hardware: Hardware, summed: str) -> int:
     """Taps of one channel whose products an instruction sums; 0: none does, or the window is not of two known dimensions."""
-    low = {("bf16", "bf16", "f32"): 2, ("i8", "i8", "i32"): 4}.get((*sizes.factors, summed), 0)
-    named = {0: "", 2: "avx512_bf16", 4: "avx512_vnni"}[low]
+    low, named = _TOGETHER.get((*sizes.factors, summed), (0, ""))
     if not low or not usable(hardware, named) or (low == 2 and usable(hardware, "amx_bf16")):
         return 0
     reduced = [d for d in spec.dims if d.kind != "parallel" and d.size.constant != 1]

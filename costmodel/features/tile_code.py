@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from effc.costmodel.features.schedules import Numbers
 from effc.costmodel.features.unrolled import repeated, whole
+from effc.costmodel.features.window import places_of_a_tap
 
 Array = NDArray[np.float64]
 
@@ -144,10 +145,8 @@ def terms(n: Numbers, height: Array, written: _Written) -> dict[str, Array]:
 
 
 def _rows(n: Numbers, height: Array) -> Array:
-    """Vectors of rows of a window for each of its taps: neighbours share what their taps meet."""
-    apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
-    shared = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)
-    return np.where(n["wise"] > 0, n["vectors"] * shared, 0.0)
+    """Vectors of rows of a window for each of its taps."""
+    return np.where(n["wise"] > 0, n["vectors"] * places_of_a_tap(n, height), 0.0)
 
 
 def _masked(n: Numbers) -> NDArray[np.bool_]:

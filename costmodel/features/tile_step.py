@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from effc.costmodel.features.core import LATENCY, Core
 from effc.costmodel.features.schedules import Numbers
+from effc.costmodel.features.window import places_of_a_tap
 
 Array = NDArray[np.float64]
 
@@ -74,8 +75,7 @@ def tile_step(n: Numbers, core: Core) -> tuple[Array, tuple[Array, Array]]:
     starts = core.starts * (1 + n["halved"])
     stacked = n["stacked"] > 1
     for height, share in ((low, 1 - more), (low + 1, more)):
-        apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
-        places = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)
+        places = places_of_a_tap(n, height)
         places = np.where(masked & (core.registers == 16), height, places)  # masked loads are not shared
         slow = 1 + masked * np.where(wise, pace.masked_wise, pace.masked)
         left = np.where(wise, places * n["vectors"] * (1 + _CROSSING * n["unaligned"]) * slow, height)

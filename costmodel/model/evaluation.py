@@ -22,7 +22,7 @@ from effc.costmodel.model.dataset import Dataset, site_key
 from effc.costmodel.model.figures import Figures, by_family, mean_of
 from effc.costmodel.model.predictor import UNSURE, widening
 from effc.costmodel.model.ranking import kendall
-from effc.costmodel.model.targets import QUANTILES
+from effc.costmodel.model.targets import LATENCY
 from effc.costmodel.model.training import ROUNDS, train
 from effc.costmodel.traces import Part
 
@@ -173,7 +173,7 @@ def _predictions(
         test, rest = without(data, parts, part)
         watch(f"seed {seed}, without {', '.join(sorted(set(data.families[test])))}")
         known = data.only(rest)
-        model[:, test] = train(known, seed, workers, rounds, targets=QUANTILES).seconds(data.rows[test])
+        model[:, test] = train(known, seed, workers, rounds, targets=LATENCY).seconds(data.rows[test])
         constant[test] = data.roof[test] * np.median(known.seconds / known.roof)
     low, median, high = model
     return {

@@ -46,5 +46,5 @@ def train(
             continue
         watch(name)
         parameters, count = {**_PARAMETERS, **target.parameters}, max(round(rounds * target.share), 1)
-        texts[name] = grown(data.rows, learned, features.COLUMNS, parameters, count, seed, workers)
+        texts[name] = grown(data.rows, learned, features.COLUMNS, parameters, count, seed + target.shift, workers)
     return Predictor.of(texts)
