@@ -65,7 +65,10 @@ def records(m: int) -> Part:
             spec=json.dumps(tiled(spec, 8, 32, order).to_json()),
             symbols=(),
             own_choice=order == "panels",
-            **dict.fromkeys(("median", "low", "high", "least"), seconds),
+            median=seconds,
+            low=seconds,
+            high=seconds,
+            least=seconds,
         )
         for order, seconds in (("panels", 2e-5), ("rows", 1e-5))
     ]
