@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from effc.costmodel.features import winograd
+from effc.costmodel.features import shares, winograd
 from effc.costmodel.features.core import Core
 from effc.costmodel.features.schedules import METHODS, PARAMETERS, SPARSE, Numbers
 from effc.costmodel.features.window import places
@@ -75,13 +75,6 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
     by_winograd = n["by_winograd"] > 0
     product = np.where(by_winograd, winograd.streamed(n, squares, panels, nr, hardware), direct)
     units = np.where(by_winograd, batches * squares["block_units"], units)
-    shared = {
-        "turns": np.where(by_winograd, squares["blocks"], cut),
-        "tall_rows": np.where(by_winograd, n["squares"], np.maximum(n["tall"], 1)),
-        "least_rows": np.where(by_winograd, squares["block_squares"], np.floor(n["tall"] / cut)),
-        "taller_tiles": np.where(by_winograd, 0.0, n["tall"] % cut),
-        "inner_panels": np.where(by_winograd | (outside > 0), panels, 1.0),
-    }
     return {
         **{f"by_{name}": n[f"by_{name}"] for name in METHODS},
         **{f"by_sparse_{name}": n[f"by_sparse_{name}"] for name in SPARSE},
@@ -118,8 +111,7 @@ def fitted(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[str
         "register_tiles": register_tiles,
         "ahead": ((n["packed"] > 0) & (outside == 0) & (rows > 1)).astype(float),
         "units": units,
-        **shared,
-        "shared_rows": units / shared["inner_panels"] / shared["turns"] * shared["tall_rows"],
+        **shares.fitted(n, squares, units, cut, np.where(by_winograd | (outside > 0), panels, 1.0)),
         **squares,
         "streamed": np.where(n["contracts"] > 0, product, 0.0),
         "rows_again": np.where(n["by_winograd"] > 0, 0.0, rows_again),

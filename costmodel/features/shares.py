@@ -10,6 +10,23 @@ from effc.costmodel.features.schedules import Numbers
 Array = NDArray[np.float64]
 
 
+def fitted(n: Numbers, squares: Numbers, units: Array, cut: Array, inner_panels: Array) -> dict[str, Array]:
+    """What `uneven` needs. ``squares``: `winograd.fitted`; ``cut``: tiles of a line of rows; ``inner_panels``: that follow each other for
+    one of them.
+    """
+    winograd = n["by_winograd"] > 0
+    turns = np.where(winograd, squares["blocks"], cut)
+    tall = np.where(winograd, n["squares"], np.maximum(n["tall"], 1))
+    return {
+        "turns": turns,
+        "tall_rows": tall,
+        "least_rows": np.where(winograd, squares["block_squares"], np.floor(n["tall"] / cut)),
+        "taller_tiles": np.where(winograd, 0.0, n["tall"] % cut),
+        "inner_panels": inner_panels,
+        "shared_rows": units / inner_panels / turns * tall,
+    }
+
+
 def uneven(n: Numbers, active: Array) -> Array:
     """How many times as long as an even share the longest one takes, of so many threads. The first has the fewest units, and the tallest
     tiles of a line of rows; the last has the most units, and what is left of the rows. Tall tiles of depthwise products, whose rows share

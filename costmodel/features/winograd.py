@@ -6,8 +6,6 @@ transformed back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +23,10 @@ _RIGHT, _BROADCAST, _LOADS = 1.3, 0.95, 2
 _HELD, _USABLE = 0.8, 0.6
 
 
-def fitted(n: Numbers, tile_rows: Array, panels: Array) -> Mapping[str, Array]:
-    """``blocks`` of a group of channels, and ``rows`` of register tiles of all of them: squares past the last one are computed too."""
+def fitted(n: Numbers, tile_rows: Array, panels: Array) -> dict[str, Array]:
+    """Of a group of channels: ``blocks``, each of ``block_squares``; ``block_rows_of_tiles``, of register tiles of all blocks, where
+    squares past the last one are computed too; ``block_units``, blocks under panels, that threads share.
+    """
     tiles = np.maximum(np.nan_to_num(n["schedule_tiles"], nan=1), 1)
     blocks = np.maximum(np.ceil(n["squares"] / tiles), 1)
     left = n["squares"] - (blocks - 1) * tiles
@@ -34,7 +34,7 @@ def fitted(n: Numbers, tile_rows: Array, panels: Array) -> Mapping[str, Array]:
     return {"blocks": blocks, "block_rows_of_tiles": rows, "block_squares": tiles, "block_units": blocks * panels}
 
 
-def streamed(n: Numbers, made: Mapping[str, Array], panels: Array, columns: Array, hardware: Hardware) -> Array:
+def streamed(n: Numbers, made: Numbers, panels: Array, columns: Array, hardware: Hardware) -> Array:
     """Bytes that come from L2: each block's planes and sums under each panel, and the panel, for each row of tiles where L1 does not hold a
     plane of it. A kernel that L2 does not hold comes from beyond for each block.
     """
