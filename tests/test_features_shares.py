@@ -10,8 +10,8 @@ import pytest
 from contraction_cases import packed
 from test_contraction_conv import conv_case
 from test_costmodel import gemm
-from test_features_counts import MACHINE, row, tiled
-from trace_cases import TRACE
+from test_features_counts import row, tiled
+from trace_cases import MACHINE, TRACE
 
 from effc.compiler.codegen.cpu.contraction.rows import split
 from effc.compiler.ir.spec import KernelSpec
