@@ -49,7 +49,9 @@ class Lanes:
     @staticmethod
     def of(spec: KernelSpec, sizes: Sizes, hardware: Hardware, wise: bool) -> Lanes:
         """Of a kernel's main stage."""
-        summed = next((i.dtype for i in spec.body if i.op == "contract"), "f32")
+        if not sizes.factors:
+            return Lanes(max(hardware.vector_bytes // ITEM_SIZE["f32"], 1))
+        summed = next(i.dtype for i in spec.body if i.op == "contract")
         lanes = max(hardware.vector_bytes // max(ITEM_SIZE[summed], 4), 1)
         if _in_halves(spec, sizes, hardware, wise, summed):
             return Lanes(lanes // 2, halved=True)
