@@ -62,8 +62,8 @@ class Dataset:
 
 
 def dataset(parts: Iterable[Part]) -> Dataset:
-    """Of the records of all parts, each kernel, schedule, machine and number of threads once: the least median. Schedules that no feature
-    tells apart have one code, and count as one. OptionError: there are no records.
+    """Of the records of all parts, each kernel, schedule, machine and number of threads once: the least median. Schedules that differ in
+    the order of loops alone, and in no feature, have one code, and count as one. OptionError: there are no records.
     """
     skipped: Counter[str] = Counter()
     best: dict[tuple[str, ...], tuple[Trace, KernelSpec]] = {}
@@ -121,15 +121,15 @@ def _arrays(
     groups: dict[tuple[str, int], list[tuple[tuple[str, ...], Trace, KernelSpec]]] = defaultdict(list)
     for key, (trace, spec) in best.items():
         groups[key[0], trace.threads].append((key, trace, spec))
-    known: dict[tuple[tuple[str, ...], bytes], tuple[Trace, NDArray[np.float32]]] = {}
+    known: dict[tuple[tuple[str, ...], str, bytes], tuple[Trace, NDArray[np.float32]]] = {}
     for (machine, threads), records in groups.items():
         found = _rows([(spec, trace.symbols) for _, trace, spec in records], machines[machine], threads)
-        for (key, trace, _), row in zip(records, found, strict=True):
+        for (key, trace, spec), row in zip(records, found, strict=True):
             reason = "no spec" if row is None else "" if _is_known(row) else "features that are no numbers"
             if reason or row is None:
                 skipped[reason] += 1
             else:
-                place = key[:-1], row.tobytes()
+                place = key[:-1], key[-1] if spec.stages else _but_for_order(spec), row.tobytes()
                 known[place] = _either(known[place][0], trace) if place in known else trace, row
     whole = np.stack([row for _, row in known.values()]) if known else np.zeros((0, len(features.COLUMNS)), np.float32)
     traces = [trace for trace, _ in known.values()]
@@ -141,7 +141,7 @@ def _arrays(
         counted=counted_seconds(whole),
         families=families,
         shapes=shape_names(families, whole[:, _SIZES], _OCTAVES),
-        sites=np.array([" ".join(site) for site, _ in known]),
+        sites=np.array([" ".join(site) for site, *_ in known]),
         own=np.array([t.own_choice for t in traces]),
         spread=np.array([t.spread for t in traces]),
         code=np.array([_code(t) for t in traces]),
@@ -149,6 +149,10 @@ def _arrays(
         skipped=skipped,
         machines=tuple(machines.values()),
     )
+
+
+def _but_for_order(spec: KernelSpec) -> str:
+    return str([parameter for parameter in spec.schedule.parameters if parameter[0] != "order"])
 
 
 def _either(a: Trace, b: Trace) -> Trace:
