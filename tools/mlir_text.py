@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from effc.compiler.codegen.cpu.emit import emit
 from effc.compiler.codegen.cpu.target import Target
-from effc.costmodel.model.dataset import NOISY, Dataset, dataset, site_key
+from effc.costmodel.model.dataset import Dataset, dataset
 from effc.costmodel.model.evaluation import Errors, errors, parts_of, without
 from effc.costmodel.model.figures import mean
 from effc.costmodel.parquet import files
-from effc.costmodel.traces import Part, Trace, read
+from effc.costmodel.traces import read
 
 #: Operations with their dialect, types of vectors, numbers; no names of values.
 _TOKEN = re.compile(r"(?<![%\w])(?:[a-z_]+\.[a-z_0-9.]+\b|vector<[0-9x]+[a-z0-9]+>|\d+\b)")
@@ -62,19 +62,6 @@ def counts(text: str) -> NDArray[np.float32]:
     return np.log2(1 + row)
 
 
-def once(parts: Sequence[Part]) -> Part:
-    """Each kernel and schedule once, the least median, as `dataset` keeps them and in its order. ValueError: of several machines."""
-    if len({part.hardware.digest() for part in parts}) > 1:
-        raise ValueError("these traces are of several machines: give those of one")
-    best: dict[tuple[str, ...], Trace] = {}
-    for trace in (trace for part in parts for trace in part.traces):
-        key = (*site_key(trace), trace.schedule)
-        if trace.spread <= NOISY and (key not in best or trace.median < best[key].median):
-            best[key] = trace
-    threads = list(dict.fromkeys(trace.threads for trace in best.values()))
-    return Part(parts[0].hardware, tuple(sorted(best.values(), key=lambda t: threads.index(t.threads))))
-
-
 def judged(data: Dataset, rows: NDArray[np.float32], base: Array, seeds: Sequence[int], workers: int) -> Errors:
     """Of trees that learn from ``rows`` the logarithm of the time over ``base``, each family predicted by those that have not seen it."""
     learned, runs = np.log2(data.seconds / base), []
@@ -90,11 +77,12 @@ def judged(data: Dataset, rows: NDArray[np.float32], base: Array, seeds: Sequenc
     return mean(runs)
 
 
-def table(part: Part, seeds: Sequence[int], workers: int) -> Iterator[tuple[str, Errors]]:
-    """Each set of features by name, and its errors."""
-    data, target = dataset([part]), Target.host()
-    began = time.process_time()
-    text = np.stack([counts(emit(trace.kernel, target)) for trace in part.traces])
+def table(data: Dataset, seeds: Sequence[int], workers: int) -> Iterator[tuple[str, Errors]]:
+    """Each set of features by name, and its errors. ValueError: the records are of several machines."""
+    if len(data.machines) > 1:
+        raise ValueError("these traces are of several machines: give those of one")
+    target, began = Target.host(), time.process_time()
+    text = np.stack([counts(emit(trace.kernel, target)) for trace in data.traces])
     print(f"a text and its counts take {1e3 * (time.process_time() - began) / len(text):.1f} ms of a core")
     both = np.concatenate([data.rows, text], axis=1)
     plain = np.ones(len(data))
@@ -114,9 +102,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
-    part = once([read(path) for path in files(args.traces)])
+    data = dataset([read(path) for path in files(args.traces)])
     print("| features | MAPE | within 10 % | Kendall's tau | regret |\n|---|---|---|---|---|")
-    for name, found in table(part, range(args.seeds), args.workers):
+    for name, found in table(data, range(args.seeds), args.workers):
         figures = f"{found.mape:.1%} | {found.within:.0%} | {found.tau:.2f} | {found.regret:.1%}"
         print(f"| {name} | {figures} |", flush=True)
 

@@ -7,7 +7,7 @@ meaning here. `VERSION` changes with every change of a column's name, place or m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from effc.costmodel.features.kernel import Facts
 from effc.costmodel.features.scale import scaled
 from effc.costmodel.hardware import Hardware
 
-VERSION = 5
+VERSION = 6
 
 #: Columns that a schedule leaves as they are come first.
 COLUMNS: tuple[str, ...] = (
@@ -37,15 +37,16 @@ def matrix(kernels: Iterable[Kernel], hardware: Hardware, threads: int) -> NDArr
     """
     known: dict[tuple[object, ...], int] = {}
     facts: list[Facts] = []
+    values: list[Mapping[str, int]] = []
     listed, which = [], []
     for spec, symbols in kernels:
         key = (spec.template, id(spec.body), id(spec.dims), id(spec.attributes), id(spec.stages), tuple(symbols))
-        values = dict(zip(spec.symbols, symbols, strict=True))
         number = known.get(key)
         if number is None:
             number = known[key] = len(facts)
-            facts.append(Facts.of(spec, values, hardware))
-        listed.append((spec, facts[number].stage, values))
+            values.append(dict(zip(spec.symbols, symbols, strict=True)))
+            facts.append(Facts.of(spec, values[number], hardware))
+        listed.append((spec, facts[number].stage, values[number]))
         which.append(number)
     if not listed:
         return np.zeros((0, len(COLUMNS)), np.float32)

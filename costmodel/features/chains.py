@@ -38,6 +38,11 @@ def loops(sums: Sequence[int], packed: bool, group: int, cut: bool) -> tuple[int
     return (*_piece(whole, group), chains, *(_piece(left, group) if rest else _NOTHING), *_around(sums[:at]))
 
 
+def written_out(steps: int) -> tuple[int, ...]:
+    """`loops` of a tile that has no loop: all its steps are in the code."""
+    return (steps, 1, 0, 1, 1, 1, *_NOTHING, 1, 1)
+
+
 def _piece(sums: Sequence[int], group: int) -> _Piece:
     return (*_unrolled(sums[-1], group), *_around(sums[:-1]))
 

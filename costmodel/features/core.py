@@ -12,12 +12,15 @@ LATENCY = 4
 
 @dataclass(frozen=True)
 class Core:
-    """``cycle``: seconds; ``starts``: vector multiply-adds, or loads, in each; ``registers``: for vectors; ``item_lanes``: of 4 bytes."""
+    """``cycle``: seconds; ``starts``: vector multiply-adds, or loads, in each; ``registers``: for vectors; ``item_lanes``: of 4 bytes.
+    ``pairs_halves``: whether two instructions of half vectors take no longer than one of whole ones.
+    """
 
     cycle: float
     starts: int
     registers: int
     item_lanes: int
+    pairs_halves: bool
 
     @staticmethod
     def of(hardware: Hardware) -> Core:
@@ -28,4 +31,5 @@ class Core:
         halves = wide and "avx512_bf16" in hardware.isa and "amx_bf16" not in hardware.isa
         lanes = max(hardware.vector_bytes // 4, 1)
         starts = 1 if halves else 2
-        return Core(2 * lanes * starts / hardware.one.flops, starts, 32 if wide else 16, lanes)
+        pairs = halves and "avx_vnni" not in hardware.isa
+        return Core(2 * lanes * starts / hardware.one.flops, starts, 32 if wide else 16, lanes, pairs)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from effc.costmodel.features import sparse_step
-from effc.costmodel.features.core import LATENCY, Core
+from effc.costmodel.features import shares, sparse_step, winograd
+from effc.costmodel.features.core import Core
 from effc.costmodel.features.schedules import Numbers
 from effc.costmodel.features.tile_step import tile_step
+from effc.costmodel.features.window import places_of_a_tap
 from effc.costmodel.hardware import Hardware
-from effc.costmodel.roofline import OVERHEAD
 
 Array = NDArray[np.float64]
 
@@ -27,26 +27,26 @@ COLUMNS: tuple[str, ...] = (
 
 #: Cycles around a tile: finding its place, its first loads and last stores; of a depthwise one.
 _TILE, _SHORT_TILE = 2.5, 2.0
+#: Instructions that interleave the rows of one place of a window, as the template counts them.
+_INTERLEAVED = 4
 #: Cycles of work for which another thread is started.
 _A_THREAD = 12_000
-#: Share of the time of data that a product loses beside its arithmetic: of panels and of rows that come again from L2, of activations, of
-#: weights where the panels are outside, and where the rows are. Of all data, of depthwise products, of those whose
+#: Share of the time of data that a product loses beside its arithmetic: of panels that come again from L2 (of rows none), of
+#: activations, of weights where the panels are outside, and where the rows are. Of all data, of depthwise products, of those whose
 #: arithmetic takes longer than their data on vectors of 32 bytes, and of what has none.
-_LOST_PANELS, _LOST_ROWS, _LOST_ACTIVATIONS, _LOST_WEIGHTS, _LOST_OUTSIDE = 0.05, 0.02, 0.1, 0.27, 0.31
+_LOST_PANELS, _LOST_ACTIVATIONS, _LOST_WEIGHTS, _LOST_OUTSIDE = 0.05, 0.1, 0.27, 0.31
 _LOST_WISE, _LOST_SHORT, _LOST_LOOPS = 0.187, 0.35, 0.09
 #: What follows a sum takes so many times the cycles that it takes alone: of products, of depthwise ones, beside whose sums it runs.
 _AFTER, _AFTER_WISE = 1.1, 0.45
 #: Share of a cache that operands can count on; how many times its size the last one must be for nothing to be left in it; copies of weights
 #: that are read in turn where traces are collected, and the share of them that the last cache holds all the same.
 _USABLE, _HELD, _COPIES, _KEPT = 0.8, 1.28, 64, 0.2
-#: Winograd's F(2x2, 3x3): products of a tile of 4 outputs, each a position; cycles of its transforms, of a vector.
-_POSITIONS, _OUTPUTS, _TRANSFORMS = 16, 4, (26.0, 22.0)
 #: Cycles of a vector of exponentials, with what else a softmax does to one.
 _SOFTMAX = 24
 #: How many times the cycles a function takes where AVX-512's instructions for exponents and masks are not.
 _PLAIN_FUNCTION = 1.7
-#: Of what a parallel call costs, what one on the calling thread does.
-_ALONE = 0.003
+#: Seconds of a call with threads, and on the calling thread.
+_THREADS, _ALONE = 0.8e-6, 3e-9
 _NANO = 1e9
 
 
@@ -61,7 +61,7 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
     work = multiply + np.where(n["is_attention"] > 0, attention, epilogue)
     useful = np.minimum(np.floor(_asked(n, attention) / _A_THREAD), n["units"])
     active = np.clip(useful, 1, threads)
-    uneven = np.ceil(n["units"] / active) * active / n["units"]
+    uneven = shares.uneven(n, active)
     compute = work / active * uneven * core.cycle
     panels = uneven * np.where(n["by_sparse"] > 0, 0.0, n["streamed"]) / (hardware.caches[1] * active)
     operands = uneven * n["activations"] / _speed_of(n["activations"], hardware, active, threads)
@@ -71,7 +71,7 @@ def columns(n: Numbers, core: Core, hardware: Hardware, threads: int) -> dict[st
         (n["contracts"] > 0) & (n["wise"] == 0),
         _of_product(n, compute, panels, operands, weights),
         _beside(np.where(n["wise"] > 0, lost_wise, _LOST_LOOPS), compute, panels, operands, weights),
-    ) + OVERHEAD * np.where(active > 1, 1.0, _ALONE)
+    ) + np.where(active > 1, _THREADS, _ALONE)
     return {
         "log_core_time": compute * _NANO,
         "log_panel_time": panels * _NANO,
@@ -96,7 +96,7 @@ def _of_product(n: Numbers, compute: Array, panels: Array, operands: Array, weig
     data = panels + operands + weights
     again = n["rows_again"] / np.maximum(n["streamed"], 1)
     lost = (
-        panels * (_LOST_ROWS * again + _LOST_PANELS * (1 - again))
+        _LOST_PANELS * panels * (1 - again)
         + _LOST_ACTIVATIONS * operands
         + np.where(n["rows_outside"] > 0, _LOST_OUTSIDE, _LOST_WEIGHTS) * weights
     )
@@ -119,22 +119,18 @@ def _by_kind(n: Numbers, product: float, wise: float, other: float) -> Array:
 def _asked(n: Numbers, attention: Array) -> Array:
     """Cycles by which the templates decide how many threads are worth it."""
     steps = n["sums"] / n["step_rate"]
-    product = n["units"] * (steps * n["vectors"] * np.maximum(n["tile_rows"], 4) + 64)
+    stacked = n["tile_rows"] + _INTERLEAVED * places_of_a_tap(n, n["tile_rows"])
+    rows = np.where(n["stacked"] > 1, stacked, np.maximum(n["tile_rows"], 4))
+    product = n["register_tiles"] * (steps * n["vectors"] * rows + 64)
     return np.where(n["contracts"] > 0, product, np.where(n["is_attention"] > 0, attention, n["vector_asked"]))
 
 
 def _tiles(n: Numbers, core: Core, step: Array) -> Array:
     """Cycles of the products of a contraction."""
-    sums = n["sums"] * np.where(n["by_skip"] > 0, n["stored"], 1.0) * n["inside"] / n["step_rate"]
+    inside = np.where(n["stacked"] > 1, np.sqrt(n["inside"]), n["inside"])  # stacked taps that are outside are zeros
+    sums = n["sums"] * np.where(n["by_skip"] > 0, n["stored"], 1.0) * inside / n["step_rate"]
     direct = n["register_tiles"] * (sums * step + np.where(n["wise"] > 0, _SHORT_TILE, _TILE))
-    positions = n["rows"] * n["batches"] / _OUTPUTS  # tiles of outputs
-    panels = np.ceil(n["columns"] / n["tile_columns"])
-    rows = np.ceil(positions / n["tile_rows"])
-    taps = n["sums"] / 9
-    multiplies = np.maximum(n["tile_rows"] * n["vectors"] / core.starts, LATENCY)
-    transforms = positions * (taps * _TRANSFORMS[0] + n["columns"] * _TRANSFORMS[1]) / n["lanes"] * 2 / core.starts
-    winograd = _POSITIONS * rows * panels * (taps * multiplies + _TILE) + transforms
-    found = np.where(n["by_winograd"] > 0, winograd, direct)
+    found = np.where(n["by_winograd"] > 0, winograd.cycles(n, core), direct)
     return np.where(n["by_sparse"] > 0, sparse_step.cycles(n, core), found)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from effc.compiler.ir.spec import ITEM_SIZE, KernelSpec
+from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import roofline
 from effc.costmodel.features import chains, strips
 from effc.costmodel.features.bounds import LARGEST
+from effc.costmodel.features.lanes import Lanes
 from effc.costmodel.features.nest import Sizes
 from effc.costmodel.features.work import Work
 from effc.costmodel.hardware import Hardware
@@ -17,9 +18,9 @@ from effc.costmodel.hardware import Hardware
 NAMES: tuple[str, ...] = (
     *("rows", "columns", "sums", "batches", "tall", "wise", "masked", "left_item", "right_item"),
     *("stored", "block", "block_rows", "columns_out", "converts", "taps", "chain", "stride", "unaligned"),
-    *("split", "inside", "first_rows", "last_rows", "elsewhere"),
+    *("split", "inside", "first_rows", "last_rows", "elsewhere", "squares", "pages"),
     *chains.LOOPS,
-    *("contracts", "is_attention", "lanes", "step_rate", "rate", "operations"),
+    *("contracts", "is_attention", "lanes", "halved", "stacked", "step_rate", "rate", "operations"),
     *("vector_cycles", "function_cycles", "vector_asked", "body", "further_stages"),
     *strips.NAMES,
     *("read", "write", "activations"),
@@ -42,11 +43,13 @@ class Facts:
         main = spec.stages[sizes.stage] if spec.stages else spec
         rate = roofline.rate(main, hardware.isa)
         product = main.template == "contraction"
-        summed = next((i.dtype for i in main.body if i.op == "contract"), "f32")
-        lanes = max(hardware.vector_bytes // max(ITEM_SIZE[summed], 4), 1)
         wise = product and sizes.columns == 1 and sizes.batches > 1
         pairs = sizes.packed and not wise  # neighbours of the sum lie together: one instruction sums them
-        converts = product and not (pairs and rate > 1) and max(sizes.items) == 2
+        vectors = Lanes.of(main, sizes, hardware, wise)
+        lanes, stacked = vectors.lanes, vectors.stacked > 1
+        whole = lanes * (2 if vectors.halved else 1)
+        together = sizes.sums / vectors.steps if stacked else rate if pairs else min(rate, 1.0)
+        converts = product and not stacked and not (pairs and rate > 1) and max(sizes.items) == 2
         read = written = 0
         by_size = []
         for role, size, often in work.bytes_of(spec):
@@ -75,10 +78,17 @@ class Facts:
                 sizes.border.first,
                 sizes.border.last,
                 sizes.border.elsewhere,
+                sizes.squares,
+                sizes.pages,
             ),
-            *chains.loops(sizes.summed, sizes.packed, 2 if pairs and rate > 1 else 1, sizes.cut),
-            *(product, spec.template == "attention", lanes, rate if pairs else min(rate, 1.0), rate, work.operations),
-            *(work.cycles / lanes, work.functions / lanes, work.asked / lanes, work.body, max(len(spec.stages) - 1, 0)),
+            *(
+                chains.written_out(vectors.steps)
+                if stacked
+                else chains.loops(sizes.summed, sizes.packed, 2 if pairs and rate > 1 else 1, sizes.cut)
+            ),
+            *(product, spec.template == "attention", lanes, vectors.halved, vectors.stacked),
+            *(together, rate, work.operations),
+            *(work.cycles / whole, work.functions / whole, work.asked / whole, work.body, max(len(spec.stages) - 1, 0)),
             *work.strips,
             *(read, written, read + written),
             *(size for size, _ in by_size),

@@ -115,14 +115,14 @@ def steps(address: Expr, values: Mapping[str, int]) -> list[tuple[str, int]]:
     """
     found: list[tuple[str, int]] = []
     for mono, coefficient in address.terms:
-        step, names = coefficient, []
+        step, names = coefficient, list[tuple[str, int]]()
         for atom in mono:
             if isinstance(atom, Call):
                 names += [(n, 0) for n in (*atom.lhs.variables(), *atom.rhs.variables()) if n not in values]
-            elif atom.name in values:
-                step *= values[atom.name]
+            elif atom in values:
+                step *= values[atom]
             else:
-                names.append((atom.name, 1))
+                names.append((atom, 1))
         linear = len(names) == 1
         found += [(name, step if linear and single else 0) for name, single in names]
     return found

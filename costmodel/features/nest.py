@@ -21,7 +21,7 @@ COLUMNS: tuple[str, ...] = (
     *("window", "depthwise", "left_item", "right_item", "quantized", "right_packed", "masked"),
     *("stored_share", "block_elements"),
     *("log_tall", "log_lines", "columns_inner", "rows_crowded", "sums_crowded", "unaligned"),
-    *("inside", "split"),
+    *("inside", "split", "log_pages"),
 )
 
 #: Bytes: addresses that are multiples of it apart share a set of L1.
@@ -45,6 +45,8 @@ class Sizes:
     are apart in the left factor, 0 where rows share none; ``unaligned``: whether rows of the left factor begin at other places of a cache
     line, ``split``: whether steps of the sum in the right one do; ``summed``: sizes of the summed dimensions, of which the
     templates make one of those that lie behind each other; ``cut``: whether a long sum is cut into chains. ``border``: of the left one.
+    ``squares``: of 2x2 rows, along their two innermost dimensions; ``factors``: dtypes of the left and right one in
+    memory; ``pages``: sums that lie in pages of their own in the left one.
     """
 
     rows: int
@@ -72,6 +74,9 @@ class Sizes:
     border: Border = Border()
     block_rows: int = 1
     stage: int = 0
+    squares: int = 1
+    factors: tuple[str, ...] = ()
+    pages: int = 1
 
     @staticmethod
     def of(spec: KernelSpec, values: Mapping[str, int]) -> Sizes:
@@ -147,6 +152,9 @@ class Sizes:
             summed=_merged(reduced, sizes, [w for w in walks if operand.role != "packed" or w != in_right]),
             cut=max(items) >= _SINGLE and product.dtype[0] == "f",
             border=Border.of(spec, left, sizes, values, across),
+            pages=prod(sizes[i] for i in reduced if in_left.get(f"d{i}", 0) * items[0] >= _PAGE),
+            factors=(spec.operands[left["operand"]].dtype, operand.dtype),
+            squares=prod([*(sizes[i] for i in rows[:-2]), *(-(-sizes[i] // 2) for i in rows[-2:])]),
             crowded=(
                 _pages(in_left.get(f"d{across}", 0) * items[0]),
                 operand.role != "packed" and _pages(in_right.get(f"d{deepest}", 0) * items[1]),
@@ -178,6 +186,7 @@ class Sizes:
             float(self.unaligned),
             self.border.inside,
             float(self.split),
+            float(self.pages),
         ]
 
 

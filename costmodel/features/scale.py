@@ -23,5 +23,11 @@ def scaled(rows: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.float3
     return rows.astype(np.float32)
 
 
+def counts(rows: NDArray[np.float32], column: int) -> NDArray[np.float64]:
+    """The numbers of a column of `scaled` rows that is a logarithm."""
+    found: NDArray[np.float64] = np.exp2(rows[:, column].astype(np.float64)) - 1
+    return found
+
+
 def share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0

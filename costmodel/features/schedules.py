@@ -15,12 +15,14 @@ Numbers = Mapping[str, NDArray[np.float64]]
 #: Methods of a contraction, by the parameter of the schedule that names one, and its value where there are several.
 METHODS = ("direct", "winograd", "sparse", "skip")
 SPARSE = ("rows", "blocks", "columns", "dots", "groups", "window")
-#: Parameters that are numbers; NaN where the schedule has none.
-PARAMETERS = ("mr", "nr", "unroll", "touch", "tiles", "width", "lanes", "vector", "height", "sets")
+#: Parameters that are numbers, NaN where the schedule has none: those of a register tile, of which other features tell how it divides the
+#: kernel; and others.
+TILE = ("mr", "nr", "unroll")
+PARAMETERS = ("touch", "tiles", "width", "lanes", "vector", "height", "sets")
 
 _NAN = float("nan")
 _NAMES = (
-    *(f"schedule_{p}" for p in PARAMETERS),
+    *(f"schedule_{p}" for p in (*TILE, *PARAMETERS)),
     "rows_outside",
     *(f"by_{m}" for m in METHODS),
     *(f"by_sparse_{m}" for m in SPARSE),
@@ -51,7 +53,7 @@ def numbers(kernels: Iterable[tuple[KernelSpec, int, Mapping[str, int]]]) -> Num
 
 def _row(parameters: Mapping[str, int | str]) -> list[float]:
     method = next((name for name in METHODS if parameters.get(name)), METHODS[0])
-    values = [parameters.get(name) for name in PARAMETERS]
+    values = [parameters.get(name) for name in (*TILE, *PARAMETERS)]
     return [
         *(float(v) if isinstance(v, int) else _NAN for v in values),
         float(parameters.get("order") == "rows"),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from effc.costmodel.features.schedules import Numbers
 from effc.costmodel.features.unrolled import repeated, whole
+from effc.costmodel.features.window import places_of_a_tap
 
 Array = NDArray[np.float64]
 
@@ -36,6 +37,7 @@ _PRODUCT: Mapping[str, float] = {
 _WISE: Mapping[str, float] = {
     "product": 1.3,
     "row": 0.25,
+    "interleaved": 2.6,
     "column": 0.3,
     "masked": 1.25,
     "loop": 15.0,
@@ -109,7 +111,7 @@ def instructions(n: Numbers, height: Array) -> tuple[Array, Array, Array]:
 
 
 _IN_STEPS = (
-    *("product", "pair", "broadcast", "row", "column", "masked", "row_converted", "column_converted"),
+    *("product", "pair", "broadcast", "row", "interleaved", "column", "masked", "row_converted", "column_converted"),
     *("ahead", "joined", "loop"),
 )
 _AFTER = ("tile", "after", "point", "line", "mask")
@@ -125,12 +127,13 @@ def terms(n: Numbers, height: Array, written: _Written) -> dict[str, Array]:
         "product": steps * points,
         "pair": steps * points * pairs,
         "broadcast": steps * elements * ((vectors > 1) | pairs),  # the only one is an operand of its product
-        "row": steps * _rows(n, height),
+        "row": steps * _rows(n, height) * (n["stacked"] <= 1),
+        "interleaved": steps * _rows(n, height) * (n["stacked"] > 1),
         "column": steps * vectors * ((height > 1) | wise),
         "masked": steps * vectors * _masked(n),
         "row_converted": steps * elements * converts,
         "column_converted": steps * vectors * converts,
-        "ahead": steps * ((n["rows_outside"] == 0) & (n["packed"] > 0)),
+        "ahead": steps * n["ahead"],
         "joined": written.joined * points,
         "loop": written.loops,
         "tile": np.ones_like(height),
@@ -142,10 +145,8 @@ def terms(n: Numbers, height: Array, written: _Written) -> dict[str, Array]:
 
 
 def _rows(n: Numbers, height: Array) -> Array:
-    """Vectors of rows of a window for each of its taps: neighbours share what their taps meet."""
-    apart = np.where(n["stride"] > 0, n["stride"] * (height - 1) + n["taps"], height * n["taps"])
-    shared = np.minimum(apart, height * n["taps"]) / np.maximum(n["taps"], 1)
-    return np.where(n["wise"] > 0, n["vectors"] * shared, 0.0)
+    """Vectors of rows of a window for each of its taps."""
+    return np.where(n["wise"] > 0, n["vectors"] * places_of_a_tap(n, height), 0.0)
 
 
 def _masked(n: Numbers) -> NDArray[np.bool_]:

@@ -162,6 +162,7 @@ class Work:
         reduced = [size for size, kind in zip(self.sizes, kinds, strict=True) if kind != "parallel"]
         dtypes = [o.dtype for o in spec.operands if o.role != "scratch"]
         items = [ITEM_SIZE[dtype] for dtype in dtypes]
+        walked = [(walks, sum(walks.values())) for walks in self.walks]
         computed = [i.dtype for stage in (spec, *spec.stages) for i in stage.body if i.dtype] or dtypes
         return [
             *(float(spec.template == name) for name in TEMPLATES),
@@ -176,7 +177,7 @@ class Work:
             *(float(self.counts.get(kind, 0)) for kind in KINDS),
             float(self.operations),
             *self.order,
-            *(share(walks.get(w, 0), sum(walks.values())) for walks in self.walks for w in WALKS),
+            *(share(walks.get(w, 0), total) for walks, total in walked for w in WALKS),
             float(min(items, default=0)),
             float(max(items, default=0)),
             share(sum(dtype in _FLOATS for dtype in computed), len(computed)),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from effc.costmodel.gpu.machine import Gpu
 from effc.costmodel.gpu.predictor import CHANCES, COUNTED, Array, counted
 from effc.costmodel.gpu.training import ROUNDS, learned, train
 from effc.costmodel.model.evaluation import parts_of, without
-from effc.costmodel.model.figures import Figures, mean
+from effc.costmodel.model.figures import Figures, by_family, mean_of
 from effc.costmodel.model.ranking import auroc
 
 #: Blocks that a processor of a GPU holds at once, by warps, registers and shared memory.
@@ -46,7 +47,6 @@ def held_out(
     """By family, and ``all``, then by who predicts, ``model`` or ``count``: kernels of about one size are held out together, the mean over
     ``seeds``. OptionError: there are not two sizes, or too few records.
     """
-    families = sorted(set(map(str, data.families)))
     runs = []
     for seed in seeds:
         parts = parts_of(data, "shape", seed)
@@ -57,18 +57,18 @@ def held_out(
             for name, values in train(data.only(rest), seed, workers, rounds).facts(data.rows[test]).items():
                 model[name][test] = values
         count = {name: counted(data.rows, name) for name in COUNTED}
-        everything = np.ones(len(data), bool)
-        runs.append({
-            family: {
-                "model": _errors(data, model, chosen, resident),
-                "count": _errors(data, count, chosen, resident),
-            }
-            for family, chosen in [*((f, data.families == f) for f in families), ("all", everything)]
-        })  # fmt: skip
-    return {f: {who: mean([run[f][who] for run in runs]) for who in by} for f, by in runs[0].items()}
+        predicted = {"model": model, "count": count}
+        runs.append(by_family(data.families, partial(_judged, data, predicted, resident)))
+    return mean_of(runs)
 
 
-def _errors(data: GpuData, predicted: dict[str, Array], chosen: NDArray[np.bool_], resident: Resident) -> GpuErrors:
+def _judged(
+    data: GpuData, predicted: Mapping[str, Mapping[str, Array]], resident: Resident, chosen: NDArray[np.bool_]
+) -> dict[str, GpuErrors]:
+    return {who: _errors(data, facts, chosen, resident) for who, facts in predicted.items()}
+
+
+def _errors(data: GpuData, predicted: Mapping[str, Array], chosen: NDArray[np.bool_], resident: Resident) -> GpuErrors:
     test = data.only(chosen)
     found = {name: values[chosen] for name, values in predicted.items()}
     made = ~test.refused

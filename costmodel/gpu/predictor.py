@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from effc.compiler.ir.errors import ArtifactError
 from effc.compiler.ir.spec import KernelSpec
+from effc.costmodel.features.scale import counts
 from effc.costmodel.gpu import features
 from effc.costmodel.gpu.dataset import GpuData
 from effc.costmodel.gpu.machine import Gpu
@@ -70,8 +71,7 @@ class CodePredictor:
 
 def counted(rows: NDArray[np.float32], name: str) -> Array:
     """What `features` counts of a fact."""
-    found: Array = np.exp2(rows[:, _COLUMNS[name]].astype(np.float64)) - 1
-    return found
+    return counts(rows, _COLUMNS[name])
 
 
 def save(place: Path, predictor: CodePredictor, data: GpuData, told: Mapping[str, Any]) -> None:

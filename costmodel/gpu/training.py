@@ -11,7 +11,7 @@ from effc.compiler.ir.errors import OptionError
 from effc.costmodel.gpu import features
 from effc.costmodel.gpu.dataset import GpuData
 from effc.costmodel.gpu.predictor import CHANCES, COUNTED, Array, CodePredictor, counted
-from effc.costmodel.model.training import FEWEST, library
+from effc.costmodel.model.boosting import FEWEST, grown
 
 ROUNDS = 120
 _PARAMETERS = {
@@ -19,9 +19,6 @@ _PARAMETERS = {
     "learning_rate": 0.1,
     "min_data_in_leaf": 5,
     "feature_fraction": 0.6,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbosity": -1,
 }
 _OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     **{name: {"objective": "l1"} for name in COUNTED},
@@ -53,13 +50,9 @@ def train(
         raise OptionError(
             f"{made} records of code are too few to learn from: collect {FEWEST} at least that were not refused"
         )
-    lightgbm = library()
     texts = {}
     for name, objective in _OBJECTIVES.items():
-        values = learned(data, name)
-        known = ~np.isnan(values)
         watch(name)
-        table = lightgbm.Dataset(data.rows[known], values[known], feature_name=list(features.COLUMNS))
-        parameters = {**_PARAMETERS, **objective, "seed": seed, "num_threads": workers}
-        texts[name] = lightgbm.train(parameters, table, num_boost_round=rounds).model_to_string()
+        parameters = {**_PARAMETERS, **objective}
+        texts[name] = grown(data.rows, learned(data, name), features.COLUMNS, parameters, rounds, seed, workers)
     return CodePredictor.of(texts)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effc.costmodel.model.dataset import CODE, Dataset
 from effc.costmodel.model.evaluation import parts_of, without
-from effc.costmodel.model.figures import Figures, mean
+from effc.costmodel.model.figures import Figures, by_family, mean_of
 from effc.costmodel.model.ranking import auroc
 from effc.costmodel.model.training import ROUNDS, train
 
@@ -45,8 +46,7 @@ def held_out_code(
     data = data.only(known)
     if not len(data):
         return {}
-    families = sorted(set(map(str, data.families)))
-    runs: list[dict[str, dict[str, CodeErrors]]] = []
+    runs = []
     for seed in seeds:
         parts = parts_of(data, by, seed)
         model = {name: np.full(len(data), np.nan) for name in CODE}
@@ -59,14 +59,15 @@ def held_out_code(
             for at, name in enumerate(CODE):
                 model[name][test] = found[name]
                 constant[name][test] = np.median(learned.code[:, at])
-        everything = np.ones(len(data), bool)
-        runs.append(
-            {
-                family: {"model": _errors(data, model, chosen), "constant": _errors(data, constant, chosen)}
-                for family, chosen in [*((f, data.families == f) for f in families), ("all", everything)]
-            }
-        )
-    return {f: {who: mean([run[f][who] for run in runs]) for who in by} for f, by in runs[0].items()}
+        predicted = {"model": model, "constant": constant}
+        runs.append(by_family(data.families, partial(_judged, data, predicted)))
+    return mean_of(runs)
+
+
+def _judged(
+    data: Dataset, predicted: Mapping[str, Mapping[str, Array]], chosen: NDArray[np.bool_]
+) -> dict[str, CodeErrors]:
+    return {who: _errors(data, facts, chosen) for who, facts in predicted.items()}
 
 
 def _errors(data: Dataset, predicted: Mapping[str, Array], chosen: NDArray[np.bool_]) -> CodeErrors:

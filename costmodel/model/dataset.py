@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.spec import KernelSpec
 from effc.costmodel import features, roofline
+from effc.costmodel.features.scale import counts
 from effc.costmodel.hardware import Hardware
 from effc.costmodel.parquet import NO_SPEC
 from effc.costmodel.traces import Part, Trace
@@ -34,7 +35,7 @@ class Dataset:
     """``rows``: features; ``seconds``: median of one call; ``roof``: what the roofline says, ``counted``: what a count of cycles does.
     ``families`` as in the traces, of models each one; ``shapes``: finer ones, of kernels of one family and size. ``sites``: of each record
     the kernel, machine and threads: its schedules compete with each other; ``own``: the template's own choice among them. ``code``: `CODE`
-    of each, NaN where it is not known. ``skipped``: records that are left out, by reason.
+    of each, NaN where it is not known; ``traces``: what each is made from, a `Trace`. ``skipped``: records that are left out, by reason.
     """
 
     rows: NDArray[np.float32]
@@ -47,6 +48,7 @@ class Dataset:
     own: NDArray[np.bool_]
     spread: NDArray[np.float64]
     code: NDArray[np.float64]
+    traces: NDArray[np.object_]
     skipped: Counter[str]
     machines: tuple[Hardware, ...]
 
@@ -60,8 +62,8 @@ class Dataset:
 
 
 def dataset(parts: Iterable[Part]) -> Dataset:
-    """Of the records of all parts, each kernel, schedule, machine and number of threads once: the least median. OptionError: there are
-    none.
+    """Of the records of all parts, each kernel, schedule, machine and number of threads once: the least median. Schedules that differ in
+    the order of loops alone, and in no feature, have one code, and count as one. OptionError: there are no records.
     """
     skipped: Counter[str] = Counter()
     best: dict[tuple[str, ...], tuple[Trace, KernelSpec]] = {}
@@ -93,20 +95,17 @@ def site_key(trace: Trace) -> tuple[str, str, str]:
 
 def roof_seconds(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """The roofline's time of each row of features, with what a call costs."""
-    found: NDArray[np.float64] = (np.exp2(rows[:, _ROOF].astype(np.float64)) - 1) * 1e-9 + roofline.OVERHEAD
-    return found
+    return counts(rows, _ROOF) * 1e-9 + roofline.OVERHEAD
 
 
 def counted_seconds(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """The counted time of each row of features (`features.cycles`): what the model's predictions are relative to."""
-    found: NDArray[np.float64] = (np.exp2(rows[:, _COUNTED].astype(np.float64)) - 1) * 1e-9
-    return found
+    return counts(rows, _COUNTED) * 1e-9
 
 
 def counted_instructions(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """The counted instructions of the code of each row (`features.code`)."""
-    found: NDArray[np.float64] = np.exp2(rows[:, _CODE].astype(np.float64)) - 1
-    return found
+    return counts(rows, _CODE)
 
 
 def _spec(trace: Trace) -> KernelSpec | None:
@@ -122,19 +121,18 @@ def _arrays(
     groups: dict[tuple[str, int], list[tuple[tuple[str, ...], Trace, KernelSpec]]] = defaultdict(list)
     for key, (trace, spec) in best.items():
         groups[key[0], trace.threads].append((key, trace, spec))
-    rows: list[NDArray[np.float32]] = []
-    listed: list[tuple[tuple[str, ...], Trace]] = []
+    known: dict[tuple[tuple[str, ...], str, bytes], tuple[Trace, NDArray[np.float32]]] = {}
     for (machine, threads), records in groups.items():
         found = _rows([(spec, trace.symbols) for _, trace, spec in records], machines[machine], threads)
-        for (key, trace, _), row in zip(records, found, strict=True):
+        for (key, trace, spec), row in zip(records, found, strict=True):
             reason = "no spec" if row is None else "" if _is_known(row) else "features that are no numbers"
             if reason or row is None:
                 skipped[reason] += 1
             else:
-                rows.append(row)
-                listed.append((key, trace))
-    whole = np.stack(rows) if rows else np.zeros((0, len(features.COLUMNS)), np.float32)
-    traces: Sequence[Trace] = [trace for _, trace in listed]
+                place = key[:-1], key[-1] if spec.stages else _but_for_order(spec), row.tobytes()
+                known[place] = _either(known[place][0], trace) if place in known else trace, row
+    whole = np.stack([row for _, row in known.values()]) if known else np.zeros((0, len(features.COLUMNS)), np.float32)
+    traces = [trace for trace, _ in known.values()]
     families = np.array([t.subject if t.subject.startswith(_MODEL) else t.family for t in traces])
     return Dataset(
         rows=whole,
@@ -143,13 +141,23 @@ def _arrays(
         counted=counted_seconds(whole),
         families=families,
         shapes=shape_names(families, whole[:, _SIZES], _OCTAVES),
-        sites=np.array([" ".join(key[:-1]) for key, _ in listed]),
+        sites=np.array([" ".join(site) for site, *_ in known]),
         own=np.array([t.own_choice for t in traces]),
         spread=np.array([t.spread for t in traces]),
         code=np.array([_code(t) for t in traces]),
+        traces=np.array(traces, object),
         skipped=skipped,
         machines=tuple(machines.values()),
     )
+
+
+def _but_for_order(spec: KernelSpec) -> str:
+    return str([parameter for parameter in spec.schedule.parameters if parameter[0] != "order"])
+
+
+def _either(a: Trace, b: Trace) -> Trace:
+    """Of two records of one code the faster one, the template's own choice where either is."""
+    return replace(min(a, b, key=lambda trace: trace.median), own_choice=a.own_choice or b.own_choice)
 
 
 def shape_names(families: NDArray[np.str_], sizes: NDArray[np.float32], octaves: int) -> NDArray[np.str_]:

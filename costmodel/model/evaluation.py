@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 
 from effc.compiler.ir.errors import OptionError
 from effc.costmodel.model.dataset import Dataset, site_key
-from effc.costmodel.model.figures import Figures, mean
+from effc.costmodel.model.figures import Figures, by_family, mean_of
 from effc.costmodel.model.predictor import UNSURE, widening
 from effc.costmodel.model.ranking import kendall
-from effc.costmodel.model.targets import QUANTILES
+from effc.costmodel.model.targets import LATENCY
 from effc.costmodel.model.training import ROUNDS, train
 from effc.costmodel.traces import Part
 
@@ -79,20 +80,15 @@ def held_out(
     """The errors on each part of what was trained on all others, the mean over ``seeds``. ``by``: one of `HELD`. OptionError: there are not
     two parts.
     """
-    families = sorted(set(map(str, data.families)))
-    runs: list[dict[str, dict[str, Errors]]] = []
+    runs = []
     for seed in seeds:
         parts = parts_of(data, by, seed)
         found = _predictions(data, parts, seed, workers, rounds, watch)
         wide = widening(data.seconds, *found["model"])
         found["model"] = _widened(data, parts, found["model"])
         draw = np.random.default_rng(seed).random(len(data))
-        each = {family: _judged(data, found, draw, data.families == family) for family in families}
-        runs.append({**each, "all": _judged(data, found, draw, np.ones(len(data), bool))})
-    errors_of = {
-        family: {who: mean([run[family][who] for run in runs]) for who in found} for family, found in runs[0].items()
-    }
-    return Judged(errors_of, wide, found["model"][1])
+        runs.append(by_family(data.families, partial(_judged, data, found, draw)))
+    return Judged(mean_of(runs), wide, found["model"][1])
 
 
 class Divisible(Protocol):
@@ -177,7 +173,7 @@ def _predictions(
         test, rest = without(data, parts, part)
         watch(f"seed {seed}, without {', '.join(sorted(set(data.families[test])))}")
         known = data.only(rest)
-        model[:, test] = train(known, seed, workers, rounds, targets=QUANTILES).seconds(data.rows[test])
+        model[:, test] = train(known, seed, workers, rounds, targets=LATENCY).seconds(data.rows[test])
         constant[test] = data.roof[test] * np.median(known.seconds / known.roof)
     low, median, high = model
     return {

@@ -17,7 +17,7 @@ from effc.costmodel.hardware import Hardware
 from effc.costmodel.model import folder as folders
 from effc.costmodel.model.dataset import Dataset
 from effc.costmodel.model.predictor import Predictor
-from effc.costmodel.model.targets import CORRECTION, QUANTILES, TARGETS
+from effc.costmodel.model.targets import CORRECTION, LATENCY, TARGETS
 
 VERSION = 2
 
@@ -51,7 +51,7 @@ def load(folder: Traversable) -> Model:
     card, machines = read_card(folder)
     try:
         widening = float(card["widening"])
-        if not 0 < widening < float("inf") or not QUANTILES.keys() <= card["texts"].keys() <= {*TARGETS, CORRECTION}:
+        if not 0 < widening < float("inf") or not {*LATENCY} <= card["texts"].keys() <= {*TARGETS, CORRECTION}:
             raise ValueError("no texts of a model's targets")
         texts = folders.texts_of(folder, card)
     except folders.NOT_SAID as error:

@@ -12,8 +12,8 @@ from effc.compiler.ir.candidate import Latency
 from effc.costmodel import features
 from effc.costmodel.hardware import Hardware
 from effc.costmodel.model.dataset import CODE, counted_instructions, counted_seconds
-from effc.costmodel.model.targets import CORRECTION, QUANTILES, TARGETS
-from effc.costmodel.model.trees import Forest
+from effc.costmodel.model.targets import CORRECTION, LATENCY, QUANTILES, TARGETS
+from effc.costmodel.model.trees import Forest, predictions
 
 Array = NDArray[np.float64]
 
@@ -56,7 +56,8 @@ class Predictor:
         counted = counted_seconds(rows)
         if CORRECTION in self.forests:
             counted = counted * np.exp2(self.forests[CORRECTION].predict(rows))
-        low, median, high = (self.forests[name].predict(rows) for name in QUANTILES)
+        low, median, high, again = predictions([self.forests[name] for name in LATENCY], rows)
+        median = (median + again) / 2
         down, up = (self.widening * np.maximum(side, _NARROWEST) for side in (median - low, high - median))
         return counted * np.exp2(median - down), counted * np.exp2(median), counted * np.exp2(median + up)
 

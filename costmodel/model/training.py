@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 
 from effc.compiler.ir.errors import OptionError
 from effc.costmodel import features
+from effc.costmodel.model.boosting import FEWEST, grown
 from effc.costmodel.model.dataset import Dataset
 from effc.costmodel.model.predictor import Predictor
 from effc.costmodel.model.targets import TARGETS
 
-#: Records below which trees only learn noise.
-FEWEST = 50
 ROUNDS = 200
 _PARAMETERS = {
     "num_leaves": 31,
@@ -24,9 +22,6 @@ _PARAMETERS = {
     "feature_fraction": 0.5,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbosity": -1,
 }
 
 
@@ -43,25 +38,13 @@ def train(
     """
     if len(data) < FEWEST:
         raise OptionError(f"{len(data)} records are too few to learn from: collect {FEWEST} at least")
-    lightgbm = library()
     texts = {}
     for name in targets:
-        learned = TARGETS[name].learned(data)
-        known = ~np.isnan(learned)
-        if known.sum() < FEWEST:
+        target = TARGETS[name]
+        learned = target.learned(data)
+        if (~np.isnan(learned)).sum() < FEWEST:
             continue
         watch(name)
-        table = lightgbm.Dataset(data.rows[known], learned[known], feature_name=list(features.COLUMNS))
-        parameters = {**_PARAMETERS, **TARGETS[name].parameters, "seed": seed, "num_threads": workers}
-        count = max(round(rounds * TARGETS[name].share), 1)
-        texts[name] = lightgbm.train(parameters, table, num_boost_round=count).model_to_string()
+        parameters, count = {**_PARAMETERS, **target.parameters}, max(round(rounds * target.share), 1)
+        texts[name] = grown(data.rows, learned, features.COLUMNS, parameters, count, seed + target.shift, workers)
     return Predictor.of(texts)
-
-
-def library() -> Any:
-    """LightGBM; OptionError where it is not installed."""
-    try:
-        import lightgbm
-    except ImportError:
-        raise OptionError("training a cost model needs LightGBM: pip install 'effc[costmodel]'") from None
-    return lightgbm

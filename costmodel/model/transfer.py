@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from effc.compiler.ir.errors import OptionError
 from effc.costmodel import features
+from effc.costmodel.model.boosting import grown
 from effc.costmodel.model.dataset import CODE, Dataset
 from effc.costmodel.model.evaluation import Errors, errors
 from effc.costmodel.model.predictor import Predictor, widening
 from effc.costmodel.model.targets import CORRECTION, TARGETS
-from effc.costmodel.model.training import library
 
 #: Records below which nothing is learned, and share of them that a leaf must hold.
 FEWEST, _LEAF = 20, 0.08
@@ -29,9 +29,6 @@ _PARAMETERS = {
     "num_leaves": 6,
     "learning_rate": 0.1,
     "feature_fraction": 0.5,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbosity": -1,
 }
 
 
@@ -96,13 +93,9 @@ def _learned(
     base: str | None = None,
 ) -> str:
     """LightGBM's text of trees, on top of those of the text ``base``."""
-    lightgbm: Any = library()
-    table = lightgbm.Dataset(rows, learned, feature_name=list(features.COLUMNS), free_raw_data=False)
     leaf = max(round(_LEAF * len(rows)), 3)
-    parameters = {**_PARAMETERS, **objective, "min_data_in_leaf": leaf, "seed": seed, "num_threads": workers}
-    below = None if base is None else lightgbm.Booster(model_str=base)
-    found: str = lightgbm.train(parameters, table, num_boost_round=_ROUNDS, init_model=below).model_to_string()
-    return found
+    parameters = {**_PARAMETERS, **objective, "min_data_in_leaf": leaf}
+    return grown(rows, learned, features.COLUMNS, parameters, _ROUNDS, seed, workers, base)
 
 
 def _judged(model: Predictor, data: Dataset) -> Errors:

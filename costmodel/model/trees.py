@@ -69,16 +69,11 @@ class Forest:
 
     def predict(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """The sum of the leaves of each row. ``rows``: ``[n, len(features)]``, finite or NaN."""
-        if rows.ndim != 2 or rows.shape[1] != len(self.features):
-            raise ValueError(f"rows of shape {rows.shape}, but {len(self.features)} features")
-        found = [self._chunk(rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
-        return np.concatenate(found) if found else np.zeros(0)
+        return predictions([self], rows)[0]
 
-    def _chunk(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        count, shape = len(rows), (len(self.roots), len(rows))
-        columns = np.ascontiguousarray(rows.T, np.float32)
-        missing, nothing, lowest = np.isnan(columns), np.float32(0), np.float32(-np.inf)
-        by_column = np.concatenate([*(np.where(missing, fill, columns) for fill in (nothing, lowest)), columns]).ravel()
+    def sums(self, by_column: NDArray[np.float32], count: int) -> NDArray[np.float64]:
+        """Of ``count`` rows, as `_by_column` lays them out."""
+        shape = len(self.roots), count
         place = np.arange(count, dtype=np.int32)
         first = self._scaled.get(count)
         if first is None:
@@ -99,6 +94,30 @@ class Forest:
     def _scaled(self) -> dict[int, NDArray[np.int32]]:
         """``columns`` times a number of rows, by that number: where the columns begin in rows that are transposed."""
         return {}
+
+
+def predictions(forests: Sequence[Forest], rows: NDArray[np.float32]) -> list[NDArray[np.float64]]:
+    """What `Forest.predict` gives, of forests over the same features."""
+    for forest in forests:
+        if rows.ndim != 2 or rows.shape[1] != len(forest.features):
+            raise ValueError(f"rows of shape {rows.shape}, but {len(forest.features)} features")
+    found: list[list[NDArray[np.float64]]] = [[] for _ in forests]
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        by_column = _by_column(chunk)
+        for forest, parts in zip(forests, found, strict=True):
+            parts.append(forest.sums(by_column, len(chunk)))
+    return [np.concatenate(parts) if parts else np.zeros(0) for parts in found]
+
+
+def _by_column(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each column three times, as `Forest` numbers them, one after the other."""
+    columns = np.ascontiguousarray(rows.T, np.float32)
+    missing, nothing, lowest = np.isnan(columns), np.float32(0), np.float32(-np.inf)
+    found: NDArray[np.float32] = np.concatenate([
+        *(np.where(missing, fill, columns) for fill in (nothing, lowest)), columns
+    ]).ravel()  # fmt: skip
+    return found
 
 
 @dataclass(frozen=True)

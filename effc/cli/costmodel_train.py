@@ -120,7 +120,7 @@ def _eval(args: argparse.Namespace) -> int:
     from effc.costmodel.model.dataset import dataset
     from effc.costmodel.model.evaluation import HELD, held_out, repeated
     from effc.costmodel.model.pace import pace
-    from effc.costmodel.model.targets import QUANTILES
+    from effc.costmodel.model.targets import LATENCY
     from effc.costmodel.model.training import train
 
     if args.seeds < 1:
@@ -147,7 +147,7 @@ def _eval(args: argparse.Namespace) -> int:
         )
     else:
         print("noise floor: nothing was measured twice; collect again into another folder, and give both")
-    predictor = train(data, 0, args.workers, args.rounds, targets=QUANTILES)
+    predictor = train(data, 0, args.workers, args.rounds, targets=LATENCY)
     traces = (trace for part in parts for trace in part.traces)
     batch, making, asking = pace(predictor, traces, parts[0].hardware)
     print(

@@ -77,12 +77,30 @@ def _conv(draw: random.Random) -> Subject:
     return _subject("conv", detail, _dtype(draw), lambda: nn.Sequential(make(), *_activation(after)), shape, after)
 
 
+def _narrow(draw: random.Random) -> Subject:
+    """Layers of few outputs, whose columns come in half vectors on some CPUs: 1x1 convolutions and linear layers of small models."""
+    out = 8 * draw.choice((1, 3, 3, 5, 5, 7, 9))
+    after = draw.choice(("", "relu"))
+    if draw.random() < 0.3:
+        m, k = _rows(draw), _channels(draw, 1024)
+        make: Callable[[], nn.Module] = partial(nn.Linear, k, out)
+        detail, shape = f"{m}x{k}x{out}", (m, k)
+        return _subject(
+            "narrow", detail, "float32", lambda: nn.Sequential(make(), *_activation(after)), (shape,), after
+        )
+    side, kernel, channels = draw.choice(_PLANES), draw.choice((1, 1, 1, 3)), _channels(draw, 256)
+    make = partial(nn.Conv2d, channels, out, kernel, 1, kernel // 2)
+    detail = f"{kernel} {channels}->{out}x{side}"
+    image = ((1, channels, side, side),)
+    return _subject("narrow", detail, "float32", lambda: nn.Sequential(make(), *_activation(after)), image, after)
+
+
 def _depthwise(draw: random.Random) -> Subject:
     side, kernel, stride = draw.choice(_PLANES), draw.choice((3, 3, 5, 7)), draw.choice((1, 1, 2))
     channels = _channels(draw, 1024)
     make = partial(nn.Conv2d, channels, channels, kernel, stride, kernel // 2, groups=channels)
     shape = ((1, channels, side, side),)
-    return _subject("depthwise", f"{kernel} stride {stride} {channels}x{side}", "float32", make, shape)
+    return _subject("depthwise", f"{kernel} stride {stride} {channels}x{side}", _dtype(draw), make, shape)
 
 
 _POINTWISE: Mapping[str, tuple[Callable[..., Tensor], int]] = {
@@ -223,6 +241,7 @@ FAMILIES: Mapping[str, Callable[[random.Random], Subject]] = {
     "attention": _attention,
     "low_rank": _low_rank,
     "sparse": _sparse,
+    "narrow": _narrow,
 }
 
 
