@@ -112,7 +112,7 @@ class Counter:
 
     def of(self, plan: Plan) -> Cost:
         mine = -(-plan.units.count // THREADS)
-        turns = -(-mine // plan.tile)
+        turns = -(-mine // plan.tile) * (1 if plan.sums is None else plan.slices)
         moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
         return Cost(self._stages(plan, mine, turns), moved, turns * len(plan.stages), self.apart)
 
@@ -120,12 +120,14 @@ class Counter:
         """Of each stage, where a thread has ``mine`` of the units and takes ``turns`` tiles."""
         lines = plan.units
         # Of the lines that both of two threads need where their shares meet within an image, each computes half that are not its own.
-        meet = 1 if lines.images % THREADS else 0
+        meet = 0 if lines.images % THREADS == 0 else 1 if plan.sums is None else plan.slices
         # Kernels of their own share out tiles of rows as well, but of lines finer pieces.
         share = 1 / THREADS if plan.tiled else mine / lines.count
         held = plan.scratch_bytes()
         again = plan.slices if sum(self.factors) / plan.slices + held <= L2_BYTES else turns
         found = []
+        # The result holds the sums of all slices but the last: each of the others stores them, and the next one loads them.
+        adding = 0 if plan.sums is None else 2 * (plan.slices - 1)
         for stage, need, computing, factor, touches in zip(
             plan.stages, plan.by_stage, self.cycles, self.factors, self._touches, strict=True
         ):
@@ -136,7 +138,11 @@ class Counter:
                 if inside is not None:
                     near += inside
                     continue
-                times = plan.slices if touch.loads and touch.operand in self._again else 1
+                times = 1.0
+                if adding and stage is plan.stages[-1]:
+                    times += 0 if touch.loads else adding
+                elif touch.loads and touch.operand in self._again:
+                    times = plan.slices
                 far, memory = far + times * touch.far, memory + times * touch.memory
             found.append(Work(share * computing + halo, near, far, memory))
         return tuple(found)
