@@ -40,7 +40,7 @@ def channels(stages: Sequence[KernelSpec], hidden: Collection[int]) -> int | Non
 def sliced(stages: Sequence[KernelSpec], hidden: Collection[int], slices: int) -> tuple[KernelSpec, ...]:
     """The stages with so many slices of their `channels`, which they divide, as the first dim, and what is ``hidden`` slice by slice."""
     points: dict[int, int] = {}
-    found = []
+    found: list[KernelSpec] = []
     for stage in map(drop_units, stages):
         dim = summed_dim(stage, hidden) if len(found) == len(stages) - 1 else None
         dim = _channel_dim(stage) if dim is None else dim
@@ -86,7 +86,7 @@ def _placed(address: Expr, inner: str, slices: int, points: int) -> Expr:
 def _channels(stage: KernelSpec, hidden: Collection[int]) -> int | None:
     dim = _channel_dim(stage)
     size = None if dim is None else stage.dims[dim].size.constant
-    if size is None:
+    if dim is None or size is None:
         return None
     for instr in stage.body:
         if instr.op in ("load", "store") and instr["operand"] in hidden and not walks(instr["address"], dim, size):
