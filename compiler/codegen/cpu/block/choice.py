@@ -12,6 +12,7 @@ from effc.compiler.codegen.cpu.block.needs import Reading
 from effc.compiler.codegen.cpu.block.plan import Plan, planned
 from effc.compiler.codegen.cpu.block.reading import read, slice_counts
 from effc.compiler.codegen.cpu.block.stages import Stage, own
+from effc.compiler.codegen.cpu.block.sums import packed_by_slices
 from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.form import filled_to, lanes_of
 from effc.compiler.codegen.cpu.contraction.packing import Packing, packing
@@ -82,6 +83,8 @@ def _made(
             and dict(factor.attributes)["filled"] != filled_to(stage.nest, target)
         ):
             return "panels for tile registers, for which a line has too few rows"
+    if found.sums is not None and packed[-1] is not None:
+        packed[-1] = packed_by_slices(packed[-1], found.slices)
     made = _with_operands(spec, packed, schedules)
     counter = Counter(found, tuple(0 if p is None else _bytes(made.operands[p.operand]) for p in packed), target)
     plan = _tiled(counter, [stage.schedule for stage in made.stages], target, lines)
@@ -152,11 +155,9 @@ def _fastest(stage: Stage, target: Target) -> Schedule:
 
 def _whole(nest: Nest, target: Target) -> Mapping[tuple[int, int], float]:
     """Counts of register tiles; where columns are a slice of all, those whose panels are whole ones of all."""
-    cut, columns, lanes = (
-        any(i < nest.lines for i in nest.batch),
-        nest.size(nest.column).constant,
-        lanes_of(nest, target),
-    )
+    stored = {name for instr in nest.spec.body if instr.op == "store" for name in instr["address"].variables()}
+    cut = any(i < nest.lines and f"d{i}" in stored for i in nest.batch)
+    columns, lanes = nest.size(nest.column).constant, lanes_of(nest, target)
     counts = estimates(nest, target)
     return {t: n for t, n in counts.items() if not cut or (columns or 0) % (t[1] * lanes) == 0}
 

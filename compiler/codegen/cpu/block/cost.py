@@ -1,15 +1,16 @@
 """What a block is counted to take, in cycles of one of two threads, and what its stages are counted to take as kernels of their own.
 
-A stage takes as long as its arithmetic or its memory, whichever is longer, and a little of the other::
+A stage takes as long as its arithmetic or its caches, whichever is longer, and a little of the other; and what memory takes::
 
-    stage = max(compute, memory) + min(compute, memory) / 8
+    stage = max(compute, caches) + min(compute, caches) / 8 + memory
     apart = sum over stages of (stage + REGION)
     fused = sum over stages of stage + REGION + CALL * calls + 2 * moved / NEAR_BYTES
 
 so of a block too: its stages take turns, and one's arithmetic does not hide another's memory. ``compute``: of register tiles by
 `contraction.schedule.estimates`, with what follows their sums; of loops by `loops.plan.instruction_cost`; fused, with the lines that a
-thread computes although another does too. ``memory``: each thread's half of what the stage reads and writes, at `FAR_BYTES` a cycle; at
-`MEMORY_BYTES` where that half leaves the last cache, and then what is written moves twice, for a line is read before it is written to.
+thread computes although another does too. ``caches``: each thread's half of what the stage reads and writes, at `FAR_BYTES` a cycle;
+``memory``: at `MEMORY_BYTES` where that half leaves the last cache, and then what is written moves twice, for a line is read before it is
+written to. A last stage that adds up slices (`sums`) stores and loads its result once more for each slice but one.
 Apart, an intermediate is written and read so; fused it stays in L2, at `NEAR_BYTES` a cycle, or in L1 where all of a tile's do; one that
 is a result too is written so, and read again from where a tile of it fits. ``moved``: lines that a tile keeps, which are read and written
 before it. A factor comes from afar once for each thread, or half of it where threads share out its panels; fused, again for each tile if
@@ -43,7 +44,7 @@ THREADS = 2
 #: Cycles that a core which starts one multiply-add of 512 bits a cycle (`Target.halves_vectors`) takes for one of `estimate`'s, where two
 #: start: of products, and of those whose columns have rows of their own, which `estimate` counts by their loads.
 FLOW, FLOW_WISE = 1.8, 1.2
-#: How much of the shorter of arithmetic and memory does not run beside the longer.
+#: How much of the shorter of arithmetic and caches does not run beside the longer.
 BESIDE = 1 / 8
 #: Bytes a cycle from the thread's own L2; from there or from L3 where another kernel wrote them; and from memory.
 NEAR_BYTES, FAR_BYTES, MEMORY_BYTES = 32, 12, 5
@@ -66,8 +67,8 @@ class Work:
 
     @property
     def cycles(self) -> float:
-        moving = self.near / NEAR_BYTES + self.far / FAR_BYTES + self.memory / MEMORY_BYTES
-        return max(self.compute, moving) + BESIDE * min(self.compute, moving)
+        moving = self.near / NEAR_BYTES + self.far / FAR_BYTES
+        return max(self.compute, moving) + BESIDE * min(self.compute, moving) + self.memory / MEMORY_BYTES
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Counter:
 
     def of(self, plan: Plan) -> Cost:
         mine = -(-plan.units.count // THREADS)
-        turns = -(-mine // plan.tile)
+        turns = -(-mine // plan.tile) * (1 if plan.sums is None else plan.slices)
         moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
         return Cost(self._stages(plan, mine, turns), moved, turns * len(plan.stages), self.apart)
 
@@ -120,12 +121,14 @@ class Counter:
         """Of each stage, where a thread has ``mine`` of the units and takes ``turns`` tiles."""
         lines = plan.units
         # Of the lines that both of two threads need where their shares meet within an image, each computes half that are not its own.
-        meet = 1 if lines.images % THREADS else 0
+        meet = 0 if lines.images % THREADS == 0 else 1 if plan.sums is None else plan.slices
         # Kernels of their own share out tiles of rows as well, but of lines finer pieces.
         share = 1 / THREADS if plan.tiled else mine / lines.count
         held = plan.scratch_bytes()
         again = plan.slices if sum(self.factors) / plan.slices + held <= L2_BYTES else turns
         found = []
+        # The result holds the sums of all slices but the last: each of the others stores them, and the next one loads them.
+        adding = 0 if plan.sums is None else 2 * (plan.slices - 1)
         for stage, need, computing, factor, touches in zip(
             plan.stages, plan.by_stage, self.cycles, self.factors, self._touches, strict=True
         ):
@@ -136,7 +139,11 @@ class Counter:
                 if inside is not None:
                     near += inside
                     continue
-                times = plan.slices if touch.loads and touch.operand in self._again else 1
+                times = 1.0
+                if adding and stage is plan.stages[-1]:
+                    times += 0 if touch.loads else adding
+                elif touch.loads and touch.operand in self._again:
+                    times = plan.slices
                 far, memory = far + times * touch.far, memory + times * touch.memory
             found.append(Work(share * computing + halo, near, far, memory))
         return tuple(found)

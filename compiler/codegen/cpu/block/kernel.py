@@ -44,7 +44,7 @@ class BlockKernel:
         """``cycles``: an estimate of what a line of the result costs, or a tile of rows."""
         self.spec, self.plan, self.target, self.cycles = spec, plan, target, cycles
         self.b = Builder()
-        self.stages = [StageCode(stage, target, self.b) for stage in plan.stages]
+        self.stages = [StageCode(stage, target, self.b) for stage in (*plan.stages, *(plan.sums or ()))]
 
     def text(self) -> str:
         for number in range(len(self.stages)):
@@ -52,7 +52,7 @@ class BlockKernel:
         units = const(self.plan.units.count)
         end = None if self.plan.fold is None else partial(self._end, self.plan.fold)
         with parallel_kernel(self.b, self.spec, units, const(self.cycles), finish=end, most=MOST_THREADS) as share:
-            self._images(share)
+            self._walk(share)
         return self.b.text()
 
     def _end(self, fold: Fold, share: Share) -> None:
@@ -67,10 +67,9 @@ class BlockKernel:
 
     def _stage(self, number: int) -> None:
         """A function ``(slots, first unit, end, a pointer an intermediate)``."""
-        b, between = self.b, self.plan.between
+        b, between, stage = self.b, self.plan.between, self.stages[number].stage
         arguments = [PTR, I64, I64, *[PTR] * len(between)]
         with b.function(self._name(number), arguments, private=True) as (slots, lo, hi, *pointers):
-            stage = self.plan.stages[number]
             share = Share(b, stage.spec, slots, lo, hi, b.index(0), slots)
             share.load_slots(stage.operands)
             for link, pointer in zip(between, pointers, strict=True):
@@ -82,18 +81,31 @@ class BlockKernel:
         return f"{kernel_name(self.spec)}_stage{number}"
 
     # -- the walk -----------------------------------------------------------------------------------------------------
-    def _images(self, share: Share) -> None:
-        """Units ``[share.lo, share.hi)``, image by image, a tile at a time."""
-        b, height = self.b, self.plan.units.height
+    def _walk(self, share: Share) -> None:
+        """Units ``[share.lo, share.hi)`` through all stages; where slices are added up, through each in turn."""
+        b, last = self.b, len(self.plan.stages) - 1
         homes = [self._home(share, i) for i in range(len(self.plan.between))]
-        last = b.div(b.add(share.hi, height - 1), height)
-        with b.loop(b.div(share.lo, height), last) as images:
+        if self.plan.sums is None:
+            self._images(share, homes, b.index(0), last)
+            return
+        end, images = self.plan.slices - 1, self.plan.units.images
+        self._images(share, homes, b.index(0), last + 1)
+        with b.loop(b.index(1), b.index(end)) as slices:
+            self._images(share, homes, b.mul(slices.index, images), last + 2)
+        self._images(share, homes, b.index(end * images), last)
+
+    def _images(self, share: Share, homes: list[Value], behind: Value, last: int) -> None:
+        """Image by image, a tile at a time, of those ``behind`` so many. ``last``: which code the last stage has."""
+        b, height = self.b, self.plan.units.height
+        stop = b.div(b.add(share.hi, height - 1), height)
+        with b.loop(b.div(share.lo, height), stop) as images:
             before = b.mul(images.index, height)
             first, end = b.maximum(b.sub(share.lo, before), 0), b.minimum(b.sub(share.hi, before), height)
             with b.loop(first, end, self.plan.tile) as lines:
                 stop = b.minimum(b.add(lines.index, self.plan.tile), end)
                 fresh = b.compare("arith.cmpi", "eq", lines.index, first)
-                self._tile(share, _Tile(images.index, lines.index, stop, fresh), homes)
+                tile = _Tile(b.add(behind, images.index), lines.index, stop, fresh)
+                self._tile(share, tile, homes, last)
 
     def _home(self, share: Share, number: int) -> Value:
         """Where a thread's first line of an intermediate lies."""
@@ -104,7 +116,7 @@ class BlockKernel:
         offset = b.add(b.mul(share.index, elements), plan.spare * link.stride)
         return b.element_pointer(share.pointer(link.operand), offset, self._element(link))
 
-    def _tile(self, share: Share, tile: _Tile, homes: list[Value]) -> None:
+    def _tile(self, share: Share, tile: _Tile, homes: list[Value], last: int) -> None:
         b, plan = self.b, self.plan
         starts: list[Value] = []
         pointers: list[Value] = []
@@ -113,9 +125,9 @@ class BlockKernel:
             starts.append(start)
             lines = self._lines_before(tile.image, first, link.lines)
             pointers.append(b.element_pointer(home, b.sub(b.index(0), b.mul(lines, link.stride)), self._element(link)))
-        for number, need in enumerate(plan.by_stage):
+        for number, need, first in zip((*range(len(starts)), last), plan.by_stage, (*starts, tile.first), strict=True):
             end = self._limit(need, b.sub(tile.end, 1), need.high + 1, self._lines(number))
-            lo, hi = (starts[number] if number < len(starts) else tile.first), end
+            lo, hi = first, end
             self._call(number, share.slots, [*self._units(number, tile.image, lo, hi), *pointers])
 
     def _kept(self, tile: _Tile, need: Need, link: Between, home: Value) -> tuple[Value, Value]:
@@ -149,7 +161,7 @@ class BlockKernel:
     # -- lines and units ----------------------------------------------------------------------------------------------
     def _lines(self, number: int) -> int:
         """Of an image of a stage."""
-        return self.plan.units.height if self.plan.tiled else self.plan.stages[number].lines.height
+        return self.plan.units.height if self.plan.tiled else self.stages[number].stage.lines.height
 
     def _lines_of(self, link: Between) -> int:
         return self.plan.units.height if self.plan.tiled else link.lines.height
@@ -166,7 +178,7 @@ class BlockKernel:
 
     def _units(self, number: int, image: Value, lo: Value, hi: Value) -> list[Value]:
         """The units of a stage that are its lines ``[lo, hi)`` of an image."""
-        b, stage, each = self.b, self.plan.stages[number], self.stages[number].units()
+        b, stage, each = self.b, self.stages[number].stage, self.stages[number].units()
         if not stage.tiled:
             lo, hi = (self._lines_before(image, line, stage.lines) for line in (lo, hi))
         return [b.mul(lo, each), b.mul(hi, each)]

@@ -38,7 +38,7 @@ class Need:
 @dataclass(frozen=True)
 class Reading:
     """A plan without what schedules say. ``fold``: where the last stage is the first half of one. ``slices``: of channels, each of which
-    has images of its own.
+    has images of its own. ``sums``: what the last stage is for the first slice, and for those between, where it adds slices up.
     """
 
     operands: tuple[Operand, ...]
@@ -49,10 +49,16 @@ class Reading:
     tiled: bool
     fold: Fold | None
     slices: int
+    sums: tuple[Stage, Stage] | None
 
 
 def join(
-    operands: tuple[Operand, ...], stages: Sequence[Stage], tiled: bool, fold: Fold | None = None, slices: int = 1
+    operands: tuple[Operand, ...],
+    stages: Sequence[Stage],
+    tiled: bool,
+    fold: Fold | None = None,
+    slices: int = 1,
+    sums: tuple[Stage, Stage] | None = None,
 ) -> Reading | str:
     """What the stages ask of each other, or the reason why they do not follow each other line by line."""
     needs: list[Need | None] = [*[None] * (len(stages) - 1), Need(1, 0, 0)]
@@ -77,7 +83,7 @@ def join(
     if any(b.operand in _read_by(stages[: i + 1]) for i, b in enumerate(between)):
         return "a stage reads what a later one stores"
     known = tuple(need for need in needs if need is not None)
-    return Reading(operands, tuple(stages), tuple(between), known, tuple(by_between), tiled, fold, slices)
+    return Reading(operands, tuple(stages), tuple(between), known, tuple(by_between), tiled, fold, slices, sums)
 
 
 def _read_by(stages: Sequence[Stage]) -> set[int]:

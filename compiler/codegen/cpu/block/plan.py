@@ -51,6 +51,8 @@ class Plan(Reading):
     def units(self) -> Lines:
         """What threads share out: lines of the result, or tiles of rows."""
         lines = self.lines
+        if self.sums is not None:
+            return Lines(lines.images // self.slices, lines.height)
         return Lines(1, -(-lines.height // self.height)) if self.tiled else lines
 
     def share_elements(self) -> list[int]:

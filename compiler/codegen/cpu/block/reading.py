@@ -11,6 +11,7 @@ from effc.compiler.codegen.cpu.block.lines import Lines
 from effc.compiler.codegen.cpu.block.needs import Need, Reading, join
 from effc.compiler.codegen.cpu.block.slices import channels, sliced
 from effc.compiler.codegen.cpu.block.stages import Stage, own, read_stage
+from effc.compiler.codegen.cpu.block.sums import sums_of
 from effc.compiler.codegen.cpu.contraction.cast import cast
 from effc.compiler.codegen.cpu.contraction.form import form
 from effc.compiler.codegen.cpu.contraction.roles import Nest
@@ -20,7 +21,7 @@ from effc.compiler.ir.spec import KernelSpec
 #: Pixels of a piece of a line at least: as many as a register tile has rows.
 LEAST_PIXELS = 12
 #: Channels that a slice may have: whole vectors, and not so many that a block could as well do without slices.
-SLICES = (16, 32, 48, 64, 96, 128)
+SLICES = (16, 32, 48, 64, 96, 128, 192, 288)
 
 
 def read(spec: KernelSpec, target: Target, slices: int = 1) -> Reading | str:
@@ -83,6 +84,10 @@ def _read(
     if slices > 1:
         spec = replace(spec, stages=sliced(spec.stages, _hidden(spec), slices))
         lines = [Lines(slices * these.images, these.height) for these in lines]
+    sums = sums_of(spec.stages[-1]) if slices > 1 else None
+    if sums is not None:
+        spec = replace(spec, stages=(*spec.stages[:-1], sums.first, sums.between, sums.last))
+        lines = [*lines, lines[-1], lines[-1]]
     for stage, these in zip(spec.stages, lines, strict=True):
         found = read_stage(stage, these, tiled, target)
         if isinstance(found, str):
@@ -90,7 +95,10 @@ def _read(
         stages.append(found)
     if len({form(s.nest, target) for s in stages if s.nest is not None}) > 1:
         return "some stages run on tile registers, others on vectors"
-    return join(spec.operands, stages, tiled, last, slices)
+    if sums is None:
+        return join(spec.operands, stages, tiled, last, slices)
+    *others, first, between, end = stages
+    return join(spec.operands, [*others, end], tiled, last, slices, (first, between))
 
 
 def _hidden(spec: KernelSpec) -> set[int]:

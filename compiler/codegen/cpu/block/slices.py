@@ -7,55 +7,69 @@ slices, which are images then, as `lines.Lines` has them::
                d0: 9, d1: 112, d2: 112, d3: 64 | d4    load x[10752*d1 + 96*d2 + d4], store a[802816*d0 + 7168*d1 + 64*d2 + d3]
     stage 1    depthwise, reads a likewise, stores y[64*d0 + 64512*d1 + 576*d2 + d3]
 
-The first stage's input is read once for each slice.
+The first stage's input is read once for each slice. A last stage that sums over the channels sums those of one slice at a time (`sums`)::
+
+    stage 2    d0: 112, d1: 112, d2: 96 | d3: 576      load y[64512*d0 + 576*d1 + d3], store z[10752*d0 + 96*d1 + d2]
+               d0: 9, d1: 112, d2: 112, d3: 96 | d4: 64    load y[802816*d0 + 7168*d1 + 64*d2 + d4], z[10752*d1 + 96*d2 + d3] of each slice
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 from effc.compiler.codegen.cpu.block.lines import split
+from effc.compiler.codegen.cpu.block.sums import factor_of, summed_dim, walks
 from effc.compiler.codegen.cpu.contraction.roles import drop_units, rename
 from effc.compiler.ir.expr import Expr, const, var
 from effc.compiler.ir.spec import KernelSpec
 
 
 def channels(stages: Sequence[KernelSpec], hidden: Collection[int]) -> int | None:
-    """How many channels all stages have; None where one reads others than it stores, of what is ``hidden`` between them."""
-    found = {_channels(drop_units(stage), hidden) for stage in stages}
+    """How many channels all stages have; None where one, but for a last one that sums over all of them, reads others than it stores, of
+    what is ``hidden`` between them.
+    """
+    found = {_channels(drop_units(stage), hidden) for stage in stages[:-1]}
+    last = drop_units(stages[-1])
+    dim = summed_dim(last, hidden)
+    found.add(_channels(last, hidden) if dim is None else last.dims[dim].size.constant)
     return found.pop() if len(found) == 1 else None
 
 
 def sliced(stages: Sequence[KernelSpec], hidden: Collection[int], slices: int) -> tuple[KernelSpec, ...]:
     """The stages with so many slices of their `channels`, which they divide, as the first dim, and what is ``hidden`` slice by slice."""
     points: dict[int, int] = {}
-    found = []
+    found: list[KernelSpec] = []
     for stage in map(drop_units, stages):
-        dim = _channel_dim(stage)
+        dim = summed_dim(stage, hidden) if len(found) == len(stages) - 1 else None
+        dim = _channel_dim(stage) if dim is None else dim
         assert dim is not None, "they have channels"
-        size = stage.dims[dim].size.constant or 0
         for operand in _touched(stage, "store") & {*hidden}:
             points[operand] = prod(d.size.constant or 0 for d in stage.dims if d.kind == "parallel") // slices
-        parted = split(stage, dim, size // slices)
-        order = [dim, *(i for i in range(len(parted.dims)) if i != dim)]
-        parted = rename(parted, order, {}, [parted.dims[i] for i in order])
-        inner = f"d{dim + 1}"
-        body = tuple(
-            replace(
-                i,
-                attributes=tuple(
-                    (k, _placed(v, inner, slices, points[i["operand"]]) if k == "address" else v)
-                    for k, v in i.attributes
-                ),
-            )
-            if i.op in ("load", "store") and i["operand"] in points
-            else i
-            for i in parted.body
-        )
-        found.append(replace(parted, body=body))
+        found.append(_cut(stage, dim, slices, points))
     return tuple(found)
+
+
+def _cut(stage: KernelSpec, dim: int, slices: int, points: Mapping[int, int]) -> KernelSpec:
+    """``stage`` with slices of ``dim`` as its first dim. ``points``: of a slice of each operand that lies slice by slice."""
+    parted = split(stage, dim, (stage.dims[dim].size.constant or 0) // slices)
+    order = [dim, *(i for i in range(len(parted.dims)) if i != dim)]
+    first, *others = (parted.dims[i] for i in order)
+    parted = rename(parted, order, {}, [replace(first, kind="parallel"), *others])
+    inner = f"d{dim + 1}"
+    body = tuple(
+        replace(
+            i,
+            attributes=tuple(
+                (k, _placed(v, inner, slices, points[i["operand"]]) if k == "address" else v) for k, v in i.attributes
+            ),
+        )
+        if i.op in ("load", "store") and i["operand"] in points
+        else i
+        for i in parted.body
+    )
+    return replace(parted, body=body)
 
 
 def _placed(address: Expr, inner: str, slices: int, points: int) -> Expr:
@@ -72,10 +86,10 @@ def _placed(address: Expr, inner: str, slices: int, points: int) -> Expr:
 def _channels(stage: KernelSpec, hidden: Collection[int]) -> int | None:
     dim = _channel_dim(stage)
     size = None if dim is None else stage.dims[dim].size.constant
-    if size is None:
+    if dim is None or size is None:
         return None
     for instr in stage.body:
-        if instr.op in ("load", "store") and instr["operand"] in hidden and not _walks(instr["address"], dim, size):
+        if instr.op in ("load", "store") and instr["operand"] in hidden and not walks(instr["address"], dim, size):
             return None
     return size
 
@@ -84,24 +98,7 @@ def _channel_dim(stage: KernelSpec) -> int | None:
     """The parallel dim along which all results are contiguous."""
     stores = [i["address"] for i in stage.body if i.op == "store"]
     dims = (i for i, d in enumerate(stage.dims) if d.kind == "parallel")
-    return next((i for i in dims if all(_factor(a, f"d{i}") == 1 for a in stores)), None)
-
-
-def _walks(address: Expr, dim: int | None, size: int) -> bool:
-    """Whether an access is to channel ``dim`` of what has ``size`` of them, places ``size`` apart."""
-    start = address.substitute(dict.fromkeys(address.variables(), 0)).constant
-    others = (_factor(address, name) for name in address.variables() if name != f"d{dim}")
-    return (
-        _factor(address, f"d{dim}") == 1
-        and start is not None
-        and start % size == 0
-        and all(f is not None and f % size == 0 for f in others)
-    )
-
-
-def _factor(address: Expr, name: str) -> int | None:
-    found = address.coefficient(name)
-    return None if found is None else found.constant
+    return next((i for i in dims if all(factor_of(a, f"d{i}") == 1 for a in stores)), None)
 
 
 def _touched(stage: KernelSpec, op: str) -> set[int]:
