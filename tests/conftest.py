@@ -13,6 +13,7 @@ from typing import Any
 # Before anything imports effc: tests neither read nor fill the user's cache; worker processes inherit this.
 _CACHE = tempfile.TemporaryDirectory(prefix="effc-tests-")
 os.environ["EFFC_CACHE_DIR"] = str(Path(_CACHE.name) / "cache")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take cores from the other process of tests
 gc.set_threshold(50_000, 20)  # torch makes so many objects that the default takes a tenth of the time
 
 import pytest  # noqa: E402
