@@ -140,8 +140,8 @@ def _judged(
 
 @dataclass(frozen=True)
 class _Mode:
-    """``zero_signs``: compare them. ``coarsest``: the largest eps of a dtype that the model computes in; None: hold each element to 8 units, and
-    the relative L2 to eager's, so that more probes could only widen the bounds.
+    """``zero_signs``: compare them. ``coarsest``: the largest eps of a dtype that the model computes in; None: each element is held to
+    8 units, and the relative L2 to eager's, so that more probes could only widen the bounds.
     """
 
     zero_signs: bool
@@ -228,7 +228,8 @@ def _response(true: Tensor, probes: list[Tensor]) -> Tensor:
         return torch.zeros_like(true)
     changes = torch.stack([(p.detach().double().reshape(-1) - true).abs() for p in probes])
     eights = changes.unflatten(0, (-1, min(_PROBES, len(probes))))
-    return eights.amax(1).median(0).values.nan_to_num(posinf=0.0)
+    response: Tensor = eights.amax(1).median(0).values.nan_to_num(posinf=0.0)
+    return response
 
 
 def _carriers(response: Tensor, true: Tensor) -> float:

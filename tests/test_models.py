@@ -12,9 +12,7 @@ from effc.compiler.capture.recording import Recording, record
 NAMES = list(zoo.ENTRIES)
 #: Without those that are, small, another model but for a part (pooling by a mean; no squeeze and excitation; two convolutions a block).
 DYNAMIC = [
-    name
-    for name in NAMES
-    if not zoo.ENTRIES[name].recurrent and name not in ("minilm_l6", "mobilenet_v2", "resnet18")
+    name for name in NAMES if not zoo.ENTRIES[name].recurrent and name not in ("minilm_l6", "mobilenet_v2", "resnet18")
 ]
 
 
