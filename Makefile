@@ -89,8 +89,9 @@ lint-imports: $(WHEEL)/.built
 lit: $(VENV)/.dev
 	$(BIN)/lit --quiet lit
 
+# Two processes, of some 1.5 GB each: one uses hardly more than a core. PYTEST_ARGS='-n 8' has more, '-n 0' none besides its own.
 pytest: $(VENV)/.dev $(VENV)/.gpu $(WHEEL)/.built
-	$(BIN)/pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/pytest -m 'not slow' -n 2 --dist worksteal $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev $(WHEEL)/.built
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from effc.planning.plans import Plan
     from effc.planning.search import plan
     from effc.refresher import refresh
+    from effc.reporting.bounds import Level, Roof
     from effc.reporting.efficiency import EfficiencyGap, efficiency_gap
     from effc.reporting.explainer import explain
     from effc.reporting.report import Report
-    from effc.reporting.waterline import Level, Roof, Waterline
+    from effc.reporting.waterline import Waterline
     from effc.shipping.loading import Loaded, load
     from effc.shipping.saving import save
 
@@ -65,12 +66,12 @@ __all__ = [
 _WHERE = {
     "Calibration": "effc.calibrating.calibration",
     "EfficiencyGap": "effc.reporting.efficiency",
-    "Level": "effc.reporting.waterline",
+    "Level": "effc.reporting.bounds",
     "Loaded": "effc.shipping.loading",
     "Options": "effc.compiler.ir.options",
     "Plan": "effc.planning.plans",
     "Report": "effc.reporting.report",
-    "Roof": "effc.reporting.waterline",
+    "Roof": "effc.reporting.bounds",
     "Waterline": "effc.reporting.waterline",
     "calibrate": "effc.calibrating.calibration",
     "efficiency_gap": "effc.reporting.efficiency",

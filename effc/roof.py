@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from effc.compiler.codegen.cpu.target import Target
 from effc.costmodel.hardware import describe
-from effc.reporting.waterline import Level, Roof
+from effc.reporting.bounds import Level, Roof
 from effc.speed import Probe
 
 _RUNS = 20

@@ -15,6 +15,8 @@ from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand, Schedule
 from effc.runtime.derive import derive
 from effc.runtime.dtypes import TORCH_DTYPES
 
+#: Products of a reference at once: 32 MB of them.
+_AT_ONCE = 1 << 22
 ACCUMULATORS = {"f64": "f64", "i64": "i64", "i32": "i32", "i8": "i32", "i1": "i32"}
 
 Strides = Sequence[int | str]
@@ -146,8 +148,7 @@ class Runner:
             for number, (t, strides) in enumerate(((a, lhs), (b, rhs)))
         )
         summed = list(range(parallel, len(sizes)))
-        expected = (left * right).sum(summed)
-        size = (left.abs() * right.abs()).sum(summed)
+        expected, size = _sums(left, right, summed)
         if shift is not None:
             added = shift.as_strided(sizes[:parallel], bias[:parallel])
             expected, size = expected + added, size + added.abs()
@@ -168,6 +169,19 @@ class Runner:
         bound = 8 * steps * size + torch.finfo(result).eps * expected.abs() + 1e-30
         wrong = ~((got.double() - expected).abs() <= bound)
         assert not wrong.any(), (symbols, sizes, wrong.nonzero()[:4].tolist(), got[wrong][:4], expected[wrong][:4])
+
+
+def _sums(left: torch.Tensor, right: torch.Tensor, summed: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Over ``summed`` of the products and of their magnitudes; a few rows at a time, as all products at once may take gigabytes."""
+    if 0 in summed:
+        return (left * right).sum(summed), (left * right).abs().sum(summed)
+    rows = max(1, _AT_ONCE * left.shape[0] // max(left.numel(), 1))
+    found = []
+    for a, b in zip(left.split(rows), right.split(rows), strict=True):
+        products = a * b
+        found.append((products.sum(summed), products.abs_().sum(summed)))
+    expected, size = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return expected, size
 
 
 def _fill(dtype: str, sizes: Sequence[int], strides: Sequence[int], offset: int) -> torch.Tensor:

@@ -15,7 +15,8 @@ from effc.compiler.ir.expr import Expr, as_expr, const, var
 from effc.compiler.ir.program import Call, Input, Output, Pointer, Program, TensorSpec
 from effc.compiler.ir.spec import Dim, Instr, KernelSpec, Operand
 from effc.costmodel.traffic import Layer, Touch, layers_of
-from effc.reporting.waterline import Level, Roof, analyze, residual_blocks
+from effc.reporting.bounds import Level, Roof
+from effc.reporting.waterline import analyze, residual_blocks
 
 #: 100 operations a second; ten bytes a second from memory, a hundred from a cache of 1000 bytes.
 ROOF = Roof(100.0, (Level("cache", 1000, 100.0), Level("memory", math.inf, 10.0)))

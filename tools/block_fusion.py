@@ -42,7 +42,8 @@ from effc.bench.systems.openvino import OpenVino
 from effc.bench.systems.system import cast
 from effc.compiler.build import toolchain_key
 from effc.compiler.capture.devices import Build
-from effc.reporting.waterline import Roof, Waterline, analyze
+from effc.reporting.bounds import Roof
+from effc.reporting.waterline import Waterline, analyze
 from effc.roof import host_roof, measured_roof
 
 #: Seconds of calls that a sample of a block, and of a model, is the mean of; and of rest before a model's, in which other threads stop.

@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 
 from effc.compiler.ir.errors import InputError
+from effc.reporting.bounds import Roof
+from effc.reporting.efficiency_plot import svg
 from effc.reporting.report import Report
-from effc.reporting.waterline import Roof
 from effc.roof import host_roof
 
 
@@ -53,9 +54,7 @@ class EfficiencyGap:
         """Write the plot: ideal (hollow) and actual latency from left to right, against accuracy where all models have one, else one below
         the other.
         """
-        from effc.reporting.efficiency_plot import svg
-
-        Path(path).write_text(svg(self), encoding="utf-8")
+        Path(path).write_text(svg(self.models, self.measure), encoding="utf-8")
 
     def __str__(self) -> str:
         width = max(len(m.name) for m in self.models)

@@ -16,8 +16,9 @@ from effc.compiler.ir.plan import Plan
 from effc.compiler.ir.site import sites_of
 from effc.costmodel.hardware import flags
 from effc.costmodel.traffic import Layer, layers_of
+from effc.reporting.bounds import Roof
 from effc.reporting.decided import HEAD, DecisionFacts, decisions_of, plan_data
-from effc.reporting.waterline import Roof, Waterline, analyze
+from effc.reporting.waterline import Waterline, analyze
 
 _SHOWN = 20  # kernels and fallbacks listed by str(); JSON and HTML hold all
 

@@ -9,15 +9,35 @@ is ours.)
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
+from effc.reporting.bounds import Roof, Stretch
 from effc.reporting.svg import BLUE, GREEN, Axis, bar, legend, line, page, text
-from effc.reporting.waterline import Stretch, Waterline
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 900, 64, 380
 _THIN = 1.0  # pixels: a kernel is seen however short it is
 
 
-def svg(water: Waterline, title: str) -> str:
+class Drawn(Protocol):
+    """What the picture shows of a `Waterline`."""
+
+    @property
+    def roof(self) -> Roof: ...
+    @property
+    def layers(self) -> tuple[Stretch, ...]: ...
+    @property
+    def blocks(self) -> tuple[Stretch, ...]: ...
+    @property
+    def apart(self) -> float: ...
+    @property
+    def fused(self) -> float: ...
+    @property
+    def ceiling(self) -> float: ...
+    @property
+    def measured(self) -> float | None: ...
+
+
+def svg(water: Drawn, title: str) -> str:
     """The picture as text."""
     y = _height(water)
     total = water.apart or 1.0
@@ -41,14 +61,14 @@ def svg(water: Waterline, title: str) -> str:
     return page(_RIGHT + 120, _BOTTOM + 48, parts)
 
 
-def _height(water: Waterline) -> Axis:
+def _height(water: Drawn) -> Axis:
     """The axis of operations a byte."""
     shown = [s.intensity for s in (*water.layers, *water.blocks) if 0 < s.intensity < math.inf]
     shown += [water.roof.ridge(level) for level in water.roof.levels]
     return Axis(min(shown) / 1.5, max(shown) * 1.5, _BOTTOM, _TOP)
 
 
-def _levels(water: Waterline, y: Axis) -> list[str]:
+def _levels(water: Drawn, y: Axis) -> list[str]:
     parts = []
     for level in water.roof.levels:
         ridge = water.roof.ridge(level)
@@ -57,14 +77,14 @@ def _levels(water: Waterline, y: Axis) -> list[str]:
     return parts
 
 
-def _legend(water: Waterline) -> list[str]:
+def _legend(water: Drawn) -> list[str]:
     entries = [(GREEN, "arithmetic bound"), (BLUE, "under water: memory bound")]
     if any(b.end - b.first > 1 for b in water.blocks):
         entries.append(("black", "a block as one kernel"))
     return legend(_LEFT, 46, entries)
 
 
-def _below(x: Axis, water: Waterline) -> list[str]:
+def _below(x: Axis, water: Drawn) -> list[str]:
     """The axis of time, and what it all comes to."""
     parts = []
     for tick in x.ticks() if water.apart else []:
