@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from exactness import compare
 from torch import nn
 
 from effc.compiler.capture import backend, graph, repeated
+from effc.compiler.capture.importer import Region, import_region
 
-_MAKERS = {
+_MAKERS: dict[str, Callable[[], nn.Module]] = {
     "batch norms": lambda: nn.Sequential(
         nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.SiLU(), nn.Conv2d(5, 5, 1), nn.BatchNorm2d(5)
     ),
@@ -27,10 +29,9 @@ _MAKERS = {
 def texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Of the regions that are compiled."""
     found: list[str] = []
-    import_region = graph.import_region
 
-    def imported(*args: object, **kwargs: object) -> graph.Region:
-        region = import_region(*args, **kwargs)  # type: ignore[arg-type]
+    def imported(*args: Any, **kwargs: Any) -> Region:
+        region = import_region(*args, **kwargs)
         found.append(region.text)
         return region
 
@@ -44,6 +45,7 @@ def model(kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     made = _MAKERS[kind]()
     for part in made.modules():
         if isinstance(part, nn.BatchNorm2d):
+            assert part.running_mean is not None and part.running_var is not None
             nn.init.normal_(part.running_mean)
             nn.init.uniform_(part.running_var, 0.5, 2)
     return made.eval().to(dtype)
