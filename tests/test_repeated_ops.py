@@ -45,7 +45,8 @@ def model(kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     made = _MAKERS[kind]()
     for part in made.modules():
         if isinstance(part, nn.BatchNorm2d):
-            assert part.running_mean is not None and part.running_var is not None
+            assert part.running_mean is not None
+            assert part.running_var is not None
             nn.init.normal_(part.running_mean)
             nn.init.uniform_(part.running_var, 0.5, 2)
     return made.eval().to(dtype)
@@ -88,6 +89,18 @@ def test_alike_ops_are_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.compile(nn.Sequential(*layers).eval(), backend="effc")(torch.randn(3, 7))
     norm, gelu = "aten.native_layer_norm.default", "aten.gelu.default"
     assert traced == [gelu, gelu, norm, norm]
+
+
+def test_a_weight_is_no_bias() -> None:
+    """Though both norms have one parameter of one shape."""
+    w, b = torch.randn(2, 7)
+
+    def norms(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return nn.functional.layer_norm(x, (7,), w), nn.functional.layer_norm(x, (7,), None, b)
+
+    x = torch.randn(3, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(norms, backend="effc")(x), norms(x))
 
 
 def test_an_op_of_symbolic_sizes_is_taken_apart_in_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:

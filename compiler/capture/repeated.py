@@ -50,11 +50,11 @@ def take_apart(graph: Graph, table: Table) -> None:
     for op in _REPEATED:
         for node in graph.find_nodes(op="call_function", target=op):
             operands: list[Node] = []
-            constants = map_arg((node.args, node.kwargs), operands.append)
+            map_arg((node.args, node.kwargs), operands.append)
             if all(_is_fixed(operand.meta["val"]) for operand in operands):
                 results = _results(node)
                 numbers = tuple(number for number, _ in results)
-                key = (op, numbers, *map(_kind, operands), repr(constants))
+                key = (op, numbers, *map(_kind, operands), repr(map_arg((node.args, node.kwargs), lambda _: ...)))
                 if key not in templates:
                     templates[key] = _template(node, operands, numbers, table)
                 _copy(templates[key], node, operands, [result for _, result in results])
