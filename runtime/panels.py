@@ -35,11 +35,16 @@ def pack_panels(
     view = tensor.as_strided(tuple(sizes), tuple(strides), tensor.storage_offset() + offset)
     columns, last = sizes[batch], len(sizes) - inner
     view = view.reshape(prod(sizes[:batch]), columns, prod(sizes[batch + 1 : last]), prod(sizes[last:]))
-    view = F.pad(view, (0, -prod(sizes[last:]) % filled)).flatten(2)
-    view = F.pad(view, (0, 0, 0, -columns % nr))
+    view = _filled(view, (0, -prod(sizes[last:]) % filled)).flatten(2)
+    view = _filled(view, (0, 0, 0, -columns % nr))
     count, rows, steps = view.shape[0], view.shape[1], view.shape[2] // group
     panels = view.reshape(count, rows // nr, nr, steps, group).transpose(2, 3)
     return panels if group > 1 else panels.squeeze(4)
+
+
+def _filled(view: torch.Tensor, added: tuple[int, ...]) -> torch.Tensor:
+    """``view`` with zeros behind its last dimensions, as for ``F.pad``, which would copy it even where ``added`` are none."""
+    return F.pad(view, added) if any(added) else view
 
 
 def pack_codes(tensor: torch.Tensor, *, bits: int, limits: Sequence[int], **view: Any) -> torch.Tensor:

@@ -60,13 +60,17 @@ def _flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__:
 
 def fuse_attention(graph: Graph) -> None:
     """Rewrite ``graph`` in place."""
+    met = False
     for product in graph.find_nodes(op="call_function", target=_aten.bmm.default):
         scores = _probabilities(product.args[0])
         if scores is None:
             continue
         found = _scores(scores, 1.0, shared=True)
         if found is not None and _agrees(found, scores, product):
+            met = True
             _replace(graph, product, found)
+    if met:
+        drop_unread(graph)
 
 
 @dataclass
@@ -228,7 +232,6 @@ def _replace(graph: Graph, product: Node, found: _Found) -> None:
         else:
             for user in list(product.users):
                 user.replace_all_uses_with(fused)
-    drop_unread(graph)
 
 
 def _with_heads(product: Node, found: _Found) -> tuple[Node, Node, Node] | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
+import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.fx import GraphModule
@@ -18,6 +19,7 @@ from effc.compiler.capture.devices import Build, BuildOnGpus
 from effc.compiler.capture.graph import GraphCompiler
 from effc.compiler.capture.owner import Owner, owned_names, running
 from effc.compiler.capture.planned import code_options
+from effc.compiler.capture.repeated import left_whole, take_apart
 from effc.compiler.compress.forms import steps_of
 from effc.compiler.ir.errors import OptionError
 from effc.compiler.ir.options import Options, suggest
@@ -65,15 +67,20 @@ def compile_with(
 
 def through_aot(gm: GraphModule, example_inputs: list[Any], compile_graph: CompileGraph) -> Callable[..., Any]:
     """A graph of Dynamo's through AOTAutograd, whose graphs ``compile_graph`` compiles."""
+    table = decompositions()
 
     def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
         return lambda graph, inputs: compile_graph(graph, kind, inputs)
 
+    def inference(graph: GraphModule, inputs: Any) -> Callable[..., Any]:
+        take_apart(graph.graph, table)
+        return compile_graph(graph, "inference", inputs)
+
     compiled: Callable[..., Any] = aot_autograd(
         fw_compiler=stage("forward"),
         bw_compiler=stage("backward"),
-        inference_compiler=stage("inference"),
-        decompositions=decompositions(),
+        inference_compiler=inference,
+        decompositions=table if torch.is_grad_enabled() else left_whole(table),
         partition_fn=partial(min_cut_rematerialization_partition, compiler="effc"),
         keep_inference_input_mutations=True,
     )(gm, example_inputs)

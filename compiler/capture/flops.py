@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import optimization_hint
 from torch.utils._pytree import tree_map
@@ -14,7 +15,8 @@ from torch.utils.flop_counter import flop_registry
 
 def flops_of(nodes: Iterable[Node]) -> int:
     """The sum over ``nodes``; an op that torch has no formula for counts 0."""
-    return sum(_flops(n) for n in nodes)
+    with unset_fake_temporarily():
+        return sum(_flops(n) for n in nodes)
 
 
 def _flops(node: Node) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._decomp import get_decompositions
 from torch._decomp.decompositions import pw_cast_for_opmath
 from torch._prims_common import get_computation_dtype
-from torch._refs import native_layer_norm
+from torch._refs import contiguous
 
 from effc.compiler.capture.activation_gradients import GRADIENTS
 from effc.compiler.capture.sampling import grid_sampler
@@ -51,11 +51,20 @@ def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
 def _layer_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """torch's, but a bias is always added, as ATen does (layer_norm_kernel.cpp): so no result is -0."""
+    """The ops of torch's, whose Python takes as long again as they do, but a bias is always added, as ATen does
+    (layer_norm_kernel.cpp): so no result is -0.
+    """
     if bias is None:
         bias = (x if weight is None else weight).new_zeros(tuple(shape))
-    normalized: tuple[Tensor, Tensor, Tensor] = native_layer_norm(x, tuple(shape), weight, bias, eps)
-    return normalized
+    x = contiguous(x)
+    exact = _as(x, get_computation_dtype(x.dtype))
+    var, mean = torch.var_mean(exact, list(range(x.dim() - len(shape), x.dim())), correction=0, keepdim=True)
+    rstd = torch.rsqrt(var + eps)
+    normalized = (exact - mean) * rstd
+    scaled = normalized if weight is None else normalized * contiguous(weight)
+    result = _as(scaled + contiguous(bias), x.dtype)
+    kept = x.dtype if x.device.type == "cpu" else mean.dtype
+    return result, _as(mean, kept), _as(rstd, kept)
 
 
 def _batch_norm(
