@@ -2,8 +2,8 @@
 neighbouring places cost together.
 
 Solved as a mixed integer linear program (HiGHS, by scipy), exactly where that takes a quarter of a second at most; beyond, the best found
-is at most ``gap`` from what a relaxation proves (of many layers that are nearly alike, a tenth of a percent takes minutes to prove). What two places cost together is written as a flow between the classes of their options, of which
-the relaxation is tight.
+is at most ``gap`` from what a relaxation proves (of many layers that are nearly alike, a tenth of a percent takes minutes to prove). What
+two places cost together is written as a flow between the classes of their options, of which the relaxation is tight.
 """
 
 from __future__ import annotations
