@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import effc
+from effc.compiler.capture.recording import Recording
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import sites_of
 from effc.passes.quantize import Quantize
@@ -48,7 +51,12 @@ def test_few_of_alike_layers_are_lowered_and_all_are_offered(monkeypatch: pytest
     plain = trial.compile(options)
     asked: list[Asked] = []
     lower = trial.lower
-    monkeypatch.setattr(trial, "lower", lambda found: (asked.extend(found), lower(found))[1])
+
+    def watched(found: Sequence[Asked]) -> list[Recording | None]:
+        asked.extend(found)
+        return lower(found)
+
+    monkeypatch.setattr(trial, "lower", watched)
     found: Offers = offers.offers(trial, plain, options, [Quantize("int8")], pricing(options))
     (once,) = asked
     weights = {name for name, p in model.named_parameters() if p.dim() > 1}
