@@ -167,12 +167,14 @@ class Choices:
         return tuple(tuple(value(self.at[site][n]) for n in numbers) for site, numbers in enumerate(self._allowed))
 
     def _best(self, first: Quantity, second: Quantity, limits: list[tuple[Quantity, float]]) -> Selection | None:
-        """Of least ``first``, and among those that are alike in it, of least ``second``."""
+        """Of least ``first``, and among those that are alike in it, of least ``second``, where the least is known."""
         found = least(first, limits)
         if found is None:
             return None
-        bound = first.total(found.options) * (1 + _EQUAL)
-        finer = least(second, [*limits, (first, bound)]) or found
+        finer = found
+        if not found.gap:
+            bound = first.total(found.options) * (1 + _EQUAL)
+            finer = least(second, [*limits, (first, bound)]) or found
         taken = tuple(numbers[n] for numbers, n in zip(self._allowed, finer.options, strict=True))
         return Selection(taken, found.gap)
 

@@ -1,9 +1,9 @@
 """One option at each of several places, so that one sum is least while others keep their limits: the multiple-choice knapsack, with what
 neighbouring places cost together.
 
-Solved as a mixed integer linear program (HiGHS, by scipy), exactly where that takes a second at most; beyond, the best found is at most
-``gap`` from what a relaxation proves. What two places cost together is written as a flow between the classes of their options, of which
-the relaxation is tight.
+Solved as a mixed integer linear program (HiGHS, by scipy), exactly where that takes a quarter of a second at most; beyond, the best found
+is at most ``gap`` from what a relaxation proves (of many layers that are nearly alike, a tenth of a percent takes minutes to prove). What
+two places cost together is written as a flow between the classes of their options, of which the relaxation is tight.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: Seconds of the search, after which an answer that is near enough will do; and how near that is.
-_SECONDS, _NEAR = 1.0, 0.01
+_SECONDS, _NEAR = 0.25, 0.01
 #: By how much, as a share of a limit, a sum may pass it through rounding. The solver's own tolerance is wider: where an answer of its
 #: passes the limit, it is asked again to keep these shares away from it.
 _ROUNDING = 1e-9

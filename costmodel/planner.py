@@ -166,9 +166,9 @@ class _Search:
                 accurate[plan.taken] = plan
             else:
                 broken, self.tightened = min(allowance, self.choices.error(plan)), self.tightened + (not known)
-                if aimed < kept and not self._holds(kept, accurate):
+                if aimed < kept and not self._settled(kept, accurate):
                     kept = 0.0
-            settled = self._holds(kept, accurate)
+            settled = self._settled(kept, accurate)
             if (kept == math.inf and known) or (_NEAR <= spent <= 1 and settled) or broken < _CLOSE * kept:
                 break
             if kept < math.inf:  # else what was measured may change the choice
@@ -177,7 +177,7 @@ class _Search:
                 allowance = kept if allowance == kept and not settled else _between(kept, broken, aimed)
         for _ in range(_SETTLING if budget else 0):  # by what has been measured since
             plan = self.choices.fastest(kept, self.goal.excess)
-            if plan is None or plan.taken in self.tried or not self._accurate(plan):
+            if plan is None or plan.taken in self.tried or self._settled(kept, accurate) or not self._accurate(plan):
                 break
             accurate[plan.taken] = plan
         while budget:  # and no site is left with what has turned out slower
@@ -187,10 +187,15 @@ class _Search:
             accurate[plan.taken] = plan
         return self._plan(min(accurate.values(), key=self._merit))
 
-    def _holds(self, allowance: float, accurate: Mapping[tuple[int, ...], Selection]) -> bool:
-        """Whether the plan of an ``allowance`` is one that keeps the budget: what was measured since may have made it another."""
+    def _settled(self, allowance: float, accurate: Mapping[tuple[int, ...], Selection]) -> bool:
+        """Whether the plan of an ``allowance`` is one that keeps the budget, or not worth another verification: what was measured since may
+        have made it another.
+        """
         plan = self.choices.fastest(allowance, self.goal.excess)
-        return plan is not None and plan.taken in accurate
+        if plan is None or plan.taken in accurate:
+            return plan is not None
+        least = min(map(self.choices.seconds, accurate.values()))
+        return self.choices.seconds(plan) >= (1 - _WORTH) * least
 
     def _merit(self, selection: Selection) -> tuple[float, float, int]:
         """Less is better: of time, of error, and of sites that change."""

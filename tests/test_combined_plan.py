@@ -22,6 +22,7 @@ import effc
 from effc.compiler.capture import record
 from effc.compiler.capture.recording import Recording
 from effc.compiler.ir.options import Options
+from effc.planning.captured import Asked
 from effc.planning.offers import offers
 from effc.planning.plans import Plan
 from effc.planning.pricing import pricing
@@ -171,8 +172,8 @@ def test_what_is_far_over_the_budget_is_not_lowered(monkeypatch: pytest.MonkeyPa
     lowered: set[str] = set()
     lower = Trial.lower
 
-    def watched(trial: Trial, tried: Sequence[Options]) -> list[Recording | None]:
-        lowered.update(name for one in tried for name, _ in one.passes)
+    def watched(trial: Trial, tried: Sequence[Asked]) -> list[Recording | None]:
+        lowered.update(name for one in tried for name, _ in one.options.passes)
         return lower(trial, tried)
 
     monkeypatch.setattr(Trial, "lower", watched)

@@ -233,6 +233,6 @@ def test_batches_of_one_shape_with_other_flags() -> None:
     trial = Trial(model, effc.calibrate(model, [(x, False), (x, True)]))
     compiled = trial.compile(Options())
     assert trial.error(compiled, "relative_l2").value < 1e-6
-    (lowered,) = trial.lower([Options()])
+    (lowered,) = trial.lower([captured.Asked(Options())])
     assert lowered is not None
     assert len(lowered.programs) == len(compiled.recording.programs) == 1

@@ -40,6 +40,8 @@ SINGLE = (
     '{"sparsity": {"pattern": "16x1", "sparsity": 0.5, "method": "sparsegpt", "calibration": true}}',
     '{"sparsity": {"pattern": "2:4", "method": "sparsegpt", "calibration": true}}',
 )
+#: Of these the first are codes alone, which are the most likely to keep a budget.
+_CODES = 3
 #: Rounds that are not counted.
 _WARM = 2
 
@@ -92,17 +94,19 @@ class Comparison:
         self.cases = None if chosen.task is None else chosen.task.cases()
 
     def rivals(self, budgets: Sequence[float]) -> Mapping[str, Callable[[], Line]]:
-        """What measures each rival, by name, the most telling first."""
+        """What measures each rival, by name, the most telling first: plans of the first budget, beside what else there is."""
         found: dict[str, Callable[[], Line]] = {"exact": partial(self._line, "exact", lambda: self.exact)}
-        for budget in budgets:
-            for metric in self.metrics:
-                name = f"plan, {metric} <= {budget:g}"
-                found[name] = partial(self._planned, name, metric, budget)
-        for dtype, name in (("int8", "openvino int8"), ("float32", "openvino")):
+        plans = [
+            (f"plan, {m} <= {b:g}", partial(self._planned, f"plan, {m} <= {b:g}", m, b))
+            for b in budgets
+            for m in self.metrics
+        ]
+        singles = [(text, partial(self._line, text, partial(self._single, text))) for text in SINGLE]
+        first = len(self.metrics)
+        found |= dict(plans[:first])
+        for dtype, name in (("float32", "openvino"), ("int8", "openvino int8")):
             found[name] = partial(self._line, name, partial(self._openvino, dtype))
-        for text in SINGLE:
-            found[text] = partial(self._line, text, partial(self._single, text))
-        return found
+        return found | dict(singles[:_CODES]) | dict(plans[first:]) | dict(singles[_CODES:])
 
     def _planned(self, name: str, metric: str, budget: float) -> Line:
         started = time.perf_counter()
@@ -127,7 +131,7 @@ class Comparison:
         system, setting = OpenVino(), Setting(dtype=dtype, threads=self.threads)
         if absent := system.absent(setting):
             raise ValueError(absent)
-        first, *_ = batches = [tuple(cloned(tensors(call_of(batch)))) for batch in self.subject.planned]
+        first, *_ = batches = [tuple(cloned(tensors(call_of(batch)))) for batch in self.subject.in_one_shape().planned]
         run = system.prepare(self.subject.positional(), first, setting, batches)
 
         def call(*args: Any, **kwargs: Any) -> list[torch.Tensor]:

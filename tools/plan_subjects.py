@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accuracy_tasks import TASKS, Task
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from effc.bench.models import build
 from effc.calibrating.calibration import call_of, cloned
@@ -37,6 +38,14 @@ class Subject:
     def outputs(self, call: Callable[..., Any]) -> list[Any]:
         """For the batches held out."""
         return [call(*args, **kwargs) for args, kwargs in map(call_of, self.held_out)]
+
+    def in_one_shape(self) -> Subject:
+        """With all batches in the shapes of the first, for what takes these alone: cut at the end, or filled with zeros there, which are
+        padding where a mask is one of the tensors. Without the task.
+        """
+        first = self.planned[0]
+        planned, held_out = ([tree_map(_fitted, b, first) for b in found] for found in (self.planned, self.held_out))
+        return Subject(self.name, self.model, planned, held_out, None)
 
     def positional(self) -> nn.Module:
         """The model as a function of the tensors of a batch, in order."""
@@ -65,6 +74,16 @@ def subject(name: str) -> Subject:
         for first, count in ((1, _PLANNED), (101, _HELD_OUT))
     )
     return Subject(name, case.module.eval(), planned, held_out, None)
+
+
+def _fitted(value: Any, like: Any) -> Any:
+    """A tensor in the shape of another; anything else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    part = tuple(slice(min(a, b)) for a, b in zip(value.shape, like.shape, strict=True))
+    found = value.new_zeros(like.shape)
+    found[part] = value[part]
+    return found
 
 
 class _Positional(nn.Module):

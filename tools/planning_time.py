@@ -31,7 +31,7 @@ from effc.planning.trial import Trial
 #: What is timed: the owner of a function, its name, and the stage.
 STAGES: tuple[tuple[type, str, str], ...] = (
     (Groundwork, "offers", "offers"),
-    (_Offering, "_errors", "errors"),
+    (_Offering, "_make", "errors"),
     (Sensitivity, "of", "sensitivities"),
     (Trial, "compress", "compressing"),
     (Trial, "lower", "lowering"),

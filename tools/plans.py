@@ -7,13 +7,15 @@ choice of a single pass and OpenVINO.
     python tools/plans.py --out plans --minutes 0      # only the tables of what is there
 
 Models: `plan_subjects.py`. A budget is one of each of the metrics that fit the model's outputs. Each rival is timed in turn with effc's
-exact model, on the first batch (OpenVINO's inputs are copied to where it reads them); times faster: the median of the ratios within rounds,
+exact model, on the first batch (OpenVINO's inputs are copied to where it reads them, and its int8 calibrated by batches cut or padded to
+the first one's shape); times faster: the median of the ratios within rounds,
 20th to 80th percentile. ``predicted``: what the plan says that a call takes, over what it took. Errors are those of batches that the plan
 was not made from; ``over``: above the budget there. ``s``: seconds to make the plan, of a
 model's first with what all of its plans stand on; of another rival to compile it and to measure it.
 
-Each model has a process of its own and a file in ``--out``, to which each rival is added when it is known: the same command goes on after
-an interruption, and a rival in which a process ended is not tried again.
+Each model has an even share of the time, in which the first budget comes first: its plans, OpenVINO, and codes alone by one pass; then
+other budgets, then the other passes. Each has a process of its own and a file in ``--out``, to which each rival is added when it is known:
+the same command goes on after an interruption, and a rival in which a process ended is not tried again.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from resumed import Kept
 
-MODELS = ("embeddings", "resnet50", "bert_base", "language", "images", "mobilenet_v2", "convnext_tiny")
+MODELS = ("mobilenet_v2", "embeddings", "resnet50", "bert_base", "language", "convnext_tiny", "images")
 #: Exit status of a process that had no time for all rivals.
 _UNFINISHED = 3
+#: How often a model is gone on with while there is time, and the least minutes of it: calibration alone takes some.
+_PASSES, _LEAST = 2, 0.5
 
 
 def results(args: argparse.Namespace, name: str) -> Kept:
@@ -122,11 +126,14 @@ def main() -> None:
     if args.one is not None:
         sys.exit(measure(args, args.one))
     deadline = time.monotonic() + 60 * args.minutes
-    failed = []
-    for number, name in enumerate(args.models):
-        left = (deadline - time.monotonic()) / 60
-        if left > 0 and start(args, name, left / (len(args.models) - number)) not in (0, _UNFINISHED):
-            failed.append(name)  # of an even share of what was left
+    statuses = dict.fromkeys(args.models, _UNFINISHED)
+    for _ in range(_PASSES):  # the second with what others have left of their time
+        unfinished = [name for name, status in statuses.items() if status == _UNFINISHED]
+        for number, name in enumerate(unfinished):
+            left = (deadline - time.monotonic()) / 60 / (len(unfinished) - number)
+            if left > _LEAST:
+                statuses[name] = start(args, name, left)
+    failed = [name for name, status in statuses.items() if status not in (0, _UNFINISHED)]
     for name in args.models:
         if found := results(args, name).values():
             print(table(name, found))

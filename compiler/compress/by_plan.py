@@ -1,4 +1,4 @@
-"""Compressed weights that a plan holds."""
+"""Compressed weights that are there already: a plan holds them, or they were made of the same graphs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from effc.compiler.compress.compressor import Groups
+from effc.compiler.compress.compressor import Compressed, Groups
 from effc.compiler.compress.form import Form
 from effc.compiler.compress.rewrite import Rewriter
 from effc.compiler.compress.sites import WeightSite
@@ -35,3 +35,13 @@ class ByPlan:
 
     def summary(self, taken: Sequence[WeightSite]) -> str:
         return f"plan: {len(taken)} of its {len(self.stored)} compressed weights are in this graph"
+
+
+def as_made(graphs: Sequence[Compressed]) -> list[ByPlan]:
+    """The steps by which graphs, or pieces of them, become what ``graphs`` are; these have gone through the same steps, none of which took
+    channels.
+    """
+    return [
+        ByPlan({n: w for stage in stages for n, w in stage.weights.items()}, stages[0].forms.rewriter)
+        for stages in zip(*(compressed.stages for compressed in graphs), strict=True)
+    ]

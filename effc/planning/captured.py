@@ -22,8 +22,8 @@ from effc.compiler.capture.parameters import statics_of
 from effc.compiler.capture.planned import code_options
 from effc.compiler.capture.recording import Recording, record
 from effc.compiler.codegen.cpu.target import Target
-from effc.compiler.compress.channels.by_channel import Removal
-from effc.compiler.compress.compressor import Compressed
+from effc.compiler.compress.by_plan import as_made
+from effc.compiler.compress.compressor import Compressed, Step
 from effc.compiler.compress.forms import steps_of
 from effc.compiler.compress.sites import WeightSite, find_sites
 from effc.compiler.ir.options import Options
@@ -34,8 +34,22 @@ from effc.runtime.artifact import Artifact
 from effc.runtime.executable import Executable
 
 Builder = Callable[[Options], Build]
-#: One weight of so many is few: what is around it is a part of the graph.
-_FEW = 10
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be lowered: the model by ``options``; with ``compressed``, what `Captured.compressed` has made by them, not making that
+    again; of the kernels those alone that are near the weights ``around``, and some more.
+    """
+
+    options: Options
+    compressed: Sequence[Compressed] = ()
+    around: Collection[str] | None = None
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """What graphs go through."""
+        return as_made(self.compressed) if self.compressed else steps_of(self.options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +61,10 @@ class _Graph:
     inputs: Sequence[Any]
     layer: Layer
 
-    def compiler(self, options: Options, build: Build) -> GraphCompiler:
-        return GraphCompiler(self.layer.names, options, build, self.layer.weights, steps_of(options))
+    def compiler(self, options: Options, build: Build, steps: Sequence[Step] | None = None) -> GraphCompiler:
+        """By the steps that ``options`` say, or by others."""
+        chosen = steps_of(options) if steps is None else steps
+        return GraphCompiler(self.layer.names, options, build, self.layer.weights, chosen)
 
     @cached_property
     def sites(self) -> list[tuple[WeightSite, torch.Tensor]]:
@@ -64,8 +80,10 @@ class _Graph:
         return any(len(read := {*node.all_input_nodes}) > 1 and read <= known for node in self.gm.graph.nodes)
 
     def part(self, weights: Collection[str]) -> GraphModule | None:
-        """What is around these, as far as it holds some."""
+        """What is around these, as far as it holds some; all of it where weights are products, whose names are not those of parameters."""
         nodes = {use.node for site, _ in self.sites if site.name in weights for use in site.uses}
+        if self.masks:
+            return copied(self.gm)
         return excerpt(self.gm, nodes) if nodes else None
 
 
@@ -95,25 +113,17 @@ class Captured:
 
         return call
 
-    def lowered(self, options: Options) -> Recording:
-        """What compiling all graphs by ``options`` would record: their programs, without code; where these change few weights, of what is
-        around them. Threads may call this at once: while one waits for the toolchain, another rewrites graphs.
+    def lowered(self, asked: Asked) -> Recording:
+        """What compiling all graphs would record: their programs, without code. Threads may call this at once: while one waits for the
+        toolchain, another rewrites graphs.
         """
         with torch.no_grad(), record() as recording, self._lock:
-            few = self._few(options)
             for graph in self._graphs:
-                part = copied(graph.gm) if few is None else graph.part(few)
+                part = copied(graph.gm) if asked.around is None else graph.part(asked.around)
                 if part is not None:
-                    graph.compiler(options, self._lowering(options)).assembled(part, graph.kind, graph.inputs)
+                    compiler = graph.compiler(asked.options, self._lowering(asked.options), asked.steps)
+                    compiler.assembled(part, graph.kind, graph.inputs)
         return recording
-
-    def _few(self, options: Options) -> set[str] | None:
-        """The weights that the first step of ``options`` changes, where these are few among all."""
-        steps, sites = steps_of(options), self.sites()
-        if not steps or isinstance(steps[0], Removal) or any(graph.masks for graph in self._graphs):
-            return None
-        changed = {name for name, (site, weight) in sites.items() if not steps[0].refusal(site, weight)}
-        return changed if _FEW * len(changed) <= len(sites) else None
 
     def compressed(self, options: Options) -> list[Compressed]:
         """What ``options`` make of the weights of all graphs, where they make something."""

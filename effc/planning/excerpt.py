@@ -14,11 +14,13 @@ _aten = torch.ops.aten
 _PRODUCTS = frozenset({_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.convolution.default})
 #: Products before and behind each that are kept: what a kernel has in common with its neighbours lies within these.
 _AROUND = 3
+#: What writes into a part of its result.
+_JOINING = _aten.cat.default
 
 
 def excerpt(gm: GraphModule, nodes: Collection[Node]) -> GraphModule:
-    """A copy of ``gm`` without what is more than some products away from all of ``nodes``, in the order of the program: what that makes are
-    inputs, and what it reads are outputs. Of all of it where sizes are symbolic, or tensors written.
+    """A copy of ``gm`` without what is more than some products away from all of ``nodes``, in the order of the program, and does not work
+    for these alone: what that makes are inputs, and what it reads are outputs. Of all of it where sizes are symbolic, or tensors written.
     """
     listed = [n for n in gm.graph.nodes if n.op not in ("placeholder", "output")]
     kept = _near(listed, nodes)
@@ -47,7 +49,22 @@ def _near(listed: Sequence[Node], nodes: Collection[Node]) -> list[Node]:
         first = before[0] + 1 if len(before) > _AROUND else 0
         last = behind[-1] if len(behind) > _AROUND else len(listed)
         kept.update(range(first, last))
-    return [listed[i] for i in sorted(kept)]
+    inside = {listed[i] for i in kept}
+    inside |= _feeding(listed, nodes, inside)
+    return [n for n in listed if n in inside]
+
+
+def _feeding(listed: Sequence[Node], nodes: Collection[Node], near: Collection[Node]) -> set[Node]:
+    """What makes the inputs of ``nodes``, back to products, as far as that is ``near`` or nothing else reads it: so the kernels that work
+    for theirs are in the piece, wherever they stand. And what makes the parts that are joined there, for that writes them in their place.
+    """
+    found = set(nodes)
+    for node in reversed(listed):
+        readers = {u for u in node.users if u in found and (u in nodes or u.target not in _PRODUCTS)}
+        joined = any(u.target is _JOINING for u in readers)
+        if readers and (joined or node in near or all(u in readers or u in near for u in node.users)):
+            found.add(node)
+    return found
 
 
 def _binds(node: Node) -> bool:

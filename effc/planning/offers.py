@@ -1,13 +1,13 @@
-"""Compressed variants of a model as candidates for its sites: each is lowered whole, its kernels priced, its errors estimated.
+"""Compressed variants of a model as candidates for its sites: each is lowered, its kernels priced, its errors estimated.
 
 So a candidate is the kernel that code generation really makes of it, fused as it would be. No code is made: candidates are proposed at a
-predicted time, and measured in the plans that take them.
+predicted time, and measured in the plans that take them. Of layers that are alike one is lowered, with what is around it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from effc.compiler.capture.recording import Recording
@@ -18,17 +18,19 @@ from effc.compiler.ir.candidate import DENSE, Candidate, Latency, dense
 from effc.compiler.ir.compression import Compression
 from effc.compiler.ir.options import Options
 from effc.compiler.ir.plan import Plan
-from effc.compiler.ir.site import Site
 from effc.passes.low_rank import LowRank
 from effc.passes.quantize import Quantize
 from effc.passes.sparsity import Sparsify
+from effc.planning.alike import examples, made_alike
+from effc.planning.captured import Asked
 from effc.planning.feeders import Feeders
 from effc.planning.layered import layered
 from effc.planning.pricing import Pricing
 from effc.planning.reach import Reach
 from effc.planning.sensitivity import Sensitivity
 from effc.planning.sketch import Sketch
-from effc.planning.trial import Compiled, Kernels, Trial
+from effc.planning.trial import Compiled, Trial
+from effc.planning.units import Unit, units_of
 from effc.planning.variants import Pairs, Variant, draft, named, only, pairs_of, passes_of
 
 #: Of a draft's error what no algorithm gets below.
@@ -48,7 +50,7 @@ class Offers:
 
     candidates: Mapping[str, list[Candidate]]
     weights: Mapping[tuple[str, Pairs], Mapping[str, StoredWeight[Form]]]
-    units: Sequence[_Unit] = ()
+    units: Sequence[Unit] = ()
 
     def timed(self, plan: Plan, compiled: Compiled) -> dict[int, Latency]:
         """What the compressed candidates of ``plan``, by which ``compiled`` is, take in it; by the number of the decision. One that PyTorch
@@ -85,50 +87,77 @@ def offers(
     reach = Reach(most, trial, offering.sensitivity, offering.worth)
     made = [v for v in made if v in fixed] + reach.narrowed([v for v in made if v not in fixed])
     offering.take([(variant,) for variant in made])
-    worthwhile = offering.take_worthwhile(offering.within(drafted, most))
+    worthwhile = offering.take_drafted(drafted, most)
     offering.take(_pairs(offering, [*made, *worthwhile], fixed))
     return Offers(offering.candidates, offering.weights, offering.units)
 
 
 @dataclass(frozen=True)
+class _Made:
+    """What ``variant`` makes of the weights: ``compressed``, graph by graph; by parameter, ``weights`` as in `Offers`, and ``errors`` of
+    the model.
+    """
+
+    variant: Variant
+    compressed: list[Compressed]
+    weights: _Weights
+    errors: dict[str, float]
+
+
+@dataclass(frozen=True)
 class _Sketched:
-    """Of one variant, as in `Offers`; ``kernels``: of the whole model."""
+    """``kernels`` that a variant makes, of some layers: at a unit's site, those of ``examples`` serve."""
 
     kernels: Sketch
-    weights: _Weights
-    candidates: list[tuple[_Unit, Candidate]]
+    examples: Mapping[str, Unit]
 
 
 class _Offering:
     """Candidates as they are found."""
 
     def __init__(self, trial: Trial, plain: Compiled, options: Options, prices: Pricing) -> None:
-        self.trial, self.options, self.prices = trial, options, prices
+        self.trial, self.plain, self.options, self.prices = trial, plain, options, prices
         self.weights: _Weights = {}
         self.sensitivity = Sensitivity(trial)
         trial.time(plain)
-        self.candidates, self.units = _measured(plain), _units(plain)
+        self.candidates, self.units = _measured(plain), units_of(plain)
 
     def take(self, variants: Sequence[Variant]) -> None:
         """Add candidates of ``variants``; of one of several passes at the weights that all of them change."""
-        for found in self._sketched(variants):
-            self._add(found)
+        made = [self._make(variant) for variant in variants]
+        for one, sketched in zip(made, self._sketched(made), strict=True):
+            self._add(one, self._candidates(one, sketched))
 
-    def _add(self, found: _Sketched) -> None:
-        self.weights |= found.weights
-        for unit, candidate in found.candidates:
+    def _add(self, made: _Made, candidates: Sequence[tuple[Unit, Candidate]]) -> None:
+        self.weights |= made.weights
+        for unit, candidate in candidates:
             self.candidates[unit.site].append(candidate)
 
-    def within(self, variants: Sequence[Compression], most: float) -> list[Compression]:
-        """Those that may gain something, at the weights where they may have an error of at most ``most``, as far as drafts tell."""
-        if most == math.inf:
-            return list(variants)
-        found: list[Compression] = []
-        for variant in variants:
-            reached = {name for name, error in self._drafted(variant).items() if _FAR_BETTER * error <= most}
-            if self.worth(reached):
-                found.append(only(variant, reached, self.trial))
+    def take_drafted(self, variants: Sequence[Compression], most: float) -> list[Compression]:
+        """Add candidates of each of ``variants`` for those weights at which its draft says that it may have an error of at most ``most``,
+        and that it is faster than the exact kernel, where no candidate that there is already is at least as fast and far more exact. The
+        variants that are left, each of those weights.
+        """
+        drafts = [(variant, self._reaching(self._make((draft(variant),)), most)) for variant in variants]
+        drafts = [(variant, made) for variant, made in drafts if self.worth(made.errors)]
+        found = []
+        for (variant, made), sketched in zip(drafts, self._sketched([made for _, made in drafts]), strict=True):
+            units = [
+                unit
+                for unit, candidate in self._candidates(made, sketched)
+                if self._may_win(candidate, self.candidates[unit.site])
+            ]
+            names = {name for unit in units for name in unit.params & made.errors.keys()}
+            if names:
+                found.append(only(variant, names, self.trial))
+                kept = self._make((found[-1],))
+                self._add(kept, self._candidates(kept, sketched))
         return found
+
+    @staticmethod
+    def _reaching(made: _Made, most: float) -> _Made:
+        """Of the weights alone that a better algorithm than a draft's may bring to an error of at most ``most``."""
+        return replace(made, errors={name: e for name, e in made.errors.items() if _FAR_BETTER * e <= most})
 
     def worth(self, weights: Collection[str]) -> bool:
         """Whether the kernels that read these weights take enough of the time."""
@@ -136,28 +165,23 @@ class _Offering:
         own = sum(seconds[unit.site] + unit.elsewhere for unit in self.units if unit.params.intersection(weights))
         return own >= _WORTH * sum(seconds.values())
 
-    def _drafted(self, variant: Compression) -> dict[str, float]:
-        """Errors of its draft, by the weights that it changes."""
-        drafted = (draft(variant),)
-        return self._errors(drafted, self._compressed(drafted), pairs_of(drafted), {})
+    def _make(self, variant: Variant) -> _Made:
+        compressed = self.trial.compress(self._options(variant))
+        made = _Made(variant, compressed, {}, {})
+        for graph in compressed:
+            for one in layered(graph):
+                if len(variant) > 1 and len(one.layers) == 1:
+                    continue  # the candidate of a single pass
+                first = one.first
+                if first.name not in self.trial.names:
+                    continue
+                shown = self.sensitivity.of(first.site, first.matrix)
+                made.errors[first.name] = one.error(self.sensitivity.calibration) * shown
+                made.weights[first.name, pairs_of(variant)] = one.weights
+        return made
 
-    def take_worthwhile(self, variants: Sequence[Compression]) -> list[Compression]:
-        """Add candidates of each of ``variants`` for those weights at which its draft is faster than the exact kernel, and no candidate
-        that there is already is at least as fast and far more exact. The variants that are left, each of those weights.
-        """
-        found = []
-        for variant, sketched in zip(variants, self._sketched([(draft(v),) for v in variants]), strict=True):
-            units = [
-                unit for unit, candidate in sketched.candidates if self._may_win(candidate, self.candidates[unit.site])
-            ]
-            if units:
-                kept = only(variant, {name for unit in units for name in unit.params}, self.trial)
-                found.append(kept)
-                self._add(self._candidates((kept,), self._compressed((kept,)), sketched.kernels))
-        return found
-
-    def _compressed(self, variant: Variant) -> list[Compressed]:
-        return self.trial.compress(self.options.changed(passes=passes_of(self.options, variant)))
+    def _options(self, variant: Variant) -> Options:
+        return self.options.changed(passes=passes_of(self.options, variant))
 
     @staticmethod
     def _may_win(candidate: Candidate, others: Sequence[Candidate]) -> bool:
@@ -165,27 +189,40 @@ class _Offering:
         better = (c for c in compressed if _seconds(c) <= latency and c.error <= _FAR_BETTER * candidate.error)
         return latency < _seconds(exact) and next(better, None) is None
 
-    def _sketched(self, variants: Sequence[Variant]) -> Iterator[_Sketched]:
-        """Of each; of one that is refused no candidates."""
-        lowered = self.trial.lower([self.options.changed(passes=passes_of(self.options, v)) for v in variants])
-        for variant, recording in zip(variants, lowered, strict=True):
-            if recording is None:
-                yield _Sketched(Sketch(Recording(), (), ()), {}, [])
-            else:
-                yield self._candidates(variant, recording.compressed, Sketch.of(recording, self.prices))
+    def _sketched(self, made: Sequence[_Made]) -> list[_Sketched]:
+        """Of each; of one that is refused no kernels."""
+        served = [self._examples(one) for one in made]
+        asked = [
+            Asked(self._options(one.variant), one.compressed, {name for unit in of.values() for name in unit.params})
+            for one, of in zip(made, served, strict=True)
+        ]
+        recordings = self.trial.lower(asked)
+        return [
+            _Sketched(Sketch.of(recording or Recording(), self.prices), examples)
+            for recording, examples in zip(recordings, served, strict=True)
+        ]
 
-    def _candidates(self, variant: Variant, compressed: Sequence[Compressed], kernels: Sketch) -> _Sketched:
-        """Of ``variant``, which makes ``compressed`` of the graphs' weights, and ``kernels`` or nearly these of the model."""
-        found = _Sketched(kernels, {}, [])
-        pairs, feeders = pairs_of(variant), Feeders.found(kernels)
-        errors = self._errors(variant, compressed, pairs, found.weights)
+    def _examples(self, made: _Made) -> dict[str, Unit]:
+        """By site, a unit of layers that are alike, as they are and as they are made."""
+        pairs, units = pairs_of(made.variant), {unit.site: unit for unit in self.units}
+        kinds: dict[str, Hashable] = {}
+        for site in self.plain.sites:
+            if site.name in units and not made.errors.keys().isdisjoint(site.params):
+                alike = [made_alike(made.weights.get((name, pairs), {})) for name in site.params]
+                kinds[site.name] = units[site.name].around, tuple(alike)
+        return {site: units[example] for site, example in examples(kinds).items()}
+
+    def _candidates(self, made: _Made, sketched: _Sketched) -> list[tuple[Unit, Candidate]]:
+        """Of what is ``made``, by these kernels or nearly these."""
+        found, feeders = [], Feeders.found(sketched.kernels)
+        name, pairs = named(made.variant), pairs_of(made.variant)
         for unit in self.units:
-            members = unit.params & errors.keys()
-            if members:
-                error = math.sqrt(sum(errors[name] ** 2 for name in members))
-                candidate = unit.candidate(kernels, feeders, named(variant), pairs, error)
+            errors = [made.errors[param] for param in unit.params if param in made.errors]
+            example = sketched.examples.get(unit.site)
+            if errors and example is not None:
+                candidate = example.candidate(sketched.kernels, feeders, name, pairs, math.hypot(*errors))
                 if candidate is not None:
-                    found.candidates.append((unit, candidate))
+                    found.append((unit, candidate))
         return found
 
     def saved(self, variant: Compression) -> dict[str, float]:
@@ -196,23 +233,6 @@ class _Offering:
                 if (c.pass_name, c.options) == (variant.name, pairs):
                     found[site] = _seconds(exact) - _seconds(c)
         return {site: seconds for site, seconds in found.items() if seconds > 0}
-
-    def _errors(
-        self, variant: Variant, graphs: Sequence[Compressed], pairs: Pairs, weights: _Weights
-    ) -> dict[str, float]:
-        """By parameter; what plans then hold goes to ``weights``."""
-        errors: dict[str, float] = {}
-        for compressed in graphs:
-            for one in layered(compressed):
-                if len(variant) > 1 and len(one.layers) == 1:
-                    continue  # the candidate of a single pass
-                first = one.first
-                if first.name not in self.trial.names:
-                    continue
-                shown = self.sensitivity.of(first.site, first.matrix)
-                errors[first.name] = one.error(self.sensitivity.calibration) * shown
-                weights[first.name, pairs] = one.weights
-        return errors
 
 
 def _pairs(offering: _Offering, variants: Sequence[Compression], fixed: Sequence[Compression]) -> list[Variant]:
@@ -232,61 +252,9 @@ def _pairs(offering: _Offering, variants: Sequence[Compression], fixed: Sequence
     return found
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """Weights that are decided on together, for one kernel of the exact model reads them all: the one of ``site``. ``elsewhere``: seconds
-    of its other kernels that read them. ``feeders``: of the exact model.
-    """
-
-    site: str
-    params: frozenset[str]
-    elsewhere: float
-    feeders: Feeders
-
-    def candidate(self, kernels: Kernels, feeders: Feeders, name: str, pairs: Pairs, error: float) -> Candidate | None:
-        """A variant's, in the place of the site's kernel; None where PyTorch would run it, in a time that nothing tells."""
-        sites, latency = self.taken(kernels, feeders)
-        if not sites:
-            return None
-        specs, symbols = tuple((site.spec,) for site in sites), tuple(site.symbols for site in sites)
-        return Candidate(name, specs, symbols, pairs, error, latency, proposed=True)
-
-    def taken(self, kernels: Kernels, feeders: Feeders) -> tuple[list[Site], Latency]:
-        """The kernels that read these weights, and what they take; with those of their ``feeders`` that the exact model has not, less those
-        that only that has.
-        """
-        sites, seconds = [], feeders.beyond(self.feeders, self.params)
-        elsewhere = self.elsewhere + self.feeders.beyond(feeders, self.params).seconds
-        for site, latency in zip(kernels.sites, kernels.latencies(), strict=True):
-            if self.params.intersection(_names(site)):
-                sites.append(site)
-                seconds = seconds + latency
-        return sites, replace(seconds, seconds=max(seconds.seconds - elsewhere, 0.0))
-
-
-def _units(plain: Compiled) -> list[_Unit]:
-    """Those of the exact model; weights that several kernels read belong to the slowest of these."""
-    timed = [
-        (latency.seconds, site) for site, latency in zip(plain.sites, plain.latencies(), strict=True) if site.params
-    ]
-    found, taken, feeders = [], set[str](), Feeders.found(plain)
-    for seconds, site in sorted(timed, key=lambda t: -t[0]):
-        params = frozenset(site.params)
-        if params.isdisjoint(taken):
-            every = sum(s for s, other in timed if params.intersection(other.params))
-            found.append(_Unit(site.name, params, every - seconds, feeders))
-            taken |= params
-    return found
-
-
 def _seconds(candidate: Candidate) -> float:
     assert candidate.latency is not None, "offers have times, measured or predicted"
     return candidate.latency.seconds
-
-
-def _names(site: Site) -> list[str]:
-    """Names of the parameters whose forms a kernel reads."""
-    return [name.partition(":")[0] for name in site.params]
 
 
 def _measured(plain: Compiled) -> dict[str, list[Candidate]]:

@@ -27,7 +27,7 @@ from effc.compiler.ir.options import Options
 from effc.compiler.ir.site import Site, sites_of
 from effc.kernel_clock import KernelClock
 from effc.metrics import Error, UserMetric, measured
-from effc.planning.captured import Captured
+from effc.planning.captured import Asked, Captured
 from effc.planning.recompiling import compiled_or_refused
 from effc.runtime.structure import Tree, flatten
 
@@ -84,12 +84,12 @@ class Trial:
             self.run(call, 0)
         return Compiled(call, other, recording, clock, tuple(sites_of(recording.programs)))
 
-    def lower(self, options: Sequence[Options]) -> list[Recording | None]:
-        """What `compile` would record of each, without making code; of what changes few weights, only what is around these. After the first
-        `compile`. None where they refuse what PyTorch would have to run.
+    def lower(self, asked: Sequence[Asked]) -> list[Recording | None]:
+        """What `compile` would record of each, without making code. After the first `compile`. None where options refuse what PyTorch would
+        have to run.
         """
         with ThreadPoolExecutor(_AT_ONCE, "lower", torch.set_num_threads, (torch.get_num_threads(),)) as threads:
-            return list(threads.map(self._lowered, options))
+            return list(threads.map(self._lowered, asked))
 
     def compress(self, options: Options) -> list[Compressed]:
         """What they make of the weights, graph by graph, without lowering anything; after the first `compile`."""
@@ -110,9 +110,9 @@ class Trial:
         """Of the model's parameters and buffers."""
         return Owner(self.model).names()
 
-    def _lowered(self, options: Options) -> Recording | None:
+    def _lowered(self, asked: Asked) -> Recording | None:
         try:
-            return self._first.lowered(options)
+            return self._first.lowered(asked)
         except UnsupportedError:
             return None
 
