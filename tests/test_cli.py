@@ -91,7 +91,7 @@ def test_explain_prints_and_writes_the_report(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["explain", f"{model_file}:model", "--json", str(tmp_path / "report.json")]) == 0
-    assert "1 regions" in capsys.readouterr().out
+    assert "1 region" in capsys.readouterr().out
     assert (tmp_path / "report.json").read_text().startswith("{")
 
 
