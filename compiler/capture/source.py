@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-import torch
-from torch.fx import Node
+if TYPE_CHECKING:
+    from torch.fx import Node
 
-_LIBRARY = os.path.dirname(torch.__file__) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n\s+(?!File ")(?P<code>[^\n]*))?')
 
 
@@ -51,8 +52,17 @@ def source_of(node: Node) -> Source:
 @lru_cache(maxsize=8192)
 def _innermost(stack_trace: str) -> Source | None:
     frames = [Source(m["file"], int(m["line"]), (m["code"] or "").strip()) for m in _FRAME.finditer(stack_trace)]
-    mine = [f for f in frames if not f.file.startswith(_LIBRARY)]
+    mine = [f for f in frames if not f.file.startswith(_library())]
     return (mine or frames)[-1] if frames else None
+
+
+@cache
+def _library() -> str:
+    """The folder of torch's own code; found without importing it."""
+    spec = find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    return os.path.dirname(spec.origin) + os.sep
 
 
 def _module(node: Node) -> str:
