@@ -166,5 +166,7 @@ def test_opt_reads_standard_input_and_writes_a_file(tmp_path: Path, monkeypatch:
 
 def test_opt_lists_every_registered_pass(capsys: pytest.CaptureFixture[str]) -> None:
     assert opt.main(["--list"]) == 0
-    listed = {line.split(":")[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")}
-    assert listed == set(opt.passes())
+    out = capsys.readouterr().out
+    known = opt.passes()
+    assert {line.split(":")[0] for line in out.splitlines() if not line.startswith(" ")} == set(known) or not known
+    assert known or "MLIR's are written mlir:NAME" in out
