@@ -10,15 +10,7 @@ from effc.cli.command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help=target.HELP)
-    parser.add_argument(
-        "-o",
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of effc, such as check=True",
-    )
+    target.add_arguments(parser)
     parser.add_argument("--train", action="store_true", help="a step of training: look at the backward graph too")
     parser.add_argument(
         "--out",

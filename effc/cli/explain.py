@@ -10,15 +10,7 @@ from effc.cli.command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help=target.HELP)
-    parser.add_argument(
-        "-o",
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of effc, such as fallback=error",
-    )
+    target.add_arguments(parser)
     parser.add_argument("--train", action="store_true", help="compile with gradients, as for training")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here, as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the report here, as a page of HTML")
