@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import effc
 from effc.compiler.capture import backend, record
+from effc.compiler.capture.source import Source
 
 
 class Net(nn.Module):
@@ -67,6 +68,10 @@ def test_kernels_of_modules_without_a_line_are_named_after_the_module() -> None:
     (graph,) = report.graphs
     places = {k.location for region in graph.regions for k in region.kernels}
     assert places == {"module 0 (Linear)", "module 2.0 (Linear)"}
+
+
+def test_a_location_holds_nothing_that_mlir_would_quote() -> None:
+    assert Source(module='layers["a\\b"] (Linear)').location() == ("module layers['a/b'] (Linear)", 0)
 
 
 def test_gradients_are_reported(stand: Stand) -> None:

@@ -37,8 +37,9 @@ class Source:
         return f"{self.file}:{self.line}" + (f" ({self.code})" if self.code else "")
 
     def location(self) -> tuple[str, int]:
-        """For graph IR: the file's name, or the module's, and the line, or 0."""
-        return (os.path.basename(self.file) if self.file else self._without_line()), self.line
+        """For graph IR: the file's name, or the module's, without what MLIR's text would quote, and the line, or 0."""
+        name = os.path.basename(self.file) if self.file else self._without_line()
+        return name.replace("\\", "/").replace('"', "'"), self.line
 
     def _without_line(self) -> str:
         return f"module {self.module}" if self.module else "<unknown>"
