@@ -115,7 +115,7 @@ def passes() -> dict[str, type[Pass]]:
 
 def listing(known: Mapping[str, type[Pass]]) -> str:
     """Each pass with its first sentence and its options, a line each."""
-    lines: list[str] = []
+    lines = [] if known else ["effc registers no passes of its own; MLIR's are written mlir:NAME"]
     for name, cls in known.items():
         lines.append(f"{name}: {(cls.__doc__ or '').strip().splitlines()[0]}")
         for f in dataclasses.fields(cls):

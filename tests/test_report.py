@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import effc
 from effc.compiler.capture import backend, record
+from effc.compiler.capture.source import Source
 
 
 class Net(nn.Module):
@@ -50,13 +51,27 @@ def test_report_counts_ops_and_flops(stand: Stand) -> None:
 def test_report_as_text(stand: Stand) -> None:
     with torch.no_grad():
         text = str(effc.explain(Net(), torch.randn(4, 16)))
-    assert "1 graphs (1 inference), 2 regions" in text
+    assert "1 graph (1 inference), 2 regions" in text
     assert text.count("note: a note from the runtime") == 1
     assert (
         f"1 x aten.sort.default at test_report.py:{Net.forward.__code__.co_firstlineno + 2}: refused by the test"
         in text
     )
-    assert "FLOP: 1.28 k compiled, 0 run by ATen (100.0 % compiled)" in text.replace("0  run", "0 run")
+    assert "FLOP: 1.28 k compiled, 0 run by ATen (100.0 % compiled)" in text
+
+
+def test_kernels_of_modules_without_a_line_are_named_after_the_module() -> None:
+    """Torch keeps no line of its own modules that nobody's code calls."""
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 4)))
+    with torch.no_grad():
+        report = effc.explain(model, torch.randn(4, 16))
+    (graph,) = report.graphs
+    places = {k.location for region in graph.regions for k in region.kernels}
+    assert places == {"module 0 (Linear)", "module 2.0 (Linear)"}
+
+
+def test_a_location_holds_nothing_that_mlir_would_quote() -> None:
+    assert Source(module='layers["a\\b"] (Linear)').location() == ("module layers['a/b'] (Linear)", 0)
 
 
 def test_gradients_are_reported(stand: Stand) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,18 +36,34 @@ class Source:
             return self._without_line()
         return f"{self.file}:{self.line}" + (f" ({self.code})" if self.code else "")
 
+    def location(self) -> tuple[str, int]:
+        """For graph IR: the file's name, or the module's, without what MLIR's text would quote, and the line, or 0."""
+        name = os.path.basename(self.file) if self.file else self._without_line()
+        return name.replace("\\", "/").replace('"', "'"), self.line
+
     def _without_line(self) -> str:
         return f"module {self.module}" if self.module else "<unknown>"
 
 
 def source_of(node: Node) -> Source:
     """The innermost frame of ``node``'s stack trace that is not torch's own code (else the innermost of all)."""
-    trace = node.meta.get("stack_trace") or ""
-    frames = [Source(m["file"], int(m["line"]), (m["code"] or "").strip()) for m in _FRAME.finditer(trace)]
-    if not frames:
-        return Source(module=_module(node))
-    mine = [f for f in frames if f"{os.sep}torch{os.sep}" not in f.file]
-    return (mine or frames)[-1]
+    return _innermost(node.meta.get("stack_trace") or "") or Source(module=_module(node))
+
+
+@lru_cache(maxsize=8192)
+def _innermost(stack_trace: str) -> Source | None:
+    frames = [Source(m["file"], int(m["line"]), (m["code"] or "").strip()) for m in _FRAME.finditer(stack_trace)]
+    mine = [f for f in frames if not f.file.startswith(_library())]
+    return (mine or frames)[-1] if frames else None
+
+
+@cache
+def _library() -> str:
+    """The folder of torch's own code; found without importing it."""
+    spec = find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    return os.path.dirname(spec.origin) + os.sep
 
 
 def _module(node: Node) -> str:

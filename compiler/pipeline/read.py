@@ -293,9 +293,11 @@ def row_major(sizes: tuple[Expr, ...]) -> tuple[Expr, ...]:
 
 
 def location(op: ir.Operation) -> str:
-    """``model.py:12`` of an op's location, ``""`` where there is none."""
+    """``model.py:12`` of an op's location, the name alone where the line is 0, ``""`` where there is none."""
     found = re.search(r'"([^"]*)":(\d+)', str(op.location))
-    return f"{found[1]}:{found[2]}" if found else ""
+    if found is None:
+        return ""
+    return f"{found[1]}:{found[2]}" if int(found[2]) else found[1]
 
 
 def _texts(attributes: Any, name: str) -> tuple[Expr, ...] | None:

@@ -66,21 +66,27 @@ def calibrate(
     sensitivity: Probe | None = None,
     held_out: float = 0.25,
 ) -> Calibration:
-    """Run ``model`` in eager on up to ``max_batches`` of ``batches``.
+    """Run ``model`` in eager on up to ``max_batches`` of ``batches``, and keep what compression and planning need to know.
 
-    A batch is a tensor, a tuple or list of positional arguments, or a dict of named ones. ``rows``: how many rows of the
-    activations are kept for each weight, and, of a convolution, how many windows. The batches and the outputs are kept too.
-    ``held_out``: the share of the batches, the last ones, that nothing is compressed by: a plan's error is of these. At least one where
-    there are two, and of 8 two. What is compressed to fit a few batches fits others less, so by the same batches its error would seem too
-    small. 0: none, where no plan is made, or its error is measured elsewhere.
-    ``second_moments``: keep the mean of ``x xᵀ`` over all rows for each activation that meets a weight, once where several weights meet it.
-    Quantization by GPTQ needs as many rows as channels and more, and AWQ is the better for them; of the 135 million parameters of SmolLM2
-    these matrices take 400 MB, as much as 1,030 rows of each activation would. False saves them: the kept rows then stand for all.
-    ``sensitivity``: run each batch backwards too, and keep how much of an error of each layer the model's output shows: its first tensor of
-    floats, as ``"logits"`` of classes along the last dimension, or as ``"values"`` that are to be met. Ranks are shared out by it, and
+    A batch is a tensor, a tuple or list of positional arguments, or a dict of named ones. The batches and the outputs are kept too.
+
+    ``rows``: how many rows of the activations are kept for each weight and, of a convolution, how many windows.
+
+    ``second_moments``: keep the mean of ``x xᵀ`` over all rows, ``[channels, channels]`` in float32, for each activation that meets a
+    weight, once where several weights meet it. GPTQ needs as many rows as channels and more, and AWQ is the better for them. Of the 135
+    million parameters of SmolLM2 these matrices take 400 MB, as much as 1,030 rows of each activation would. False saves them: the kept
+    rows then stand for all.
+
+    ``sensitivity``: run each batch backwards too, and keep how much of an error of each layer the model's output shows. The output is its
+    first tensor of floats, taken as ``"logits"`` of classes along the last dimension, or as ``"values"``. Ranks are shared out by it, and
     channels are removed.
-    OptionError: an option that is none. InputError: a model in training mode; no batches; a batch that is empty, holds NaN, or that the
-    model does not take; outputs without gradients, where sensitivity is asked for.
+
+    ``held_out``: the share of the batches, the last ones, by which nothing is compressed and a plan's error is measured: what is
+    compressed to fit a few batches fits others less. At least one where there are two, and of 8 two. 0: none, where no plan is made, or
+    its error is measured elsewhere.
+
+    OptionError: a wrong option. InputError: a model in training mode; no batches; a batch that is empty, holds NaN, or that the model does
+    not take; outputs without gradients, where sensitivity is asked for.
     """
     module = original(model)
     if not isinstance(module, nn.Module):

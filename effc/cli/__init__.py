@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
-        prog="effc", description="A compiler plugin for PyTorch: torch.compile(m, backend='effc')."
+        prog="effc", description="A compiler backend for PyTorch: torch.compile(m, backend='effc')."
     )
     top.add_argument("--version", action="version", version=f"effc {version('effc')}")
     subcommands = top.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)

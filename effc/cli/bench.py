@@ -25,16 +25,29 @@ WIDTH = 160
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--kernels", action="store_true", help="single kernels over a sweep of shapes, not models")
-    parser.add_argument("--models", metavar="NAMES", help="only these, by commas; of --kernels: names or families")
-    parser.add_argument("--systems", metavar="NAMES", help="only these, by commas (default: all; kernels: eager,effc)")
+    parser.add_argument("--kernels", action="store_true", help="time single kernels over a sweep of shapes, not models")
+    parser.add_argument(
+        "--models", metavar="NAMES", help="only these models, by commas; with --kernels: kernels or families"
+    )
+    parser.add_argument(
+        "--systems", metavar="NAMES", help="only these systems, by commas (default: all; kernels: eager,effc)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where models run (default: cpu)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
-    parser.add_argument("--threads", type=int, default=cores, help=f"of every system (default: all cores, {cores})")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "int8"),
+        default="float32",
+        help="of weights and activations (default: float32)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=cores, help=f"threads of every system (default: all cores, {cores})"
+    )
     parser.add_argument("--rounds", type=int, help="timed rounds (default: 20; kernels: 5)")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds that a first call may take (default 600)")
-    parser.add_argument("--small", action="store_true", help="the models at the sizes of the tests: to try it out")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything here")
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, help="seconds that a system's first call may take (default: 600)"
+    )
+    parser.add_argument("--small", action="store_true", help="small models, as in the tests, to try it out")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample and figure here")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the speed-ups here")
 
 

@@ -10,10 +10,14 @@ from effc.cli.command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help=target.HELP)
-    parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of effc")
-    parser.add_argument("--train", action="store_true", help="a step of training: with the graph of the backward")
-    parser.add_argument("--out", type=Path, default=Path("reproducer.mlir"), help="where to write it (reproducer.mlir)")
+    target.add_arguments(parser)
+    parser.add_argument("--train", action="store_true", help="a step of training: look at the backward graph too")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reproducer.mlir"),
+        help="where to write the reproducer (default: reproducer.mlir)",
+    )
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -11,7 +11,9 @@ _MIB = 1 << 20
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("info", "clear"), help="info: entries and size; clear: remove every entry")
-    parser.add_argument("--dir", metavar="FOLDER", help="its folder (default: $EFFC_CACHE_DIR, else the user's)")
+    parser.add_argument(
+        "--dir", metavar="FOLDER", help="the cache's folder (default: $EFFC_CACHE_DIR, else the user's)"
+    )
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -24,19 +24,25 @@ if TYPE_CHECKING:
 def _add_arguments(collect: argparse.ArgumentParser) -> None:
     cores = len(os.sched_getaffinity(0))
     collect.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="for trace files; goes on where it holds some"
+        "--out", type=Path, required=True, metavar="FOLDER", help="where trace files go; continues what was begun there"
     )
     collect.add_argument(
-        "--model", action="append", default=[], metavar="TARGET", help=f"its kernels too: {target.HELP}"
+        "--model",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help=f"measure the kernels of this model too: {target.HELP}",
     )
     collect.add_argument(
-        "--shapes", type=int, metavar="N", help="layers of the built-in spread (default: 200; with --model 0)"
+        "--shapes", type=int, metavar="N", help="how many built-in layers to measure (default: 200; with --model: 0)"
     )
-    collect.add_argument("--families", metavar="A,B", help="only these of the spread (default: all)")
-    collect.add_argument("--schedules", type=int, default=8, metavar="N", help="at most, of one kernel (default 8)")
+    collect.add_argument("--families", metavar="A,B", help="only these families of built-in layers (default: all)")
+    collect.add_argument(
+        "--schedules", type=int, default=8, metavar="N", help="schedules of one kernel at most (default: 8)"
+    )
     collect.add_argument("--threads", metavar="A,B", help=f"numbers of threads to measure with (default: {cores})")
     collect.add_argument(
-        "--budget", type=float, metavar="MINUTES", help="stop after these (default: when all is measured)"
+        "--budget", type=float, metavar="MINUTES", help="stop after so many minutes (default: when all is measured)"
     )
     collect.add_argument(
         "--scheduler", metavar="ADDRESS", help="spread over the workers of a Dask scheduler (default: this machine)"
@@ -44,20 +50,20 @@ def _add_arguments(collect: argparse.ArgumentParser) -> None:
     collect.add_argument(
         "--isa",
         choices=("avx512", "avx2", "x86-64"),
-        help="measure what a CPU with no more than this runs (default: all that this has)",
+        help="measure the code that a CPU with these instructions runs (default: all of this CPU)",
     )
     collect.add_argument(
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="cuda: what triton makes of products under many tilings, and how long they take where there is a GPU (default cpu)",
+        help="cuda: what triton makes of products under many tilings, and how long they take where there is a GPU (default: cpu)",
     )
     collect.add_argument(
         "--gpu",
         metavar="sm_90",
         help="with --device cuda: compile for such a GPU, and time nothing (default: this machine's)",
     )
-    collect.add_argument("--seed", type=int, default=0, help="of the shapes and schedules (default 0)")
+    collect.add_argument("--seed", type=int, default=0, help="of the random shapes and schedules (default: 0)")
 
 
 def _collect(args: argparse.Namespace) -> int:

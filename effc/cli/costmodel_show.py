@@ -13,9 +13,12 @@ from effc.compiler.ir.errors import OptionError
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a trained model, or the name of a shipped one")
-    parser.add_argument("--top", type=int, default=20, metavar="N", help="features to list (default 20)")
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="features to list (default: 20)")
     parser.add_argument(
-        "--target", default="latency.median", metavar="NAME", help="whose features (default latency.median)"
+        "--target",
+        default="latency.median",
+        metavar="NAME",
+        help="the target whose features are listed (default: latency.median)",
     )
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw predicted against measured times of what was held out, as SVG"

@@ -26,14 +26,20 @@ def _add_traces(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--traces", type=Path, nargs="+", required=True, metavar="PLACE", help="trace files, or folders"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that train (default: all)")
-    parser.add_argument("--rounds", type=int, default=None, help="trees of each target (default: as many as do well)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="threads that train (default: all cores)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=None, help="trees of each target (default: stop when more do not help)"
+    )
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     _add_traces(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the model: texts and a card")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="where the model goes: text files and a card"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of training (default: 0)")
     parser.add_argument(
         "--from", dest="base", metavar="MODEL", help="adapt this model, a folder or a shipped one's name, to the traces"
     )
@@ -42,7 +48,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
     _add_traces(parser)
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="train with so many seeds (default 3)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="train with so many seeds (default: 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
 
 

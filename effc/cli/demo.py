@@ -11,8 +11,8 @@ from effc.compiler.ir.errors import OptionError
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=int, default=1, help="images a call (default 1)")
-    parser.add_argument("--rounds", type=int, default=30, help="timed rounds (default 30)")
+    parser.add_argument("--batch", type=int, default=1, help="images in a call (default: 1)")
+    parser.add_argument("--rounds", type=int, default=30, help="timed rounds (default: 30)")
 
 
 def _run(args: argparse.Namespace) -> int:

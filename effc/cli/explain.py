@@ -10,16 +10,22 @@ from effc.cli.command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help=target.HELP)
-    parser.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of effc")
-    parser.add_argument("--train", action="store_true", help="with gradients: the graph saves what the backward needs")
+    target.add_arguments(parser)
+    parser.add_argument("--train", action="store_true", help="compile with gradients, as for training")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here, as JSON")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the report here, as a page")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the report here, as a page of HTML")
     parser.add_argument(
-        "--rounds", type=int, default=0, metavar="N", help="calls that are timed, as a whole and by kernels"
+        "--rounds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="time so many calls, as a whole and kernel by kernel (default: 0)",
     )
     parser.add_argument(
-        "--waterline", type=Path, metavar="FILE", help="print which kernels memory holds up, and draw it here, as SVG"
+        "--waterline",
+        type=Path,
+        metavar="FILE",
+        help="print which kernels are bound by memory, and draw it here, as SVG",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import importlib.util
@@ -14,6 +15,19 @@ from typing import Any
 from effc.compiler.ir.errors import OptionError
 
 HELP = "MODULE:FUNCTION or FILE.py:FUNCTION; the function takes nothing and returns (model, inputs), inputs a tuple"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``target``, and ``option``: what `load` and `options` take."""
+    parser.add_argument("target", help=HELP)
+    parser.add_argument(
+        "-o",
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of effc, such as fallback=error",
+    )
 
 
 def load(target: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:

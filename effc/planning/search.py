@@ -60,22 +60,29 @@ def plan(
     autotune: int = 0,
     options: Options | Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of least latency that keeps ``metric`` within ``accuracy_budget``; without any budget, of exact code. The metric is
-    measured on the batches that the calibration holds out, and its margin (`Plan`) added, so that it holds with a confidence of 95 %. Of
-    two batches, one of them held out, there is no margin; of one, or with ``held_out=0``, it is of what weights were compressed by.
+    """The plan of least latency that keeps ``metric`` within ``accuracy_budget``; without any budget, of exact code.
 
-    ``latency_budget_ms``: the plan of least error instead, of those whose call takes so many milliseconds at most, for the first batch on
-    this machine. ``size_budget_mb``: of those whose parameters and buffers take so many millions of bytes at most; alone, the one of least
-    error. All that are given hold.
+    The metric is measured on the batches that the calibration holds out, and its margin (`Plan`) added, so that it holds with a confidence
+    of 95 %. Of two batches, one of them held out, there is no margin; of one, or with ``held_out=0``, it is of what weights were compressed
+    by. Sites are taken from the model compiled for the first batch, on which kernels are timed too.
 
-    ``autotune``: so many schedules of a kernel are measured, of those that are predicted fastest, where predictions do not tell which is;
-    what is measured is kept in the cache. 0: none.
+    ``latency_budget_ms``: instead, the plan of least error of those whose call takes at most so many milliseconds, for the first batch on
+    this machine.
+
+    ``size_budget_mb``: only plans whose parameters and buffers take at most so many millions of bytes; alone, the one of least error. All
+    budgets that are given hold.
 
     ``metric``: ``"relative_l2"``, ``"top1_disagreement"``, ``"kl"``, ``"perplexity"`` (relative rise), or a callable
-    ``(reference_outputs, outputs, batch) -> float``. ``options``: as for ``torch.compile``, without a plan or a budget; a
-    pass that they switch off proposes nothing, one whose options they fix only that. Sites are taken from the model compiled for the
-    first batch, on which kernels are timed too. OptionError: a wrong budget, metric or option, or a calibration of another model.
-    BudgetError: no plan keeps the budgets; the text says what is the nearest.
+    ``(reference_outputs, outputs, batch) -> float``.
+
+    ``autotune``: how many schedules of a kernel are measured, of those that are predicted fastest, where predictions do not tell which is;
+    what is measured is kept in the cache. 0: none.
+
+    ``options``: as for ``torch.compile``, without a plan or a budget. A pass that they switch off proposes nothing, one whose options they
+    fix only that.
+
+    OptionError: a wrong budget, metric or option, or a calibration of another model. BudgetError: no plan keeps the budgets; the text says
+    what is the nearest.
     """
     ground = groundwork(model, calibration, options)
     return plan_on(

@@ -23,10 +23,13 @@ def explain(
 ) -> Report:
     """Compile ``model`` for ``inputs``, call it once, and return what was compiled, what was left to ATen, and why.
 
-    ``rounds``: how many more calls are timed, as a whole and then kernel by kernel each; 0: no times. Each call has the effects that
-    ``model(*inputs)`` has (it writes caches and statistics), in the current grad mode.
-    What the user has compiled stays compiled: the model is traced as part of a new function. OptionError: ``options`` or ``rounds``
-    are not taken; UnsupportedError: ``fallback="error"`` and an op that effc does not compile.
+    ``rounds``: how many more calls are timed, first as a whole and then kernel by kernel; 0: no times. Times are in seconds.
+
+    Each call has the effects that ``model(*inputs)`` has (it writes caches and statistics), in the current grad mode. What the user has
+    compiled stays compiled: the model is traced as part of a new function.
+
+    OptionError: a wrong option, or ``rounds`` is no number of calls. UnsupportedError: ``fallback="error"`` and an op that effc does not
+    compile.
     """
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 0:
         raise OptionError(f"rounds={rounds!r}: expected how many calls are timed, 0 or more")

@@ -115,7 +115,8 @@ class Report:
             lines.append(f"graph {number} ({graph.kind}):")
             for region in graph.regions:
                 lines.append(
-                    f"  {region.name}: {region.ops} ops in {len(region.kernels)} kernels, {_count(region.flops)}FLOP"
+                    f"  {region.name}: {_number(region.ops, 'op')} in {_number(len(region.kernels), 'kernel')}, "
+                    f"{_count(region.flops)}FLOP"
                 )
                 lines += [
                     f"    {k.name:<40} {k.template:<12} {_count(k.flops):>9}FLOP  {k.location}"
@@ -139,9 +140,9 @@ class Report:
         kinds = Counter(g.kind for g in self.graphs)
         regions = sum(len(g.regions) for g in self.graphs)
         lines = [
-            f"{len(self.graphs)} graphs ({', '.join(f'{n} {k}' for k, n in kinds.items())}), {regions} regions",
+            f"{_number(len(self.graphs), 'graph')}{_bracketed(kinds)}, {_number(regions, 'region')}",
             f"ops:  {ours} compiled, {aten} run by ATen ({_share(ours, aten)})",
-            f"FLOP: {_count(flops)} compiled, {_count(flops_aten)} run by ATen ({_share(flops, flops_aten)})",
+            f"FLOP: {_count(flops).strip()} compiled, {_count(flops_aten).strip()} run by ATen ({_share(flops, flops_aten)})",
             f"first call {self.seconds:.2f} s, of which effc: {phases or 'nothing'}",
         ]
         if not self.graphs:
@@ -214,6 +215,14 @@ def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 def _rest(total: int, what: str, indent: str) -> list[str]:
     return [f"{indent}and {total - _SHOWN} more {what}"] if total > _SHOWN else []
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _bracketed(kinds: Counter[str]) -> str:
+    return f" ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})" if kinds else ""
 
 
 def _share(part: int, rest: int) -> str:

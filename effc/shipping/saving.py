@@ -50,8 +50,10 @@ def save(
     """Compile ``model`` for inference and write it to ``directory``, which is made, or replaced if it holds a saved model.
 
     ``inputs``: a tensor, or a tuple of positional arguments; ``kwargs``: the named ones. Sizes are fixed but for those that
-    ``dynamic_shapes`` names, as for ``torch.export.export``. InputError: a model in training mode, or inputs that effc does not keep.
-    UnsupportedError: the model cannot be traced as a whole. ArtifactError: ``directory`` cannot be written.
+    ``dynamic_shapes`` names, as for ``torch.export.export``. ``options``: as for ``torch.compile``, without ``check``.
+
+    InputError: a model in training mode, or inputs that effc does not keep. OptionError: a wrong option. UnsupportedError: the model cannot
+    be traced as a whole. ArtifactError: ``directory`` cannot be written.
     """
     module, chosen = original(model), Options.of(options)
     if not isinstance(module, nn.Module) or trains(module):

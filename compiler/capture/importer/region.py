@@ -8,12 +8,10 @@ its overload has in ``registry.LOWERINGS``; a lowering that cannot express a cas
 from __future__ import annotations
 
 import operator
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from effc.compiler.capture.importer.builder import Builder
 from effc.compiler.capture.importer.registry import LOWERINGS, Op
 from effc.compiler.capture.importer.types import Size, Tensor, as_quotient, as_size
 from effc.compiler.capture.nodes import Known
+from effc.compiler.capture.source import source_of
 from effc.compiler.ir.errors import UnsupportedError
 from effc.compiler.ir.expr import Expr, var
 from effc.runtime.dtypes import DTYPE_NAMES
@@ -99,12 +98,12 @@ def import_region(
     for node in nodes:
         if node.op != "call_function" or _is_scalar(node):
             continue
-        file, line = location(node.meta.get("stack_trace"))
-        b.set_location(file, line)
+        source = source_of(node)
+        b.set_location(*source.location())
         try:
             values[node] = _lower(b, node, values)
         except UnsupportedError as err:
-            raise UnsupportedError(f"{node.target} at {file}:{line} ({node.name}): {err}") from err
+            raise UnsupportedError(f"{node.target} at {source} ({node.name}): {err}") from err
         if node.target is not operator.getitem:
             counts[str(node.target)] += 1
 
@@ -152,18 +151,6 @@ def import_region(
         ]
     )
     return Region(text, symbols, _sources(symbols, inputs), tuple(tensors), tuple(outputs), counts)
-
-
-@lru_cache(maxsize=8192)
-def location(stack_trace: str | None) -> tuple[str, int]:
-    """(file name, line) of the user's innermost frame in a node's stack trace; ``("unknown", 0)`` without one."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', stack_trace or "")
-    if not frames:
-        return "unknown", 0
-    library = os.path.dirname(torch.__file__)
-    own = [f for f in frames if not f[0].startswith(library)]
-    path, line = (own or frames)[-1]
-    return os.path.basename(path), int(line)
 
 
 # -- internals ------------------------------------------------------------------------------------------------------
