@@ -54,7 +54,7 @@ def take_apart(graph: Graph, table: Table) -> None:
             if all(_is_fixed(operand.meta["val"]) for operand in operands):
                 results = _results(node)
                 numbers = tuple(number for number, _ in results)
-                key = (op, numbers, *map(_kind, operands), repr(map_arg((node.args, node.kwargs), lambda _: ...)))
+                key = (op, numbers, *map(_kind, operands), repr(map_arg((node.args, node.kwargs), lambda _: "%")))
                 if key not in templates:
                     templates[key] = _template(node, operands, numbers, table)
                 _copy(templates[key], node, operands, [result for _, result in results])
