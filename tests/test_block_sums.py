@@ -19,10 +19,10 @@ def _seed() -> None:
     torch.manual_seed(5)
 
 
-def sliced(model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch, lines: int | None = None) -> tuple[int, Any]:
+def sliced(model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[int, Any]:
     """The slices of the model's one block of three stages, where L2 holds 10 KiB; the compiled model, which is exact."""
     monkeypatch.setattr(choice, "MOST_BYTES", 10 * 1024)
-    made = Forced(monkeypatch, lines)
+    made = Forced(monkeypatch)
     fast, kernels = made.run(model, x)
     assert [len(k.stages) for k in kernels] == [3], made.refused
     assert_exact(model, (x,), fast)
@@ -47,6 +47,19 @@ def test_slices_are_added_up(
 ) -> None:
     slices, _ = sliced(Inverted(shape[1], middle, outputs, kernel, stride), image(*shape), monkeypatch)
     assert slices > 1
+
+
+def test_what_was_in_the_results_memory_is_not_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = image(1, 16, 21, 13)
+    _, fast = sliced(Inverted(16, 96, 24), x, monkeypatch)
+    with torch.no_grad():
+        expected = fast(x)
+        torch.use_deterministic_algorithms(True)  # new tensors are full of NaN
+        try:
+            assert torch.empty(4).isnan().all()
+            assert torch.equal(fast(x), expected)
+        finally:
+            torch.use_deterministic_algorithms(False)
 
 
 class Acting(Inverted):

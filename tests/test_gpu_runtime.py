@@ -299,7 +299,9 @@ def test_a_refused_launch_names_the_kernel() -> None:
     cuda = StubCuda(parameters=6)
     executable = built_on(StubGpu(cuda), graph_of(nn.Softmax(-1), torch.randn(5, 7), dynamic=True)).executable
     cuda.answer = 2
-    with pytest.raises(DeviceError, match=r"does not launch \S+ at module \(Softmax\): invalid argument \(CUDA error 2\)$"):
+    with pytest.raises(
+        DeviceError, match=r"does not launch \S+ at module \(Softmax\): invalid argument \(CUDA error 2\)$"
+    ):
         executable([6, 8], [torch.randn(6, 8)])
     cuda.answer = 700
     with pytest.raises(DeviceError, match=r"\(CUDA error 700\); a kernel launched before did it"):

@@ -83,7 +83,7 @@ def test_other_targets(name: str) -> None:
 
 
 def test_long_sums_over_several_blocks() -> None:
-    runner(conv_case(1, 512, 64, (30, 31), (3, 3))).check(threads=2)
+    runner(conv_case(1, 512, 16, (30, 31), (3, 3))).check(threads=2)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ class Counter:
         again = plan.slices if sum(self.factors) / plan.slices + held <= L2_BYTES else turns
         found = []
         # The result holds the sums of all slices but the last: each of the others stores them, and the next one loads them.
-        adding = 0 if plan.sums is None else 2 * (plan.slices - 1)
+        sums = 1 if plan.sums is None else plan.slices
         for stage, need, computing, factor, touches in zip(
             plan.stages, plan.by_stage, self.cycles, self.factors, self._touches, strict=True
         ):
@@ -139,12 +139,12 @@ class Counter:
                 if inside is not None:
                     near += inside
                     continue
-                times = 1.0
-                if adding and stage is plan.stages[-1]:
-                    times += 0 if touch.loads else adding
-                elif touch.loads and touch.operand in self._again:
-                    times = plan.slices
-                far, memory = far + times * touch.far, memory + times * touch.memory
+                times = plan.slices if touch.loads and touch.operand in self._again else 1
+                if sums > 1 and stage is plan.stages[-1]:
+                    times = 1 if touch.loads else 2 * sums - 1
+                far += times * touch.far
+                # A store to memory counts as two moves already, of which the load of the sums so far is one.
+                memory += (times if touch.loads else sums) * touch.memory
             found.append(Work(share * computing + halo, near, far, memory))
         return tuple(found)
 

@@ -20,7 +20,7 @@ from effc.compiler.ir.spec import KernelSpec
 
 #: Pixels of a piece of a line at least: as many as a register tile has rows.
 LEAST_PIXELS = 12
-#: Channels that a slice may have: whole vectors, and not so many that a block could as well do without slices.
+#: Channels that a slice may have: whole vectors. The fewer, the more often what all slices read or add up to is moved.
 SLICES = (16, 32, 48, 64, 96, 128, 192, 288)
 
 
