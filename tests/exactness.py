@@ -36,6 +36,7 @@ from torch.utils import _pytree as pytree
 #: of 40,000.
 _PROBES = 8
 #: Fewer are taken where they suffice: each adds to the response, which can only widen the bounds, up to those that eager's errors widen.
+#: (Where a later one overflows, its element has no response by all 8; the finite ones before it have shown enough.)
 _FEWER = (0, 1, 3, _PROBES)
 #: A violation is judged again by as many times 8 runs, of which the response is the median.
 _AGAIN = 9

@@ -72,7 +72,11 @@ def test_modes_that_ask_for_nothing_more(mode: str | None) -> None:
 @pytest.mark.parametrize(
     ("mode", "text"),
     [
-        ("max-autotune", "mode='max-autotune': this version of effc does not search schedules; leave mode out"),
+        (
+            "max-autotune",
+            "mode='max-autotune': torch.compile alone searches no schedules; leave mode out, "
+            "or give a plan made with effc.plan(..., autotune=8)",
+        ),
         ("fast", "unknown mode 'fast': effc takes 'default' and 'reduce-overhead'"),
     ],
 )

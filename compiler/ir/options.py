@@ -146,7 +146,10 @@ def _check_mode(mode: str | None) -> None:
     if mode in (None, "default", "reduce-overhead"):
         return  # effc's calls have no overhead that a mode would reduce
     if mode in ("max-autotune", "max-autotune-no-cudagraphs"):
-        raise OptionError(f"mode='{mode}': this version of effc does not search schedules; leave mode out")
+        raise OptionError(
+            f"mode='{mode}': torch.compile alone searches no schedules; leave mode out, "
+            "or give a plan made with effc.plan(..., autotune=8)"
+        )
     raise OptionError(f"unknown mode {mode!r}: effc takes 'default' and 'reduce-overhead'")
 
 
