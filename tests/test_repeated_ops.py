@@ -121,3 +121,36 @@ def test_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     found = torch.autograd.grad(torch.compile(of, backend="effc")(x).square().sum(), list(of.parameters()))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def _tied_norms(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return nn.functional.layer_norm(x, (7,), w, w), nn.functional.layer_norm(x, (7,), w, b)
+
+
+def _norm_of_alike_results(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return nn.functional.layer_norm(x, (7,), nn.functional.gelu(w), nn.functional.gelu(b))
+
+
+def _normed_weights(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return nn.functional.layer_norm(w, (7,), w, b), nn.functional.layer_norm(b, (7,), w, x[0])
+
+
+@pytest.mark.parametrize("function", [_tied_norms, _norm_of_alike_results, _normed_weights])
+def test_operands_that_are_one_tensor_or_look_alike(function: Callable[..., Any]) -> None:
+    inputs = (torch.randn(3, 7), torch.randn(7), torch.randn(7))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(function, backend="effc")(*inputs), function(*inputs))
+
+
+def test_gradients_that_a_model_switches_on() -> None:
+    def function(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            return nn.functional.gelu(nn.functional.layer_norm(x, (7,), w, b))
+
+    inputs = (torch.randn(3, 7), torch.randn(7, requires_grad=True), torch.randn(7))
+    compiled = torch.compile(function, backend="effc", options={"fallback": "error"})
+    with torch.no_grad():
+        found, expected = compiled(*inputs), function(*inputs)
+    torch.testing.assert_close(found, expected)
+    (gradient,), (right,) = (torch.autograd.grad(y.sum(), inputs[1]) for y in (found, expected))
+    torch.testing.assert_close(gradient, right)

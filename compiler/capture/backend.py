@@ -70,16 +70,18 @@ def through_aot(gm: GraphModule, example_inputs: list[Any], compile_graph: Compi
     table = decompositions()
 
     def stage(kind: str) -> Callable[[GraphModule, Any], Callable[..., Any]]:
-        return lambda graph, inputs: compile_graph(graph, kind, inputs)
+        def compiled(graph: GraphModule, inputs: Any) -> Callable[..., Any]:
+            take_apart(
+                graph.graph, table
+            )  # a model may switch gradients on itself: then its forward graph has such ops
+            return compile_graph(graph, kind, inputs)
 
-    def inference(graph: GraphModule, inputs: Any) -> Callable[..., Any]:
-        take_apart(graph.graph, table)
-        return compile_graph(graph, "inference", inputs)
+        return compiled
 
     compiled: Callable[..., Any] = aot_autograd(
         fw_compiler=stage("forward"),
         bw_compiler=stage("backward"),
-        inference_compiler=inference,
+        inference_compiler=stage("inference"),
         decompositions=table if torch.is_grad_enabled() else left_whole(table),
         partition_fn=partial(min_cut_rematerialization_partition, compiler="effc"),
         keep_inference_input_mutations=True,

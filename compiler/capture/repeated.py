@@ -1,8 +1,8 @@
 """Ops that networks repeat, taken apart after AOTAutograd has traced them whole, those that are alike once.
 
 AOTAutograd traces an op in a millisecond, of which a batch norm becomes ten and a network has hundreds. Here one of each shape is traced,
-as AOTAutograd would have, and the nodes are copied for the others. At inference alone: for a backward graph AOTAutograd chooses among the
-nodes what is kept and what is computed again. What has symbolic sizes is taken apart while it is traced.
+as AOTAutograd would have, and the nodes are copied for the others. Where gradients are off alone: for a backward graph AOTAutograd chooses
+among the nodes what is kept and what is computed again. What has symbolic sizes is taken apart while it is traced.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def _template(node: Node, operands: Sequence[Node], results: Sequence[int], tabl
         result = table[node.target](*args, **kwargs)
         return [result] if isinstance(result, torch.Tensor) else [result[number] for number in results]
 
-    traced: Graph = make_fx(function, decomposition_table=dict(table))(*(n.meta["val"] for n in operands)).graph
+    # Tensors are told apart by identity, and operands may be one: each gets an object of its own.
+    values = [operand.meta["val"].detach() for operand in operands]
+    traced: Graph = make_fx(function, decomposition_table=dict(table))(*values).graph
     traced.eliminate_dead_code()
     return traced
 
