@@ -387,3 +387,12 @@ def test_every_candidate_has_a_verdict(sizes: Offered) -> None:
     }
     assert not any(c.measured for c in decision.considered)
     assert ir.Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(("exact", "predicted"), [(2.0, 1.5), (1.2, 0.7), (0.9, 0.5)])
+def test_a_call_is_predicted_to_take_no_less_than_its_kernels(exact: float, predicted: float) -> None:
+    """Where kernels were timed in a slower minute than calls, they seem to save more than there is."""
+    site = fake_site("a")
+    decision = ir.Decision("a", "half", (), (site.spec,), True, Latency(0.5), Latency(1.0), 0.1, "")
+    made = ir.Plan("m", "c", "h", "relative_l2", Budgets(0.2), 0.1, (decision,), seconds=(0.6, exact))
+    assert made.expected == pytest.approx(predicted)

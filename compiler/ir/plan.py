@@ -133,8 +133,10 @@ class Plan:
 
     @property
     def expected(self) -> float | None:
-        """Predicted seconds of a call of the whole model: as it is, less what decisions save; None where it was not timed."""
-        return None if self.seconds is None else self.seconds[1] - self.saved
+        """Predicted seconds of a call of the whole model: as it is, less what decisions save, and no less than its kernels take, which may
+        have been timed when the machine was faster or slower; None where it was not timed.
+        """
+        return None if self.seconds is None else max(self.seconds[1] - self.saved, self.latency.seconds)
 
     def found(self, measured: float, margin: float | None) -> Plan:
         """With what its verification gave; what is not finite is not kept."""
