@@ -113,7 +113,7 @@ class Counter:
 
     def of(self, plan: Plan) -> Cost:
         mine = -(-plan.units.count // THREADS)
-        turns = -(-mine // plan.tile) * (1 if plan.sums is None else plan.slices)
+        turns = -(-mine // plan.tile) * plan.added
         moved = sum(turns * need.kept * size for need, size in zip(plan.by_between, self._line_bytes, strict=True))
         return Cost(self._stages(plan, mine, turns), moved, turns * len(plan.stages), self.apart)
 
@@ -121,14 +121,12 @@ class Counter:
         """Of each stage, where a thread has ``mine`` of the units and takes ``turns`` tiles."""
         lines = plan.units
         # Of the lines that both of two threads need where their shares meet within an image, each computes half that are not its own.
-        meet = 0 if lines.images % THREADS == 0 else 1 if plan.sums is None else plan.slices
+        meet = plan.added if lines.images % THREADS else 0
         # Kernels of their own share out tiles of rows as well, but of lines finer pieces.
         share = 1 / THREADS if plan.tiled else mine / lines.count
         held = plan.scratch_bytes()
         again = plan.slices if sum(self.factors) / plan.slices + held <= L2_BYTES else turns
         found = []
-        # The result holds the sums of all slices but the last: each of the others stores them, and the next one loads them.
-        sums = 1 if plan.sums is None else plan.slices
         for stage, need, computing, factor, touches in zip(
             plan.stages, plan.by_stage, self.cycles, self.factors, self._touches, strict=True
         ):
@@ -140,11 +138,12 @@ class Counter:
                     near += inside
                     continue
                 times = plan.slices if touch.loads and touch.operand in self._again else 1
-                if sums > 1 and stage is plan.stages[-1]:
-                    times = 1 if touch.loads else 2 * sums - 1
+                if plan.added > 1 and stage is plan.stages[-1]:
+                    # The result holds the sums so far: each slice but the last stores them, and the next one loads them.
+                    times = 1 if touch.loads else 2 * plan.added - 1
                 far += times * touch.far
                 # A store to memory counts as two moves already, of which the load of the sums so far is one.
-                memory += (times if touch.loads else sums) * touch.memory
+                memory += (times if touch.loads else plan.added) * touch.memory
             found.append(Work(share * computing + halo, near, far, memory))
         return tuple(found)
 

@@ -48,6 +48,11 @@ class Plan(Reading):
         return self.stages[-1].lines
 
     @property
+    def added(self) -> int:
+        """Slices that are added up, through which a thread takes its lines one after the other; 1 where none are."""
+        return 1 if self.sums is None else self.slices
+
+    @property
     def units(self) -> Lines:
         """What threads share out: lines of the result, or tiles of rows."""
         lines = self.lines
